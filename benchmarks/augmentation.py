@@ -1,0 +1,134 @@
+"""Pictures a second on one core, from JPEG files of 500x375 to augmented 300x300 uint8 tensors: ours and torchvision's.
+
+Both decode the same files and draw the same kind of choices (the paper's: photometric distortion, expand, IoU crop,
+flip, resize). Rates are by processor time, so that other work on the machine counts little; those by the clock beside.
+
+    python benchmarks/augmentation.py [--pictures 200] [--rounds 5] [--image-size 300]
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from torchvision import tv_tensors
+from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.transforms import v2
+
+from onestage.data.augment import SSD_PAPER, Augmentation
+from onestage.data.generated import KINDS, draw_picture
+from onestage.data.loader import TrainingSet, pack, read_sample
+from onestage.data.table import Table, TableBuilder
+from onestage.structures import Categories
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    pictures: int = 200
+    rounds: int = 5  # through all pictures; the best one counts
+    image_size: int = 300
+    width: int = 500
+    height: int = 375
+
+
+def write_pictures(root: Path, options: Options) -> Table:
+    """Draw the pictures and write them as JPEG files of one size."""
+    builder = TableBuilder(root, "train", "voc")
+    categories = Categories.from_names(KINDS)
+    for index in range(options.pictures):
+        drawing = draw_picture(np.random.default_rng((0, index)), 440)
+        height, width = drawing.image.shape[:2]
+        image = cv2.resize(drawing.image, (options.width, options.height))
+        scale = np.array([options.width / width, options.height / height] * 2, dtype=np.float32)
+        cv2.imwrite(str(root / f"{index}.jpg"), image[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 90))
+        builder.add(
+            path=f"{index}.jpg",
+            image_id=str(index),
+            size_hw=(options.height, options.width),
+            boxes_xyxy=drawing.boxes_xyxy * scale,
+            labels=[categories.names.index(name) for name in drawing.names],
+            ignored=drawing.difficult,
+        )
+    return builder.build(categories)
+
+
+class TorchvisionSet:
+    """The same work by torchvision.transforms.v2."""
+
+    def __init__(self, table: Table, image_size: int) -> None:
+        self.table = table
+        self.transform = v2.Compose(
+            [
+                v2.RandomPhotometricDistort(p=0.5),
+                v2.RandomZoomOut(fill={tv_tensors.Image: SSD_PAPER.fill, "others": 0}),
+                v2.RandomIoUCrop(),
+                v2.RandomHorizontalFlip(),
+                v2.Resize((image_size, image_size), antialias=True),
+                v2.SanitizeBoundingBoxes(),
+            ]
+        )
+
+    def batch(self, indices: list[int]) -> torch.Tensor:
+        return torch.stack([self.picture(index) for index in indices])
+
+    def picture(self, index: int) -> torch.Tensor:
+        image = tv_tensors.Image(decode_image(read_file(str(self.table.image_path(index))), ImageReadMode.RGB))
+        objects = self.table.objects(index)
+        height, width = image.shape[-2:]
+        as_boxes = cast(Any, tv_tensors.BoundingBoxes)  # its declared constructor is torch.Tensor's
+        boxes = as_boxes(
+            torch.from_numpy(objects.boxes_xyxy.copy()), format="XYXY", canvas_size=(int(height), int(width))
+        )
+        sample = {"image": image, "boxes": boxes, "labels": torch.from_numpy(objects.labels.copy())}
+        return self.transform(sample)["image"]
+
+
+def best_rate(work: Callable[[list[int]], object], options: Options) -> tuple[float, float]:
+    """Pictures a second by processor time and by wall time, of the best round."""
+    by_processor, by_wall = 0.0, 0.0
+    for _ in range(options.rounds + 1):  # one more, which warms up
+        processor, wall = time.process_time(), time.perf_counter()
+        for first in range(0, options.pictures, BATCH_SIZE):
+            work(list(range(first, min(first + BATCH_SIZE, options.pictures))))
+        by_processor = max(by_processor, options.pictures / (time.process_time() - processor))
+        by_wall = max(by_wall, options.pictures / (time.perf_counter() - wall))
+    return by_processor, by_wall
+
+
+def main(options: Options) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        table = write_pictures(Path(folder), options)
+        size = sum(path.stat().st_size for path in Path(folder).iterdir()) / len(table) / 1024
+        print(f"{len(table)} JPEG files of {options.width}x{options.height}, {size:.0f} KiB on average; one core")
+
+        def ours(augmentation: Augmentation | None) -> Callable[[list[int]], object]:
+            samples = TrainingSet(table, augmentation, options.image_size, seed=0)
+            return lambda indices: pack([samples[0, index] for index in indices])
+
+        torchvision_set = TorchvisionSet(table, options.image_size)
+        for name, work in (
+            ("onestage, decode only", lambda indices: [read_sample(table, index) for index in indices]),
+            ("onestage, decode and resize", ours(None)),
+            ("onestage, the paper's augmentation", ours(SSD_PAPER)),
+            ("torchvision v2, the paper's augmentation", torchvision_set.batch),
+        ):
+            by_processor, by_wall = best_rate(work, options)
+            print(f"{name:42} {by_processor:7.1f} pictures/s of processor time {by_wall:7.1f} by the clock")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,73 @@
+"""One-stage object detectors (SSD) in PyTorch: train on your own pictures, evaluate, predict, ship.
+
+    import onestage
+
+    onestage.train("my-data", detector="ssd300-tf_efficientnet_lite0", minutes=30, out="runs/mine")
+    onestage.evaluate("runs/mine", "my-data")
+    predictor = onestage.load("runs/mine")
+    detections = predictor("picture.jpg")
+
+Heavy imports happen when a name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onestage.detectors import build
+    from onestage.errors import UserError
+    from onestage.inference.predictor import Predictor, load
+    from onestage.jobs.demo import demo
+    from onestage.jobs.evaluate import evaluate
+    from onestage.jobs.import_checkpoint import import_checkpoint
+    from onestage.jobs.info import info
+    from onestage.jobs.predict import predict
+    from onestage.jobs.train import train
+    from onestage.structures import Categories, Detections
+    from onestage.weights import import_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Categories",
+    "Detections",
+    "Predictor",
+    "UserError",
+    "build",
+    "demo",
+    "evaluate",
+    "import_checkpoint",
+    "import_weights",
+    "info",
+    "load",
+    "predict",
+    "train",
+]
+
+_HOMES = {
+    "Categories": "onestage.structures",
+    "Detections": "onestage.structures",
+    "Predictor": "onestage.inference.predictor",
+    "UserError": "onestage.errors",
+    "build": "onestage.detectors",
+    "demo": "onestage.jobs.demo",
+    "evaluate": "onestage.jobs.evaluate",
+    "import_checkpoint": "onestage.jobs.import_checkpoint",
+    "import_weights": "onestage.weights",
+    "info": "onestage.jobs.info",
+    "load": "onestage.inference.predictor",
+    "predict": "onestage.jobs.predict",
+    "train": "onestage.jobs.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onestage' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,22 @@
+"""What a backbone is."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class FeatureMaps(nn.Module):
+    """A network from normalised pictures to feature maps, finest first.
+
+    Attributes:
+        channels: of each map.
+        strides: of each map, pixels of the picture a cell.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """One (B, channels, H / stride, W / stride) map a stride."""
+        raise NotImplementedError

@@ -1,0 +1,56 @@
+"""VGG-16 (Simonyan & Zisserman 2014, configuration D) as SSD reduces it (Liu et al. 2016, 3).
+
+fc6 and fc7 become the convolutions conv6 (dilated by 6) and conv7 (1x1); pool5 is 3x3 at stride 1, so that conv5 to
+conv7 share one stride; pool3 rounds up, so that a 300-pixel picture has a 38 x 38 map.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from onestage.backbones.feature_maps import FeatureMaps
+from onestage.backbones.l2_norm import L2Norm
+
+
+class VGG16Reduced(FeatureMaps):
+    """Maps: conv4_3 with its norm rescaled (stride 8), conv7 (stride 16)."""
+
+    channels = (512, 1024)
+    strides = (8, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1_1, self.conv1_2 = _conv3x3(3, 64), _conv3x3(64, 64)
+        self.conv2_1, self.conv2_2 = _conv3x3(64, 128), _conv3x3(128, 128)
+        self.conv3_1, self.conv3_2, self.conv3_3 = _conv3x3(128, 256), _conv3x3(256, 256), _conv3x3(256, 256)
+        self.conv4_1, self.conv4_2, self.conv4_3 = _conv3x3(256, 512), _conv3x3(512, 512), _conv3x3(512, 512)
+        self.conv5_1, self.conv5_2, self.conv5_3 = _conv3x3(512, 512), _conv3x3(512, 512), _conv3x3(512, 512)
+        self.conv6 = nn.Conv2d(512, 1024, kernel_size=3, padding=6, dilation=6)  # fc6, every third tap of its 7x7
+        self.conv7 = nn.Conv2d(1024, 1024, kernel_size=1)  # fc7
+        # Liu 2016, 3.1: conv4_3 has larger norms than the other maps, so rescale them to 20, and learn the scale.
+        self.conv4_3_norm = L2Norm(512, initial_scale=20.0)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        x = _relu_all(images, self.conv1_1, self.conv1_2)
+        x = _relu_all(F.max_pool2d(x, 2), self.conv2_1, self.conv2_2)
+        x = _relu_all(F.max_pool2d(x, 2), self.conv3_1, self.conv3_2, self.conv3_3)
+        conv4_3 = _relu_all(F.max_pool2d(x, 2, ceil_mode=True), self.conv4_1, self.conv4_2, self.conv4_3)
+        x = _relu_all(F.max_pool2d(conv4_3, 2), self.conv5_1, self.conv5_2, self.conv5_3)
+        conv7 = _relu_all(F.max_pool2d(x, kernel_size=3, stride=1, padding=1), self.conv6, self.conv7)
+        return [self.conv4_3_norm(conv4_3), conv7]
+
+
+def _conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
+
+
+def _relu_all(x: Tensor, *convs: nn.Conv2d) -> Tensor:
+    for conv in convs:
+        x = F.relu(conv(x), inplace=True)
+    return x

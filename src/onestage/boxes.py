@@ -1,0 +1,110 @@
+"""Boxes: formats, frames, overlaps, and the coding of a box as deltas to an anchor.
+
+SSD's words, ours: encoded offsets = deltas; variances = the scales that deltas are divided by.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+VARIANCES = (0.1, 0.2)  # Liu 2016's release: of the centre, of the size
+MAX_LOG_SCALE = math.log(1000 / 16)  # as in Detectron: a box is at most 62.5 anchors wide, so that exp can't overflow
+SMALLEST_SIDE = 1e-3  # pixels; keeps the logarithm of a box without width finite
+
+
+def xyxy_to_cxcywh(boxes_xyxy: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
+    """Corners to centre and size, in the same frame."""
+    top_left, bottom_right = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
+
+
+def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
+    """Centre and size to corners, in the same frame."""
+    centre, half_size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat([centre - half_size, centre + half_size], dim=-1)
+
+
+def encode_deltas(
+    boxes_xyxy: Float[Tensor, "*N 4"],
+    anchors_cxcywh: Float[Tensor, "*M 4"],
+    variances: tuple[float, float] = VARIANCES,
+) -> Float[Tensor, "*N 4"]:
+    """Boxes as what the network predicts: shift by anchor size and log of the size ratio, each over its variance.
+
+    Args:
+        boxes_xyxy: boxes in the anchors' frame and unit.
+        anchors_cxcywh: one anchor a box; broadcast against the boxes.
+        variances: of the centre and of the size.
+
+    Returns:
+        (dx, dy, dw, dh), finite even for boxes without width or height.
+
+    Source: Liu 2016, equation 2; the variances are those of its released code.
+    """
+    boxes_cxcywh = xyxy_to_cxcywh(boxes_xyxy)
+    shift = (boxes_cxcywh[..., :2] - anchors_cxcywh[..., :2]) / anchors_cxcywh[..., 2:]
+    log_scale = (boxes_cxcywh[..., 2:].clamp(min=SMALLEST_SIDE) / anchors_cxcywh[..., 2:]).log()
+    return torch.cat([shift / variances[0], log_scale / variances[1]], dim=-1)
+
+
+def decode_deltas(
+    box_deltas: Float[Tensor, "*N 4"],
+    anchors_cxcywh: Float[Tensor, "*M 4"],
+    variances: tuple[float, float] = VARIANCES,
+) -> Float[Tensor, "*N 4"]:
+    """The inverse of `encode_deltas`: deltas (B, A, 4) and anchors (A, 4) to boxes xyxy in the anchors' frame.
+
+    Sizes are bounded at 62.5 times the anchor's (`MAX_LOG_SCALE`); boxes may reach outside the picture.
+    Deltas of lower precision (bfloat16) are decoded in the anchors' precision.
+    """
+    box_deltas = box_deltas.to(anchors_cxcywh.dtype)
+    centre = anchors_cxcywh[..., :2] + box_deltas[..., :2] * variances[0] * anchors_cxcywh[..., 2:]
+    log_scale = (box_deltas[..., 2:] * variances[1]).clamp(max=MAX_LOG_SCALE)
+    half_size = log_scale.exp() * anchors_cxcywh[..., 2:] / 2
+    return torch.cat([centre - half_size, centre + half_size], dim=-1)
+
+
+def clip_boxes(boxes_xyxy: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> Float[Tensor, "*N 4"]:
+    """Boxes cut at the borders of a picture of `size_hw` pixels; a box outside it becomes a line on its border."""
+    height, width = size_hw
+    x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
+    return torch.stack([x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height)], dim=-1)
+
+
+def rescale_boxes(
+    boxes_xyxy: Float[Tensor, "*N 4"], from_hw: tuple[int, int], to_hw: tuple[int, int]
+) -> Float[Tensor, "*N 4"]:
+    """Boxes of a picture of `from_hw` pixels in the frame of the same picture stretched to `to_hw`."""
+    scale_y, scale_x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
+    return boxes_xyxy * boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
+
+
+def pairwise_iou(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
+    """Intersection over union of every pair; the other boxes must have an area.
+
+    Equal to `torchvision.ops.box_iou` (held by a test). Written out by coordinate because matching is in the training
+    loop, and torchvision's pairs of corners take 4 times as long on a CPU.
+    """
+    overlap = _pairwise_overlap(boxes_xyxy, others_xyxy)
+    return overlap / (_areas(boxes_xyxy)[:, None] + _areas(others_xyxy)).sub_(overlap)
+
+
+def pairwise_share(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
+    """The share of each other box's own area that lies inside a box, of every pair (COCO's measure for crowds)."""
+    return _pairwise_overlap(boxes_xyxy, others_xyxy) / _areas(others_xyxy)
+
+
+def _areas(boxes_xyxy: Float[Tensor, "N 4"]) -> Float[Tensor, " N"]:
+    return (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+
+
+def _pairwise_overlap(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
+    x0, y0, x1, y1 = (side[:, None] for side in boxes_xyxy.unbind(-1))
+    other_x0, other_y0, other_x1, other_y1 = others_xyxy.t().contiguous()
+    width = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp_(min=0)
+    height = (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp_(min=0)
+    return width.mul_(height)

@@ -1,0 +1,230 @@
+"""The command line: arguments -> one call of the Python interface each; no logic.
+
+Exit status: 0 done; 1 failed, with one readable line; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import dataclass, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+import onestage
+from onestage.errors import UserError
+from onestage.training.recipe import Recipe
+
+_LENGTH_AND_DETECTOR = ("detector", "epochs", "steps", "minutes", "seed")
+_RECIPE_TYPES = get_type_hints(Recipe)
+RecipeSettings: Any = make_dataclass(
+    "RecipeSettings",
+    [
+        (field.name, _RECIPE_TYPES[field.name] | None, None)
+        for field in fields(Recipe)
+        if field.name not in (*_LENGTH_AND_DETECTOR, "augmentation")
+    ],
+    frozen=True,
+)
+
+
+@dataclass(frozen=True)
+class Common:
+    verbose: bool = False
+    """Show the traceback of a failure."""
+
+
+@dataclass(frozen=True)
+class Demo(Common):
+    """Draw a small data set, train SSD300 on it, evaluate, and write a report: a few minutes on two CPU cores."""
+
+    out: Path = Path("runs/demo")
+    """The folder for the data, the run and the pictures."""
+    minutes: float = 4.0
+    """Of training."""
+    seed: int = 0
+
+    def run(self) -> None:
+        onestage.demo(out=self.out, minutes=self.minutes, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Train(Common):
+    """Train a detector on a folder of labelled pictures (VOC, COCO or YOLO; the kind is found out)."""
+
+    data: Positional[str] = tyro.MISSING
+    """The data set's folder; several VOC years as VOC2007+VOC2012."""
+    detector: str | None = None
+    """ssd300-vgg16, ssd512-vgg16, or ssd300-NAME, ssd512-NAME with any timm backbone. Default: ssd300-vgg16."""
+    recipe: str | None = None
+    """A named recipe (ssd300-voc0712, ...). Default: one made for the data."""
+    out: Path | None = None
+    """The run folder. Default: runs/DATA-DETECTOR, with a number where that exists."""
+    epochs: float | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    """Of training; evaluations and set-up are not counted."""
+    backbone_weights: str | None = None
+    """imagenet, none, or a .safetensors or .pth file. Default: imagenet."""
+    train_split: str | None = None
+    """Default: trainval, else train."""
+    test_split: str | None = None
+    """Default: test, else val."""
+    subset: float | None = None
+    """Use only some training pictures: a fraction below 1, or a count."""
+    seed: int | None = None
+    resume: bool = False
+    """Go on with the run in --out."""
+    skip_bad_data: bool = False
+    """Leave out pictures and objects that are broken, and say how many, instead of stopping."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ... Default: a GPU where there is one."""
+    settings: Annotated[RecipeSettings, arg(name="")] = RecipeSettings()
+
+    def run(self) -> None:
+        onestage.train(
+            self.data,
+            detector=self.detector,
+            recipe=self.recipe,
+            out=self.out,
+            epochs=self.epochs,
+            steps=self.steps,
+            minutes=self.minutes,
+            backbone_weights=self.backbone_weights,
+            train_split=self.train_split,
+            test_split=self.test_split,
+            subset=self.subset,
+            seed=self.seed,
+            resume=self.resume,
+            skip_bad_data=self.skip_bad_data,
+            device=self.device,
+            settings=vars(self.settings),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluate(Common):
+    """Measure a model on a labelled split by the VOC and COCO protocols: table, metrics.json, report.html."""
+
+    model: Positional[Path] = tyro.MISSING
+    data: Positional[str] = tyro.MISSING
+    split: str | None = None
+    """Default: test, else val."""
+    out: Path | None = None
+    """Default: the folder evaluation/ beside the model."""
+    skip_bad_data: bool = False
+    batch_size: int = 8
+    device: str | None = None
+
+    def run(self) -> None:
+        onestage.evaluate(
+            self.model,
+            self.data,
+            split=self.split,
+            out=self.out,
+            skip_bad_data=self.skip_bad_data,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class Predict(Common):
+    """Detect in pictures: writes them with boxes drawn, and detections.json."""
+
+    model: Positional[Path] = tyro.MISSING
+    sources: Positional[tuple[str, ...]] = tyro.MISSING
+    """Pictures, folders, globs."""
+    out: Path = Path("predictions")
+    score_threshold: float = 0.5
+    nms: Literal["hard", "soft"] = "hard"
+    """soft lowers the scores of overlapping boxes instead of dropping them (Gaussian soft-NMS)."""
+    class_agnostic: bool = False
+    """Let boxes of different classes suppress each other."""
+    max_detections: int = 200
+    """At most so many a picture."""
+    batch_size: int = 8
+    device: str | None = None
+
+    def run(self) -> None:
+        onestage.predict(
+            self.model,
+            list(self.sources),
+            out=self.out,
+            score_threshold=self.score_threshold,
+            nms=self.nms,
+            class_agnostic=self.class_agnostic,
+            max_detections=self.max_detections,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class Import(Common):
+    """Turn another project's checkpoint into a model file, strictly: every entry is used or accounted for."""
+
+    file: Positional[Path] = tyro.MISSING
+    detector: str = tyro.MISSING
+    """The network that the file holds, as ssd300-vgg16."""
+    categories: Path = tyro.MISSING
+    """A text file with one class name a line, in the order of the file's labels, without background."""
+    out: Path = tyro.MISSING
+    """The model file to write (.safetensors)."""
+    layout: str | None = None
+    """ssd.pytorch, lufficc, seed, torchvision. Default: found out from the entry names."""
+
+    def run(self) -> None:
+        onestage.import_checkpoint(
+            self.file, detector=self.detector, categories=self.categories, out=self.out, layout=self.layout
+        )
+
+
+@dataclass(frozen=True)
+class Info(Common):
+    """Parameters, GMACs, anchors, input and classes of a model or of a detector's name."""
+
+    model: Positional[str] = tyro.MISSING
+    """A run folder, a model file, or a detector's name."""
+    num_classes: int = 20
+    """For a detector's name."""
+
+    def run(self) -> None:
+        onestage.info(self.model, num_classes=self.num_classes)
+
+
+Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[Import, subcommand("import")]
+    | Annotated[Info, subcommand("info")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command of `arguments` (default: the process's), and exit."""
+    command = tyro.cli(Command, args=arguments, prog="onestage", description=onestage.__doc__)
+    sys.exit(_status(command))
+
+
+def _status(command: Any) -> int:
+    try:
+        command.run()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 1
+    except (UserError, OSError) as error:
+        if command.verbose:
+            traceback.print_exc()
+        print(f"onestage: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""The demo's data set, drawn from a seed: textured objects of six classes on cluttered backgrounds, as a VOC folder.
+
+The classes differ in size and shape as real ones do: a star may be a tenth of a ladder's length, a wall is wide, a
+ladder tall, a leaf lies at any angle. Objects hide parts of each other; a box is that of an object's visible part. What
+is mostly hidden or very small is `difficult`. Some pictures are empty. No class is found by its colour alone: the
+background's blobs and lines take colours from everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from onestage.data.voc import voc_annotation
+
+EMPTY_PICTURES = 0.05
+MOST_OBJECTS = 5
+LEAST_VISIBLE = 0.25  # no object is hidden further than that
+DIFFICULT_VISIBLE = 0.5
+DIFFICULT_SIDE = 0.055  # of the pictures' nominal side
+PLACE_TRIALS = 6
+
+
+class Plane(NamedTuple):
+    """Points of the picture in an object's own frame: its centre is (0, 0), its sides lie along u and v, in pixels."""
+
+    u: Float32[np.ndarray, "h w"]
+    v: Float32[np.ndarray, "h w"]
+    width: float
+    height: float
+
+
+class Surface(NamedTuple):
+    """An object over a plane: how far within it a point lies (pixels, negative outside), and its colour there."""
+
+    depth: Float[np.ndarray, "h w"]
+    pattern: Float[np.ndarray, "h w"]  # 0 first colour, 1 second colour
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A class of objects. Sides are parts of the pictures' nominal side; `ratio` is width / height."""
+
+    surface: Callable[[Plane], Surface]
+    longer_side: tuple[float, float]
+    ratio: tuple[float, float]
+    largest_turn: float  # degrees, both ways
+    colours: tuple[tuple[int, int, int], tuple[int, int, int]]  # RGB
+
+
+def _ball(plane: Plane) -> Surface:
+    radius = plane.width / 2
+    stripes = 0.5 + 0.5 * np.sign(np.sin(plane.v * (2.5 * np.pi / radius) + 0.6))
+    return Surface(radius - np.hypot(plane.u, plane.v), stripes)
+
+
+def _buoy(plane: Plane) -> Surface:
+    radius, outer = plane.width / 2, np.hypot(plane.u, plane.v)
+    segments = np.sin(4 * np.arctan2(plane.v, plane.u)) > 0
+    return Surface(np.minimum(radius - outer, outer - 0.52 * radius), segments.astype(np.float32))
+
+
+def _wall(plane: Plane) -> Surface:
+    row_height = plane.height / 4
+    row = np.floor((plane.v + plane.height / 2) / row_height)
+    along = (plane.u + plane.width / 2) / (2.2 * row_height) + 0.5 * (row % 2)
+    across = (plane.v + plane.height / 2) / row_height - row
+    mortar = (across < 0.2) | (along - np.floor(along) < 0.1)
+    return Surface(_within_rectangle(plane), mortar.astype(np.float32))
+
+
+def _ladder(plane: Plane) -> Surface:
+    rail, gap = 0.17 * plane.width, 0.5 * plane.width
+    rails = np.abs(plane.u) - (plane.width / 2 - rail)
+    rungs = 0.13 * plane.width - np.abs((plane.v + plane.height / 2) % gap - gap / 2)
+    depth = np.minimum(_within_rectangle(plane), np.maximum(rails, rungs))
+    return Surface(depth, ((rungs > 0) & (rails < 0)).astype(np.float32))
+
+
+def _leaf(plane: Plane) -> Surface:
+    # two circles that meet in the tips: their radius follows from the half length and the half width
+    length, breadth = plane.width / 2, plane.height / 2
+    radius = (length**2 + breadth**2) / (2 * breadth)
+    depth = radius - np.hypot(plane.u, np.abs(plane.v) + radius - breadth)
+    veins = np.sin((plane.u - 1.2 * np.abs(plane.v)) * (9 * np.pi / plane.width)) > 0.75
+    return Surface(depth, (veins | (np.abs(plane.v) < 0.05 * plane.height)).astype(np.float32))
+
+
+def _star(plane: Plane) -> Surface:
+    radius, sector = plane.width / 2, 2 * np.pi / 5
+    angle = np.abs((np.arctan2(plane.u, -plane.v) + sector / 2) % sector - sector / 2)
+    distance = np.hypot(plane.u, plane.v)
+    # the edge from a tip (angle 0, radius) to a notch (angle sector / 2, half the radius)
+    tip, notch = np.array([radius, 0.0]), 0.5 * radius * np.array([np.cos(sector / 2), np.sin(sector / 2)])
+    normal = np.array([notch[1] - tip[1], tip[0] - notch[0]]) / np.linalg.norm(notch - tip)
+    depth = (tip[0] - distance * np.cos(angle)) * normal[0] - distance * np.sin(angle) * normal[1]
+    return Surface(depth, (distance < 0.3 * radius).astype(np.float32))
+
+
+def _within_rectangle(plane: Plane) -> Float[np.ndarray, "h w"]:
+    return np.minimum(plane.width / 2 - np.abs(plane.u), plane.height / 2 - np.abs(plane.v))
+
+
+KINDS: dict[str, Kind] = {
+    "ball": Kind(_ball, (0.12, 0.4), (1.0, 1.0), 180.0, ((225, 80, 40), (245, 240, 230))),
+    "buoy": Kind(_buoy, (0.2, 0.6), (1.0, 1.0), 180.0, ((30, 80, 200), (240, 240, 240))),
+    "ladder": Kind(_ladder, (0.4, 0.85), (0.2, 0.35), 6.0, ((150, 100, 50), (205, 160, 95))),
+    "leaf": Kind(_leaf, (0.16, 0.55), (2.0, 2.8), 180.0, ((45, 140, 50), (150, 205, 95))),
+    "star": Kind(_star, (0.08, 0.3), (1.0, 1.0), 36.0, ((245, 200, 40), (200, 90, 160))),
+    "wall": Kind(_wall, (0.3, 0.75), (2.0, 4.0), 5.0, ((165, 70, 55), (205, 195, 180))),
+}
+
+
+class Drawing(NamedTuple):
+    """A picture with its objects."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    boxes_xyxy: Float32[np.ndarray, "N 4"]
+    names: tuple[str, ...]
+    difficult: Bool[np.ndarray, " N"]
+
+
+def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, test: int = 150, size: int = 300) -> None:
+    """Write the data set as a VOC folder with the splits `trainval` and `test`; the same seed gives the same files.
+
+    Args:
+        root: the folder to write, made where needed.
+        seed: of everything drawn, not negative.
+        train: pictures of `trainval`.
+        test: pictures of `test`.
+        size: nominal side of the pictures, pixels; theirs are 0.8 to 1.2 times it.
+    """
+    root = Path(root)
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in KINDS), encoding="utf-8")
+    stems = [f"{index:06d}" for index in range(train + test)]
+
+    def write_picture(index: int) -> None:
+        drawing = draw_picture(np.random.default_rng((seed, index)), size)
+        size_hw = (drawing.image.shape[0], drawing.image.shape[1])
+        text = voc_annotation(f"{stems[index]}.jpg", size_hw, drawing.boxes_xyxy, drawing.names, drawing.difficult)
+        (root / "Annotations" / f"{stems[index]}.xml").write_text(text, encoding="utf-8")
+        _, jpeg = cv2.imencode(".jpg", drawing.image[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 90))
+        (root / "JPEGImages" / f"{stems[index]}.jpg").write_bytes(jpeg.tobytes())
+
+    with ThreadPoolExecutor() as pool:  # numpy and OpenCV draw outside of Python's lock
+        list(pool.map(write_picture, range(len(stems))))
+    for split, part in (("trainval", stems[:train]), ("test", stems[train:])):
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(
+            "".join(f"{stem}\n" for stem in part), encoding="utf-8"
+        )
+
+
+def draw_picture(rng: np.random.Generator, size: int = 300) -> Drawing:
+    """Draw one picture with its objects."""
+    height, width = (int(side) for side in rng.integers(round(0.8 * size), round(1.2 * size) + 1, 2))
+    scene = _Scene(_background(rng, height, width), size)
+    if rng.random() >= EMPTY_PICTURES:
+        for _ in range(int(rng.integers(1, MOST_OBJECTS + 1))):
+            scene.add(str(rng.choice(list(KINDS))), rng)
+    return scene.finish(rng)
+
+
+class _Scene:
+    """A picture under the brush, and whose pixel each is: -1 the background's, else the object's number."""
+
+    def __init__(self, canvas: UInt8[np.ndarray, "H W 3"], size: int) -> None:
+        self.canvas, self.size = canvas, size
+        self.owner = np.full(canvas.shape[:2], -1, dtype=np.int16)
+        self.names: list[str] = []
+        self.areas: list[int] = []  # pixels of each object before another one hid some of them
+
+    def add(self, name: str, rng: np.random.Generator) -> None:
+        """Draw an object over the others, unless it finds no place that leaves enough of them to see."""
+        kind = KINDS[name]
+        for _ in range(PLACE_TRIALS):
+            window, plane = _random_plane(kind, self.owner.shape, self.size, rng)
+            surface = kind.surface(plane)
+            inside = surface.depth > 0
+            owner = self.owner.copy()
+            owner[window][inside] = len(self.names)
+            left = np.bincount(owner[owner >= 0], minlength=len(self.names))[: len(self.names)]
+            if inside.any() and (left >= LEAST_VISIBLE * np.array(self.areas)).all():
+                self.canvas[window] = _painted(self.canvas[window], kind, plane, surface, rng)
+                self.owner = owner
+                self.names.append(name)
+                self.areas.append(int(inside.sum()))
+                return
+
+    def finish(self, rng: np.random.Generator) -> Drawing:
+        """The picture as a camera would take it, and the boxes of what can be seen."""
+        light = rng.uniform(0.75, 1.15) * rng.uniform(0.94, 1.06, 3)
+        noise = rng.uniform(1, 7) * rng.standard_normal(self.owner.shape, dtype=np.float32)
+        image = np.clip(self.canvas * light.astype(np.float32) + noise[:, :, None], 0, 255).astype(np.uint8)
+        boxes_xyxy = np.zeros((len(self.names), 4), dtype=np.float32)
+        visible = np.zeros(len(self.names))
+        for number in range(len(self.names)):
+            seen = self.owner == number
+            xs, ys = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=-1))
+            boxes_xyxy[number] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+            visible[number] = seen.sum() / self.areas[number]
+        shorter_sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=-1, initial=np.inf)
+        difficult = (visible < DIFFICULT_VISIBLE) | (shorter_sides < DIFFICULT_SIDE * self.size)
+        return Drawing(image, boxes_xyxy, tuple(self.names), difficult)
+
+
+def _random_plane(
+    kind: Kind, size_hw: tuple[int, ...], size: int, rng: np.random.Generator
+) -> tuple[tuple[slice, slice], Plane]:
+    """A random place, size and turn of an object: its part of the picture, and the points of that part."""
+    ratio = rng.uniform(*kind.ratio)
+    longer = size * float(np.exp(rng.uniform(*np.log(kind.longer_side))))
+    width, height = (longer, longer / ratio) if ratio >= 1 else (longer * ratio, longer)
+    turn = np.radians(rng.uniform(-kind.largest_turn, kind.largest_turn))
+    reach_x = (width * abs(np.cos(turn)) + height * abs(np.sin(turn))) / 2
+    reach_y = (width * abs(np.sin(turn)) + height * abs(np.cos(turn))) / 2
+    rows, columns = size_hw
+    # up to a third of an object may lie outside of the picture's edge
+    centre_x, centre_y = (
+        rng.uniform(min(reach / 3, length / 2), max(length - reach / 3, length / 2))
+        for reach, length in ((reach_x, columns), (reach_y, rows))
+    )
+    x0, x1 = max(int(centre_x - reach_x) - 1, 0), min(int(centre_x + reach_x) + 2, columns)
+    y0, y1 = max(int(centre_y - reach_y) - 1, 0), min(int(centre_y + reach_y) + 2, rows)
+    x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - centre_x)
+    y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - centre_y)
+    cosine, sine = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    plane = Plane(cosine * x + sine * y, cosine * y - sine * x, width, height)
+    return (slice(y0, y1), slice(x0, x1)), plane
+
+
+def _painted(
+    canvas: UInt8[np.ndarray, "h w 3"], kind: Kind, plane: Plane, surface: Surface, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The object over the canvas, with a soft edge, colours a little off its class's, and light from one side."""
+    first, second = ((colour + rng.normal(0, 14, 3)).astype(np.float32) for colour in kind.colours)
+    pattern = surface.pattern[:, :, None]
+    shade = 1 + rng.uniform(-0.35, 0.35) * plane.u / plane.width + rng.uniform(-0.35, 0.35) * plane.v / plane.height
+    rim = np.where(surface.depth < 1.5, 0.6, 1.0)  # a darker edge
+    colour = (first * (1 - pattern) + second * pattern) * (shade * rim)[:, :, None]
+    opacity = np.clip(surface.depth + 0.5, 0, 1)[:, :, None]
+    return np.clip(canvas + (colour - canvas) * opacity, 0, 255).astype(np.uint8)
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Soft patches of colour, a grain, and lines and blobs of any colour that are no objects."""
+    gray = rng.uniform(50, 200) + rng.normal(0, 22, (4, 5, 1))
+    patches = (gray + rng.normal(0, 14, 3) + rng.normal(0, 9, (4, 5, 3))).astype(np.float32)
+    soft = cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = rng.uniform(4, 16) * rng.standard_normal((height // 3, width // 3), dtype=np.float32)
+    soft += cv2.resize(grain, (width, height), interpolation=cv2.INTER_LINEAR)[:, :, None]
+    canvas = np.clip(soft, 0, 255).astype(np.uint8)
+    for _ in range(int(rng.integers(6, 20))):
+        layer = canvas.copy()
+        _scribble(layer, rng)
+        strength = float(rng.uniform(0.2, 0.75))
+        canvas = cv2.addWeighted(canvas, 1 - strength, layer, strength, 0)
+    return canvas
+
+
+def _scribble(canvas: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> None:
+    """Draw a line, an ellipse, a polygon or a bent line of any colour."""
+    height, width = canvas.shape[:2]
+    colour = tuple(rng.integers(0, 256, 3).tolist())
+    points = (rng.uniform(-0.1, 1.1, (4, 2)) * (width, height)).astype(np.int32)
+    figure = int(rng.integers(4))
+    if figure == 0:
+        cv2.line(canvas, points[0].tolist(), points[1].tolist(), colour, int(rng.integers(1, 9)), cv2.LINE_AA)
+    elif figure == 1:
+        axes = (rng.uniform(0.02, 0.2, 2) * width).astype(np.int32).tolist()
+        cv2.ellipse(canvas, points[0].tolist(), axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+    elif figure == 2:
+        corners = (points[0] + rng.normal(0, 0.1 * width, (int(rng.integers(3, 6)), 2))).astype(np.int32)
+        cv2.fillPoly(canvas, [corners], colour, cv2.LINE_AA)
+    else:
+        cv2.polylines(canvas, [points], False, colour, int(rng.integers(1, 5)), cv2.LINE_AA)

@@ -1,0 +1,253 @@
+"""The flat table that every reader fills: a whole data set's annotations in a few numpy arrays.
+
+No Python object a box or a picture, so that loader workers share it and memory stays flat. Row i of the pictures owns
+the objects `first_object[i]` up to (not including) `first_object[i + 1]`. Legend: I picture, N object.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer
+
+from onestage.errors import UserError
+from onestage.structures import Categories, GroundTruth
+
+
+class Objects(NamedTuple):
+    """The objects of one picture, as views into the table."""
+
+    boxes_xyxy: Float32[np.ndarray, "N 4"]  # pixels of the upright picture
+    labels: Int64[np.ndarray, " N"]
+    ignored: Bool[np.ndarray, " N"]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The annotations of one split.
+
+    Attributes:
+        root: the folder that `image_paths` start from.
+        split: the name of the split in its data set.
+        kind: "voc", "coco" or "yolo".
+        categories: the classes, in label order.
+        image_paths: fixed-width bytes (`os.fsencode`), relative to `root`.
+        image_ids: fixed-width bytes: VOC's and YOLO's stems, COCO's ids.
+        image_sizes_hw: pixels of the upright picture.
+        first_object: offsets of the pictures' objects.
+        boxes_xyxy: pixels of the upright picture, 0-based, half-open.
+        ignored: VOC difficult, COCO crowd.
+        areas: square pixels; COCO's is the segment's, the others the box's.
+    """
+
+    root: Path
+    split: str
+    kind: str
+    categories: Categories
+    image_paths: np.ndarray
+    image_ids: np.ndarray
+    image_sizes_hw: Int32[np.ndarray, "I 2"]
+    first_object: Int64[np.ndarray, " I+1"]
+    boxes_xyxy: Float32[np.ndarray, "N 4"]
+    labels: Int64[np.ndarray, " N"]
+    ignored: Bool[np.ndarray, " N"]
+    areas: Float32[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.image_sizes_hw)
+
+    def image_name(self, index: SupportsIndex) -> str:
+        """The picture's path below `root`, with forward slashes."""
+        return os.fsdecode(bytes(self.image_paths[index]))
+
+    def image_path(self, index: SupportsIndex) -> Path:
+        """Where the picture lies."""
+        return self.root / self.image_name(index)
+
+    def image_id(self, index: SupportsIndex) -> str:
+        """The picture's name in its data set: a stem (VOC, YOLO) or an id (COCO)."""
+        return os.fsdecode(bytes(self.image_ids[index]))
+
+    def objects(self, index: SupportsIndex) -> Objects:
+        """The objects of one picture (views; copy before changing them)."""
+        index = operator.index(index) % max(1, len(self))  # -1 is the last picture
+        rows = slice(self.first_object[index], self.first_object[index + 1])
+        return Objects(self.boxes_xyxy[rows], self.labels[rows], self.ignored[rows])
+
+    def subset(
+        self,
+        *,
+        fraction: float | None = None,
+        count: int | None = None,
+        indices: Sequence[int] | Integer[np.ndarray, " M"] | None = None,
+        seed: int = 0,
+    ) -> Table:
+        """Some of the pictures: a fraction or a count of them drawn by `seed` (in the table's order), or given rows.
+
+        Raises:
+            UserError: not exactly one of the three is given, or it asks for more pictures than there are.
+        """
+        if sum(choice is not None for choice in (fraction, count, indices)) != 1:
+            raise UserError("subset: give exactly one of fraction, count and indices")
+        if indices is not None:
+            return self._rows(np.asarray(indices, dtype=np.int64))
+        if fraction is not None:
+            if not 0.0 < fraction <= 1.0:
+                raise UserError(f"subset: fraction {fraction} is not in (0, 1]")
+            count = max(1, round(fraction * len(self))) if len(self) else 0
+        assert count is not None
+        if not 0 <= count <= len(self):
+            raise UserError(f"subset: count {count}, but there are {len(self)} pictures")
+        return self._rows(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+
+    def with_categories(self, categories: Categories) -> Table:
+        """The same objects labelled in another class list, by name.
+
+        Raises:
+            UserError: a class of this table is not in the list.
+        """
+        if categories == self.categories:
+            return self
+        label_of = {name: label for label, name in enumerate(categories.names)}
+        missing = [name for name in self.categories.names if name not in label_of]
+        if missing:
+            raise UserError(f"{self.root}: the class list {', '.join(categories.names)} lacks {', '.join(missing)}")
+        new_labels = np.array([label_of[name] for name in self.categories.names], dtype=np.int64)
+        return replace(self, categories=categories, labels=new_labels[self.labels])
+
+    def join(self, *others: Table) -> Table:
+        """The pictures of this table, then those of the others, below their common folder.
+
+        Raises:
+            UserError: the tables do not have the same classes in the same order.
+        """
+        tables = (self, *others)
+        for table in others:
+            if table.categories != self.categories:
+                raise UserError(
+                    f"{table.root}: its classes ({', '.join(table.categories.names)}) are not those of {self.root} "
+                    f"({', '.join(self.categories.names)}); join only sets with one class list"
+                )
+        root = Path(os.path.commonpath([os.path.abspath(table.root) for table in tables]))
+        paths: list[bytes] = []
+        for table in tables:
+            prefix = os.fsencode(Path(os.path.abspath(table.root)).relative_to(root).as_posix())
+            paths.extend(bytes(path) if prefix == b"." else prefix + b"/" + bytes(path) for path in table.image_paths)
+        counts = np.concatenate([np.diff(table.first_object) for table in tables])
+        return replace(
+            self,
+            root=root,
+            split="+".join(dict.fromkeys(table.split for table in tables)),
+            kind="+".join(dict.fromkeys(table.kind for table in tables)),
+            image_paths=_fixed_width(paths),
+            image_ids=_fixed_width([bytes(name) for table in tables for name in table.image_ids]),
+            image_sizes_hw=np.concatenate([table.image_sizes_hw for table in tables]),
+            first_object=_offsets(counts),
+            boxes_xyxy=np.concatenate([table.boxes_xyxy for table in tables]),
+            labels=np.concatenate([table.labels for table in tables]),
+            ignored=np.concatenate([table.ignored for table in tables]),
+            areas=np.concatenate([table.areas for table in tables]),
+        )
+
+    def ground_truth(self) -> GroundTruth:
+        """All objects as the metrics take them; pictures are numbered as the table's rows."""
+        return GroundTruth(
+            num_images=len(self),
+            image_index=np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.first_object)),
+            labels=self.labels,
+            boxes_xyxy=self.boxes_xyxy.astype(np.float64),
+            ignored=self.ignored,
+            areas=self.areas.astype(np.float64),
+        )
+
+    def describe(self) -> str:
+        """One line: the kind, what is in it, where."""
+        ignored = f" ({self.ignored.sum():,} ignored)" if self.ignored.any() else ""
+        return (
+            f"{self.kind.upper()} {self.root}, {self.split}: {len(self):,} pictures, {len(self.labels):,} objects"
+            f"{ignored} of {len(self.categories)} classes"
+        )
+
+    def _rows(self, indices: Int64[np.ndarray, " M"]) -> Table:
+        counts = np.diff(self.first_object)[indices]
+        first = _offsets(counts)
+        # the old row of each kept object: its picture's old start plus its place within the picture
+        objects = np.repeat(self.first_object[:-1][indices] - first[:-1], counts) + np.arange(first[-1])
+        return replace(
+            self,
+            image_paths=self.image_paths[indices],
+            image_ids=self.image_ids[indices],
+            image_sizes_hw=self.image_sizes_hw[indices],
+            first_object=first,
+            boxes_xyxy=self.boxes_xyxy[objects],
+            labels=self.labels[objects],
+            ignored=self.ignored[objects],
+            areas=self.areas[objects],
+        )
+
+
+class TableBuilder:
+    """Collects a table picture by picture, in compact arrays."""
+
+    def __init__(self, root: Path, split: str, kind: str) -> None:
+        self.root, self.split, self.kind = root, split, kind
+        self._paths: list[bytes] = []
+        self._ids: list[bytes] = []
+        self._sizes_hw, self._counts, self._labels, self._ignored = array("i"), array("q"), array("q"), array("b")
+        self._boxes_xyxy, self._areas = array("f"), array("f")
+
+    def add(
+        self,
+        *,
+        path: str,
+        image_id: str,
+        size_hw: tuple[int, int],
+        boxes_xyxy: Float[np.ndarray, "N 4"],
+        labels: Integer[np.ndarray, " N"] | Sequence[int],
+        ignored: Bool[np.ndarray, " N"] | Sequence[bool],
+        areas: Float[np.ndarray, " N"] | None = None,
+    ) -> None:
+        """Append one picture with its objects; `areas` None takes the boxes' own."""
+        if areas is None:
+            areas = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+        self._paths.append(os.fsencode(path))
+        self._ids.append(os.fsencode(image_id))
+        self._sizes_hw.extend(size_hw)
+        self._counts.append(len(boxes_xyxy))
+        self._boxes_xyxy.frombytes(np.ascontiguousarray(boxes_xyxy, dtype=np.float32).tobytes())
+        self._areas.frombytes(np.ascontiguousarray(areas, dtype=np.float32).tobytes())
+        self._labels.frombytes(np.asarray(labels, dtype=np.int64).tobytes())
+        self._ignored.frombytes(np.asarray(ignored, dtype=np.bool_).tobytes())
+
+    def build(self, categories: Categories) -> Table:
+        """The finished table."""
+        return Table(
+            root=self.root,
+            split=self.split,
+            kind=self.kind,
+            categories=categories,
+            image_paths=_fixed_width(self._paths),
+            image_ids=_fixed_width(self._ids),
+            image_sizes_hw=np.array(self._sizes_hw, dtype=np.int32).reshape(-1, 2),
+            first_object=_offsets(np.array(self._counts, dtype=np.int64)),
+            boxes_xyxy=np.array(self._boxes_xyxy, dtype=np.float32).reshape(-1, 4),
+            labels=np.array(self._labels, dtype=np.int64),
+            ignored=np.array(self._ignored, dtype=np.bool_),
+            areas=np.array(self._areas, dtype=np.float32),
+        )
+
+
+def _fixed_width(values: list[bytes]) -> np.ndarray:
+    return np.array(values, dtype=np.bytes_) if values else np.zeros(0, dtype="S1")
+
+
+def _offsets(counts: Int64[np.ndarray, " I"]) -> Int64[np.ndarray, " I+1"]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])

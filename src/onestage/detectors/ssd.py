@@ -1,0 +1,321 @@
+"""SSD: Single Shot MultiBox Detector (Liu et al., ECCV 2016, arXiv 1512.02325).
+
+    pictures -> normalize -> backbone -> (neck) -> extras -> head -> class logits and box deltas of every anchor
+
+The paper's words, ours: default boxes, priors = anchors; conf = class logits; loc = box deltas; steps = strides;
+min_sizes, max_sizes = an anchor size and the next one. Background is class logit 0.
+
+On VGG-16 the network is the paper's. On other backbones the departures are values of `SSDConfig`: see `SSD300_LIGHT`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from onestage.anchors import cell_shapes, ssd_anchors
+from onestage.backbones import FeatureMaps
+from onestage.boxes import clip_boxes, decode_deltas
+from onestage.detectors.base import Detector, Normalization, Normalize, on_meta
+from onestage.errors import UserError
+from onestage.losses import multibox_loss
+from onestage.matching import match_anchors
+from onestage.necks import TopDown
+from onestage.postprocess import Selection, select
+from onestage.structures import Detections, LossSums, Predictions, Targets
+
+Neck = Literal["none", "top_down"]
+ClipAnchors = Literal["all", "sizes", "none"]
+
+# Liu 2016, 2.2, in pixels as released: for VOC (ssd_pascal.py) and for COCO (ssd_coco.py, whose objects are smaller).
+SSD300_VOC_SIZES = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
+SSD300_COCO_SIZES = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
+SSD512_VOC_SIZES = (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
+SSD512_COCO_SIZES = (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One more, coarser level: a 1x1 convolution to `reduced` channels, then a larger one to `channels`."""
+
+    reduced: int
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True)
+class SSDConfig:
+    """Every number of an SSD but its backbone and its number of classes.
+
+    Attributes:
+        image_size: side of the square input, pixels.
+        extras: the levels after the backbone's, finest first.
+        strides: of each level's anchors, pixels; cell i has its centre at (i + 0.5) * stride.
+        anchor_sizes: one a level and one more, pixels.
+        aspect_ratios: of each level's anchors (width / height) beside 1; each is laid on its side too.
+        clip_anchors: bound the anchors' centres and sizes at the input ("all", as ssd.pytorch and lufficc/SSD), only
+            the sizes (torchvision), or nothing (mmdetection, the paper's release).
+        variances: what deltas are divided by: of the centre, of the size.
+        neck: "top_down" merges the backbone's maps (Lin 2017) before the extras and the head.
+        neck_channels: of the maps that come out of it.
+        batch_norm: in the extras.
+        background_prior: what the head's initial bias says of each anchor's chance to be background; None: zero bias.
+    """
+
+    image_size: int
+    extras: tuple[Extra, ...]
+    strides: tuple[float, ...]
+    anchor_sizes: tuple[float, ...]
+    aspect_ratios: tuple[tuple[float, ...], ...]
+    clip_anchors: ClipAnchors = "all"
+    variances: tuple[float, float] = (0.1, 0.2)
+    neck: Neck = "none"
+    neck_channels: int = 128
+    batch_norm: bool = False
+    background_prior: float | None = None
+
+    def __post_init__(self) -> None:
+        levels = len(self.strides)
+        if len(self.anchor_sizes) != levels + 1 or not all(0 < size < math.inf for size in self.anchor_sizes):
+            raise UserError(
+                f"anchor sizes {', '.join(f'{size:g}' for size in self.anchor_sizes)}: expected {levels + 1} positive "
+                f"numbers of pixels, one for each of {levels} levels and one more"
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SSDConfig:
+        """Read `dataclasses.asdict` back, from JSON too (lists become tuples).
+
+        Raises:
+            UserError: a field that this version does not know.
+        """
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise UserError(f"SSD configuration: unknown field {unknown[0]!r}; another version of onestage wrote it")
+        extras = tuple(Extra(**extra) for extra in values["extras"])
+        ratios = tuple(tuple(level) for level in values["aspect_ratios"])
+        tuples = {name: tuple(values[name]) for name in ("strides", "anchor_sizes", "variances") if name in values}
+        return cls(**{**values, **tuples, "extras": extras, "aspect_ratios": ratios})
+
+
+SSD300 = SSDConfig(
+    image_size=300,
+    extras=(
+        Extra(256, 512, stride=2, padding=1),  # conv8, 10 x 10
+        Extra(128, 256, stride=2, padding=1),  # conv9, 5 x 5
+        Extra(128, 256),  # conv10, 3 x 3
+        Extra(128, 256),  # conv11, 1 x 1
+    ),
+    strides=(8, 16, 32, 64, 100, 300),
+    anchor_sizes=SSD300_VOC_SIZES,
+    aspect_ratios=((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+)
+
+SSD512 = SSDConfig(
+    image_size=512,
+    extras=(
+        Extra(256, 512, stride=2, padding=1),  # conv8, 16 x 16
+        Extra(128, 256, stride=2, padding=1),  # conv9, 8 x 8
+        Extra(128, 256, stride=2, padding=1),  # conv10, 4 x 4
+        Extra(128, 256, stride=2, padding=1),  # conv11, 2 x 2
+        Extra(128, 256, kernel=4, padding=1),  # conv12, 1 x 1
+    ),
+    strides=(8, 16, 32, 64, 128, 256, 512),
+    anchor_sizes=SSD512_VOC_SIZES,
+    aspect_ratios=((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+)
+
+# For backbones with maps at strides 8, 16 and 32, to be trained in minutes. Departures from the paper:
+# - a top-down path of 128 channels: light backbones have few channels at stride 8, which know little of the context;
+# - batch norm in the extras, and fewer channels;
+# - the head starts at the class balance that hard negative mining shows it (3 of 4 anchors are background).
+SSD300_LIGHT = replace(
+    SSD300,
+    extras=(
+        Extra(64, 128, stride=2, padding=1),  # 5 x 5
+        Extra(64, 128, stride=2, padding=1),  # 3 x 3
+        Extra(64, 128),  # 1 x 1
+    ),
+    neck="top_down",
+    neck_channels=128,
+    batch_norm=True,
+    background_prior=0.75,
+)
+SSD512_LIGHT = replace(
+    SSD300_LIGHT,
+    image_size=512,
+    extras=(Extra(64, 128, stride=2, padding=1),) * 4,  # 8 x 8, 4 x 4, 2 x 2, 1 x 1
+    strides=SSD512.strides,
+    anchor_sizes=SSD512.anchor_sizes,
+    aspect_ratios=SSD512.aspect_ratios,
+)
+
+
+class SSD(Detector):
+    """Backbone maps, extra maps, one 3x3 head a map. Raw outputs only; see `losses` and `detect`.
+
+    Args:
+        name: as `onestage.build` takes it.
+        config: every number.
+        backbone: its maps are the first levels.
+        num_classes: K, without background.
+        normalization: what the backbone's weights were trained with.
+
+    Raises:
+        UserError: the backbone cannot take pictures of this size, or the levels do not fit the configuration.
+    """
+
+    resize: Literal["stretch"] = "stretch"
+
+    def __init__(
+        self, name: str, config: SSDConfig, backbone: FeatureMaps, num_classes: int, normalization: Normalization
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise UserError(f"{name}: {num_classes} classes; expected 1 or more, background not counted")
+        self.name, self.config, self.num_classes, self.image_size = name, config, num_classes, config.image_size
+        self.normalize = Normalize(normalization)
+        self.backbone = backbone
+        self.neck = TopDown(backbone.channels, config.neck_channels) if config.neck == "top_down" else None
+        channels = list(self.neck.channels if self.neck else backbone.channels)
+        self.extras = nn.ModuleList()
+        for extra in config.extras:
+            self.extras.append(ExtraLayer(channels[-1], extra, config.batch_norm))
+            channels.append(extra.channels)
+        if not len(channels) == len(config.strides) == len(config.aspect_ratios):
+            raise UserError(f"{name}: {len(channels)} maps, but the configuration has {len(config.strides)} levels")
+        anchors_per_cell = [len(cell_shapes(1, 1, ratios)) for ratios in config.aspect_ratios]
+        self.head = MultiBoxHead(channels, anchors_per_cell, num_classes, config.background_prior)
+        sizes_hw = self._map_sizes()
+        self.cells = tuple((h, w, a) for (h, w), a in zip(sizes_hw, anchors_per_cell, strict=True))
+        self.register_buffer("anchors_cxcywh", self._anchors(), persistent=False)
+
+    def raw(self, images_normalised: Float[Tensor, "B 3 S S"]) -> Predictions:
+        return self.head(self.features(images_normalised))
+
+    def features(self, images_normalised: Float[Tensor, "B 3 S S"]) -> list[Tensor]:
+        """One map a level, finest first."""
+        maps = self.backbone(images_normalised)
+        if self.neck is not None:
+            maps = self.neck(maps)
+        for extra in self.extras:
+            maps.append(extra(maps[-1]))
+        return maps
+
+    def losses(
+        self, predictions: Predictions, targets: Sequence[Targets], *, negatives_per_positive: float = 3.0
+    ) -> LossSums:
+        matches = match_anchors(self.anchors_cxcywh, targets, positive_iou=0.5, negative_iou=0.5, keep_best=True)
+        return multibox_loss(
+            predictions, matches, self.anchors_cxcywh, self.config.variances, negatives_per_positive=negatives_per_positive
+        )
+
+    @torch.no_grad()
+    def detect(self, predictions: Predictions, selection: Selection) -> list[Detections]:
+        boxes_xyxy = decode_deltas(predictions.box_deltas.float(), self.anchors_cxcywh, self.config.variances)
+        boxes_xyxy = clip_boxes(boxes_xyxy, (self.image_size, self.image_size))
+        scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # background is logit 0
+        return select(boxes_xyxy, scores, selection)
+
+    def set_anchors(
+        self, *, sizes: Sequence[float] | None = None, clip: ClipAnchors | None = None
+    ) -> None:
+        """Lay other anchors: those that imported weights were trained with, or those that fit a data set.
+
+        Raises:
+            UserError: not one size a level and one more.
+        """
+        sizes = self.config.anchor_sizes if sizes is None else tuple(map(float, sizes))
+        self.config = replace(self.config, anchor_sizes=sizes, clip_anchors=clip or self.config.clip_anchors)
+        self.anchors_cxcywh = self._anchors().to(self.anchors_cxcywh.device)
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.config)
+
+    def _anchors(self) -> Tensor:
+        return ssd_anchors(
+            self.image_size,
+            [(height, width) for height, width, _ in self.cells],
+            self.config.strides,
+            self.config.anchor_sizes,
+            self.config.aspect_ratios,
+            self.config.clip_anchors != "none",
+            clip_centers=self.config.clip_anchors == "all",
+        )
+
+    def _map_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each level's map, found by sending shapes through a copy of the network."""
+        images = torch.empty(1, 3, self.image_size, self.image_size, device="meta")
+        try:
+            maps = on_meta(self).features(images)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.name}: its backbone can't take {self.image_size}-pixel pictures ({reason})") from error
+        return [(x.shape[-2], x.shape[-1]) for x in maps]
+
+
+class ExtraLayer(nn.Module):
+    """The layers of one `Extra`, each with ReLU."""
+
+    def __init__(self, channels_in: int, extra: Extra, batch_norm: bool) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels_in, extra.reduced, kernel_size=1, bias=not batch_norm)
+        self.conv = nn.Conv2d(extra.reduced, extra.channels, extra.kernel, extra.stride, extra.padding, bias=not batch_norm)
+        self.reduce_norm = nn.BatchNorm2d(extra.reduced) if batch_norm else nn.Identity()
+        self.conv_norm = nn.BatchNorm2d(extra.channels) if batch_norm else nn.Identity()
+        for conv in (self.reduce, self.conv):
+            nn.init.xavier_uniform_(conv.weight)  # Liu 2016, 3
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+        x = F.relu(self.reduce_norm(self.reduce(x)), inplace=True)
+        return F.relu(self.conv_norm(self.conv(x)), inplace=True)
+
+
+class MultiBoxHead(nn.Module):
+    """Two 3x3 convolutions a map: class logits and box deltas of each anchor of each cell (Liu 2016, 2.1).
+
+    Output channels are ordered (anchor, class) and (anchor, coordinate).
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        anchors_per_cell: Sequence[int],
+        num_classes: int,
+        background_prior: float | None,
+    ) -> None:
+        super().__init__()
+        self.num_logits = num_classes + 1
+        levels = list(zip(channels, anchors_per_cell, strict=True))
+        self.class_convs = nn.ModuleList(nn.Conv2d(c, a * self.num_logits, 3, padding=1) for c, a in levels)
+        self.box_convs = nn.ModuleList(nn.Conv2d(c, a * 4, 3, padding=1) for c, a in levels)
+        for conv in (*self.class_convs, *self.box_convs):
+            nn.init.xavier_uniform_(conv.weight)  # Liu 2016, 3
+            nn.init.zeros_(conv.bias)
+        if background_prior is not None:
+            # softmax = prior: exp(bias) / (exp(bias) + K) = prior
+            bias = math.log(background_prior / (1 - background_prior) * num_classes)
+            for conv in self.class_convs:
+                nn.init.constant_(conv.bias[:: self.num_logits], bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> Predictions:
+        """Maps (B, channels, H, W), one a level, to the outputs of all anchors in the order of `ssd_anchors`."""
+        logits = [_by_anchor(conv(x), self.num_logits) for conv, x in zip(self.class_convs, maps, strict=True)]
+        deltas = [_by_anchor(conv(x), 4) for conv, x in zip(self.box_convs, maps, strict=True)]
+        return Predictions(torch.cat(logits, dim=1), torch.cat(deltas, dim=1))
+
+
+def _by_anchor(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B A values"]:
+    # (B, anchors*values, H, W) -> (B, H*W*anchors, values); no copy where memory is channels-last
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)

@@ -1,0 +1,195 @@
+"""Boxes and their names drawn on pictures: one colour a class, tags that stay inside the picture and apart."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+from onestage.structures import Detections
+
+Color = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1: half-open pixels
+
+# The first classes get colours chosen by eye (bright, told apart by the colour-blind too); the rest are generated.
+FIRST_COLORS: tuple[Color, ...] = (
+    (255, 159, 28), (46, 196, 255), (255, 77, 109), (61, 220, 132), (178, 132, 255), (255, 230, 60),
+    (0, 150, 136), (255, 128, 214), (176, 110, 60), (70, 110, 255), (190, 230, 90), (200, 40, 160),
+)  # fmt: skip
+GOLDEN_RATIO = 0.618033988749895  # steps of it around the hue circle never come close to an earlier one soon
+SHADES = ((0.75, 1.0), (1.0, 0.72), (0.45, 0.95))  # (saturation, value) of neighbouring generated colours
+FONT, WEIGHT = "sans", 500  # comes with OpenCV 5 and writes all of Unicode's common scripts
+OUTLINE: Color = (20, 20, 20)  # around every line, so that it shows on any background
+
+
+def class_color(label: int) -> Color:
+    """The RGB colour of a class; the same for a label always."""
+    if label < len(FIRST_COLORS):
+        return FIRST_COLORS[label]
+    saturation, value = SHADES[label % len(SHADES)]
+    red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN_RATIO % 1.0, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw(
+    image_rgb: UInt8[np.ndarray, "H W 3"],
+    detections: Detections,
+    names: Sequence[str] | None = None,
+    *,
+    score_threshold: float = 0.0,
+    min_side: int = 0,
+) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """A copy of the picture with the detections of at least `score_threshold` on it, the best on top.
+
+    Boxes are pixels of `image_rgb`. Names come from `names` or else travel with the detections; a label without one is
+    written as its number. A picture whose shorter side is below `min_side` pixels is enlarged by a whole factor first,
+    so that its tags are readable; otherwise the size stays (H2, W2 = H, W).
+    """
+    names = detections.names if names is None else names
+    scores = detections.scores.detach().float().cpu().numpy()
+    shown = np.flatnonzero(scores >= score_threshold)
+    shown = shown[np.argsort(-scores[shown], kind="stable")]
+    labels = detections.labels.detach().cpu().numpy()[shown]
+    captions = [f"{_name(names, int(label))} {score:.2f}" for label, score in zip(labels, scores[shown], strict=True)]
+    boxes_xyxy = detections.boxes_xyxy.detach().float().cpu().numpy()[shown]
+    return _draw_boxes(image_rgb, boxes_xyxy, labels, captions, np.zeros(len(shown), dtype=bool), min_side)
+
+
+def draw_objects(
+    image_rgb: UInt8[np.ndarray, "H W 3"],
+    boxes_xyxy: Float[np.ndarray, "N 4"],
+    labels: Int64[np.ndarray, " N"],
+    ignored: Bool[np.ndarray, " N"],
+    names: Sequence[str],
+    *,
+    min_side: int = 0,
+) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """A copy of the picture with its annotated objects on it; ignored ones (difficult, crowd) have broken lines."""
+    captions = [_name(names, int(label)) for label in labels]
+    return _draw_boxes(image_rgb, boxes_xyxy, labels, captions, ignored, min_side)
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    return names[label] if label < len(names) else str(label)
+
+
+def _draw_boxes(
+    image_rgb: np.ndarray,
+    boxes_xyxy: np.ndarray,
+    labels: np.ndarray,
+    captions: Sequence[str],
+    broken: np.ndarray,
+    min_side: int,
+) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """The boxes in order of importance: the first is drawn last, and its tag is placed first."""
+    factor = max(1, -(-min_side // max(1, min(image_rgb.shape[:2]))))
+    picture = np.ascontiguousarray(image_rgb).copy()
+    if factor > 1:
+        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    size_hw = picture.shape[0], picture.shape[1]
+    typical_side = (size_hw[0] * size_hw[1]) ** 0.5
+    width = max(2, round(typical_side / 400))
+    lettering = _Lettering(max(11, round(7 + 0.011 * typical_side)))
+    places = _TagPlaces(size_hw)
+    boxes = [_inside(box * factor, size_hw) for box in boxes_xyxy]
+    texts = [lettering.shortened(caption, size_hw[1]) for caption in captions]
+    spots = [places.place(box, *lettering.tag_size(text)) for box, text in zip(boxes, texts, strict=True)]
+    for index in reversed(range(len(boxes))):
+        _rectangle(picture, boxes[index], class_color(int(labels[index])), width, bool(broken[index]))
+    for index in reversed(range(len(boxes))):
+        lettering.write_tag(picture, texts[index], spots[index], class_color(int(labels[index])))
+    return picture
+
+
+class _TagPlaces:
+    """Finds each tag a place at its box, inside the picture, where it covers earlier tags least."""
+
+    def __init__(self, size_hw: tuple[int, int]) -> None:
+        self.size_hw = size_hw
+        self.taken = np.zeros((0, 4), dtype=np.int64)
+
+    def place(self, box: Rectangle, width: int, height: int) -> Rectangle:
+        x0, y0, x1, y1 = box
+        corners = np.array(
+            [
+                (x0, y0 - height), (x1 - width, y0 - height),  # above the box
+                (x0, y0), (x0, y1), (x1 - width, y0), (x1 - width, y1),  # in it at the top, below it
+                (x0, y1 - height), (x1 - width, y1 - height),  # in it at the bottom
+            ]
+        )  # fmt: skip
+        size_wh = np.array([width, height])
+        corners = corners.clip(0, np.maximum(0, np.array(self.size_hw[::-1]) - size_wh))
+        spots = np.concatenate([corners, corners + size_wh], axis=1)  # (8, 4)
+        low = np.maximum(spots[:, None, :2], self.taken[None, :, :2])
+        high = np.minimum(spots[:, None, 2:], self.taken[None, :, 2:])
+        covered = (high - low).clip(min=0).prod(axis=2).sum(axis=1)
+        best = spots[int(covered.argmin())]  # the first of equals
+        self.taken = np.concatenate([self.taken, best[None]])
+        return int(best[0]), int(best[1]), int(best[2]), int(best[3])
+
+
+class _Lettering:
+    """Text of one size, and the filled tags that it stands on."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.face = cv2.FontFace(FONT)  # not shared: a face belongs to one thread at a time
+
+    def text_width(self, text: str) -> int:
+        return cv2.getTextSize((0, 0), text, (0, 0), self.face, self.size, WEIGHT)[2]
+
+    def tag_size(self, text: str) -> tuple[int, int]:
+        """Width and height of the tag, with a margin of a few pixels around the text."""
+        return self.text_width(text) + 6, round(1.35 * self.size) + 1
+
+    def shortened(self, text: str, max_width: int) -> str:
+        """The text itself if its tag fits, else as much of its beginning as does, and three dots."""
+        if self.tag_size(text)[0] <= max_width:
+            return text
+        fitting = len(text)
+        while fitting > 1 and self.tag_size(text[:fitting] + "...")[0] > max_width:
+            fitting -= 1
+        return text[:fitting] + "..."
+
+    def write_tag(self, picture: np.ndarray, text: str, spot: Rectangle, color: Color) -> None:
+        x0, y0, x1, y1 = spot
+        picture[y0:y1, x0:x1] = color
+        # Perceived lightness (ITU-R BT.601 luma): dark text on light colours, light on dark.
+        luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+        letters = (0, 0, 0) if luma > 125 else (255, 255, 255)
+        cv2.putText(picture, text, (x0 + 3, y0 + self.size), letters, self.face, self.size, WEIGHT)
+
+
+def _inside(box_xyxy: np.ndarray, size_hw: tuple[int, int]) -> Rectangle:
+    """The box's part in the picture, in whole pixels; at least one pixel, never reversed."""
+    limits = (size_hw[1], size_hw[0], size_hw[1], size_hw[0])
+    x0, y0, x1, y1 = (round(float(v)) for v in np.clip(np.nan_to_num(box_xyxy), 0, limits))
+    x0, y0 = min(x0, x1, size_hw[1] - 1), min(y0, y1, size_hw[0] - 1)
+    return x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)
+
+
+def _rectangle(picture: np.ndarray, box: Rectangle, color: Color, width: int, broken: bool) -> None:
+    """The outline of a box, its lines inside the box and a thin dark line on both sides of them."""
+    x0, y0, x1, y1 = box
+    for side in _sides((max(0, x0 - 1), max(0, y0 - 1), x1 + 1, y1 + 1), width + 2):
+        picture[side] = OUTLINE
+    for side in _sides(box, width):
+        line = picture[side]
+        along = max(line.shape[:2])
+        shown = (np.arange(along) // (4 * width) % 2 == 0) | (not broken)
+        if line.shape[0] > line.shape[1]:
+            line[shown] = color
+        else:
+            line[:, shown] = color
+
+
+def _sides(box: Rectangle, width: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the top, bottom, left and right line of a box."""
+    x0, y0, x1, y1 = box
+    rows, columns = slice(y0, y1), slice(x0, x1)
+    top, bottom = slice(y0, min(y0 + width, y1)), slice(max(y0, y1 - width), y1)
+    left, right = slice(x0, min(x0 + width, x1)), slice(max(x0, x1 - width), x1)
+    return [(top, columns), (bottom, columns), (rows, left), (rows, right)]

@@ -1,0 +1,16 @@
+"""How good detections are: the VOC and COCO protocols, their table, and the report page."""
+
+from onestage.evaluation.coco import coco_metrics
+from onestage.evaluation.metrics import Measurement, measure, metrics_json, print_table
+from onestage.evaluation.voc import VocClassResult, VocResult, voc_average_precision
+
+__all__ = [
+    "Measurement",
+    "VocClassResult",
+    "VocResult",
+    "coco_metrics",
+    "measure",
+    "metrics_json",
+    "print_table",
+    "voc_average_precision",
+]

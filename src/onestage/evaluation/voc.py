@@ -1,0 +1,197 @@
+"""Average precision by the PASCAL VOC protocol (Everingham et al. 2010; development kits of 2007 and 2010).
+
+The protocol in five lines:
+
+- A detection is judged against the object of its class and picture that it overlaps most; its rank among the
+  detections is by score over the whole data set, ties in the order given.
+- IoU > threshold makes a hit. An object is hit once: every later detection of it is a false positive.
+- A detection whose best object is ignored (VOC difficult) counts neither as hit nor as false positive, and such objects
+  do not count as missed.
+- The kit measures in inclusive pixels (xmax - xmin + 1). Our boxes are half-open, so x1 - x0 is that same number.
+- AP is the mean of the best precision at recall 0, 0.1, ... 1 (2007) or the area under the curve made monotone (2010).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from onestage.evaluation.tables import check_tables
+from onestage.structures import DetectionTable, GroundTruth
+
+DETECTIONS_AT_ONCE = 1 << 17  # bounds the memory for detection-object pairs in crowded data sets
+
+
+@dataclass(frozen=True)
+class VocClassResult:
+    """One class. `recall`, `ap_11point` and `ap_area` are NaN for a class without (non-ignored) objects."""
+
+    label: int
+    ground_truths: int  # without the ignored ones
+    ignored: int
+    detections: int  # all of them, whatever they count as
+    recall: float  # with every detection taken
+    precision: float  # with every detection taken; 0 if none counts
+    ap_11point: float
+    ap_area: float
+    curve_recall: Float[np.ndarray, " M"]  # after each detection, best score first
+    curve_precision: Float[np.ndarray, " M"]
+    curve_scores: Float[np.ndarray, " M"]
+
+
+@dataclass(frozen=True)
+class VocResult:
+    """All classes of a data set at one IoU threshold, by label."""
+
+    iou_threshold: float
+    per_class: tuple[VocClassResult, ...]
+
+    @property
+    def map_11point(self) -> float:
+        """Mean of the classes that have objects; NaN if none has."""
+        return _mean([one.ap_11point for one in self.per_class])
+
+    @property
+    def map_area(self) -> float:
+        """Mean of the classes that have objects; NaN if none has."""
+        return _mean([one.ap_area for one in self.per_class])
+
+
+@dataclass(frozen=True)
+class Assignments:
+    """What each detection (M of them, in the order given) counts as: a hit, an ignored one, or a false positive."""
+
+    object_row: Int64[np.ndarray, " M"]  # the ground truth that it overlaps most; -1 without any of its class
+    iou: Float[np.ndarray, " M"]  # with that object; 0 without
+    hit: Bool[np.ndarray, " M"]
+    ignored: Bool[np.ndarray, " M"]
+
+    @property
+    def false_positive(self) -> Bool[np.ndarray, " M"]:
+        return ~(self.hit | self.ignored)
+
+
+def voc_average_precision(
+    truth: GroundTruth, found: DetectionTable, num_classes: int, iou_threshold: float = 0.5
+) -> VocResult:
+    """Average precision of every class at one IoU threshold (VOC development kit, section 3.4).
+
+    Boxes are half-open pixels of the original pictures. Classes without objects are left out of the means.
+
+    Raises:
+        UserError: scores or boxes that are not finite, labels or pictures out of range.
+    """
+    check_tables(truth, found, num_classes)
+    assigned = assign_detections(truth, found, iou_threshold)
+    ground_truths = np.bincount(truth.labels[~truth.ignored], minlength=num_classes)
+    ignored = np.bincount(truth.labels[truth.ignored], minlength=num_classes)
+    order = np.lexsort((-found.scores, found.labels))  # by class, then best first; ties keep the order given
+    bounds = np.searchsorted(found.labels[order], np.arange(num_classes + 1))
+    per_class = []
+    for label in range(num_classes):
+        rows = order[bounds[label] : bounds[label + 1]]
+        per_class.append(
+            _class_result(
+                label, int(ground_truths[label]), int(ignored[label]), found.scores[rows],
+                assigned.hit[rows], assigned.false_positive[rows],
+            )
+        )  # fmt: skip
+    return VocResult(iou_threshold, tuple(per_class))
+
+
+def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: float = 0.5) -> Assignments:
+    """Say of every detection what it counts as. Boxes are half-open pixels of the original pictures.
+
+    Since each detection is judged against its best object whether or not that one was hit before, no detection waits
+    for another: the first of an object's detections in score order is its hit.
+    """
+    object_row, iou = _best_objects(truth, found)
+    overlaps = iou > iou_threshold
+    on_ignored = np.zeros(len(iou), dtype=bool)
+    on_ignored[overlaps] = truth.ignored[object_row[overlaps]]
+    by_score = np.argsort(-found.scores, kind="stable")
+    claims = by_score[(overlaps & ~on_ignored)[by_score]]
+    _, first = np.unique(object_row[claims], return_index=True)
+    hit = np.zeros(len(iou), dtype=bool)
+    hit[claims[first]] = True
+    return Assignments(object_row, iou, hit, on_ignored)
+
+
+def _best_objects(truth: GroundTruth, found: DetectionTable) -> tuple[Int64[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """For each detection the object of its picture and class with the largest IoU (the first of equals), or -1."""
+    best_row = np.full(len(found.scores), -1, dtype=np.int64)
+    best_iou = np.zeros(len(found.scores))
+    keys = truth.labels * truth.num_images + truth.image_index
+    rows_by_key = np.argsort(keys, kind="stable")
+    keys = keys[rows_by_key]
+    found_keys = found.labels * truth.num_images + found.image_index
+    first = np.searchsorted(keys, found_keys, side="left")
+    counts = np.searchsorted(keys, found_keys, side="right") - first
+    comparable = np.flatnonzero(counts)  # detections with at least one object to be judged against
+    for start in range(0, len(comparable), DETECTIONS_AT_ONCE):
+        block = comparable[start : start + DETECTIONS_AT_ONCE]
+        lengths = counts[block]
+        starts = np.cumsum(lengths) - lengths
+        # Pair p belongs to detection `owner[p]` of the block and to the object in position `within[p]` of its group.
+        owner = np.repeat(np.arange(len(block)), lengths)
+        within = np.arange(lengths.sum()) - starts[owner]
+        pair_rows = rows_by_key[first[block][owner] + within]
+        iou = _paired_iou(found.boxes_xyxy[block[owner]], truth.boxes_xyxy[pair_rows])
+        best_iou[block] = np.maximum.reduceat(iou, starts)
+        is_best = np.flatnonzero(iou == best_iou[block][owner])
+        owners, position = np.unique(owner[is_best], return_index=True)
+        best_row[block[owners]] = pair_rows[is_best[position]]
+    return best_row, best_iou
+
+
+def _paired_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
+    """IoU of row i of one with row i of the other, in float64; 0 where both are empty."""
+    a, b = a_xyxy.astype(np.float64, copy=False), b_xyxy.astype(np.float64, copy=False)
+    overlap_wh = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    overlap = overlap_wh.clip(min=0).prod(axis=1)
+    union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def _class_result(
+    label: int, ground_truths: int, ignored: int, scores: np.ndarray, hit: np.ndarray, false_positive: np.ndarray
+) -> VocClassResult:
+    hits, misses = np.cumsum(hit), np.cumsum(false_positive)
+    precision = hits / np.maximum(hits + misses, np.finfo(np.float64).eps)
+    recall = hits / ground_truths if ground_truths else np.full(len(hits), np.nan)
+    nothing = 0.0 if ground_truths else float("nan")
+    return VocClassResult(
+        label=label,
+        ground_truths=ground_truths,
+        ignored=ignored,
+        detections=len(scores),
+        recall=float(recall[-1]) if len(recall) else nothing,
+        precision=float(precision[-1]) if len(precision) else 0.0,
+        ap_11point=_ap_11point(recall, precision) if ground_truths else nothing,
+        ap_area=_ap_area(recall, precision) if ground_truths else nothing,
+        curve_recall=recall,
+        curve_precision=precision,
+        curve_scores=scores,
+    )
+
+
+def _ap_11point(recall: np.ndarray, precision: np.ndarray) -> float:
+    """VOC 2007: mean over the recalls 0, 0.1, ... 1 of the best precision at that recall or beyond."""
+    # np.arange(0, 1.1, 0.1) of the published evaluators, whose fourth value is a rounding above 0.3.
+    best = [precision[recall >= level].max(initial=0.0) for level in np.arange(0.0, 1.1, 0.1)]
+    return float(np.sum(best) / 11.0)
+
+
+def _ap_area(recall: np.ndarray, precision: np.ndarray) -> float:
+    """VOC 2010: area under the curve after precision is made non-increasing from the right."""
+    recall = np.concatenate(([0.0], recall, [1.0]))
+    precision = np.concatenate(([0.0], precision, [0.0]))
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall) * envelope[1:]))
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

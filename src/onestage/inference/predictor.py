@@ -1,0 +1,237 @@
+"""A trained detector as a function: a picture in, its detections out, in the picture's own pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias, TypeVar, overload
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import ExifTags, Image
+
+from onestage.boxes import rescale_boxes
+from onestage.data.augment import resize_image
+from onestage.data.decode import ImageError, decode_image
+from onestage.detectors import Detector
+from onestage.errors import UserError
+from onestage.postprocess import Selection
+from onestage.structures import Categories, Detections, Predictions
+from onestage.training.checkpoint import load_model
+from onestage.training.precision import Precision, choose_compute
+
+Picture: TypeAlias = str | Path | bytes | np.ndarray | Image.Image
+"""A path, an encoded file's bytes, an RGB array (H, W, 3) of uint8, or a Pillow picture."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """What came of one file: its pixels and detections, or why it could not be read."""
+
+    path: Path
+    image: UInt8[np.ndarray, "H W 3"] | None  # RGB, upright; None where it could not be read
+    outcome: Detections | ImageError
+
+
+class Predictor:
+    """Holds a detector in evaluation mode on its device, with the names of its classes and what to keep of its output.
+
+    Attributes:
+        detector: the network, moved to the device (the one that was given, not a copy).
+        categories: the classes it knows.
+        selection: score threshold, NMS and limits; replace it freely between calls.
+        compute: the device and the number format, with the reason for them.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        categories: Categories,
+        selection: Selection | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        """See `load` for the usual way here. `selection` None means scores of 0.5 and more.
+
+        Raises:
+            UserError: a device that this machine lacks, or categories that do not fit the detector.
+        """
+        if len(categories) != detector.num_classes:
+            raise UserError(
+                f"{detector.name} knows {detector.num_classes} classes, but {len(categories)} names were given; "
+                "pass the categories it was trained with"
+            )
+        self.compute = choose_compute(None if device is None else str(device), precision)
+        self.detector = detector
+        self.compute.place(detector).eval()
+        self.categories = categories
+        self.selection = selection or Selection(score_threshold=0.5)
+
+    @overload
+    def __call__(self, pictures: Picture, batch_size: int = 8) -> Detections: ...
+    @overload
+    def __call__(self, pictures: Sequence[Picture], batch_size: int = 8) -> list[Detections]: ...
+    def __call__(self, pictures: Picture | Sequence[Picture], batch_size: int = 8) -> Detections | list[Detections]:
+        """Detect in one picture, or in a list of them (a list in gives a list out, in order).
+
+        Returns:
+            Detections on the CPU, best first, in pixels of the upright original, with the names of the classes.
+
+        Raises:
+            ImageError: a picture that cannot be read; `predict_files` goes on with the rest instead.
+            UserError: an array that is not (H, W, 3) of uint8.
+        """
+        if isinstance(pictures, Picture):
+            return self._detect([self._shrink(read_picture(pictures))])[0]
+        shrunk = _read_ahead(lambda picture: self._shrink(read_picture(picture)), pictures, depth=batch_size)
+        return [found for batch in _batches(shrunk, batch_size) for found in self._detect(batch)]
+
+    def predict_files(self, paths: Iterable[str | Path], batch_size: int = 8) -> Iterator[FilePrediction]:
+        """Detect in files, in order, reading the next ones while the network works; a bad file doesn't stop the rest.
+
+        At most about `2 * batch_size` decoded pictures are held at a time, however many the paths.
+        """
+        for batch in _batches(_read_ahead(self._open, paths, depth=batch_size), batch_size):
+            found = iter(self._detect([file.shrunk for file in batch if file.shrunk is not None]))
+            for file in batch:
+                yield FilePrediction(file.path, file.image, file.error or next(found))
+
+    def predict_paths(
+        self, paths: Iterable[str | Path], batch_size: int = 8
+    ) -> Iterator[tuple[Path, Detections | ImageError]]:
+        """`predict_files` without the pixels."""
+        for prediction in self.predict_files(paths, batch_size):
+            yield prediction.path, prediction.outcome
+
+    def _open(self, path: str | Path) -> _OpenedFile:
+        try:
+            image = decode_image(Path(path))
+        except ImageError as error:
+            return _OpenedFile(Path(path), None, None, error)
+        return _OpenedFile(Path(path), image, self._shrink(image), None)
+
+    def _shrink(self, image: UInt8[np.ndarray, "H W 3"]) -> _Shrunk:
+        """To the network's input, in the reading thread: the waiting line then holds small pictures."""
+        size = self.detector.image_size
+        return _Shrunk(resize_image(image, (size, size)), image.shape[:2])
+
+    @torch.no_grad()
+    def _detect(self, shrunk: Sequence[_Shrunk]) -> list[Detections]:
+        if not shrunk:
+            return []
+        pixels = np.stack([picture.pixels for picture in shrunk])
+        images = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
+        with self.compute.autocast():
+            raw = self.detector(images)
+        predictions = Predictions(raw.class_logits.float(), raw.box_deltas.float())
+        found = self.detector.detect(predictions, self.selection)
+        return [self._in_original(one, picture.original_hw) for one, picture in zip(found, shrunk, strict=True)]
+
+    def _in_original(self, found: Detections, original_hw: tuple[int, int]) -> Detections:
+        size = self.detector.image_size
+        return Detections(
+            boxes_xyxy=rescale_boxes(found.boxes_xyxy, (size, size), original_hw).cpu(),
+            scores=found.scores.cpu(),
+            labels=found.labels.cpu(),
+            names=self.categories.names,
+        )
+
+
+def load(
+    model: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    selection: Selection | None = None,
+    precision: Precision = "auto",
+) -> Predictor:
+    """The predictor of a trained model: a run folder or its `model.safetensors`.
+
+    Raises:
+        UserError: a file that is no model, or a device that this machine lacks.
+    """
+    loaded = load_model(Path(model))
+    return Predictor(loaded.detector, loaded.categories, selection, device, precision)
+
+
+def read_picture(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB pixels, upright, of whatever `Predictor` takes.
+
+    Raises:
+        ImageError: a file or bytes that are no readable picture.
+        UserError: an array that is not (H, W, 3) of uint8.
+    """
+    if isinstance(picture, bytes):
+        return decode_image(picture)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            raise UserError(
+                f"array of shape {picture.shape} and type {picture.dtype} is no picture; "
+                "give RGB pixels, (height, width, 3) of uint8"
+            )
+        return picture
+    if isinstance(picture, Image.Image):
+        return _pixels_of(picture)
+    return decode_image(Path(picture))
+
+
+def _pixels_of(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """By way of the one decode function, so that palettes, alpha, 16 bits and EXIF turn out as they do from a file."""
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    if picture.mode == "RGB" and orientation == 1:
+        return np.asarray(picture)
+    exif, encoded = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    try:
+        picture.save(encoded, format="TIFF", exif=exif)
+    except (OSError, KeyError, ValueError) as error:
+        raise ImageError(
+            f"a Pillow picture of mode {picture.mode} cannot be used ({error}); convert it to RGB"
+        ) from error
+    return decode_image(encoded.getvalue())
+
+
+@dataclass(frozen=True)
+class _Shrunk:
+    pixels: UInt8[np.ndarray, "S S 3"]
+    original_hw: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _OpenedFile:
+    path: Path
+    image: UInt8[np.ndarray, "H W 3"] | None
+    shrunk: _Shrunk | None
+    error: ImageError | None
+
+
+def _read_ahead(read: Callable[[_Item], _Result], items: Iterable[_Item], depth: int) -> Iterator[_Result]:
+    """`map`, in order, in threads that work at most `depth` items ahead of what is asked for."""
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="onestage-read") as pool:
+        waiting: deque[Future[_Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(read, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # the caller stopped early, or an item failed
+                future.cancel()
+
+
+def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    if size < 1:
+        raise UserError(f"batch size {size}: give 1 or more")
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

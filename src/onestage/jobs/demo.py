@@ -1,0 +1,64 @@
+"""The first five minutes: a data set drawn on the spot, a detector trained on it, and its report."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from onestage.data.generated import write_generated_voc
+from onestage.jobs.predict import predict
+from onestage.jobs.train import train
+from onestage.training.logging import Display, duration
+
+DEMO_DETECTOR = "ssd300-tf_efficientnet_lite0"
+
+
+def demo(
+    *,
+    out: str | os.PathLike[str] = "runs/demo",
+    minutes: float = 4.0,
+    seed: int = 0,
+    train_pictures: int = 600,
+    test_pictures: int = 150,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Draw a data set, train, evaluate, draw detections, and say where to look.
+
+    Args:
+        out: holds `data/`, `run/` and `predictions/` afterwards; a run of before is not touched.
+        minutes: of training.
+        seed: of the data set and the training.
+        train_pictures, test_pictures: how many to draw.
+        display: where to print.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        UserError: `out` holds a demo already.
+    """
+    display = display or Display()
+    started = time.monotonic()
+    out = Path(out)
+    data = out / "data"
+    write_generated_voc(data, seed=seed, train=train_pictures, test=test_pictures)
+    display.say(f"drew {train_pictures} training and {test_pictures} test pictures: {data}")
+    result = train(
+        data,
+        detector=DEMO_DETECTOR,
+        out=out / "run",
+        minutes=minutes,
+        backbone_weights="none",
+        seed=seed,
+        display=display,
+    )
+    test_names = (data / "ImageSets" / "Main" / "test.txt").read_text().split()[:12]
+    pictures = [str(data / "JPEGImages" / f"{name}.jpg") for name in test_names]
+    predict(result.folder, pictures, out=out / "predictions", display=display)
+    display.say(
+        f"done in {duration(time.monotonic() - started)}: AP50 {result.metrics['voc']['map_area']:.3f}. "
+        f"Look at {result.folder / 'report.html'} and {out / 'predictions'}"
+    )
+    return result.metrics

@@ -1,0 +1,60 @@
+"""Turn another project's checkpoint into a model file of ours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from onestage.detectors import build
+from onestage.errors import UserError
+from onestage.structures import Categories
+from onestage.training.checkpoint import save_model
+from onestage.training.logging import Display
+from onestage.weights import Report, import_weights
+
+MOST_CATEGORIES_BYTES = 1 << 20
+
+
+def import_checkpoint(
+    file: str | os.PathLike[str],
+    *,
+    detector: str,
+    categories: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    layout: str | None = None,
+    display: Display | None = None,
+) -> Report:
+    """Import a checkpoint strictly and write a self-describing model file.
+
+    Args:
+        file: .safetensors or .pth; loading it runs no code.
+        detector: the network it holds.
+        categories: a text file, one class name a line, in label order, without background.
+        out: the `.safetensors` to write.
+        layout: whose entry names; None finds out.
+        display: where the report is printed.
+
+    Raises:
+        UserError: a file that cannot be read, or an entry that does not fit or is not known.
+    """
+    display = display or Display()
+    names = read_names(Path(categories))
+    network = build(detector, len(names))
+    report = import_weights(network, Path(file), layout=layout)
+    display.say(str(report))
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: a model file ends in .safetensors")
+    save_model(out, network, network.state_dict(), Categories.from_names(names), imported_from=report.layout)
+    display.say(f"written: {out}")
+    return report
+
+
+def read_names(path: Path) -> list[str]:
+    """The class names of a text file, one a line; blank lines are passed over."""
+    if path.stat().st_size > MOST_CATEGORIES_BYTES:
+        raise UserError(f"{path}: over {MOST_CATEGORIES_BYTES:,} bytes; expected one class name a line")
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"{path}: no class name in it; write one a line")
+    return names

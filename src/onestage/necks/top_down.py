@@ -1,0 +1,46 @@
+"""The top-down path of feature pyramid networks (Lin et al. 2017, arXiv 1612.03144, 3).
+
+Departures: batch norm after each convolution and ReLU after the 3x3 ones, since it is trained from scratch and in few steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TopDown(nn.Module):
+    """Each map is brought to `channels` by a 1x1 convolution, the coarser result is added, and a 3x3 one smooths.
+
+    Args:
+        channels_in: of each map, finest first.
+        channels: of every map that comes out.
+    """
+
+    def __init__(self, channels_in: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.channels = (channels,) * len(channels_in)
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels)) for c in channels_in
+        )
+        self.smooths = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            )
+            for _ in channels_in
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, channels_in, H, W), finest first, to maps (B, channels, H, W) of the same sizes."""
+        merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+        for finer in reversed(range(len(merged) - 1)):
+            size_hw = merged[finer].shape[-2:]
+            merged[finer] = merged[finer] + F.interpolate(merged[finer + 1], size=size_hw, mode="nearest")
+        return [smooth(x) for smooth, x in zip(self.smooths, merged, strict=True)]

@@ -1,0 +1,164 @@
+"""Post-processing: from every anchor's box and scores to the detections of each picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from onestage.structures import Detections
+
+Nms = Literal["hard", "soft-linear", "soft-gaussian"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How detections are chosen. The defaults are SSD's (Liu 2016, 3.1 and 3.7).
+
+    Attributes:
+        score_threshold: a detection's score is above it.
+        iou_threshold: detections of one class that overlap more than this are one object.
+        candidates_per_class: of each picture and class, those that enter NMS, the best first.
+        max_detections: of each picture, after NMS; None for all.
+        nms: drop what overlaps, or decay its score (Bodla 2017, linearly or by a Gaussian).
+        sigma: of the Gaussian decay.
+        class_agnostic: NMS among all classes together.
+    """
+
+    score_threshold: float = 0.01
+    iou_threshold: float = 0.45
+    candidates_per_class: int = 200
+    max_detections: int | None = 200
+    nms: Nms = "hard"
+    sigma: float = 0.5
+    class_agnostic: bool = False
+
+
+def select(
+    boxes_xyxy: Float[Tensor, "B A 4"], scores: Float[Tensor, "B A K"], selection: Selection
+) -> list[Detections]:
+    """The detections of each picture, best first; equal scores stay in the order of anchor, then class.
+
+    Args:
+        boxes_xyxy: one box an anchor, any frame; clipping is the caller's.
+        scores: of every class but the background.
+
+    Returns:
+        One `Detections` a picture, in the frame of the boxes, without names.
+    """
+    boxes_xyxy, scores = boxes_xyxy.float(), scores.float()
+    return [_select_one(boxes, score, selection) for boxes, score in zip(boxes_xyxy, scores, strict=True)]
+
+
+def _select_one(boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection) -> Detections:
+    anchors, labels, scores = _candidates(scores, selection.score_threshold, selection.candidates_per_class)
+    boxes_xyxy = boxes_xyxy[anchors]
+    groups = torch.zeros_like(labels) if selection.class_agnostic else labels
+    if selection.nms == "hard":
+        keep = nms_by_group(boxes_xyxy, scores, groups, selection.iou_threshold)
+    else:
+        decay = "linear" if selection.nms == "soft-linear" else "gaussian"
+        scores = soft_nms(
+            boxes_xyxy, scores, groups, decay, selection.iou_threshold, selection.sigma, selection.score_threshold
+        )
+        order = scores.argsort(descending=True, stable=True)
+        keep = order[scores[order] > selection.score_threshold]
+    keep = keep[: selection.max_detections]
+    return Detections(boxes_xyxy[keep], scores[keep], labels[keep])
+
+
+def _candidates(
+    scores: Float[Tensor, "A K"], score_threshold: float, per_class: int
+) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
+    """Anchor, label and score of the best scores of each class above the threshold, all classes by falling score."""
+    above = scores > score_threshold
+    if 0 < per_class < len(scores) and (above.sum(dim=0) > per_class).any():
+        above &= scores >= scores.topk(per_class, dim=0).values[-1]  # leaves ties, which the rank below cuts
+    anchors, labels = above.nonzero(as_tuple=True)
+    scores = scores[anchors, labels]
+    order = scores.argsort(descending=True, stable=True)
+    anchors, labels, scores = anchors[order], labels[order], scores[order]
+    rank = _rank_within_group(labels)
+    best = rank < per_class
+    return anchors[best], labels[best], scores[best]
+
+
+def _rank_within_group(groups: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
+    """How many earlier rows are of the same group."""
+    order = groups.argsort(stable=True)
+    counts = groups.bincount()
+    first = counts.cumsum(0) - counts
+    rank = torch.empty_like(groups)
+    rank[order] = torch.arange(len(groups), device=groups.device) - first[groups[order]]
+    return rank
+
+
+def nms_by_group(
+    boxes_xyxy: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], groups: Int64[Tensor, " N"], iou_threshold: float
+) -> Int64[Tensor, " M"]:
+    """Non-maximum suppression within each group: the kept rows in their own order. Boxes may be of any frame.
+
+    One call for all groups. torchvision may do it by moving each group to a place of its own, counted from the origin,
+    so boxes come as float64 (a float32 among 80 classes has 8 bits left for a pixel's fraction) and not below 0.
+    """
+    if len(boxes_xyxy) == 0:
+        return groups
+    boxes_xyxy = boxes_xyxy.double()
+    return batched_nms(boxes_xyxy - boxes_xyxy.min(), scores.double(), groups, iou_threshold).sort().values
+
+
+def soft_nms(
+    boxes_xyxy: Float[Tensor, "N 4"],
+    scores: Float[Tensor, " N"],
+    groups: Int64[Tensor, " N"],
+    decay: Literal["linear", "gaussian"],
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    score_threshold: float = 0.0,
+) -> Float[Tensor, " N"]:
+    """Soft-NMS within each group: each score decayed by the better boxes that it overlaps.
+
+    Args:
+        boxes_xyxy: any frame; the area is (x1 - x0) * (y1 - y0).
+        groups: rows of one group see each other; picture and class, or the picture alone.
+        decay: "linear" multiplies by 1 - IoU above `iou_threshold`; "gaussian" by exp(-IoU^2 / sigma) at any IoU.
+        score_threshold: stop where all that remains is below; those rows' scores are decayed by better ones only.
+
+    Returns:
+        The decayed scores, in the order of the rows; keep those that reach the threshold.
+
+    Source: Bodla 2017, figure 2 and equations 1, 3. All groups take their next best box in the same step.
+    """
+    if len(scores) == 0:
+        return scores
+    group, column = groups.unique(return_inverse=True)[1], _rank_within_group(groups)
+    height, width = int(group.max()) + 1, int(column.max()) + 1
+    table, is_open = scores.new_zeros((height, width)), group.new_zeros((height, width), dtype=torch.bool)
+    table[group, column], is_open[group, column] = scores, True  # (G, rows of the largest group)
+    boxes = boxes_xyxy.new_zeros((height, width, 4))
+    boxes[group, column] = boxes_xyxy
+    for _ in range(width):
+        best_score, best = table.masked_fill(~is_open, -torch.inf).max(dim=1, keepdim=True)  # (G, 1)
+        if not (best_score >= score_threshold).any():
+            break
+        is_open = is_open.scatter(1, best, False)
+        iou = _iou_with_one(boxes, boxes.gather(1, best[..., None].expand(-1, -1, 4)))
+        weight = torch.where(iou > iou_threshold, 1 - iou, 1.0) if decay == "linear" else (-(iou**2) / sigma).exp()
+        table = torch.where(is_open, table * weight, table)
+    return table[group, column]
+
+
+def _iou_with_one(boxes_xyxy: Float[Tensor, "G N 4"], one_xyxy: Float[Tensor, "G 1 4"]) -> Float[Tensor, "G N"]:
+    """IoU of each group's boxes with its one box; 0 where both have no area."""
+    size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
+    one_size = one_xyxy[..., 2:] - one_xyxy[..., :2]
+    overlap = torch.minimum(boxes_xyxy[..., 2:], one_xyxy[..., 2:]) - torch.maximum(
+        boxes_xyxy[..., :2], one_xyxy[..., :2]
+    )
+    overlap = overlap.clamp(min=0).prod(dim=-1)
+    union = size.prod(dim=-1) + one_size.prod(dim=-1) - overlap
+    return torch.where(union > 0, overlap / union, 0.0)

@@ -1,0 +1,157 @@
+"""What a run says while it works: one progress line on a terminal, a line an epoch elsewhere, and `log.csv`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One interval of training: a row of `log.csv`. Losses are means over the interval, per positive anchor."""
+
+    step: int
+    epoch: float
+    images: int  # seen since the run began
+    lr: float
+    loss: float
+    classification_loss: float
+    box_loss: float
+    images_per_second: float
+    seconds: float  # of training since the run began
+    map_area: float | None = None  # VOC AP at IoU 0.5, in the rows where the run was evaluated
+
+
+class LogFile:
+    """`log.csv`, appended row by row; a resumed run drops the rows after its checkpoint."""
+
+    def __init__(self, path: Path, *, resume_at_step: int = 0) -> None:
+        kept = [row for row in read_log(path) if row.step <= resume_at_step] if resume_at_step else []
+        self._file: TextIO = path.open("w", newline="")
+        self._writer = csv.DictWriter(self._file, [f.name for f in fields(LogRow)])
+        self._writer.writeheader()
+        for row in kept:
+            self.write(row)
+
+    def write(self, row: LogRow) -> None:
+        values = {name: f"{v:.6g}" if isinstance(v, float) else v for name, v in asdict(row).items()}
+        self._writer.writerow(values)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_log(path: Path) -> list[LogRow]:
+    """The rows of a `log.csv`; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            LogRow(
+                step=int(row["step"]),
+                epoch=float(row["epoch"]),
+                images=int(row["images"]),
+                lr=float(row["lr"]),
+                loss=float(row["loss"]),
+                classification_loss=float(row["classification_loss"]),
+                box_loss=float(row["box_loss"]),
+                images_per_second=float(row["images_per_second"]),
+                seconds=float(row["seconds"]),
+                map_area=float(row["map_area"]) if row["map_area"] else None,
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+class Display:
+    """The terminal side of a run."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._last_epoch_line = -1
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self.console.print(line, markup=False)
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[facts]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task("training", total=1.0, facts="starting ...")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def training(self, row: LogRow, progress: float, epochs: float) -> None:
+        """Show the newest interval; without a terminal, one line an epoch."""
+        facts = (
+            f"epoch {row.epoch:.1f}/{epochs:.1f}  step {row.step}  loss {row.loss:.3f} "
+            f"(class {row.classification_loss:.3f} box {row.box_loss:.3f})  "
+            f"{row.images_per_second:.1f} images/s  lr {row.lr:.2g}  ETA {duration(eta(row.seconds, progress))}"
+        )
+        if self._progress is not None:
+            self._progress.update(self._task, completed=progress, facts=facts)
+        elif int(row.epoch) > self._last_epoch_line:
+            self._last_epoch_line = int(row.epoch)
+            self.say(f"{progress:4.0%}  {facts}")
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """A bar for another piece of work (evaluation, checks, drawing) of `total` units."""
+        if self._progress is not None:
+            task = self._progress.add_task(name, total=total, facts="")
+            yield Stage(self._progress, task, total)
+            self._progress.remove_task(task)
+        elif self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[facts]}"))
+            with Progress(*columns, console=self.console, transient=True) as progress:
+                yield Stage(progress, progress.add_task(name, total=total, facts=""), total)
+        else:
+            yield Stage(None, TaskID(0), total)
+
+
+class Stage:
+    """The progress of one piece of work."""
+
+    def __init__(self, progress: Progress | None, task: TaskID, total: int) -> None:
+        self._progress, self._task, self._total, self._done = progress, task, total, 0
+
+    def advance(self, units: int = 1) -> None:
+        self._done += units
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self._done, facts=f"{self._done}/{self._total}")
+
+
+def eta(seconds: float, progress: float) -> float:
+    """The seconds left, when `progress` (0 to 1) of the work took `seconds`."""
+    return seconds * (1 - progress) / progress if progress > 0 else float("inf")
+
+
+def duration(seconds: float) -> str:
+    """`0:42`, `12:07`, `3:04:09`."""
+    if seconds == float("inf"):
+        return "?"
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"

@@ -1,0 +1,102 @@
+"""The optimizer's parameter groups, and the running average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from onestage.errors import UserError
+from onestage.training.recipe import Recipe
+
+
+def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> None:
+    """Stop training the parameters whose name starts with one of `prefixes`.
+
+    Raises:
+        UserError: a prefix that no parameter has.
+    """
+    for prefix in prefixes:
+        frozen = [parameter for name, parameter in detector.named_parameters() if name.startswith(prefix)]
+        if not frozen:
+            first = next(iter(detector.named_parameters()))[0]
+            raise UserError(f"frozen: no parameter's name starts with {prefix!r}; names look like {first!r}")
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or AdamW over four groups: backbone or not, with weight decay or not (biases, norms and scales: none).
+
+    Each group keeps its own factor on the scheduled rate in `group["rate_factor"]`.
+    """
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            rate_factor = recipe.backbone_learning_rate_factor if name.startswith("backbone.") else 1.0
+            weight_decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rate_factor, weight_decay), []).append(parameter)
+    parameters = [
+        {"params": group, "rate_factor": rate_factor, "weight_decay": weight_decay}
+        for (rate_factor, weight_decay), group in groups.items()
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.learning_rate, foreach=True)
+    return torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum, foreach=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set every group to the scheduled rate times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["rate_factor"]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, detector: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state as `{"parameter name/entry": tensor}`."""
+    return {
+        f"{name}/{entry}": value
+        for name, parameter in detector.named_parameters()
+        for entry, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, detector: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Read `optimizer_tensors` back."""
+    parameters = dict(detector.named_parameters())
+    for key, value in tensors.items():
+        name, entry = key.rsplit("/", 1)
+        parameter = parameters[name]
+        if value.ndim:
+            value = value.to(device=parameter.device, memory_format=_memory_format(parameter))
+        optimizer.state[parameter][entry] = value
+
+
+def _memory_format(parameter: Tensor) -> torch.memory_format:
+    channels_last = parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+class AveragedWeights:
+    """An exponential moving average of a network's parameters and buffers.
+
+    The decay grows from 0.1 to its value in the first steps, so that the random beginning is soon forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after `step` steps."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        averages, latest = [], []
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                averages.append(self.tensors[name])
+                latest.append(tensor)
+            else:
+                self.tensors[name].copy_(tensor)
+        torch._foreach_lerp_(averages, latest, weight)

@@ -1,0 +1,108 @@
+"""A recipe: every setting of a training run, as one frozen value.
+
+The functions in `onestage.recipes` return these; `recipe.json` in a run folder holds the one that was used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from onestage.data.augment import Augmentation
+from onestage.errors import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, how, and for how long. Exactly one of `epochs`, `steps` and `minutes` is set.
+
+    Learning-rate schedules are functions of the run's progress (0 to 1), so a recipe keeps its shape when its length
+    is changed. See `onestage.training.schedule`.
+    """
+
+    detector: str = "ssd300-vgg16"
+
+    # --- the length of the run
+    epochs: float | None = None
+    steps: int | None = None
+    minutes: float | None = None  # of training; set-up and evaluations are not counted
+    batch_size: int = 32
+    repeat: int = 1  # an epoch shows every picture this many times
+
+    # --- the network
+    anchor_sizes: tuple[float, ...] | None = None  # pixels of the network's input; None: the detector's own
+    neck: Literal["none", "top_down"] | None = None  # None: the detector's own
+    frozen: tuple[str, ...] = ()  # parameters whose name starts so are not trained
+
+    # --- the loss (Liu 2016, 2.2)
+    negatives_per_positive: float = 3.0
+    box_loss_weight: float = 1.0
+
+    # --- the optimizer; biases and norms have no weight decay
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 1e-3
+    backbone_learning_rate_factor: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    gradient_clip: float | None = None  # largest norm of the whole gradient
+    ema_decay: float | None = None  # of the averaged weights that are evaluated and kept
+
+    # --- the schedule
+    schedule: Literal["steps", "cosine", "one_cycle"] = "steps"
+    milestones: tuple[float, ...] = ()  # fractions of the run after which the rate is divided by ten
+    warmup_steps: int = 0
+
+    # --- data
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    workers: int | None = None  # None: chosen from the machine
+
+    # --- the rest
+    evaluations: int = 8  # evenly over the run; the last is at its end
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        lengths = [name for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise UserError(f"recipe: {' and '.join(lengths)} are both set; a run has one length, so give one of them")
+        for name in ("epochs", "steps", "minutes", "batch_size", "repeat", "learning_rate", "evaluations"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"recipe: {name} is {value}; expected a number above 0")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise UserError(f"recipe: milestones are {self.milestones}; expected rising fractions between 0 and 1")
+
+    def with_length(
+        self, *, epochs: float | None = None, steps: int | None = None, minutes: float | None = None
+    ) -> Recipe:
+        """The same recipe over another length; unchanged where none is given."""
+        if epochs is None and steps is None and minutes is None:
+            return self
+        return replace(self, epochs=epochs, steps=steps, minutes=minutes)
+
+    def with_settings(self, settings: dict[str, Any]) -> Recipe:
+        """The same recipe with the fields of `settings` that are not None."""
+        return replace(self, **{name: value for name, value in settings.items() if value is not None})
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
+        """Read `as_dict` back, from JSON too (lists become tuples).
+
+        Raises:
+            UserError: a field that this version does not know.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise UserError(f"recipe: unknown field {unknown[0]!r}; it was written by another version of onestage")
+        values = {name: _tuples(value) for name, value in settings.items()}
+        values["augmentation"] = Augmentation(**{k: _tuples(v) for k, v in settings["augmentation"].items()})
+        return cls(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,199 @@
+"""Reading weight files of strangers: no code of theirs runs, and nothing is believed before it is bounded.
+
+- The kind of a file is told by its first bytes, not by its name.
+- safetensors: the header's length is bounded before it is parsed (a 13 MB header costs seconds).
+- .pth: a pickle is a program. Its instructions are listed first, without running them; one that names anything but the
+  few functions that rebuild a plain tensor is refused with that name. Then `torch.load(weights_only=True)`, whose own
+  list of allowed names is wider and can be widened by any library that is imported, reads it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickletools
+import struct
+import zipfile
+from collections.abc import Mapping
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from onestage.errors import UserError
+
+MAX_HEADER_BYTES = 1_000_000  # of a safetensors file
+MAX_PICKLE_BYTES = 16_000_000  # of a .pth file without its tensors' numbers
+
+# Keys under which training programs keep the weights beside their optimiser; the first that is there is taken.
+STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "net", "weights")
+
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+ALLOWED_NAMES = frozenset(
+    {
+        "collections OrderedDict",
+        "collections Counter",  # a step schedule's milestones
+        "torch Size",
+        "torch device",
+        "torch.nn.parameter Parameter",
+        "torch._utils _rebuild_parameter",
+        "torch._utils _rebuild_tensor",
+        "torch._utils _rebuild_tensor_v2",
+        "torch.storage UntypedStorage",
+        *(f"torch {kind}Storage" for kind in _STORAGES),
+        *(f"torch.cuda {kind}Storage" for kind in _STORAGES),
+        *(f"torch {kind}" for kind in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
+    }
+)
+# Opcodes that fetch something by name or code, other than GLOBAL, whose name is looked at.
+_REFUSED_OPCODES = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "PERSID"})
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch before 1.6: this number, then four more pickles, then the numbers
+_LEGACY_PICKLES = 5
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a weight file by their entry names, on the CPU.
+
+    Takes safetensors and PyTorch's .pth / .pt (both of its formats); in a training checkpoint the entry that holds the
+    weights is found. A `module.` before every name (DataParallel) is taken off.
+
+    Raises:
+        UserError: nothing there, not a weight file, damaged, too large a header, or a pickle that would run code.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    if start.startswith(b"PK\x03\x04") or start.startswith(b"\x80"):
+        return _plain_state_dict(_read_pickled(path, zipped=start.startswith(b"PK")), path)
+    if start[8:9] == b"{":
+        return _without_prefix(read_safetensors(path)[0])
+    raise UserError(
+        f"{path}: not a weight file (it starts with {start[:12]!r}); expected .safetensors or a PyTorch .pth"
+    )
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU) and metadata of a safetensors file, whose header is bounded before it is parsed.
+
+    Raises:
+        UserError: nothing there, not a safetensors file, damaged, or a header of more than 1 MB.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    size = path.stat().st_size
+    header_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+    if not 2 <= header_bytes <= size - 8:
+        raise UserError(f"{path}: not a safetensors file, or cut short ({size} bytes); use another copy")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise UserError(
+            f"{path}: its header has {header_bytes} bytes; expected at most {MAX_HEADER_BYTES}; use another copy"
+        )
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged safetensors file ({_first_line(error)}); use another copy") from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected weights as .safetensors or .pth")
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read_pickled(path: Path, *, zipped: bool) -> Any:
+    with path.open("rb") as file:
+        try:
+            names = _names_in_zip(file, path) if zipped else _names_in_legacy(file, path)
+        except UserError:
+            raise
+        except (ValueError, OSError, IndexError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: damaged .pth file ({_first_line(error)}); use another copy") from error
+        refused = sorted(names - ALLOWED_NAMES)
+        if refused:
+            raise UserError(
+                f"{path}: loading it would call {refused[0].replace(' ', '.')}, which no table of tensors needs; it "
+                "was not loaded; save the state dict alone, as .safetensors"
+            )
+        file.seek(0)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in torch's readers in many ways
+            raise UserError(f"{path}: cannot be read as weights ({_first_line(error)}); use another copy") from error
+
+
+def _names_in_zip(file: BufferedReader, path: Path) -> set[str]:
+    """What the pickle of a .pth since torch 1.6 (a zip of stored entries) names."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise UserError(f"{path}: a compressed archive; torch writes its files uncompressed; unpack it first")
+        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        if [Path(entry.filename).name for entry in pickles] != ["data.pkl"]:
+            raise UserError(f"{path}: not a .pth file of tensors (a TorchScript program?); bring a state dict")
+        if pickles[0].file_size > MAX_PICKLE_BYTES:
+            raise UserError(f"{path}: its table has {pickles[0].file_size} bytes; expected at most {MAX_PICKLE_BYTES}")
+        return _names_in_pickle(BytesIO(archive.read(pickles[0])), path)[0]
+
+
+def _names_in_legacy(file: BufferedReader, path: Path) -> set[str]:
+    """What the five pickles of a .pth before torch 1.6 name (ssd.pytorch's published files are of this kind)."""
+    names: set[str] = set()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+        for number in range(_LEGACY_PICKLES):
+            found, first_integer = _names_in_pickle(stream, path)
+            if number == 0 and first_integer != _LEGACY_MAGIC:
+                raise UserError(f"{path}: a pickle that torch did not write; bring .safetensors or a PyTorch .pth")
+            names |= found
+    return names
+
+
+def _names_in_pickle(stream: BytesIO | mmap.mmap, path: Path) -> tuple[set[str], int | None]:
+    """The names that one pickle would fetch ("module name"), and the first integer in it; nothing is run.
+
+    The stream is left behind the pickle's end.
+    """
+    names: set[str] = set()
+    first_integer = None
+    start = stream.tell()
+    for opcode, argument, position in pickletools.genops(cast(IO[bytes], stream)):
+        if opcode.name in _REFUSED_OPCODES:
+            raise UserError(f"{path}: its pickle uses {opcode.name}, which torch's files do not; it was not loaded")
+        if opcode.name == "GLOBAL":
+            names.add(str(argument))
+        if first_integer is None and isinstance(argument, int) and opcode.name.startswith("LONG"):
+            first_integer = argument
+        if (position or 0) - start > MAX_PICKLE_BYTES:
+            raise UserError(f"{path}: its table is longer than {MAX_PICKLE_BYTES} bytes; it was not loaded")
+    return names, first_integer
+
+
+def _plain_state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
+    for key in STATE_DICT_KEYS:
+        if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping):
+            payload = payload[key]
+            break
+    if not isinstance(payload, Mapping) or not payload:
+        raise UserError(f"{path}: holds {type(payload).__name__}, not a state dict (entry names with their tensors)")
+    for name, value in payload.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise UserError(f"{path}: entry {name!r} is {type(value).__name__}; expected tensors only in a state dict")
+    return _without_prefix({name: value.detach() for name, value in payload.items()})
+
+
+def _without_prefix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    if state_dict and all(name.startswith("module.") for name in state_dict):
+        return {name.removeprefix("module."): value for name, value in state_dict.items()}
+    return state_dict
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

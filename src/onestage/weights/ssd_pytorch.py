@@ -1,0 +1,19 @@
+"""amdegroot/ssd.pytorch: the layout of its SSD300 checkpoints.
+
+Its head channels are ordered (anchor, class) and (anchor, coordinate), background first, and its anchors within a cell
+as ours (golden `ssd_pytorch_ssd300_vgg16`). Its data path subtracts the means (104, 117, 123) from BGR and then turns
+the picture to RGB.
+"""
+
+from __future__ import annotations
+
+from onestage.weights.layout import Layout, flat_extras, heads, vgg16_modules
+
+SSD_PYTORCH = Layout(
+    name="ssd_pytorch",
+    project="amdegroot/ssd.pytorch",
+    modules={**vgg16_modules("vgg.{}"), **flat_extras("extras.{}"), **heads("conf.{}", "loc.{}")},
+    entries={"L2Norm.weight": "backbone.conv4_3_norm.scale"},
+    marker="L2Norm.weight",
+    mean=(123.0, 117.0, 104.0),
+)

@@ -1,0 +1,18 @@
+"""Run by pytest before any test module: shapes and types in signatures are checked in the whole test run."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: the test processes share the machine's cores, so each takes one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Every annotation such as Float[Tensor, "B A 4"] in src is checked at each call (jaxtyping, with shape_checks.check).
+install_import_hook("onestage", "shape_checks.check")
+
+# The same examples in every run, and no time limit an example: the machines that run this are slow and shared.
+settings.register_profile("onestage", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("onestage")

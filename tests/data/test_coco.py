@@ -1,0 +1,272 @@
+"""COCO folders. Reliability cases: coco-odd, boxes, classes. pycocotools is the oracle of the metrics."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections import Counter
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import write_coco_folder
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from onestage.data.coco import coco_splits, normal_id, read_coco
+from onestage.data.table import Table
+from onestage.errors import UserError
+from onestage.evaluation.coco import coco_metrics
+from onestage.structures import Categories, DetectionTable
+
+
+def clean_content(pictures: int = 6, seed: int = 0) -> dict:
+    """Sparse category ids, boxes of every size, some crowds, one picture without objects."""
+    rng = np.random.default_rng(seed)
+    images = [{"id": 10 * n + 7, "file_name": f"{n:012}.jpg", "height": 240, "width": 320} for n in range(pictures)]
+    annotations = []
+    for image in images[:-1]:
+        for _ in range(5):
+            x, y = (float(v) for v in rng.integers(0, 150, 2))
+            w, h = (float(v) for v in rng.integers(5, 90, 2))
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image["id"],
+                "bbox": [x, y, w, h],
+                "area": w * h * 0.8,
+            }
+            crowd = len(annotations) % 7 == 3
+            segment = {"size": [240, 320], "counts": [100, 76_700]} if crowd else [[x, y, x + w, y, x + w, y + h]]
+            more = {"category_id": int(rng.choice([1, 18, 90])), "iscrowd": int(crowd), "segmentation": segment}
+            annotations.append(annotation | more)
+    names = {90: "toothbrush", 1: "person", 18: "dog"}
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for number, name in names.items()],
+    }
+
+
+def one_picture(*annotations: dict, **image: object) -> dict:
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 60, "width": 80} | image],
+        "annotations": [{"id": n, "image_id": 1, "category_id": 1} | a for n, a in enumerate(annotations)],
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+    }
+
+
+def detections_near(table: Table, seed: int = 1) -> DetectionTable:
+    """Shifted copies of the objects and some noise, scored at random."""
+    rng = np.random.default_rng(seed)
+    truth = table.ground_truth()
+    count = len(truth.labels)
+    rows = rng.integers(0, count, 3 * count)
+    boxes_xyxy = truth.boxes_xyxy[rows] + rng.normal(0, 3, (3 * count, 4))
+    boxes_xyxy[:, 2:] = np.maximum(boxes_xyxy[:, 2:], boxes_xyxy[:, :2] + 1)
+    scores = rng.permutation(3 * count) / (3 * count)
+    return DetectionTable(truth.image_index[rows], truth.labels[rows], scores, boxes_xyxy)
+
+
+def pycocotools_numbers(content: dict, table: Table, found: DetectionTable) -> list[float]:
+    """The 12 numbers of the JSON itself, the detections translated to its ids."""
+    with redirect_stdout(io.StringIO()):
+        truth = COCO()
+        setattr(truth, "dataset", copy.deepcopy(content))
+        truth.createIndex()
+        rows = [
+            [int(table.image_id(image)), *box[:2], *(box[2:] - box[:2]), score, table.categories.source_ids[label]]
+            for image, box, score, label in zip(
+                found.image_index, found.boxes_xyxy, found.scores, found.labels, strict=True
+            )
+        ]
+        evaluator = COCOeval(truth, truth.loadRes(np.array(rows)), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return list(evaluator.stats)
+
+
+def test_sparse_ids_become_labels_in_the_order_of_the_ids(tmp_path: Path) -> None:
+    content = one_picture({"bbox": [10, 20, 30, 5.5], "area": 99.5, "category_id": 18, "iscrowd": 1})
+    table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
+    assert problems == []
+    assert table.categories == Categories(("person", "dog"), (1, 18))
+    np.testing.assert_array_equal(table.boxes_xyxy, [(10, 20, 40, 25.5)])
+    assert (table.labels.tolist(), table.ignored.tolist(), table.areas.tolist()) == ([1], [True], [99.5])
+    assert table.image_name(0) == "train2017/a.jpg"
+
+
+def test_pictures_without_objects_are_kept(tmp_path: Path) -> None:
+    table, problems = read_coco(write_coco_folder(tmp_path, one_picture()), "train2017")
+    assert (len(table), len(table.labels), problems) == (1, 0, [])
+
+
+@pytest.mark.parametrize("place", ["images/train2017", "images", ".", "train2017/sub"])
+def test_pictures_are_found_where_people_put_them(place: str, tmp_path: Path) -> None:
+    content = one_picture(file_name="sub/a.jpg" if place.endswith("sub") else "a.jpg")
+    write_coco_folder(tmp_path, content)
+    if not place.endswith("sub"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train2017" / "a.jpg").rename(tmp_path / place / "a.jpg")
+    table, problems = read_coco(tmp_path, "train2017")
+    assert (table.image_name(0), problems) == (f"{place}/a.jpg".removeprefix("./"), [])
+
+
+def test_roboflows_layout_is_read_too(tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, one_picture(), split="valid")
+    (tmp_path / "annotations" / "instances_valid.json").rename(tmp_path / "valid" / "_annotations.coco.json")
+    assert coco_splits(tmp_path) == ["valid"]
+    table, _ = read_coco(tmp_path, "valid")
+    assert table.image_name(0) == "valid/a.jpg"
+
+
+def test_coco_odd_the_metrics_of_the_clean_set_are_pycocotools(tmp_path: Path) -> None:
+    content = clean_content()
+    table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
+    found = detections_near(table)
+    assert problems == []
+    numbers = coco_metrics(table.ground_truth(), found, len(table.categories))
+    np.testing.assert_allclose(list(numbers.values()), pycocotools_numbers(content, table, found), atol=1e-8)
+
+
+def test_coco_odd_ids_in_any_spelling_and_rubbish_beside_give_the_clean_sets_table_and_metrics(tmp_path: Path) -> None:
+    clean = clean_content()
+    odd = copy.deepcopy(clean)
+    for n, image in enumerate(odd["images"]):
+        image["id"] = (str(image["id"]), float(image["id"]), image["id"])[n % 3]
+    for n, annotation in enumerate(odd["annotations"]):
+        annotation["image_id"] = (float(annotation["image_id"]), str(annotation["image_id"]))[n % 2]
+        annotation["category_id"] = (str(annotation["category_id"]), float(annotation["category_id"]))[n % 2]
+        annotation["id"] = 0 if n == 0 else 3  # pycocotools alone would lose the first and mix the rest
+        if not annotation["iscrowd"]:
+            del annotation["iscrowd"]
+    good = odd["annotations"][0]
+    odd["annotations"] += [
+        dict(good),  # twice
+        good | {"image_id": 999},
+        good | {"category_id": 55},
+        good | {"bbox": [5, 5, -3, 4]},
+        good | {"bbox": [5, 5, 0, 4]},
+        good | {"bbox": [float("nan"), 5, 3, 4]},
+        good | {"bbox": [5, 5, float("inf"), 4]},
+        good | {"bbox": [400, 5, 3, 4]},
+        good | {"bbox": [5, 5, 3]},
+        good | {"bbox": "5 5 3 4"},
+        good | {"bbox": [5, 5, 10**400, 4]},
+        {"id": 1},
+    ]
+    odd["images"].append({"id": 5, "file_name": "lost.jpg", "height": 9, "width": 9})
+    table, _ = read_coco(write_coco_folder(tmp_path / "clean", clean), "train2017")
+    write_coco_folder(tmp_path / "odd", odd)
+    (tmp_path / "odd" / "train2017" / "lost.jpg").unlink()
+    odd_table, problems = read_coco(tmp_path / "odd", "train2017")
+    for name in ("boxes_xyxy", "labels", "ignored", "areas", "first_object", "image_ids", "image_sizes_hw"):
+        np.testing.assert_array_equal(getattr(odd_table, name), getattr(table, name), err_msg=name)
+    found = detections_near(table)
+    assert coco_metrics(odd_table.ground_truth(), found, 3) == coco_metrics(table.ground_truth(), found, 3)
+    kinds = Counter(problem.kind for problem in problems)
+    assert kinds == {
+        "duplicate-object": 1,
+        "id": 2,
+        "class": 1,
+        "box-empty": 2,
+        "box-not-finite": 3,
+        "box-outside": 1,
+        "annotation": 2,
+        "missing-picture": 1,
+    }
+
+
+def test_coco_odd_without_area_the_boxes_own_is_taken_and_told_once(tmp_path: Path) -> None:
+    content = one_picture(
+        {"bbox": [0, 0, 10, 20]}, {"bbox": [0, 0, 3, 4], "area": -1}, {"bbox": [1, 1, 2, 2], "area": 3}
+    )
+    table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
+    assert table.areas.tolist() == [200.0, 12.0, 3.0]
+    assert [(problem.kind, problem.severity) for problem in problems] == [("area", "notice")]
+    assert "2 objects have no usable area" in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        ({"id": None}, "id"),
+        ({"id": 1.5}, "id"),
+        ({"id": True}, "id"),
+        ({"width": 0}, "no-size"),
+        ({"height": None}, "no-size"),
+        ({"width": float("nan")}, "no-size"),
+        ({"file_name": 5}, "annotation"),
+        ({"file_name": "../../secret.jpg"}, "path"),
+        ({"file_name": "/etc/secret.jpg"}, "path"),
+        ({"file_name": "a.jpg\0"}, "path"),
+    ],
+)
+def test_coco_odd_a_picture_that_can_not_be_used_is_named_and_left_out(image: dict, kind: str, tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, one_picture())
+    content = one_picture()
+    content["images"][0] |= image
+    write_coco_folder(tmp_path, content, pictures=False)
+    table, problems = read_coco(tmp_path, "train2017")
+    assert len(table) == 0
+    assert [problem.kind for problem in problems] == [kind]
+
+
+def test_coco_odd_a_repeated_image_id_is_named(tmp_path: Path) -> None:
+    content = one_picture({"bbox": [0, 0, 10, 20], "area": 200})
+    content["images"].append(content["images"][0] | {"id": "1"})
+    table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
+    assert (len(table), len(table.labels)) == (1, 1)
+    assert [(problem.kind, problem.severity) for problem in problems] == [("id", "error")]
+
+
+def test_classes_a_models_list_is_matched_by_name_and_what_it_lacks_is_named(tmp_path: Path) -> None:
+    boxes = [{"bbox": [0, 0, 9, 9], "area": 9, "category_id": number} for number in (1, 18)]
+    model_classes = Categories(("dogs", "cat", "person"), (5, 6, 7))
+    table, problems = read_coco(write_coco_folder(tmp_path, one_picture(*boxes)), "train2017", model_classes)
+    assert table.categories == model_classes
+    assert table.labels.tolist() == [2]
+    assert [(problem.kind, problem.object_number) for problem in problems] == [("class", 2)]
+    assert "class 'dog' is not among" in problems[0].message
+    assert "the nearest is 'dogs'" in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "the name 'a'"),
+        ([{"id": 1, "name": "a"}, {"id": "1", "name": "b"}], "the id 1"),
+        ([{"id": 1}], "needs a whole number as id and a name"),
+        ([{"id": "x", "name": "a"}], "needs a whole number as id and a name"),
+        ("none", "no list of categories"),
+    ],
+)
+def test_classes_a_category_list_that_makes_no_sense_stops(categories: object, message: str, tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, one_picture() | {"categories": categories})
+    with pytest.raises(UserError, match=message):
+        read_coco(tmp_path, "train2017")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"images": [1], "annotations": [], "categories": []}', "[" * 100_000])
+def test_what_is_no_coco_file_stops_with_its_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text(text)
+    with pytest.raises(UserError, match=r"instances_val\.json"):
+        read_coco(tmp_path, "val")
+
+
+def test_a_missing_split_lists_the_others(tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, one_picture())
+    with pytest.raises(UserError, match="no such split; there is train2017"):
+        read_coco(tmp_path, "val2017")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(7, "7"), (7.0, "7"), ("7", "7"), ("007", "7"), ("a7", "a7"), (0, "0"), (-1, "-1"), (7.5, None), (True, None)],
+)
+def test_an_id_has_one_spelling(value: object, expected: str | None) -> None:
+    assert normal_id(value) == expected
+    assert normal_id(json.loads(json.dumps(value))) == expected

@@ -1,0 +1,140 @@
+"""The validator. Reliability cases: bad-pictures (before training), boxes; and the real sets, where they are."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import voc_xml, write_picture, write_voc_folder
+from PIL import Image
+
+from onestage.data import choose_splits, read_dataset
+from onestage.data.validate import Problem, drop_bad, errors, summary, validate_images
+from onestage.data.voc import read_voc
+from onestage.evaluation.voc import voc_average_precision
+from onestage.structures import DetectionTable
+
+SHARED = Path(os.environ.get("ONESTAGE_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"
+
+
+def test_a_clean_set_has_no_problems(tmp_path: Path) -> None:
+    table, problems = read_voc(write_voc_folder(tmp_path, {"a": voc_xml(), "b": voc_xml()}), "train")
+    assert problems + validate_images(table) == []
+    assert summary([]) == ""
+
+
+def test_bad_pictures_are_all_named_before_training_and_dropped_where_asked(tmp_path: Path) -> None:
+    names = ("cut", "empty", "good", "gone", "html", "png", "turned", "wide")
+    write_voc_folder(tmp_path, {name: voc_xml([("cat", 5, 5, 20, 20)]) for name in names})
+    table, problems = read_voc(tmp_path, "train")
+    assert problems == []
+    pictures = tmp_path / "JPEGImages"
+    (pictures / "cut.jpg").write_bytes((pictures / "cut.jpg").read_bytes()[:-200])
+    (pictures / "empty.jpg").write_bytes(b"")
+    (pictures / "gone.jpg").unlink()
+    (pictures / "html.jpg").write_text("<!DOCTYPE html>")
+    write_picture(pictures / "other.png")
+    (pictures / "other.png").rename(pictures / "png.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60)).save(pictures / "turned.jpg", exif=exif)
+    write_picture(pictures / "wide.jpg", (60, 81))
+    problems = validate_images(table)
+    assert [(problem.file, problem.kind, problem.severity) for problem in problems] == [
+        ("JPEGImages/cut.jpg", "unreadable-picture", "error"),
+        ("JPEGImages/empty.jpg", "unreadable-picture", "error"),
+        ("JPEGImages/gone.jpg", "missing-picture", "error"),
+        ("JPEGImages/html.jpg", "unreadable-picture", "error"),
+        ("JPEGImages/png.jpg", "extension", "notice"),
+        ("JPEGImages/turned.jpg", "size", "error"),
+        ("JPEGImages/wide.jpg", "size", "error"),
+    ]
+    assert "60x80 once upright (EXIF orientation 6), its annotation says 80x60" in problems[5].message
+    assert str(problems[0]).count("cut.jpg") == 1
+    assert len(errors(problems)) == 6
+    kept = drop_bad(table, problems)
+    assert [kept.image_id(i) for i in range(len(kept))] == ["good", "png"]
+    assert validate_images(kept) == [problems[4]]
+
+
+def test_the_other_formats_are_decoded_to_prove_them_whole(tmp_path: Path) -> None:
+    write_voc_folder(tmp_path, {name: voc_xml() for name in ("a", "b")})
+    for name, extension in (("a", "gif"), ("b", "tiff")):
+        (tmp_path / "JPEGImages" / f"{name}.jpg").unlink()
+        write_picture(tmp_path / "JPEGImages" / f"{name}.{extension}")
+    table, _ = read_voc(tmp_path, "train")
+    assert validate_images(table) == []
+    for path in (tmp_path / "JPEGImages").iterdir():
+        path.write_bytes(path.read_bytes()[:1500])
+    assert [problem.kind for problem in validate_images(table)] == ["unreadable-picture"] * 2
+
+
+def test_the_summary_counts_every_kind_and_shows_errors_first_up_to_a_limit() -> None:
+    notice = Problem("n.xml", 1, "clipped", "box-border", "notice")
+    many = [notice, *(Problem(f"{n}.xml", None, "damaged", "annotation") for n in range(30))]
+    lines = summary(many, limit=3).splitlines()
+    assert lines == [
+        "30 errors: annotation",
+        "1 notice: box-border",
+        "  0.xml: damaged",
+        "  1.xml: damaged",
+        "  2.xml: damaged",
+        "  ... and 28 more",
+    ]
+    assert str(notice) == "n.xml, object 1: clipped"
+
+
+def test_boxes_the_ap_of_a_spoilt_set_is_the_clean_ones(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clean, spoilt = {}, {}
+    for n in range(8):
+        starts, sides = rng.integers(1, 30, (4, 2)), rng.integers(5, 30, (4, 2))
+        good = [("cat", *start, *end) for start, end in zip(starts.tolist(), (starts + sides).tolist(), strict=True)]
+        bad = [("cat", "nan", 1, 5, 5), ("cat", 9, 9, 3, 12), ("cat", -50, 1, -10, 5), ("cat", 5, 5, 500, 9), good[0]]
+        clean[f"p{n}"], spoilt[f"p{n}"] = voc_xml(good), voc_xml(good + bad)
+    table, problems = read_voc(write_voc_folder(tmp_path / "clean", clean), "train")
+    assert errors(problems) == []
+    spoilt_table, spoilt_problems = read_voc(write_voc_folder(tmp_path / "spoilt", spoilt), "train")
+    assert len(errors(spoilt_problems)) == 8 * 4
+    truth = table.ground_truth()
+    rows = rng.integers(0, len(truth.labels), 60)
+    boxes_xyxy = truth.boxes_xyxy[rows] + rng.normal(0, 2, (60, 4))
+    found = DetectionTable(truth.image_index[rows], truth.labels[rows], rng.random(60), boxes_xyxy)
+    expected = voc_average_precision(truth, found, 1).per_class[0]
+    result = voc_average_precision(spoilt_table.ground_truth(), found, 1).per_class[0]
+    assert (result.ap_area, result.ap_11point) == (expected.ap_area, expected.ap_11point)
+    assert 0.0 < result.ap_area < 1.0
+
+
+@pytest.mark.skipif(not (SHARED / "neu-det").is_dir(), reason="the real data sets are not here")
+def test_neu_det_reads_whole_and_fast() -> None:
+    splits = choose_splits(SHARED / "neu-det")
+    assert (splits.train, splits.test, splits.note) == ("trainval", "test", "")
+    began = time.perf_counter()
+    tables, problems = zip(*(read_dataset(SHARED / "neu-det", split) for split in ("trainval", "test")), strict=True)
+    seconds = time.perf_counter() - began
+    assert [len(table) for table in tables] == [1440, 360]
+    duplicates = [problem for found in problems for problem in found]
+    assert {problem.kind for problem in duplicates} == {"duplicate-object"}
+    assert sum(len(table.labels) for table in tables) + len(duplicates) == 4189
+    assert sum(int(table.ignored.sum()) for table in tables) == 81
+    assert tables[0].categories == tables[1].categories
+    assert [problem for table in tables for problem in validate_images(table)] == []
+    assert seconds < 20
+
+
+@pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="the real data sets are not here")
+def test_bccds_two_degenerate_boxes_are_named() -> None:
+    (trainval, problems), (test, test_problems) = (
+        read_dataset(SHARED / "bccd", split) for split in ("trainval", "test")
+    )
+    assert (len(trainval), len(test)) == (292, 72)
+    assert len(trainval.labels) + len(test.labels) + 2 == 4888
+    assert [str(problem) for problem in problems + test_problems] == [
+        "Annotations/BloodImage_00338.xml, object 13: xmax 504 <= xmin 504; fix or delete the box",
+        "Annotations/BloodImage_00343.xml, object 4: xmax 181 <= xmin 181; fix or delete the box",
+    ]
+    assert validate_images(trainval) == []

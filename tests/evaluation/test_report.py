@@ -1,0 +1,127 @@
+"""The report page: complete, self-contained, and safe with names from strangers' files."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from onestage.evaluation import measure
+from onestage.evaluation.examples import ReportExample
+from onestage.evaluation.report import write_report
+from onestage.structures import Categories, Detections, DetectionTable, GroundTruth
+
+EVIL = "<img src=x onerror=alert(1)>"
+VOID = {"meta", "img", "br", "link", "line", "circle", "polygon"}
+LOG = [
+    {"step": s, "epoch": f"{s / 10}", "images": 8 * s, "lr": 0.01, "loss": 3 / s, "classification_loss": 2 / s,
+     "box_loss": 1 / s, "images_per_second": 9, "seconds": 60 * s, "map_area": 0.4 if s % 5 == 0 else ""}
+    for s in range(1, 21)
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about, and checks that elements are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+
+def example(size_hw: tuple[int, int] = (90, 120)) -> ReportExample:
+    found = Detections(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([0.8]), torch.tensor([1]))
+    return ReportExample(
+        name="000012.jpg",
+        image=np.full((*size_hw, 3), 128, dtype=np.uint8),
+        boxes_xyxy=np.array([[10, 10, 60, 60], [70, 5, 110, 40]], dtype=np.float32),
+        labels=np.array([1, 0]),
+        ignored=np.array([False, True]),
+        found=found,
+        quality=0.5,
+    )
+
+
+def written(path: Path, *, names: tuple[str, ...] = ("scratch", "dent", "rust"), with_run: bool = True) -> str:
+    categories = Categories.from_names(names)
+    boxes_xyxy = np.array([[0.0, 0.0, 40.0, 40.0], [5.0, 5.0, 25.0, 25.0]])
+    two = np.array([0, 1])
+    truth = GroundTruth(2, two, two, boxes_xyxy, np.zeros(2, dtype=bool), np.array([1600.0, 400.0]))
+    measured = measure(truth, DetectionTable(two, two, np.array([0.9, 0.8]), boxes_xyxy), categories)
+    file = path / "report.html"
+    write_report(
+        file,
+        title=f"a detector of {names[0]}",
+        metrics=measured.metrics,
+        voc_result=measured.voc,
+        categories=categories,
+        training_log=LOG if with_run else None,
+        best=[example()] if with_run else (),
+        worst=[example((900, 1200))] if with_run else (),
+        settings={"detector": "ssd300", "optimizer": {"momentum": 0.9}} if with_run else None,
+    )
+    return file.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_summary_table_curves_pictures_and_settings(tmp_path: Path) -> None:
+    page = Page(written(tmp_path))
+
+    assert page.open == []
+    for words in ("Losses", "Learning rate", "Best pictures", "Worst pictures", "scratch", "rust", "mean",
+                  "optimizer.momentum", "0.9", "20.0 min", "annotated: 1 scratch, 1 dent", "detected: 1 dent",
+                  "F1 0.50", "no objects or no detections"):  # fmt: skip
+        assert words in page.words, words
+    assert page.tags.count("svg") == 3 + 2  # training, and a curve for each class that has one
+    assert page.tags.count("img") == 4
+
+
+def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
+    text = written(tmp_path)
+
+    assert all(source.startswith("data:image/jpeg;base64,") for source in Page(text).sources)
+    assert not re.search(r"https?://|@import|url\(|<script", text)
+
+
+def test_example_pictures_are_readable_and_of_a_size_for_the_page(tmp_path: Path) -> None:
+    shapes = []
+    for source in Page(written(tmp_path)).sources:
+        data = np.frombuffer(base64.b64decode(source.split(",")[1]), dtype=np.uint8)
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert picture is not None
+        shapes.append(picture.shape[:2])
+
+    assert shapes == [(360, 480)] * 2 + [(420, 560)] * 2
+
+
+def test_class_names_cannot_add_markup(tmp_path: Path) -> None:
+    text = written(tmp_path, names=(EVIL, "dent", "rust"))
+
+    assert EVIL not in text
+    assert EVIL in Page(text).words
+
+
+@pytest.mark.parametrize("heading", ["Training", "Best pictures", "Settings"])
+def test_a_report_of_an_evaluation_alone_leaves_the_run_out(tmp_path: Path, heading: str) -> None:
+    assert heading not in Page(written(tmp_path, with_run=False)).words

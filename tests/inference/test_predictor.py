@@ -1,0 +1,233 @@
+"""Pictures of any size and make in, detections in their own pixels out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from onestage.data.decode import ImageError, decode_image
+from onestage.detectors import Detector, build
+from onestage.errors import UserError
+from onestage.inference.predictor import Picture, Predictor, load, read_picture
+from onestage.postprocess import Selection
+from onestage.structures import Categories, Detections, LossSums, Predictions
+from onestage.training.checkpoint import save_model
+
+
+class RedBoxDetector(Detector):
+    """Finds the one red rectangle of a picture exactly: what the predictor adds can then be judged by itself."""
+
+    name = "red-box"
+    num_classes = 2
+    image_size = 100
+    resize = "stretch"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_sizes: list[int] = []
+
+    def forward(self, images: Tensor) -> Predictions:
+        assert images.dtype == torch.uint8
+        assert images.shape[1:] == (3, 100, 100)
+        self.batch_sizes.append(len(images))
+        red = (images[:, 0].int() - images[:, 1].int()) > 128  # (B, H, W)
+        boxes_xyxy = torch.zeros(len(images), 1, 4)
+        for image, mask in enumerate(red):
+            rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+            if len(rows):
+                edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                boxes_xyxy[image, 0] = torch.stack(edges).float()
+        return Predictions(torch.zeros(len(images), 1, 3), boxes_xyxy)
+
+    def losses(self, predictions: Predictions, targets: object) -> LossSums:
+        raise AssertionError("a predictor does not train")
+
+    def detect(self, predictions: Predictions, selection: Selection) -> list[Detections]:
+        found = [boxes[(boxes[:, 2] > 0)] for boxes in predictions.box_deltas]
+        return [Detections(b, torch.full((len(b),), 0.9), torch.ones(len(b), dtype=torch.int64)) for b in found]
+
+
+CATEGORIES = Categories.from_names(["blue", "red"])
+
+
+def red_box(width: int, height: int, box_xyxy: tuple[int, int, int, int]) -> np.ndarray:
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    x0, y0, x1, y1 = box_xyxy
+    image[y0:y1, x0:x1] = (255, 0, 0)
+    return image
+
+
+def png(image: np.ndarray) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
+
+
+def assert_found(found: Detections, box_xyxy: tuple[int, int, int, int], within: float) -> None:
+    assert found.names == ("blue", "red")
+    assert found.labels.tolist() == [1]
+    np.testing.assert_allclose(found.boxes_xyxy[0].numpy(), box_xyxy, atol=within)
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 100), (400, 200), (50, 300), (3, 3)])
+def test_boxes_are_pixels_of_the_original_picture(predictor: Predictor, width: int, height: int) -> None:
+    box = (width // 3, height // 3, width - width // 3, height - height // 3)
+    one_pixel_of_the_input = max(width, height) / 100
+    assert_found(predictor(red_box(width, height, box)), box, within=one_pixel_of_the_input)
+
+
+def test_every_way_to_give_a_picture_gives_the_same_detections(predictor: Predictor, tmp_path: Path) -> None:
+    box = (40, 60, 120, 180)
+    image = red_box(200, 300, box)
+    (tmp_path / "a.png").write_bytes(png(image))
+    ways: list[Picture] = [image, png(image), tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)]
+    for found in predictor(ways):
+        assert_found(found, box, within=0)
+
+
+def test_a_list_gives_a_list_in_order_whatever_the_batch_size(predictor: Predictor) -> None:
+    boxes = [(0, 0, 10 * n, 20) for n in range(1, 6)]
+    images = [red_box(100, 100, box) for box in boxes]
+    for batch_size in (1, 2, 5, 8):
+        found = predictor(images, batch_size=batch_size)
+        assert [one.boxes_xyxy.tolist() for one in found] == [[list(map(float, box))] for box in boxes]
+    assert predictor(images[:1])[0].boxes_xyxy.tolist() == [[0, 0, 10, 20]]
+    assert predictor([]) == []
+
+
+def test_a_picture_with_nothing_in_it_gives_no_detections(predictor: Predictor) -> None:
+    found = predictor(np.zeros((20, 30, 3), dtype=np.uint8))
+    assert len(found) == 0
+    assert found.boxes_xyxy.shape == (0, 4)
+
+
+def test_an_unreadable_file_is_an_outcome_and_the_rest_go_on(predictor: Predictor, tmp_path: Path) -> None:
+    images = [red_box(100, 50, (0, 0, 10 * n, 10)) for n in range(1, 5)]
+    paths = [tmp_path / f"{n}.png" for n in range(6)]
+    for path, image in zip((paths[0], paths[2], paths[3], paths[5]), images, strict=True):
+        path.write_bytes(png(image))
+    paths[1].write_text("<html>not found</html>")  # paths[4] does not exist
+    for batch_size in (1, 2, 6, 8):
+        results = list(predictor.predict_files(paths, batch_size=batch_size))
+        assert [result.path for result in results] == paths
+        outcomes = [result.outcome for result in results]
+        assert [isinstance(outcome, ImageError) for outcome in outcomes] == [False, True, False, False, True, False]
+        widths = [outcome.boxes_xyxy[0, 2].item() for outcome in outcomes if isinstance(outcome, Detections)]
+        assert widths == [10, 20, 30, 40]
+        assert results[1].image is None
+        np.testing.assert_array_equal(results[2].image, images[1])
+        assert "1.png" in str(outcomes[1])
+    assert [path for path, _ in predictor.predict_paths(paths)] == paths
+
+
+def test_reading_goes_ahead_of_the_network_but_not_far(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(red_box(10, 10, (0, 0, 5, 5))))
+    asked = 0
+
+    def paths() -> Iterator[Path]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield path
+
+    results = cast(Generator[Any, None, None], predictor.predict_files(paths(), batch_size=4))
+    for _ in range(4):
+        next(results)
+    assert 4 < asked <= 4 + 4 + 1
+    results.close()  # leaves no thread behind
+
+
+def test_a_bad_picture_in_a_list_is_an_error(predictor: Predictor) -> None:
+    with pytest.raises(ImageError):
+        predictor([red_box(10, 10, (0, 0, 5, 5)), b"no picture"])
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((4, 4), np.uint8), r"\(4, 4\).*uint8"),
+        (np.zeros((4, 4, 4), np.uint8), r"\(4, 4, 4\)"),
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
+    ],
+)
+def test_an_array_that_is_no_rgb_picture_is_named(array: np.ndarray, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        read_picture(array)
+
+
+def test_a_batch_size_below_one_is_named(predictor: Predictor) -> None:
+    with pytest.raises(UserError, match="batch size 0"):
+        predictor([b""], batch_size=0)
+
+
+def test_categories_that_do_not_fit_the_detector_are_named() -> None:
+    with pytest.raises(UserError, match="red-box knows 2 classes, but 1 names"):
+        Predictor(RedBoxDetector(), Categories.from_names(["red"]), device="cpu")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_pillow_picture_has_the_pixels_that_its_file_has(mode: str) -> None:
+    """Case `modes`."""
+    rng = np.random.default_rng(0)
+    if mode == "I;16":
+        picture = Image.fromarray(rng.integers(0, 65536, (9, 7), dtype=np.uint16))
+    else:
+        picture = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).convert(mode)
+    encoded = io.BytesIO()
+    picture.save(encoded, format="TIFF" if mode == "CMYK" else "PNG")
+    np.testing.assert_array_equal(read_picture(picture), decode_image(encoded.getvalue()))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pillow_picture_is_turned_upright_as_its_file_is(orientation: int) -> None:
+    """Case `modes`, EXIF 1..8."""
+    image = np.zeros((8, 16, 3), dtype=np.uint8)
+    image[:4, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="JPEG", exif=exif, quality=100, subsampling=0)
+    with Image.open(io.BytesIO(encoded.getvalue())) as picture:
+        given = read_picture(picture)
+    expected = decode_image(encoded.getvalue())
+    assert expected.shape == ((8, 16, 3) if orientation <= 4 else (16, 8, 3))
+    np.testing.assert_allclose(given.astype(int), expected, atol=2)  # two JPEG decoders
+
+
+def test_a_pillow_mode_without_rgb_meaning_is_named() -> None:
+    with pytest.raises(ImageError, match="HSV"):
+        read_picture(Image.new("HSV", (4, 4)))
+
+
+def test_a_saved_model_is_loaded_with_its_categories_and_finds_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = build("ssd300-tf_efficientnet_lite0", num_classes=2)
+    save_model(tmp_path / "model.safetensors", detector, detector.state_dict(), CATEGORIES)
+    selection = Selection(score_threshold=0.05)
+    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+
+    found = load(tmp_path, device="cpu", selection=selection, precision="fp32")(image)
+
+    detector.eval()
+    with torch.no_grad():
+        images = torch.from_numpy(image).permute(2, 0, 1)[None]
+        (expected,) = detector.detect(detector(images), selection)
+    assert found.names == ("blue", "red")
+    assert len(expected) > 0
+    torch.testing.assert_close(found.boxes_xyxy, expected.boxes_xyxy, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from ssd300_case import DEVICES, golden, multibox_inputs, multibox_targets, objects, ssd300_anchors
+from torch.testing import assert_close
+
+from onestage.losses import hardest_negatives, multibox_loss
+from onestage.matching import match_anchors
+from onestage.structures import Matches, Predictions
+
+
+def matches_of(kinds: list[str], label: int = 0) -> Matches:
+    """One string a picture, one letter an anchor: p(ositive), n(egative), i(gnored)."""
+    masks = {kind: torch.tensor([[letter == kind for letter in row] for row in kinds]) for kind in "pni"}
+    shape = masks["p"].shape
+    boxes = torch.tensor([0.0, 0, 10, 10]).expand(*shape, 4)
+    return Matches(masks["p"] * label, boxes, masks["p"], masks["n"], masks["i"])
+
+
+def logits_of_background(rows: list[list[float]], classes: int = 2) -> torch.Tensor:
+    """Background logits as told, all others 0: the lower, the harder a negative."""
+    background = torch.tensor(rows)
+    return torch.cat([background[..., None], torch.zeros(*background.shape, classes)], dim=-1)
+
+
+def ten_pixel_anchors(count: int) -> torch.Tensor:
+    return torch.tensor([5.0, 5.0, 10.0, 10.0]).repeat(count, 1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_losses_and_gradients_equal_the_reference(device: str) -> None:
+    case = golden("multibox_loss")
+    class_logits, box_deltas = (tensor.to(device).requires_grad_() for tensor in multibox_inputs())
+    anchors = ssd300_anchors().to(device)
+    matches = match_anchors(anchors, [target.to(torch.device(device)) for target in multibox_targets()])
+    sums = multibox_loss(Predictions(class_logits, box_deltas), matches, anchors)
+    assert sums.num_positives == 112
+    assert float((sums.box / 112).detach()) == pytest.approx(float(case["loss_localization"]), rel=1e-5)
+    assert float((sums.classification / 112).detach()) == pytest.approx(float(case["loss_classification"]), rel=1e-5)
+    ((sums.box + sums.classification) / 112).backward()
+    for tensor, name in ((box_deltas, "grad_box_deltas_abs_sum"), (class_logits, "grad_class_logits_abs_sum")):
+        assert tensor.grad is not None
+        np.testing.assert_allclose(tensor.grad.abs().sum(dim=(1, 2)).cpu(), case[name], rtol=1e-5)
+
+
+def test_the_hardest_negatives_are_three_a_positive_of_each_picture() -> None:
+    logits = logits_of_background([[0, 5, 1, 4, 2, 3, 9], [0, 5, 1, 4, 2, 3, 9]])
+    chosen = hardest_negatives(logits, matches_of(["pnnnnnn", "ppnnnnn"]))
+    assert chosen.int().tolist() == [[0, 0, 1, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1, 1]]
+
+
+def test_ignored_anchors_are_never_hard_negatives() -> None:
+    logits = logits_of_background([[0, -9, 1, 2, 3, 4]])
+    assert hardest_negatives(logits, matches_of(["pinnnn"])).int().tolist() == [[0, 0, 1, 1, 1, 0]]
+    assert hardest_negatives(logits, matches_of(["piiiin"])).int().tolist() == [[0, 0, 0, 0, 0, 1]]
+
+
+def test_a_picture_without_objects_trains_as_background() -> None:
+    logits = logits_of_background([[3, 1, 2, 0, 4]]).requires_grad_()
+    predictions = Predictions(logits, torch.zeros(1, 5, 4))
+    sums = multibox_loss(predictions, matches_of(["nnnnn"]), ten_pixel_anchors(5))
+    # the three anchors with background logits 0, 1, 2 among two classes at 0
+    expected = sum(math.log(math.exp(b) + 2) - b for b in (0, 1, 2))
+    assert float(sums.classification.detach()) == pytest.approx(expected, rel=1e-6)
+    assert (float(sums.box), int(sums.num_positives)) == (0.0, 0)
+    paper = multibox_loss(predictions, matches_of(["nnnnn"]), ten_pixel_anchors(5), minimum_negatives=0)
+    assert float(paper.classification.detach()) == 0.0
+
+
+def test_an_object_of_label_l_is_logit_l_plus_1() -> None:
+    logits = torch.tensor([[[0.0, 0.0, 50.0]]])
+    predictions = Predictions(logits, torch.zeros(1, 1, 4))
+    right = multibox_loss(predictions, matches_of(["p"], label=1), ten_pixel_anchors(1))
+    wrong = multibox_loss(predictions, matches_of(["p"], label=0), ten_pixel_anchors(1))
+    assert float(right.classification) == pytest.approx(0.0)
+    assert float(wrong.classification) == pytest.approx(50.0)
+
+
+def test_the_box_loss_is_smooth_l1_of_the_deltas_of_positives_alone() -> None:
+    deltas = torch.tensor([[[0.5, -2.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]])
+    sums = multibox_loss(Predictions(torch.zeros(1, 2, 3), deltas), matches_of(["pn"]), ten_pixel_anchors(2))
+    assert float(sums.box) == pytest.approx(0.5 * 0.5**2 + (2 - 0.5))
+
+
+@pytest.mark.parametrize(("images", "anchors"), [(0, 5), (0, 0), (2, 0)])
+def test_a_batch_with_nothing_in_it_has_zero_loss(images: int, anchors: int) -> None:
+    predictions = Predictions(torch.zeros(images, anchors, 3), torch.zeros(images, anchors, 4))
+    matches = match_anchors(ten_pixel_anchors(anchors), [objects([])] * images)
+    assert [float(value) for value in multibox_loss(predictions, matches, ten_pixel_anchors(anchors))] == [0, 0, 0]
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
+    predictions = Predictions(torch.tensor([[[0.0, 4.0, 0.0]]]), torch.zeros(1, 1, 4))
+    sums = multibox_loss(predictions, matches_of(["p"]), ten_pixel_anchors(1), label_smoothing=0.3)
+    total = math.log(math.exp(4) + 2)
+    assert float(sums.classification) == pytest.approx(0.8 * (total - 4) + 0.2 * total, rel=1e-6)
+
+
+def test_bfloat16_predictions_are_summed_in_float32() -> None:
+    class_logits, box_deltas = multibox_inputs()
+    anchors = ssd300_anchors()
+    matches = match_anchors(anchors, multibox_targets())
+    half = multibox_loss(Predictions(class_logits.bfloat16(), box_deltas.bfloat16()), matches, anchors)
+    full = multibox_loss(Predictions(class_logits, box_deltas), matches, anchors)
+    assert half.classification.dtype == half.box.dtype == torch.float32
+    assert_close(half.classification, full.classification, rtol=5e-3, atol=0.0)

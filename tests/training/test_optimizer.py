@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import nn
+
+from onestage.errors import UserError
+from onestage.training.optimizer import (
+    AveragedWeights,
+    build_optimizer,
+    freeze,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from onestage.training.recipe import Recipe
+
+
+def network() -> nn.Module:
+    return nn.ModuleDict({"backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "head": nn.Conv2d(4, 2, 1)})
+
+
+def test_biases_and_norms_have_no_weight_decay_and_the_backbone_its_own_rate() -> None:
+    net = network()
+    optimizer = build_optimizer(net, Recipe(weight_decay=0.1, learning_rate=2.0, backbone_learning_rate_factor=0.5))
+    set_learning_rate(optimizer, 2.0)
+    of = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    named = {name: of[id(parameter)] for name, parameter in net.named_parameters()}
+    assert named == {
+        "backbone.0.weight": (1.0, 0.1),
+        "backbone.0.bias": (1.0, 0.0),
+        "backbone.1.weight": (1.0, 0.0),
+        "backbone.1.bias": (1.0, 0.0),
+        "head.weight": (2.0, 0.1),
+        "head.bias": (2.0, 0.0),
+    }
+
+
+def test_frozen_parameters_are_not_trained_and_an_unknown_prefix_is_refused() -> None:
+    net = network()
+    freeze(net, ("backbone.0",))
+    assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["backbone.0.weight", "backbone.0.bias"]
+    assert sum(len(g["params"]) for g in build_optimizer(net, Recipe()).param_groups) == 4
+    with pytest.raises(UserError, match="backbon_"):
+        freeze(net, ("backbon_",))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_optimizers_state_goes_out_and_in_by_parameter_names(kind: str) -> None:
+    def trained(steps: int, state: dict[str, torch.Tensor] | None, weights: dict[str, torch.Tensor] | None):
+        torch.manual_seed(0)
+        net = network()
+        optimizer = build_optimizer(net, Recipe(optimizer=kind, learning_rate=0.1))  # pyright: ignore[reportArgumentType]
+        if state is not None and weights is not None:
+            net.load_state_dict(weights)
+            load_optimizer_tensors(optimizer, net, state)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            net["head"](net["backbone"](torch.ones(2, 3, 5, 5))).square().sum().backward()
+            optimizer.step()
+        return net.state_dict(), optimizer_tensors(optimizer, net)
+
+    straight, _ = trained(4, None, None)
+    weights, state = trained(2, None, None)
+    resumed, _ = trained(2, state, weights)
+    for name, tensor in straight.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_the_average_of_a_constant_is_the_constant_and_follows_a_change_by_its_decay() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 1.0)
+    average = AveragedWeights(net, decay=0.5)
+    average.update(net, step=1000)
+    assert average.tensors["weight"].item() == 1.0
+    nn.init.constant_(net.weight, 3.0)
+    average.update(net, step=1000)
+    assert average.tensors["weight"].item() == 2.0  # 0.5 * 1 + 0.5 * 3
+
+
+def test_the_average_soon_forgets_the_random_beginning() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 0.0)
+    average = AveragedWeights(net, decay=0.999)
+    nn.init.constant_(net.weight, 1.0)
+    average.update(net, step=0)  # decay (1 + 0) / (10 + 0) = 0.1
+    assert average.tensors["weight"].item() == pytest.approx(0.9)

@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from onestage.data.augment import Augmentation
+from onestage.errors import UserError
+from onestage.recipes import RECIPES, named_recipe
+from onestage.training.recipe import Recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_json(name: str) -> None:
+    recipe = named_recipe(name)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_an_augmentation_of_ones_own_survives_json() -> None:
+    recipe = Recipe(augmentation=Augmentation(crop_ious=(0.5,), expand_max=2.0), anchor_sizes=(1.0, 2.0, 3.0))
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_the_papers_schedules() -> None:
+    voc, coco = named_recipe("ssd300-voc0712"), named_recipe("ssd512-coco")
+    assert voc.steps == 120_000
+    assert [round(m * 120_000) for m in voc.milestones] == [80_000, 100_000]  # ssd_pascal.py of the release
+    assert coco.steps == 400_000
+    assert [round(m * 400_000) for m in coco.milestones] == [280_000, 360_000]  # ssd_coco.py of the release
+    for recipe in (voc, coco):  # Liu 2016, 3
+        assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay, recipe.batch_size) == (1e-3, 0.9, 5e-4, 32)
+
+
+def test_another_length_replaces_the_recipes_own() -> None:
+    recipe = Recipe(steps=100)
+    assert recipe.with_length(minutes=3).steps is None
+    assert recipe.with_length(minutes=3).minutes == 3
+    assert recipe.with_length() is recipe
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 10, "epochs": 1.0}, "epochs and steps"),
+        ({"steps": 0}, "steps is 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"milestones": (0.9, 0.5)}, "milestones"),
+        ({"milestones": (80_000.0,)}, "milestones"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Recipe(**settings)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_field_of_another_version_is_named() -> None:
+    with pytest.raises(UserError, match="gradient_noise"):
+        Recipe.from_dict({**Recipe().as_dict(), "gradient_noise": 1})
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="nearest is 'ssd300-voc0712'"):
+        named_recipe("ssd300-voc07")
