@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
@@ -20,15 +20,13 @@ from onestage.training.recipe import Recipe
 
 _LENGTH_AND_DETECTOR = ("detector", "epochs", "steps", "minutes", "seed")
 _RECIPE_TYPES = get_type_hints(Recipe)
-RecipeSettings: Any = make_dataclass(
-    "RecipeSettings",
-    [
-        (field.name, _RECIPE_TYPES[field.name] | None, None)
-        for field in fields(Recipe)
-        if field.name not in (*_LENGTH_AND_DETECTOR, "augmentation")
-    ],
-    frozen=True,
-)
+_SETTINGS = [f.name for f in fields(Recipe) if f.name not in (*_LENGTH_AND_DETECTOR, "augmentation")]
+if TYPE_CHECKING:
+
+    class RecipeSettings: ...
+
+else:  # every other field of a recipe, as an option that is not given
+    RecipeSettings = make_dataclass("RecipeSettings", [(name, _RECIPE_TYPES[name] | None, None) for name in _SETTINGS])
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Train(Common):
     """Leave out pictures and objects that are broken, and say how many, instead of stopping."""
     device: str | None = None
     """cpu, cuda, cuda:1, ... Default: a GPU where there is one."""
-    settings: Annotated[RecipeSettings, arg(name="")] = RecipeSettings()
+    settings: Annotated[RecipeSettings, arg(name="")] = field(default_factory=RecipeSettings)
 
     def run(self) -> None:
         onestage.train(

@@ -36,7 +36,9 @@ class Categories:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"categories: {', '.join(twice)} named more than once; give each class its own name")
         if len(self.source_ids) != len(self.names) or len(set(self.source_ids)) != len(self.source_ids):
-            raise ValueError(f"categories: source ids {self.source_ids} do not name {len(self.names)} classes, once each")
+            raise ValueError(
+                f"categories: source ids {self.source_ids} do not name {len(self.names)} classes, once each"
+            )
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> Categories:
@@ -85,7 +87,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Called by `torch.utils.data.DataLoader(pin_memory=True)`."""
-        targets = [Targets(t.boxes_xyxy.pin_memory(), t.labels.pin_memory(), t.ignored.pin_memory()) for t in self.targets]
+        targets = [
+            Targets(t.boxes_xyxy.pin_memory(), t.labels.pin_memory(), t.ignored.pin_memory()) for t in self.targets
+        ]
         return Batch(self.images.pin_memory(), targets, self.image_indices)
 
 

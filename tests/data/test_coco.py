@@ -73,7 +73,7 @@ def pycocotools_numbers(content: dict, table: Table, found: DetectionTable) -> l
     """The 12 numbers of the JSON itself, the detections translated to its ids."""
     with redirect_stdout(io.StringIO()):
         truth = COCO()
-        setattr(truth, "dataset", copy.deepcopy(content))
+        truth.__dict__["dataset"] = copy.deepcopy(content)  # as COCO(file) reads it
         truth.createIndex()
         rows = [
             [int(table.image_id(image)), *box[:2], *(box[2:] - box[:2]), score, table.categories.source_ids[label]]

@@ -26,7 +26,7 @@ def test_a_channels_last_tensor_is_written_by_its_values(tmp_path: Path) -> None
     assert torch.equal(read_tensors(tmp_path / "x.safetensors")[0]["w"], weight)
 
 
-@pytest.mark.parametrize("offset", [8, 400, -1])
+@pytest.mark.parametrize("offset", [8, 60, -1])
 def test_torn_a_flipped_bit_is_noticed(tmp_path: Path, offset: int) -> None:
     path = tmp_path / "x.safetensors"
     write_tensors(path, TENSORS, {"step": 7})

@@ -37,7 +37,10 @@ def test_biases_and_norms_have_no_weight_decay_and_the_backbone_its_own_rate() -
 def test_frozen_parameters_are_not_trained_and_an_unknown_prefix_is_refused() -> None:
     net = network()
     freeze(net, ("backbone.0",))
-    assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["backbone.0.weight", "backbone.0.bias"]
+    assert [name for name, p in net.named_parameters() if not p.requires_grad] == [
+        "backbone.0.weight",
+        "backbone.0.bias",
+    ]
     assert sum(len(g["params"]) for g in build_optimizer(net, Recipe()).param_groups) == 4
     with pytest.raises(UserError, match="backbon_"):
         freeze(net, ("backbon_",))
@@ -54,7 +57,7 @@ def test_the_optimizers_state_goes_out_and_in_by_parameter_names(kind: str) -> N
             load_optimizer_tensors(optimizer, net, state)
         for _ in range(steps):
             optimizer.zero_grad()
-            net["head"](net["backbone"](torch.ones(2, 3, 5, 5))).square().sum().backward()
+            net.get_submodule("head")(net.get_submodule("backbone")(torch.ones(2, 3, 5, 5))).square().sum().backward()
             optimizer.step()
         return net.state_dict(), optimizer_tensors(optimizer, net)
 

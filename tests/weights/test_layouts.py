@@ -15,7 +15,7 @@ from onestage.errors import UserError
 from onestage.weights import LAYOUTS, import_weights
 
 CASES = [
-    ("ssd_pytorch_ssd300_vgg16", "ssd300-vgg16", "ssd_pytorch", (123.0, 117.0, 104.0)),
+    ("ssd_pytorch_ssd300_vgg16", "ssd300-vgg16", "ssd.pytorch", (123.0, 117.0, 104.0)),
     ("lufficc_ssd300_vgg16", "ssd300-vgg16", "lufficc", (123.0, 117.0, 104.0)),
     ("lufficc_ssd512_vgg16", "ssd512-vgg16", "lufficc", (123.0, 117.0, 104.0)),
     ("seed_ssd300_vgg16", "ssd300-vgg16", "seed", (123.675, 116.28, 103.53)),
@@ -71,7 +71,7 @@ def test_a_file_is_imported_like_its_state_dict(ssd_pytorch_state: dict[str, tor
     torch.save(ssd_pytorch_state, tmp_path / "ssd.pth", _use_new_zipfile_serialization=False)
     first, second = build("ssd300-vgg16"), build("ssd300-vgg16")
     report = import_weights(first, tmp_path / "ssd.safetensors")
-    import_weights(second, tmp_path / "ssd.pth", layout="ssd_pytorch")
+    import_weights(second, tmp_path / "ssd.pth", layout="ssd.pytorch")
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
     assert torch.equal(first.state_dict()["backbone.conv6.bias"], ssd_pytorch_state["vgg.31.bias"])
     assert "71 entries loaded (71 renamed)" in str(report)

@@ -34,7 +34,9 @@ class TimmMaps(FeatureMaps):
         try:
             self.body = timm.create_model(name, features_only=True, pretrained=False)
         except (RuntimeError, AttributeError, AssertionError, KeyError, TypeError) as error:
-            raise UserError(f"backbone {name!r}: timm can't give its feature maps ({error}); use another one") from error
+            raise UserError(
+                f"backbone {name!r}: timm can't give its feature maps ({error}); use another one"
+            ) from error
         feature_info: Any = self.body.feature_info
         reductions: list[int] = feature_info.reduction()
         if not set(STRIDES) <= set(reductions):

@@ -94,8 +94,8 @@ def training_loader(
     start: tuple[int, int] = (0, 0),
     repeat: int = 1,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """Batches without end, from batch `start[1]` of epoch `start[0]` on.
+) -> Generator[Batch, None, None]:
+    """Batches without end, from batch `start[1]` of epoch `start[0]` on. `close()` ends the readers.
 
     Args:
         table: the pictures.
@@ -130,7 +130,7 @@ def _training_keys(
 
 def evaluation_loader(
     table: Table, *, image_size: int, batch_size: int, workers: int = 0, pin_memory: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Every picture once, in the table's order, only resized. Arguments as for `training_loader`."""
     rows = range(len(table))
     keys = (list(rows[first : first + batch_size]) for first in range(0, len(table), batch_size))
@@ -192,7 +192,7 @@ PackedBatches: TypeAlias = Generator[PackedBatch | UserError, None, None]
 
 def _batches(
     samples: TrainingSet | EvaluationSet, keys: Iterable[Sequence[Any]], workers: int, pin_memory: bool
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     reader = _BatchReader(samples)
     packed = _by_processes(reader, keys, workers, pin_memory) if workers else _by_thread(reader, keys, pin_memory)
     with closing(packed):

@@ -84,7 +84,9 @@ def build_from_config(config: dict[str, Any]) -> Detector:
         name, num_classes, settings = config["name"], config["num_classes"], config["settings"]
         normalization = Normalization(*(tuple(config["normalization"][key]) for key in ("mean", "std")))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"detector configuration: {error!r} is missing or wrong; the file is not of this version") from error
+        raise UserError(
+            f"detector configuration: {error!r} is missing or wrong; the file is not of this version"
+        ) from error
     return _ssd(name, SSDConfig.from_dict(settings), num_classes, normalization)
 
 
@@ -101,8 +103,9 @@ def ssd_config(name: str) -> SSDConfig:
         return ON_TIMM[prefix]
     near = difflib.get_close_matches(name, DETECTORS, n=2, cutoff=0.4) or list(DETECTORS)
     raise UserError(
-        f"detector {name!r}: unknown; the nearest are {', '.join(near)}; also {' and '.join(f'{p}-NAME' for p in ON_TIMM)} "
-        "with the NAME of any timm backbone, as ssd300-tf_efficientnet_lite0"
+        f"detector {name!r}: unknown; the nearest are {', '.join(near)}; "
+        f"also {' and '.join(f'{prefix}-NAME' for prefix in ON_TIMM)} with the NAME of any timm backbone, "
+        "as ssd300-tf_efficientnet_lite0"
     )
 
 

@@ -26,7 +26,9 @@ class Normalization:
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
-            raise ValueError(f"normalization: mean {self.mean}, std {self.std}; expected three values each, std above 0")
+            raise ValueError(
+                f"normalization: mean {self.mean}, std {self.std}; expected three values each, std above 0"
+            )
 
 
 IMAGENET = Normalization(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))  # torchvision's, times 255

@@ -216,7 +216,11 @@ class SSD(Detector):
     ) -> LossSums:
         matches = match_anchors(self.anchors_cxcywh, targets, positive_iou=0.5, negative_iou=0.5, keep_best=True)
         return multibox_loss(
-            predictions, matches, self.anchors_cxcywh, self.config.variances, negatives_per_positive=negatives_per_positive
+            predictions,
+            matches,
+            self.anchors_cxcywh,
+            self.config.variances,
+            negatives_per_positive=negatives_per_positive,
         )
 
     @torch.no_grad()
@@ -226,9 +230,7 @@ class SSD(Detector):
         scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # background is logit 0
         return select(boxes_xyxy, scores, selection)
 
-    def set_anchors(
-        self, *, sizes: Sequence[float] | None = None, clip: ClipAnchors | None = None
-    ) -> None:
+    def set_anchors(self, *, sizes: Sequence[float] | None = None, clip: ClipAnchors | None = None) -> None:
         """Lay other anchors: those that imported weights were trained with, or those that fit a data set.
 
         Raises:
@@ -259,7 +261,9 @@ class SSD(Detector):
             maps = on_meta(self).features(images)
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{self.name}: its backbone can't take {self.image_size}-pixel pictures ({reason})") from error
+            raise UserError(
+                f"{self.name}: its backbone can't take {self.image_size}-pixel pictures ({reason})"
+            ) from error
         return [(x.shape[-2], x.shape[-1]) for x in maps]
 
 
@@ -269,7 +273,9 @@ class ExtraLayer(nn.Module):
     def __init__(self, channels_in: int, extra: Extra, batch_norm: bool) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels_in, extra.reduced, kernel_size=1, bias=not batch_norm)
-        self.conv = nn.Conv2d(extra.reduced, extra.channels, extra.kernel, extra.stride, extra.padding, bias=not batch_norm)
+        self.conv = nn.Conv2d(
+            extra.reduced, extra.channels, extra.kernel, extra.stride, extra.padding, bias=not batch_norm
+        )
         self.reduce_norm = nn.BatchNorm2d(extra.reduced) if batch_norm else nn.Identity()
         self.conv_norm = nn.BatchNorm2d(extra.channels) if batch_norm else nn.Identity()
         for conv in (self.reduce, self.conv):
@@ -298,16 +304,17 @@ class MultiBoxHead(nn.Module):
         super().__init__()
         self.num_logits = num_classes + 1
         levels = list(zip(channels, anchors_per_cell, strict=True))
-        self.class_convs = nn.ModuleList(nn.Conv2d(c, a * self.num_logits, 3, padding=1) for c, a in levels)
-        self.box_convs = nn.ModuleList(nn.Conv2d(c, a * 4, 3, padding=1) for c, a in levels)
-        for conv in (*self.class_convs, *self.box_convs):
+        class_convs = [nn.Conv2d(c, a * self.num_logits, 3, padding=1) for c, a in levels]
+        box_convs = [nn.Conv2d(c, a * 4, 3, padding=1) for c, a in levels]
+        for conv in (*class_convs, *box_convs):
             nn.init.xavier_uniform_(conv.weight)  # Liu 2016, 3
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.get_parameter("bias"))
         if background_prior is not None:
             # softmax = prior: exp(bias) / (exp(bias) + K) = prior
             bias = math.log(background_prior / (1 - background_prior) * num_classes)
-            for conv in self.class_convs:
-                nn.init.constant_(conv.bias[:: self.num_logits], bias)
+            for conv in class_convs:
+                nn.init.constant_(conv.get_parameter("bias")[:: self.num_logits], bias)
+        self.class_convs, self.box_convs = nn.ModuleList(class_convs), nn.ModuleList(box_convs)
 
     def forward(self, maps: Sequence[Tensor]) -> Predictions:
         """Maps (B, channels, H, W), one a level, to the outputs of all anchors in the order of `ssd_anchors`."""

@@ -56,9 +56,7 @@ def evaluate(
     loaded = load_model(model)
     data = os.fspath(data)
     split = split or choose_splits(data).test
-    table = open_dataset(
-        data, split, display=display, skip_bad_data=skip_bad_data, categories=loaded.categories
-    )
+    table = open_dataset(data, split, display=display, skip_bad_data=skip_bad_data, categories=loaded.categories)
     compute = choose_compute(device)
     compute.place(loaded.detector)
     model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)

@@ -34,7 +34,9 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
 
 def in_words(about: Description) -> str:
     """The counts, a line each."""
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (about.normalization.mean, about.normalization.std))
+    mean, std = (
+        ", ".join(f"{value:g}" for value in values) for values in (about.normalization.mean, about.normalization.std)
+    )
     return "\n".join(
         [
             f"{about.name}, {about.num_classes} classes and background",

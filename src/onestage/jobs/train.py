@@ -82,39 +82,23 @@ def train(
     if subset is not None:
         train_table = train_table.subset(fraction=subset) if subset < 1 else train_table.subset(count=int(subset))
         display.say(f"training on a subset of {len(train_table):,} pictures")
-
     chosen = _choose_recipe(recipe, detector, train_table, display)
     chosen = chosen.with_length(epochs=epochs, steps=steps, minutes=minutes)
     chosen = chosen.with_settings({**(settings or {}), "detector": detector, "seed": seed})
     folder = RunFolder(_run_folder(out, data, chosen.detector, resume))
     compute = choose_compute(device, chosen.precision)
-    torch.manual_seed(chosen.seed)
-    network = build(
-        chosen.detector, len(train_table.categories), anchor_sizes=chosen.anchor_sizes, neck=chosen.neck
-    )
-    if not resume:
-        display.say(str(load_backbone_weights(network, backbone_weights or "imagenet")))
+    network = _build(chosen, train_table, None if resume else (backbone_weights or "imagenet"), display)
     display.say(_in_one_line(network, compute))
-    trainer = Trainer(
-        network,
-        chosen,
-        train=train_table,
-        test=test_table,
-        folder=folder,
-        compute=compute,
-        display=display,
-        workers=chosen.workers if chosen.workers is not None else usual_workers(),
-    )
+    workers = chosen.workers if chosen.workers is not None else usual_workers()
+    tables = {"train": train_table, "test": test_table}
+    trainer = Trainer(network, chosen, **tables, folder=folder, compute=compute, display=display, workers=workers)
     _start(trainer, resume)
     trainer.run()
+    settings_shown = {"data": data, **chosen.as_dict()}
+    best = load_model(folder.model)
+    log = read_log(folder.log)
     metrics = evaluate_and_report(
-        load_model(folder.model),
-        test_table,
-        folder.root,
-        compute=compute,
-        display=display,
-        log=read_log(folder.log),
-        settings={"data": data, **chosen.as_dict()},
+        best, test_table, folder.root, compute=compute, display=display, log=log, settings=settings_shown
     )
     return TrainResult(folder.root, metrics)
 
@@ -149,6 +133,15 @@ def _choose_recipe(recipe: str | Recipe | None, detector: str | None, table: Tab
     for reason in reasons:
         display.say(f"recipe: {reason}")
     return chosen
+
+
+def _build(recipe: Recipe, table: Table, backbone_weights: str | os.PathLike[str] | None, display: Display) -> Detector:
+    """The network with fresh weights by the recipe's seed, and a backbone from `backbone_weights` if not None."""
+    torch.manual_seed(recipe.seed)
+    network = build(recipe.detector, len(table.categories), anchor_sizes=recipe.anchor_sizes, neck=recipe.neck)
+    if backbone_weights is not None:
+        display.say(str(load_backbone_weights(network, os.fspath(backbone_weights))))
+    return network
 
 
 def _in_one_line(network: Detector, compute: Compute) -> str:

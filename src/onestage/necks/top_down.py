@@ -1,6 +1,7 @@
 """The top-down path of feature pyramid networks (Lin et al. 2017, arXiv 1612.03144, 3).
 
-Departures: batch norm after each convolution and ReLU after the 3x3 ones, since it is trained from scratch and in few steps.
+Departures: batch norm after each convolution and ReLU after the 3x3 ones, since it is trained from scratch and in few
+steps.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class TopDown(nn.Module):
         super().__init__()
         self.channels = (channels,) * len(channels_in)
         self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels)) for c in channels_in
+            nn.Sequential(nn.Conv2d(c, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels))
+            for c in channels_in
         )
         self.smooths = nn.ModuleList(
             nn.Sequential(

@@ -45,7 +45,7 @@ def default_recipe(detector: str, table: Table) -> tuple[Recipe, list[str]]:
         augmentation=MILD,
     )
     reasons = [
-        f"{len(table):,} training pictures: {epochs:g} epochs (about {IMAGES_TO_SEE:,} pictures seen) unless told otherwise",
+        f"{len(table):,} training pictures: {epochs:g} epochs unless told otherwise",
         f"batches of {batch_size}, AdamW at {recipe.learning_rate:g} in one cycle, averaged weights, mild augmentation",
         anchor_reason,
     ]
@@ -62,7 +62,10 @@ def _anchor_sizes(detector: str, table: Table) -> tuple[tuple[float, ...] | None
     if datas < papers + COVERAGE_GAIN:
         return None, f"anchor sizes of the paper: their shapes meet {papers:.1%} of the boxes at IoU 0.5"
     listed = ", ".join(f"{size:.0f}" for size in sizes)
-    return sizes, f"anchor sizes from the data ({listed} px): meet {datas:.1%} of the boxes at IoU 0.5, the paper's {papers:.1%}"
+    return (
+        sizes,
+        f"anchor sizes from the data ({listed} px): meet {datas:.1%} of the boxes at IoU 0.5, not {papers:.1%}",
+    )
 
 
 def boxes_in_input(table: Table, image_size: int) -> Float[np.ndarray, "N 2"]:

@@ -1,8 +1,8 @@
 """The self-describing model file, the training checkpoint, and the folder of a run.
 
-Both files are safetensors: tensors plus a JSON header, so that loading one can't run code. The header holds a SHA-256 of
-the tensors, because safetensors alone doesn't notice a flipped bit. A file is written under a temporary name, flushed to
-the disk and renamed, so a reader sees the old one or the new one and nothing between.
+Both files are safetensors: tensors plus a JSON header, so that loading one can't run code. The header holds a SHA-256
+of the tensors, because safetensors alone doesn't notice a flipped bit. A file is written under a temporary name,
+flushed to the disk and renamed, so a reader sees the old one or the new one and nothing between.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class LoadedModel:
     header: dict[str, Any]
 
 
-def save_model(path: Path, detector: Detector, tensors: Mapping[str, Tensor], categories: Categories, **about: Any) -> None:
+def save_model(
+    path: Path, detector: Detector, tensors: Mapping[str, Tensor], categories: Categories, **about: Any
+) -> None:
     """Write a model file.
 
     Args:
@@ -86,7 +88,7 @@ def save_model(path: Path, detector: Detector, tensors: Mapping[str, Tensor], ca
     write_tensors(path, tensors, header)
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     """Read a model file, or the `model.safetensors` of a run folder.
 
     Raises:

@@ -62,7 +62,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, detector: nn.Module) -> 
     }
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, detector: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, detector: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
     """Read `optimizer_tensors` back."""
     parameters = dict(detector.named_parameters())
     for key, value in tensors.items():
@@ -92,11 +94,8 @@ class AveragedWeights:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after `step` steps."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        averages, latest = [], []
         for name, tensor in network.state_dict().items():
             if tensor.is_floating_point():
-                averages.append(self.tensors[name])
-                latest.append(tensor)
+                self.tensors[name].lerp_(tensor, weight)
             else:
                 self.tensors[name].copy_(tensor)
-        torch._foreach_lerp_(averages, latest, weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,13 +21,13 @@ class Compute:
     dtype: torch.dtype
     reason: str
 
-    def autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> torch.autocast:
         """The context in which the network's forward pass runs; losses stay in float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network there, channels last (what oneDNN and cuDNN convolve fastest)."""
-        return module.to(device=self.device, memory_format=torch.channels_last)
+        return module.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def choose_compute(device: str | None = None, precision: Precision = "auto") -> Compute:

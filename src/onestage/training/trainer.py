@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from onestage.data.loader import batches_per_epoch, training_loader
@@ -91,7 +90,7 @@ class Trainer:
     # --- the loop
 
     def run(self) -> None:
-        """Train to the end of the recipe, or to the first Ctrl-C or SIGTERM, which saves and raises KeyboardInterrupt."""
+        """Train to the end of the recipe. Ctrl-C or SIGTERM saves and raises KeyboardInterrupt."""
         log = LogFile(self.folder.log, resume_at_step=self.position.step)
         interval = Interval(self.position.seconds)
         saved_at = time.monotonic()
@@ -159,7 +158,7 @@ class Trainer:
             raise UserError(
                 f"step {self.position.step + 1}: the loss is {losses.total.item()} (class "
                 f"{losses.classification.item():.4g}, box {losses.box.item():.4g}) at learning rate "
-                f"{self.learning_rate:.2g}; no weight was changed. Resume with a smaller --learning-rate or --gradient-clip 5"
+                f"{self.learning_rate:.2g}; no weight was changed. Resume with a smaller --learning-rate"
             )
 
     # --- where the run stands
@@ -196,7 +195,11 @@ class Trainer:
             if map_area > self.position.best_map_area:
                 self.position.best_map_area = map_area
                 tensors = self.detector.state_dict()
-                facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": self.position.step}
+                facts: dict[str, Any] = {
+                    "recipe": self.recipe.as_dict(),
+                    "map_area": map_area,
+                    "step": self.position.step,
+                }
                 save_model(self.folder.model, self.detector, tensors, self.train_table.categories, **facts)
         self.display.say(
             f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {coco_ap:.4f} (COCO) on "

@@ -63,4 +63,7 @@ def detect_all(
 
 def on_cpu(found: Sequence[Detections]) -> list[Detections]:
     """The same detections in main memory."""
-    return [dataclasses.replace(d, boxes_xyxy=d.boxes_xyxy.cpu(), scores=d.scores.cpu(), labels=d.labels.cpu()) for d in found]
+    return [
+        dataclasses.replace(d, boxes_xyxy=d.boxes_xyxy.cpu(), scores=d.scores.cpu(), labels=d.labels.cpu())
+        for d in found
+    ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from onestage.weights.layout import Layout, flat_extras, heads, vgg16_modules
 
 SSD_PYTORCH = Layout(
-    name="ssd_pytorch",
+    name="ssd.pytorch",
     project="amdegroot/ssd.pytorch",
     modules={**vgg16_modules("vgg.{}"), **flat_extras("extras.{}"), **heads("conf.{}", "loc.{}")},
     entries={"L2Norm.weight": "backbone.conv4_3_norm.scale"},

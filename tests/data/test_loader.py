@@ -1,0 +1,157 @@
+"""Batches depend on (seed, epoch, index) alone: not on workers, not on where a run was resumed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from folders import write_picture
+
+from onestage.data.augment import SSD_PAPER
+from onestage.data.decode import ImageError
+from onestage.data.loader import batches_per_epoch, epoch_order, evaluation_loader, training_loader
+from onestage.data.table import Table, TableBuilder
+from onestage.errors import UserError
+from onestage.structures import Batch, Categories
+
+
+def a_table(root: Path, num_images: int = 7) -> Table:
+    """Pictures of different sizes; picture n has n % 3 objects, labelled 0, 1."""
+    builder = TableBuilder(root, "train", "voc")
+    for index in range(num_images):
+        size_hw = (40 + index, 60)
+        write_picture(root / f"{index}.png", size_hw, seed=index)
+        count = index % 3
+        boxes_xyxy = np.array([[5, 6, 25, 30], [20, 10, 55, 38]][:count], dtype=np.float32).reshape(-1, 4)
+        builder.add(
+            path=f"{index}.png",
+            image_id=str(index),
+            size_hw=size_hw,
+            boxes_xyxy=boxes_xyxy,
+            labels=list(range(count)),
+            ignored=[False, True][:count],
+        )
+    return builder.build(Categories.from_names(["cat", "dog"]))
+
+
+def train(table: Table, count: int, **settings) -> list[Batch]:
+    defaults = {"image_size": 32, "augmentation": SSD_PAPER, "batch_size": 3, "seed": 5}
+    loader = training_loader(table, **(defaults | settings))
+    batches = list(islice(loader, count))
+    loader.close()
+    return batches
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.image_indices, other.image_indices)
+        for targets, others in zip(one.targets, other.targets, strict=True):
+            assert torch.equal(targets.boxes_xyxy, others.boxes_xyxy)
+            assert torch.equal(targets.labels, others.labels)
+            assert torch.equal(targets.ignored, others.ignored)
+
+
+def test_an_epoch_is_a_permutation_and_shows_every_picture_before_one_comes_again() -> None:
+    order = epoch_order(num_images=10, repeat=3, seed=1, epoch=4)
+    assert sorted(order.tolist()) == list(range(30))
+    for turn in range(3):
+        assert sorted((order[10 * turn : 10 * turn + 10] % 10).tolist()) == list(range(10))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {tuple(epoch_order(20, 1, seed, epoch).tolist()) for seed in (0, 1) for epoch in (0, 1, 2)}
+    assert len(orders) == 6
+
+
+def test_an_epoch_has_full_batches_and_at_least_one() -> None:
+    assert batches_per_epoch(10, repeat=1, batch_size=4) == 2
+    assert batches_per_epoch(10, repeat=2, batch_size=4) == 5
+    assert batches_per_epoch(3, repeat=1, batch_size=4) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_a_batch(tmp_path: Path, workers: int) -> None:
+    table = a_table(tmp_path)
+    assert_same(train(table, 5, workers=0), train(table, 5, workers=workers))
+
+
+def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path: Path) -> None:
+    table = a_table(tmp_path)  # two batches an epoch
+    whole = train(table, 8)
+    assert_same(whole[3:], train(table, 5, start=(1, 1)))
+    assert_same(whole[4:], train(table, 4, start=(2, 0)))
+
+
+def test_a_resumed_run_reads_no_earlier_picture(tmp_path: Path) -> None:
+    table = a_table(tmp_path, num_images=6)
+    for sample in epoch_order(6, 1, seed=5, epoch=0)[:3]:
+        table.image_path(int(sample)).unlink()
+    assert len(train(table, 1, start=(0, 1))) == 1
+
+
+def test_a_repeated_picture_is_augmented_anew(tmp_path: Path) -> None:
+    first, second = train(a_table(tmp_path, num_images=1), 2, batch_size=1, repeat=2)
+    assert not torch.equal(first.images, second.images)
+
+
+def test_batches_are_raw_pixels_with_their_objects(tmp_path: Path) -> None:
+    (batch,) = train(a_table(tmp_path), 1, batch_size=7, augmentation=None)
+    assert batch.images.shape == (7, 3, 32, 32)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert sorted(batch.image_indices.tolist()) == [0, 1, 2, 3, 4, 5, 6]
+    for index, targets in zip(batch.image_indices.tolist(), batch.targets, strict=True):
+        assert targets.labels.tolist() == [0, 1][: index % 3]
+        assert targets.ignored.tolist() == [False, True][: index % 3]
+        if index % 3:
+            scale_x, scale_y = 32 / 60, 32 / (40 + index)
+            expected = [5 * scale_x, 6 * scale_y, 25 * scale_x, 30 * scale_y]
+            assert targets.boxes_xyxy[0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_set_smaller_than_a_batch_gives_batches_of_the_whole_set(tmp_path: Path) -> None:
+    batches = train(a_table(tmp_path, num_images=2), 3, batch_size=8)
+    assert [sorted(batch.image_indices.tolist()) for batch in batches] == [[0, 1]] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_shows_every_picture_once_in_order(tmp_path: Path, workers: int) -> None:
+    batches = list(evaluation_loader(a_table(tmp_path), image_size=32, batch_size=3, workers=workers))
+    assert [batch.image_indices.tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_an_empty_table_evaluates_to_no_batch_and_refuses_to_train(tmp_path: Path) -> None:
+    table = a_table(tmp_path, num_images=0)
+    assert list(evaluation_loader(table, image_size=32, batch_size=3)) == []
+    with pytest.raises(UserError, match="no pictures to train on"):
+        train(table, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    table = a_table(tmp_path)
+    table.image_path(4).write_bytes(b"<html>")
+    with pytest.raises(ImageError, match=r"4\.png") as caught:
+        list(evaluation_loader(table, image_size=32, batch_size=3, workers=workers))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_the_reading_thread_reaches_the_training_loop(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="non-negative"):
+        train(a_table(tmp_path), 1, seed=-1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_closing_the_loader_ends_its_thread_and_its_processes(tmp_path: Path, workers: int) -> None:
+    table = a_table(tmp_path)
+    threads = threading.active_count()
+    train(table, 2, workers=workers)
+    assert threading.active_count() == threads
+    assert multiprocessing.active_children() == []
