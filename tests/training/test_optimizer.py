@@ -10,6 +10,7 @@ from onestage.training.optimizer import (
     load_optimizer_tensors,
     optimizer_tensors,
     set_learning_rate,
+    train_mode,
 )
 from onestage.training.recipe import Recipe
 
@@ -86,3 +87,14 @@ def test_the_average_soon_forgets_the_random_beginning() -> None:
     nn.init.constant_(net.weight, 1.0)
     average.update(net, step=0)  # decay (1 + 0) / (10 + 0) = 0.1
     assert average.tensors["weight"].item() == pytest.approx(0.9)
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics_and_the_others_train() -> None:
+    net = nn.ModuleDict({"backbone": nn.BatchNorm2d(3), "head": nn.BatchNorm2d(3)})
+    freeze(net, ("backbone",))
+    train_mode(net)
+    images = 5 + torch.rand(2, 3, 4, 4)
+    for part in ("backbone", "head"):
+        net.get_submodule(part)(images)
+    assert net.get_buffer("backbone.running_mean").tolist() == [0, 0, 0]
+    assert all(mean > 0.5 for mean in net.get_buffer("head.running_mean").tolist())  # 0.1 * (5 to 6)

@@ -53,7 +53,8 @@ def print_table(result: VocResult, categories: Categories, console: Console) -> 
     """Print the table of classes that SSD users know, the mean last; a dash is a class without objects."""
     table = Table(title=f"PASCAL VOC protocol, IoU > {result.iou_threshold:g}", title_justify="left")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "class" else "right", no_wrap=column != "class")
+        justify = "left" if column == "class" else "right"
+        table.add_column(column, justify=justify, overflow="fold", min_width=max(map(len, column.split())))
     rows = table_rows(result, categories)
     for row in rows[:-1]:
         table.add_row(*row)

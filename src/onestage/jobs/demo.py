@@ -12,7 +12,7 @@ from onestage.jobs.predict import predict
 from onestage.jobs.train import train
 from onestage.training.logging import Display, duration
 
-DEMO_DETECTOR = "ssd300-tf_efficientnet_lite0"
+DEMO_DETECTOR = "ssd300-regnetx_002"
 
 
 def demo(

@@ -14,6 +14,8 @@ from onestage.training.recipe import Recipe
 def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> None:
     """Stop training the parameters whose name starts with one of `prefixes`.
 
+    Batch norms among them keep the statistics that they have: see `train_mode`.
+
     Raises:
         UserError: a prefix that no parameter has.
     """
@@ -24,6 +26,16 @@ def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> None:
             raise UserError(f"frozen: no parameter's name starts with {prefix!r}; names look like {first!r}")
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def train_mode(detector: nn.Module) -> None:
+    """Training mode, but for batch norms whose parameters are frozen: they use and keep the statistics they have."""
+    detector.train()
+    for module in detector.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
 
 
 def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

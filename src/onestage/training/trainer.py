@@ -34,6 +34,7 @@ from onestage.training.optimizer import (
     load_optimizer_tensors,
     optimizer_tensors,
     set_learning_rate,
+    train_mode,
 )
 from onestage.training.precision import Compute
 from onestage.training.recipe import Recipe
@@ -95,7 +96,7 @@ class Trainer:
         interval = Interval(self.position.seconds)
         saved_at = time.monotonic()
         with self.display, stop_signals() as stopped:
-            self.detector.train()
+            train_mode(self.detector)
             batches = self.batches()
             while self.progress < 1 and not stopped:
                 started = time.monotonic()

@@ -33,7 +33,7 @@ def detect_all(
     """Detect in every picture of a data set.
 
     Args:
-        detector: placed by `compute`; its training mode is put back afterwards.
+        detector: placed by `compute`; the training mode of each of its parts is put back afterwards.
         table: the pictures.
         compute: the device and numbers to use.
         selection: which detections to keep.
@@ -44,7 +44,7 @@ def detect_all(
     Returns:
         One `Detections` a picture, in the table's order, boxes in the original picture's pixels.
     """
-    was_training = detector.training
+    modes = {module: module.training for module in detector.modules()}
     detector.eval()
     found: list[Detections] = []
     network_hw = (detector.image_size, detector.image_size)
@@ -57,7 +57,8 @@ def detect_all(
             boxes_xyxy = rescale_boxes(one.boxes_xyxy, network_hw, (height, width))
             found.append(dataclasses.replace(one, boxes_xyxy=boxes_xyxy, names=table.categories.names))
         advance(len(sizes_hw))
-    detector.train(was_training)
+    for module, training in modes.items():  # not all the same: frozen batch norms stay in evaluation mode
+        module.training = training
     return found
 
 
