@@ -50,6 +50,13 @@ def test_what_is_written_reads_as_the_same_table(tmp_path: Path) -> None:
     assert again.image_path(0).read_bytes() == table.image_path(0).read_bytes()
 
 
+def test_two_pictures_of_one_stem_are_not_written_over_each_other(tmp_path: Path) -> None:
+    table, _ = read_voc(write_voc_folder(tmp_path / "one", {"a": voc_xml([CAT])}), "train")
+    other, _ = read_voc(write_voc_folder(tmp_path / "two", {"a": voc_xml([CAT])}), "train")
+    with pytest.raises(UserError, match="two pictures are called a"):
+        write_voc(table.join(other), tmp_path / "out")
+
+
 def test_difficult_objects_are_ignored_ones(tmp_path: Path) -> None:
     table, _ = read_voc(
         write_voc_folder(tmp_path, {"a": voc_xml([CAT, ("cat", 1, 1, 9, 9)], difficult=[0, 1])}), "train"

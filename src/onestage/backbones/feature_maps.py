@@ -12,10 +12,13 @@ class FeatureMaps(nn.Module):
     Attributes:
         channels: of each map.
         strides: of each map, pixels of the picture a cell.
+        stem: names, or their beginnings, of the parameters of the first layers: general features on large maps, where
+            much of the time goes. Few pictures need not train them.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    stem: tuple[str, ...]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """One (B, channels, H / stride, W / stride) map a stride."""

@@ -47,10 +47,18 @@ class TimmMaps(FeatureMaps):
         # The last map of a stride has seen most layers.
         self.indices = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
         self.channels = tuple(feature_info.channels()[index] for index in self.indices)
+        self.stem = self._parameters_up_to([one["module"] for one in feature_info.info if one["reduction"] <= 4])
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         maps = self.body(images)
         return [maps[index] for index in self.indices]
+
+    def _parameters_up_to(self, modules: list[str]) -> tuple[str, ...]:
+        """Names of the parameters up to the last of these modules of the body, in timm's order of layers."""
+        names = [name for name, _ in self.named_parameters()]
+        prefixes = tuple(f"body.{form}." for module in modules for form in (module, module.replace(".", "_")))
+        last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
+        return tuple(names[: last + 1])
 
 
 def timm_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -19,6 +19,7 @@ class VGG16Reduced(FeatureMaps):
 
     channels = (512, 1024)
     strides = (8, 16)
+    stem = ("conv1_", "conv2_")
 
     def __init__(self) -> None:
         super().__init__()

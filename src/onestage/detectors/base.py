@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from onestage.backbones import FeatureMaps
 from onestage.postprocess import Selection
 from onestage.structures import Detections, LossSums, Predictions, Targets
 
@@ -67,6 +68,7 @@ class Detector(nn.Module):
         resize: how a picture is brought to that size.
         anchors_cxcywh: (A, 4) in pixels of the input.
         normalize: the first layer.
+        backbone: what ImageNet weights go into.
         cells: (height, width, anchors of a cell) of each level.
     """
 
@@ -76,6 +78,7 @@ class Detector(nn.Module):
     resize: Literal["stretch"]
     anchors_cxcywh: Tensor
     normalize: Normalize
+    backbone: FeatureMaps
     cells: tuple[tuple[int, int, int], ...]
 
     def forward(self, images: Images) -> Predictions:

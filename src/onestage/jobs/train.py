@@ -82,7 +82,8 @@ def train(
     if subset is not None:
         train_table = train_table.subset(fraction=subset) if subset < 1 else train_table.subset(count=int(subset))
         display.say(f"training on a subset of {len(train_table):,} pictures")
-    chosen = _choose_recipe(recipe, detector, train_table, display)
+    pretrained = str(backbone_weights) != "none"
+    chosen = _choose_recipe(recipe, detector, train_table, pretrained, display)
     chosen = chosen.with_length(epochs=epochs, steps=steps, minutes=minutes)
     chosen = chosen.with_settings({**(settings or {}), "detector": detector, "seed": seed})
     folder = RunFolder(_run_folder(out, data, chosen.detector, resume))
@@ -124,12 +125,14 @@ def _open_both(
     )
 
 
-def _choose_recipe(recipe: str | Recipe | None, detector: str | None, table: Table, display: Display) -> Recipe:
+def _choose_recipe(
+    recipe: str | Recipe | None, detector: str | None, table: Table, pretrained: bool, display: Display
+) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if recipe is not None:
         return named_recipe(recipe)
-    chosen, reasons = default_recipe(detector or "ssd300-vgg16", table)
+    chosen, reasons = default_recipe(detector or "ssd300-vgg16", table, pretrained=pretrained)
     for reason in reasons:
         display.say(f"recipe: {reason}")
     return chosen

@@ -15,12 +15,13 @@ IMAGES_TO_SEE = 60_000  # where no length is given: enough for a few thousand pi
 COVERAGE_GAIN = 0.02  # anchors made for the data must meet so many more of its boxes to be worth a departure
 
 
-def default_recipe(detector: str, table: Table) -> tuple[Recipe, list[str]]:
+def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Recipe, list[str]]:
     """A recipe for this detector and data, and the reason of every choice that the data made.
 
     Args:
         detector: its name.
         table: the training pictures.
+        pretrained: whether the backbone starts with ImageNet weights.
 
     Raises:
         UserError: an unknown detector.
@@ -34,6 +35,7 @@ def default_recipe(detector: str, table: Table) -> tuple[Recipe, list[str]]:
         epochs=epochs,
         batch_size=batch_size,
         anchor_sizes=anchor_sizes,
+        train_stem=not pretrained,
         optimizer="adamw",
         learning_rate=2e-4 if from_imagenet_vgg else 2e-3,
         backbone_learning_rate_factor=0.5,
@@ -49,6 +51,8 @@ def default_recipe(detector: str, table: Table) -> tuple[Recipe, list[str]]:
         f"batches of {batch_size}, AdamW at {recipe.learning_rate:g} in one cycle, averaged weights, mild augmentation",
         anchor_reason,
     ]
+    if pretrained:
+        reasons.append("the backbone's first layers keep their ImageNet weights, which saves a third of the time")
     return recipe, reasons
 
 

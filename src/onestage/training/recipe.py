@@ -32,6 +32,7 @@ class Recipe:
     # --- the network
     anchor_sizes: tuple[float, ...] | None = None  # pixels of the network's input; None: the detector's own
     neck: Literal["none", "top_down"] | None = None  # None: the detector's own
+    train_stem: bool = True  # False: the backbone's first layers (`FeatureMaps.stem`) keep their weights
     frozen: tuple[str, ...] = ()  # parameters whose name starts so are not trained
 
     # --- the loss (Liu 2016, 2.2)

@@ -84,6 +84,8 @@ class Trainer:
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
         compute.place(detector)
         freeze(detector, recipe.frozen)
+        if not recipe.train_stem:
+            freeze(detector, tuple(f"backbone.{name}" for name in detector.backbone.stem))
         self.optimizer = build_optimizer(detector, recipe)
         self.average = AveragedWeights(detector, recipe.ema_decay) if recipe.ema_decay else None
         self.position = Position()
