@@ -54,8 +54,8 @@ def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimize
         for (rate_factor, weight_decay), group in groups.items()
     ]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.learning_rate, foreach=True)
-    return torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum, foreach=True)
+        return torch.optim.AdamW(parameters, lr=recipe.learning_rate, fused=True)
+    return torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -1,12 +1,14 @@
-"""Where and in which numbers a network runs: the device, the autocast type, the memory format."""
+"""Where and in which numbers a network runs: the device, the autocast type, the memory format, the heap."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onestage.errors import UserError
 
@@ -27,6 +29,8 @@ class Compute:
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network there, channels last (what oneDNN and cuDNN convolve fastest)."""
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            wide_depthwise_in_float32(module)
         return module.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
@@ -59,3 +63,39 @@ def _bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
             return True, "this processor has AMX"
         return False, "this processor has no AMX"
     return False, f"bfloat16 is not tried on {device.type}"
+
+
+class _InFloat32:
+    """Put before a convolution's class: float32 inside autocast, too. The output has the input's type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            convolved: Tensor = super().forward(x.float())  # pyright: ignore[reportAttributeAccessIssue]
+        return convolved.to(x.dtype)
+
+
+def wide_depthwise_in_float32(module: nn.Module) -> None:
+    """Let the depthwise convolutions of kernels above 3x3 leave bfloat16.
+
+    oneDNN has no fast gradient for their bfloat16 weights: 94 ms for 16 maps of (672, 19, 19) and a 5x5 kernel, 18 ms in
+    float32. In tf_efficientnet_lite0 they are half of a training step.
+    """
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1 and max(conv.kernel_size) > 3:
+            cls: Any = type(conv)
+            if not issubclass(cls, _InFloat32):
+                conv.__class__ = type(cls.__name__, (_InFloat32, cls), {})
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step instead of returning it to the kernel, which would hand it out again
+    page by page, zeroed: a fifth of a training step on CPUs. Changes nothing elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    mallopt(trim_threshold, -1)
+    mallopt(mmap_max, 0)

@@ -36,7 +36,7 @@ from onestage.training.optimizer import (
     set_learning_rate,
     train_mode,
 )
-from onestage.training.precision import Compute
+from onestage.training.precision import Compute, keep_freed_memory
 from onestage.training.recipe import Recipe
 from onestage.training.schedule import learning_rate_factor
 from onestage.training.validation import detect_all, on_cpu
@@ -82,6 +82,7 @@ class Trainer:
         self.detector, self.recipe = detector, recipe
         self.train_table, self.test_table = train, test
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
+        keep_freed_memory()
         compute.place(detector)
         freeze(detector, recipe.frozen)
         if not recipe.train_stem:
