@@ -273,7 +273,7 @@ def main(options: Options) -> None:
     test, _ = read_dataset(options.data, splits.test, table.categories)
     console.print(f"{len(table)} training and {len(test)} test pictures; {compute.reason}")
     model = build(options.network, len(table.categories), options.backbone_weights)
-    compute.place(model)
+    model = model.to(compute.device).to(memory_format=cast(Any, torch.channels_last))  # none of `Compute.place`'s mends
     run = train(model, table, options, settings, compute)
     measured = measure(test.ground_truth(), detect(model, test, options, compute), table.categories)
     print_table(measured.voc, table.categories, console)

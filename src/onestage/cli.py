@@ -174,10 +174,18 @@ class Import(Common):
     """The model file to write (.safetensors)."""
     layout: str | None = None
     """ssd.pytorch, lufficc, seed, torchvision. Default: found out from the entry names."""
+    anchor_sizes: tuple[float, ...] | None = None
+    """Sizes of the anchors that it was trained with, pixels. Default: the paper's for VOC. SSD300's for COCO are
+    21 45 99 153 207 261 315, SSD512's 20.48 51.2 133.12 215.04 296.96 378.88 460.8 542.72."""
 
     def run(self) -> None:
         onestage.import_checkpoint(
-            self.file, detector=self.detector, categories=self.categories, out=self.out, layout=self.layout
+            self.file,
+            detector=self.detector,
+            categories=self.categories,
+            out=self.out,
+            layout=self.layout,
+            anchor_sizes=self.anchor_sizes,
         )
 
 

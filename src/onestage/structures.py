@@ -85,13 +85,6 @@ class Batch:
         images = self.images.to(device, non_blocking=True)
         return Batch(images, [t.to(device) for t in self.targets], self.image_indices)
 
-    def pin_memory(self) -> Batch:
-        """Called by `torch.utils.data.DataLoader(pin_memory=True)`."""
-        targets = [
-            Targets(t.boxes_xyxy.pin_memory(), t.labels.pin_memory(), t.ignored.pin_memory()) for t in self.targets
-        ]
-        return Batch(self.images.pin_memory(), targets, self.image_indices)
-
 
 class Predictions(NamedTuple):
     """A detector's raw output, the same in training and in evaluation mode."""

@@ -33,6 +33,26 @@ def test_counts_are_the_references(
     assert about.anchors_per_cell == per_cell
 
 
+def test_a_quick_start_adds_batch_norms_and_travels_in_the_configuration() -> None:
+    detector = build("ssd300-vgg16", 20, quick_start=True)
+    # The paper's 26,285,486, a scale and a shift for conv6 and conv7 (1,024 channels each) and the extras (1,920
+    # without conv11_2's 256, which has none), whose biases go.
+    assert describe(detector).parameters == 26_285_486 + 2 * 2_048 + 2 * 1_664 - 1_664
+    again = build_from_config(json.loads(json.dumps(config_of(detector))))
+    assert again.state_dict().keys() == detector.state_dict().keys()
+    assert "backbone.conv6_norm.running_mean" in again.state_dict()
+
+
+def test_a_quick_starts_head_begins_near_the_class_balance_of_mining() -> None:
+    detector = build("ssd300-vgg16", 20, quick_start=True)
+    maps = [torch.randn(1, channels, 4, 4) for channels in (512, 1024, 512, 256, 256, 256)]
+    with torch.no_grad():
+        predictions = detector.get_submodule("head")(maps)
+    assert predictions.class_logits[..., 1:].std() == pytest.approx(0.3, rel=0.2)  # the maps' borders have less
+    background = predictions.class_logits.softmax(dim=-1)[..., 0].mean()
+    assert background == pytest.approx(0.75, abs=0.02)  # 3 of 4 anchors that mining keeps
+
+
 @pytest.mark.parametrize("neck", ["none", "top_down"])
 @pytest.mark.parametrize(
     ("name", "anchors"), [("ssd300-test_efficientnet", 8_732), ("ssd512-test_efficientnet", 24_564)]

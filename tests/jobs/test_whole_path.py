@@ -218,6 +218,14 @@ def test_bad_data_stops_before_training_or_is_left_out_by_choice(
     assert "1 pictures and 0 objects" in capsys.readouterr().out
 
 
+def test_batches_of_one_picture_are_refused_where_batch_norms_are_trained(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--detector", DETECTOR, "--steps", 1, "--batch-size", 1, "--backbone-weights", "none", "--out", tmp_path)
+    assert run("train", data, *words) == 1
+    assert "--batch-size 2" in capsys.readouterr().err
+
+
 def test_the_demo_writes_its_data_run_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onestage.jobs.demo.DEMO_DETECTOR", DETECTOR)
     display = Display(Console(quiet=True))
@@ -240,6 +248,20 @@ def test_import_writes_a_model_file_from_another_projects_names(tmp_path: Path) 
     assert loaded.categories.names == ("cat", "dog")
     ours, others = loaded.detector.state_dict(), theirs.state_dict()
     assert torch.equal(ours["backbone.conv1_1.weight"], others["backbone.features.0.weight"])
+
+
+def test_import_lays_anchors_of_the_sizes_that_are_given(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from weights.reference_checkpoints import checkpoint
+
+    save_file(checkpoint("ssd_pytorch_ssd300_vgg16"), tmp_path / "theirs.safetensors")
+    (tmp_path / "names.txt").write_text("\n".join(f"class {number}" for number in range(20)))
+    words = ("--detector", "ssd300-vgg16", "--categories", tmp_path / "names.txt", "--out", tmp_path / "m.safetensors")
+    sizes = (21, 45, 99, 153, 207, 261, 315)  # of the release's COCO model
+    assert run("import", tmp_path / "theirs.safetensors", *words, "--anchor-sizes", *sizes) == 0
+    anchors_cxcywh = load_model(tmp_path / "m.safetensors").detector.anchors_cxcywh
+    torch.testing.assert_close(anchors_cxcywh[0], torch.tensor([4.0, 4, 21, 21]))
+    torch.testing.assert_close(anchors_cxcywh[1, 2:], torch.full((2,), (21 * 45) ** 0.5))
 
 
 def test_stop_signals_are_left_alone_outside_the_main_thread(trained: Path) -> None:

@@ -12,8 +12,8 @@ class FeatureMaps(nn.Module):
     Attributes:
         channels: of each map.
         strides: of each map, pixels of the picture a cell.
-        stem: names, or their beginnings, of the parameters of the first layers: general features on large maps, where
-            much of the time goes. Few pictures need not train them.
+        stem: names, or their beginnings, of the parameters of the layers up to stride 4: general features, on large
+            maps where much of the time goes. Few pictures need not train them.
     """
 
     channels: tuple[int, ...]

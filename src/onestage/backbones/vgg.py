@@ -19,9 +19,9 @@ class VGG16Reduced(FeatureMaps):
 
     channels = (512, 1024)
     strides = (8, 16)
-    stem = ("conv1_", "conv2_")
+    stem = ("conv1_", "conv2_", "conv3_")
 
-    def __init__(self) -> None:
+    def __init__(self, batch_norm: bool = False) -> None:
         super().__init__()
         self.conv1_1, self.conv1_2 = _conv3x3(3, 64), _conv3x3(64, 64)
         self.conv2_1, self.conv2_2 = _conv3x3(64, 128), _conv3x3(128, 128)
@@ -30,6 +30,8 @@ class VGG16Reduced(FeatureMaps):
         self.conv5_1, self.conv5_2, self.conv5_3 = _conv3x3(512, 512), _conv3x3(512, 512), _conv3x3(512, 512)
         self.conv6 = nn.Conv2d(512, 1024, kernel_size=3, padding=6, dilation=6)  # fc6, every third tap of its 7x7
         self.conv7 = nn.Conv2d(1024, 1024, kernel_size=1)  # fc7
+        self.conv6_norm = nn.BatchNorm2d(1024) if batch_norm else nn.Identity()
+        self.conv7_norm = nn.BatchNorm2d(1024) if batch_norm else nn.Identity()
         # Liu 2016, 3.1: conv4_3 has larger norms than the other maps, so rescale them to 20, and learn the scale.
         self.conv4_3_norm = L2Norm(512, initial_scale=20.0)
         for module in self.modules():
@@ -44,7 +46,8 @@ class VGG16Reduced(FeatureMaps):
         x = F.relu_(F.max_pool2d(self.conv3_3(_relu_all(x, self.conv3_1, self.conv3_2)), 2, ceil_mode=True))
         conv4_3 = _relu_all(x, self.conv4_1, self.conv4_2, self.conv4_3)
         x = _relu_all(F.max_pool2d(conv4_3, 2), self.conv5_1, self.conv5_2, self.conv5_3)
-        conv7 = _relu_all(F.max_pool2d(x, kernel_size=3, stride=1, padding=1), self.conv6, self.conv7)
+        conv6 = F.relu_(self.conv6_norm(self.conv6(F.max_pool2d(x, kernel_size=3, stride=1, padding=1))))
+        conv7 = F.relu_(self.conv7_norm(self.conv7(conv6)))
         return [self.conv4_3_norm(conv4_3), conv7]
 
 

@@ -10,7 +10,17 @@ from typing import Any
 from onestage.backbones import TimmMaps, VGG16Reduced, timm_normalization
 from onestage.detectors.base import IMAGENET, Detector, Normalization
 from onestage.detectors.description import Description, describe
-from onestage.detectors.ssd import SSD, SSD300, SSD300_LIGHT, SSD512, SSD512_LIGHT, ClipAnchors, Neck, SSDConfig
+from onestage.detectors.ssd import (
+    SSD,
+    SSD300,
+    SSD300_LIGHT,
+    SSD512,
+    SSD512_LIGHT,
+    ClipAnchors,
+    Neck,
+    SSDConfig,
+    with_quick_start,
+)
 from onestage.errors import UserError
 
 DETECTORS: dict[str, SSDConfig] = {"ssd300-vgg16": SSD300, "ssd512-vgg16": SSD512}
@@ -38,6 +48,7 @@ def build(
     *,
     anchor_sizes: Sequence[float] | None = None,
     neck: Neck | None = None,
+    quick_start: bool = False,
     clip_anchors: ClipAnchors | None = None,
     normalization: Normalization | None = None,
 ) -> Detector:
@@ -48,6 +59,8 @@ def build(
         num_classes: K, without background.
         anchor_sizes: one a level and one more, pixels of the input; None: the detector's own (the paper's for VOC).
         neck: None: the detector's own ("none" on VGG-16, "top_down" on timm's backbones).
+        quick_start: batch norms in VGG-16's conv6, conv7 and the extras, and a head that starts at the class balance
+            that mining shows it: learns from fewer pictures. The paper's network has neither.
         clip_anchors: see `SSDConfig`; None: the detector's own.
         normalization: None: what the backbone's published ImageNet weights were trained with.
 
@@ -61,6 +74,8 @@ def build(
         neck=neck or config.neck,
         clip_anchors=clip_anchors or config.clip_anchors,
     )
+    if quick_start:
+        config = with_quick_start(config)
     return _ssd(name, config, num_classes, normalization)
 
 
@@ -112,7 +127,7 @@ def ssd_config(name: str) -> SSDConfig:
 def _ssd(name: str, config: SSDConfig, num_classes: int, normalization: Normalization | None) -> SSD:
     ssd_config(name)  # refuses an unknown name
     if name in DETECTORS:
-        return SSD(name, config, VGG16Reduced(), num_classes, normalization or IMAGENET)
+        return SSD(name, config, VGG16Reduced(config.batch_norm), num_classes, normalization or IMAGENET)
     timm_name = name.partition("-")[2]
     backbone = TimmMaps(timm_name)
     return SSD(name, config, backbone, num_classes, normalization or Normalization(*timm_normalization(timm_name)))

@@ -50,6 +50,7 @@ class Extra:
     kernel: int = 3
     stride: int = 1
     padding: int = 0
+    norm: bool = True  # has its own batch norm, in networks that have them; over 1 x 1 maps it leaves mostly noise
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class SSDConfig:
         variances: what deltas are divided by: of the centre, of the size.
         neck: "top_down" merges the backbone's maps (Lin 2017) before the extras and the head.
         neck_channels: of the maps that come out of it.
-        batch_norm: in the extras.
+        batch_norm: in the layers that ImageNet weights seldom cover: the extras, and VGG-16's conv6 and conv7.
         background_prior: what the head's initial bias says of each anchor's chance to be background; None: zero bias.
+        head_scale: standard deviation of the head's first outputs over maps of unit variance; None: Xavier (paper).
     """
 
     image_size: int
@@ -82,6 +84,7 @@ class SSDConfig:
     neck_channels: int = 128
     batch_norm: bool = False
     background_prior: float | None = None
+    head_scale: float | None = None
 
     def __post_init__(self) -> None:
         levels = len(self.strides)
@@ -113,7 +116,7 @@ SSD300 = SSDConfig(
         Extra(256, 512, stride=2, padding=1),  # conv8, 10 x 10
         Extra(128, 256, stride=2, padding=1),  # conv9, 5 x 5
         Extra(128, 256),  # conv10, 3 x 3
-        Extra(128, 256),  # conv11, 1 x 1
+        Extra(128, 256, norm=False),  # conv11, 1 x 1
     ),
     strides=(8, 16, 32, 64, 100, 300),
     anchor_sizes=SSD300_VOC_SIZES,
@@ -127,7 +130,7 @@ SSD512 = SSDConfig(
         Extra(128, 256, stride=2, padding=1),  # conv9, 8 x 8
         Extra(128, 256, stride=2, padding=1),  # conv10, 4 x 4
         Extra(128, 256, stride=2, padding=1),  # conv11, 2 x 2
-        Extra(128, 256, kernel=4, padding=1),  # conv12, 1 x 1
+        Extra(128, 256, kernel=4, padding=1, norm=False),  # conv12, 1 x 1
     ),
     strides=(8, 16, 32, 64, 128, 256, 512),
     anchor_sizes=SSD512_VOC_SIZES,
@@ -158,6 +161,15 @@ SSD512_LIGHT = replace(
     anchor_sizes=SSD512.anchor_sizes,
     aspect_ratios=SSD512.aspect_ratios,
 )
+
+
+def with_quick_start(config: SSDConfig) -> SSDConfig:
+    """The paper's network made to learn from fewer pictures.
+
+    Without them, at batch 8, VGG-16's first hundreds of steps go into unlearning the random scale of the outputs of its
+    fresh layers: the maps of the original VGG-16 are in the hundreds.
+    """
+    return replace(config, batch_norm=True, background_prior=0.75, head_scale=0.3)
 
 
 class SSD(Detector):
@@ -194,7 +206,7 @@ class SSD(Detector):
         if not len(channels) == len(config.strides) == len(config.aspect_ratios):
             raise UserError(f"{name}: {len(channels)} maps, but the configuration has {len(config.strides)} levels")
         anchors_per_cell = [len(cell_shapes(1, 1, ratios)) for ratios in config.aspect_ratios]
-        self.head = MultiBoxHead(channels, anchors_per_cell, num_classes, config.background_prior)
+        self.head = MultiBoxHead(channels, anchors_per_cell, num_classes, config.background_prior, config.head_scale)
         sizes_hw = self._map_sizes()
         self.cells = tuple((h, w, a) for (h, w), a in zip(sizes_hw, anchors_per_cell, strict=True))
         self.register_buffer("anchors_cxcywh", self._anchors(), persistent=False)
@@ -273,10 +285,11 @@ class ExtraLayer(nn.Module):
     def __init__(self, channels_in: int, extra: Extra, batch_norm: bool) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels_in, extra.reduced, kernel_size=1, bias=not batch_norm)
+        self.reduce_norm = nn.BatchNorm2d(extra.reduced) if batch_norm else nn.Identity()
+        batch_norm = batch_norm and extra.norm
         self.conv = nn.Conv2d(
             extra.reduced, extra.channels, extra.kernel, extra.stride, extra.padding, bias=not batch_norm
         )
-        self.reduce_norm = nn.BatchNorm2d(extra.reduced) if batch_norm else nn.Identity()
         self.conv_norm = nn.BatchNorm2d(extra.channels) if batch_norm else nn.Identity()
         for conv in (self.reduce, self.conv):
             nn.init.xavier_uniform_(conv.weight)  # Liu 2016, 3
@@ -300,6 +313,7 @@ class MultiBoxHead(nn.Module):
         anchors_per_cell: Sequence[int],
         num_classes: int,
         background_prior: float | None,
+        scale: float | None,
     ) -> None:
         super().__init__()
         self.num_logits = num_classes + 1
@@ -307,8 +321,11 @@ class MultiBoxHead(nn.Module):
         class_convs = [nn.Conv2d(c, a * self.num_logits, 3, padding=1) for c, a in levels]
         box_convs = [nn.Conv2d(c, a * 4, 3, padding=1) for c, a in levels]
         for conv in (*class_convs, *box_convs):
-            nn.init.xavier_uniform_(conv.weight)  # Liu 2016, 3
             nn.init.zeros_(conv.get_parameter("bias"))
+            if scale is None:
+                nn.init.xavier_uniform_(conv.weight)  # Liu 2016, 3
+            else:
+                nn.init.normal_(conv.weight, std=scale / conv.weight[0].numel() ** 0.5)
         if background_prior is not None:
             # softmax = prior: exp(bias) / (exp(bias) + K) = prior
             bias = math.log(background_prior / (1 - background_prior) * num_classes)

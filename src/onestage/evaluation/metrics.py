@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -51,10 +52,10 @@ def metrics_json(voc: VocResult, coco: dict[str, float], categories: Categories,
 
 def print_table(result: VocResult, categories: Categories, console: Console) -> None:
     """Print the table of classes that SSD users know, the mean last; a dash is a class without objects."""
-    table = Table(title=f"PASCAL VOC protocol, IoU > {result.iou_threshold:g}", title_justify="left")
+    title = f"PASCAL VOC protocol, IoU > {result.iou_threshold:g}"
+    table = Table(title=title, title_justify="left", box=box.MINIMAL, pad_edge=False)  # fits in 80 columns
     for column in COLUMNS:
-        justify = "left" if column == "class" else "right"
-        table.add_column(column, justify=justify, overflow="fold", min_width=max(map(len, column.split())))
+        table.add_column(column.replace(" ", "\n"), justify="left" if column == "class" else "right", overflow="fold")
     rows = table_rows(result, categories)
     for row in rows[:-1]:
         table.add_row(*row)

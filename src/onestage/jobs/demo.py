@@ -12,6 +12,7 @@ from onestage.jobs.predict import predict
 from onestage.jobs.train import train
 from onestage.training.logging import Display, duration
 
+# Light, and of grouped convolutions instead of depthwise ones, whose gradients are slow on CPUs.
 DEMO_DETECTOR = "ssd300-regnetx_002"
 
 

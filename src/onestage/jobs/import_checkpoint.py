@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from onestage.detectors import build
@@ -22,6 +23,7 @@ def import_checkpoint(
     categories: str | os.PathLike[str],
     out: str | os.PathLike[str],
     layout: str | None = None,
+    anchor_sizes: Sequence[float] | None = None,
     display: Display | None = None,
 ) -> Report:
     """Import a checkpoint strictly and write a self-describing model file.
@@ -32,6 +34,8 @@ def import_checkpoint(
         categories: a text file, one class name a line, in label order, without background.
         out: the `.safetensors` to write.
         layout: whose entry names; None finds out.
+        anchor_sizes: that it was trained with, one a level and one more, pixels of the input; None: the paper's for
+            VOC. torchvision's are always its own.
         display: where the report is printed.
 
     Raises:
@@ -39,7 +43,7 @@ def import_checkpoint(
     """
     display = display or Display()
     names = read_names(Path(categories))
-    network = build(detector, len(names))
+    network = build(detector, len(names), anchor_sizes=anchor_sizes)
     report = import_weights(network, Path(file), layout=layout)
     display.say(str(report))
     out = Path(out)

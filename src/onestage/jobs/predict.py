@@ -18,6 +18,8 @@ from onestage.postprocess import Selection
 from onestage.structures import Detections
 from onestage.training.logging import Display
 
+SMALLEST_DRAWN_SIDE = 400  # pixels; smaller pictures are drawn enlarged, so that their tags can be read
+
 
 def predict(
     model: str | os.PathLike[str],
@@ -37,7 +39,8 @@ def predict(
     Args:
         model: a run folder or a model file.
         sources: pictures, folders, globs.
-        out: the folder for the results; drawn pictures keep their path below their source.
+        out: the folder for the results; drawn pictures keep their path below their source. Small pictures are drawn
+            enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
         score_threshold: what is kept and drawn.
         nms: "soft" is Gaussian soft-NMS.
         class_agnostic: boxes of different classes suppress each other too.
@@ -75,7 +78,7 @@ def predict(
                 continue
             height, width = file.image.shape[:2]
             results.append(as_json(str(picture.path), width, height, file.outcome))
-            drawn = draw(file.image, file.outcome)
+            drawn = draw(file.image, file.outcome, min_side=SMALLEST_DRAWN_SIDE)
             target = folder / picture.output_name
             target.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))

@@ -118,6 +118,9 @@ def _open_both(
         if splits.note:
             display.say(splits.note)
         train_split, test_split = train_split or splits.train, test_split or splits.test
+    display.say(
+        f"the weights that do best on {test_split} are kept, so its AP is a little kind; judge on other pictures"
+    )
     train_table = open_dataset(data, train_split, display=display, skip_bad_data=skip_bad_data)
     categories = train_table.categories
     return train_table, open_dataset(
@@ -141,7 +144,13 @@ def _choose_recipe(
 def _build(recipe: Recipe, table: Table, backbone_weights: str | os.PathLike[str] | None, display: Display) -> Detector:
     """The network with fresh weights by the recipe's seed, and a backbone from `backbone_weights` if not None."""
     torch.manual_seed(recipe.seed)
-    network = build(recipe.detector, len(table.categories), anchor_sizes=recipe.anchor_sizes, neck=recipe.neck)
+    network = build(
+        recipe.detector,
+        len(table.categories),
+        anchor_sizes=recipe.anchor_sizes,
+        neck=recipe.neck,
+        quick_start=recipe.quick_start,
+    )
     if backbone_weights is not None:
         display.say(str(load_backbone_weights(network, os.fspath(backbone_weights))))
     return network

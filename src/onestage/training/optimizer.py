@@ -31,11 +31,16 @@ def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> None:
 def train_mode(detector: nn.Module) -> None:
     """Training mode, but for batch norms whose parameters are frozen: they use and keep the statistics they have."""
     detector.train()
+    trained = trained_batch_norms(detector)
     for module in detector.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            parameters = list(module.parameters())
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
-                module.eval()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in trained:
+            module.eval()
+
+
+def trained_batch_norms(detector: nn.Module) -> set[nn.Module]:
+    """The batch norms that are not frozen: they normalise by the batch's own statistics in training."""
+    norms = (module for module in detector.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return {norm for norm in norms if any(p.requires_grad for p in norm.parameters()) or not list(norm.parameters())}
 
 
 def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -77,8 +77,8 @@ class _InFloat32:
 def wide_depthwise_in_float32(module: nn.Module) -> None:
     """Let the depthwise convolutions of kernels above 3x3 leave bfloat16.
 
-    oneDNN has no fast gradient for their bfloat16 weights: 94 ms for 16 maps of (672, 19, 19) and a 5x5 kernel, 18 ms in
-    float32. In tf_efficientnet_lite0 they are half of a training step.
+    oneDNN has no fast gradient for their bfloat16 weights: 94 ms for 16 maps of (672, 19, 19) and a 5x5 kernel, 18 ms
+    in float32. In tf_efficientnet_lite0 they are half of a training step.
     """
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1 and max(conv.kernel_size) > 3:
@@ -88,8 +88,8 @@ def wide_depthwise_in_float32(module: nn.Module) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step instead of returning it to the kernel, which would hand it out again
-    page by page, zeroed: a fifth of a training step on CPUs. Changes nothing elsewhere."""
+    """Let glibc keep freed memory for the next step instead of returning it to the kernel, which would hand it out
+    again page by page, zeroed: a fifth of a training step on CPUs. Changes nothing elsewhere."""
     if not sys.platform.startswith("linux"):
         return
     try:

@@ -32,6 +32,7 @@ class Recipe:
     # --- the network
     anchor_sizes: tuple[float, ...] | None = None  # pixels of the network's input; None: the detector's own
     neck: Literal["none", "top_down"] | None = None  # None: the detector's own
+    quick_start: bool = False  # batch norms in fresh layers and a calm head: see `onestage.build`
     train_stem: bool = True  # False: the backbone's first layers (`FeatureMaps.stem`) keep their weights
     frozen: tuple[str, ...] = ()  # parameters whose name starts so are not trained
 

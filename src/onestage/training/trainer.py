@@ -35,6 +35,7 @@ from onestage.training.optimizer import (
     optimizer_tensors,
     set_learning_rate,
     train_mode,
+    trained_batch_norms,
 )
 from onestage.training.precision import Compute, keep_freed_memory
 from onestage.training.recipe import Recipe
@@ -87,6 +88,11 @@ class Trainer:
         freeze(detector, recipe.frozen)
         if not recipe.train_stem:
             freeze(detector, tuple(f"backbone.{name}" for name in detector.backbone.stem))
+        batch_size = min(recipe.batch_size, len(train))
+        if batch_size == 1 and trained_batch_norms(detector):
+            raise UserError(
+                "batches of 1 picture: this detector's batch norms need 2 or more; use --batch-size 2, or more pictures"
+            )
         self.optimizer = build_optimizer(detector, recipe)
         self.average = AveragedWeights(detector, recipe.ema_decay) if recipe.ema_decay else None
         self.position = Position()
@@ -132,6 +138,7 @@ class Trainer:
             workers=self.workers,
             start=divmod(self.position.step, self.steps_per_epoch),
             repeat=self.recipe.repeat,
+            pin_memory=self.compute.device.type == "cuda",
         )
 
     def step(self, batch: Batch) -> StepLosses:

@@ -68,7 +68,7 @@ def load_backbone_weights(
             f"{label}: {some(renamed.unexplained)} are not entries of {'vgg16' if is_vgg16 else timm_name}; bring "
             f"ImageNet weights of that network, with torchvision's or timm's entry names"
         )
-    fresh = _may_be_absent(is_vgg16) - set(renamed.values)
+    fresh = (_may_be_absent(backbone_names) if is_vgg16 else set()) - set(renamed.values)
     load_entries(detector, renamed.values, renamed.names, wanted=set(backbone_names) - fresh, source=label)
     note = _set_normalization(detector, renamed, normalization) if is_vgg16 or normalization else None
     return Report(
@@ -82,12 +82,12 @@ def load_backbone_weights(
     )
 
 
-def _may_be_absent(is_vgg16: bool) -> set[str]:
-    """Our backbone's entries that ImageNet networks need not have."""
-    if not is_vgg16:
-        return set()
-    convolutions = {f"backbone.{conv}.{kind}" for conv in ("conv6", "conv7") for kind in ("weight", "bias")}
-    return convolutions | {"backbone.conv4_3_norm.scale"}
+def _may_be_absent(vgg16_names: list[str]) -> set[str]:
+    """VGG-16's entries that ImageNet networks need not have: the paper's additions and fc6, fc7."""
+    additions = tuple(
+        f"backbone.{module}" for module in ("conv4_3_norm.", "conv6.", "conv6_norm.", "conv7.", "conv7_norm.")
+    )
+    return {name for name in vgg16_names if name.startswith(additions)}
 
 
 def _set_normalization(detector: Network, renamed: Renamed, given: tuple[RGB, RGB] | None) -> str:

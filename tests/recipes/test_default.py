@@ -1,0 +1,69 @@
+"""The recipe that is made for a data set, and the reasons it gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onestage.data.table import Table, TableBuilder
+from onestage.recipes.default import boxes_in_input, default_recipe
+from onestage.structures import Categories
+
+
+def table_of(boxes_xyxy: list[tuple[float, float, float, float]], pictures: int = 200) -> Table:
+    """Pictures of 300x600 pixels (height, width) with these objects each."""
+    builder = TableBuilder(Path("nowhere"), "trainval", "voc")
+    objects = np.array(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    labels, ignored = [0] * len(objects), [False] * len(objects)
+    for index in range(pictures):
+        builder.add(
+            path=f"{index}.jpg",
+            image_id=str(index),
+            size_hw=(300, 600),
+            boxes_xyxy=objects,
+            labels=labels,
+            ignored=ignored,
+        )
+    return builder.build(Categories.from_names(["thing"]))
+
+
+def test_box_sizes_are_those_in_the_stretched_input() -> None:
+    assert boxes_in_input(table_of([(0, 0, 100, 30)], 2), 300).tolist() == [[30, 50], [30, 50]]
+
+
+@pytest.mark.parametrize(("detector", "quick_start"), [("ssd300-vgg16", True), ("ssd300-test_efficientnet", False)])
+def test_vgg16_gets_batch_norms_in_its_fresh_layers_and_light_backbones_have_their_own(
+    detector: str, quick_start: bool
+) -> None:
+    recipe, reasons = default_recipe(detector, table_of([(0, 0, 120, 60)]), pretrained=True)
+    assert recipe.quick_start == quick_start
+    assert any("batch norms" in reason for reason in reasons) == quick_start
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_first_layers_are_trained_only_where_they_start_from_nothing(pretrained: bool) -> None:
+    recipe, reasons = default_recipe("ssd300-test_efficientnet", table_of([(0, 0, 120, 60)]), pretrained=pretrained)
+    assert recipe.train_stem != pretrained
+    assert any("first layers keep" in reason for reason in reasons) == pretrained
+
+
+def test_anchor_sizes_come_from_the_data_only_where_the_papers_do_not_meet_the_boxes() -> None:
+    usual, _ = default_recipe("ssd300-test_efficientnet", table_of([(0, 0, 120, 60)]), pretrained=True)  # 60x60 there
+    assert usual.anchor_sizes is None
+    tiny, reasons = default_recipe("ssd300-test_efficientnet", table_of([(0, 0, 24, 12)]), pretrained=True)  # 12x12
+    assert tiny.anchor_sizes is not None
+    assert tiny.anchor_sizes[0] <= 15
+    assert any("anchor sizes from the data" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(("pictures", "epochs"), [(100, 300), (600, 100), (20_000, 12)])
+def test_few_pictures_are_shown_more_often(pictures: int, epochs: float) -> None:
+    recipe, _ = default_recipe("ssd300-test_efficientnet", table_of([], pictures), pretrained=True)
+    assert recipe.epochs == epochs
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
+    recipe, _ = default_recipe("ssd300-test_efficientnet", table_of([], 5), pretrained=True)
+    assert recipe.batch_size == 5
