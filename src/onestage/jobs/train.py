@@ -118,9 +118,8 @@ def _open_both(
         if splits.note:
             display.say(splits.note)
         train_split, test_split = train_split or splits.train, test_split or splits.test
-    display.say(
-        f"the weights that do best on {test_split} are kept, so its AP is a little kind; judge on other pictures"
-    )
+    if test_split != train_split:
+        display.say(f"the weights that do best on {test_split} are kept: its AP is a little kind, so judge on others")
     train_table = open_dataset(data, train_split, display=display, skip_bad_data=skip_bad_data)
     categories = train_table.categories
     return train_table, open_dataset(
