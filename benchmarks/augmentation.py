@@ -27,6 +27,7 @@ from onestage.data.augment import SSD_PAPER, Augmentation
 from onestage.data.generated import KINDS, draw_picture
 from onestage.data.loader import TrainingSet, pack, read_sample
 from onestage.data.table import Table, TableBuilder
+from onestage.input_size import Stretch
 from onestage.structures import Categories
 
 BATCH_SIZE = 32
@@ -116,8 +117,8 @@ def main(options: Options) -> None:
         print(f"{len(table)} JPEG files of {options.width}x{options.height}, {size:.0f} KiB on average; one core")
 
         def ours(augmentation: Augmentation | None) -> Callable[[list[int]], object]:
-            samples = TrainingSet(table, augmentation, options.image_size, seed=0)
-            return lambda indices: pack([samples[0, index] for index in indices])
+            samples = TrainingSet(table, augmentation, Stretch(options.image_size), seed=0)
+            return lambda indices: pack([samples[0, index] for index in indices], samples.resize)
 
         torchvision_set = TorchvisionSet(table, options.image_size)
         for name, work in (

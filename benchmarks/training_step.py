@@ -23,7 +23,7 @@ from torch import nn
 from onestage.data import choose_splits, read_dataset
 from onestage.data.loader import training_loader
 from onestage.data.table import Table
-from onestage.detectors import build
+from onestage.detectors import build, detector_config
 from onestage.recipes.default import default_recipe
 from onestage.structures import Batch
 from onestage.training.optimizer import AveragedWeights, build_optimizer, freeze, train_mode
@@ -49,7 +49,9 @@ def time_steps(name: str, table: Table, options: Options, compute: Compute) -> t
     """The batch size, and the seconds of every part of every step."""
     recipe, _ = default_recipe(name, table, pretrained=not options.train_stem)
     recipe = replace(recipe, batch_size=options.batch_size or recipe.batch_size)
-    detector = build(name, len(table.categories), quick_start=recipe.quick_start)
+    config = detector_config(name).adjusted(recipe.network_settings())
+    config = config.with_quick_start() if recipe.quick_start else config
+    detector = build(name, len(table.categories), config=config)
     compute.place(detector)
     if not recipe.train_stem:
         freeze(detector, tuple(f"backbone.{stem}" for stem in detector.backbone.stem))
@@ -57,7 +59,7 @@ def time_steps(name: str, table: Table, options: Options, compute: Compute) -> t
     train_mode(detector)
     batches = training_loader(
         table,
-        image_size=detector.image_size,
+        resize=detector.resize,
         augmentation=recipe.augmentation,
         batch_size=recipe.batch_size,
         seed=0,
@@ -70,7 +72,7 @@ def time_steps(name: str, table: Table, options: Options, compute: Compute) -> t
         with compute.autocast():
             predictions = detector(batch.images)
         yield time.perf_counter()
-        sums = detector.losses(predictions, batch.targets)
+        sums = detector.losses(predictions, batch.targets, (batch.images.shape[2], batch.images.shape[3]))
         loss = (sums.classification + sums.box) / sums.num_positives.clamp(min=1)
         yield time.perf_counter()
         optimizer.zero_grad(set_to_none=True)

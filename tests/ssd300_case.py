@@ -21,7 +21,7 @@ ASPECT_RATIOS = [(2,), (2, 3), (2, 3), (2, 3), (2,), (2,)]
 
 
 def ssd300_anchors() -> Tensor:
-    return ssd_anchors(300, MAP_SIZES, STRIDES, SIZES, ASPECT_RATIOS, clip=True)
+    return ssd_anchors(300, MAP_SIZES, STRIDES, SIZES, ASPECT_RATIOS, clip="all")
 
 
 def golden(case: str) -> dict[str, np.ndarray]:

@@ -8,7 +8,8 @@ import torch
 from ssd300_case import DEVICES, golden, multibox_inputs, multibox_targets, objects, ssd300_anchors
 from torch.testing import assert_close
 
-from onestage.losses import hardest_negatives, multibox_loss
+from onestage.boxes import encode_deltas
+from onestage.losses import focal_loss, hardest_negatives, multibox_loss
 from onestage.matching import match_anchors
 from onestage.structures import Matches, Predictions
 
@@ -108,3 +109,76 @@ def test_bfloat16_predictions_are_summed_in_float32() -> None:
     full = multibox_loss(Predictions(class_logits, box_deltas), matches, anchors)
     assert half.classification.dtype == half.box.dtype == torch.float32
     assert_close(half.classification, full.classification, rtol=5e-3, atol=0.0)
+
+
+def test_focal_loss_by_hand() -> None:
+    """Lin 2017, equation 5: -alpha (1 - p)^gamma log p of what is there; of the rest the same of 1 - alpha, 1 - p."""
+    logits = torch.tensor([[[0.0, 2.0], [-1.0, 0.0], [3.0, 3.0]]])  # a positive of class 1, a negative, an ignored one
+    matches = matches_of(["pni"], label=1)
+    anchors = ten_pixel_anchors(3)
+    sums = focal_loss(Predictions(logits, torch.zeros(1, 3, 4)), matches, anchors, (1.0, 1.0), alpha=0.25, gamma=2.0)
+
+    def p(logit: float) -> float:
+        return 1 / (1 + math.exp(-logit))
+
+    there = -0.25 * (1 - p(2)) ** 2 * math.log(p(2))
+    absent = [-0.75 * p(x) ** 2 * math.log(1 - p(x)) for x in (0.0, -1.0, 0.0)]
+    assert float(sums.classification) == pytest.approx(there + sum(absent), rel=1e-5)
+    assert float(sums.box) == 0.0  # the box is the anchor itself
+    assert sums.num_positives == 1
+
+
+@pytest.mark.parametrize(
+    ("box_loss", "expected"),
+    [
+        ("l1", 0.05 + 0.5),
+        # below beta 1/9 quadratic: 0.5 * 0.05^2 * 9; above |x| - beta / 2
+        ("smooth_l1", 0.5 * 0.05**2 * 9 + 0.5 - 1 / 18),
+        # the box is 10 x 10, moved by 0.5 and 5 pixels of 10: 9.5 * 5 = 47.5 overlap, union 152.5, hull 10.5 * 15
+        ("giou", 1 - 47.5 / 152.5 + (157.5 - 152.5) / 157.5),
+    ],
+)
+def test_the_box_loss_is_the_one_that_is_asked_for(box_loss, expected: float) -> None:
+    deltas = torch.tensor([[[0.05, 0.5, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]])
+    predictions = Predictions(torch.zeros(1, 2, 3), deltas)
+    sums = focal_loss(predictions, matches_of(["pn"]), ten_pixel_anchors(2), (1.0, 1.0), box_loss=box_loss)
+    assert float(sums.box) == pytest.approx(expected, rel=1e-4)
+
+
+def test_focal_loss_without_any_picture_or_positive_is_zero_or_finite_with_gradients() -> None:
+    empty = focal_loss(
+        Predictions(torch.zeros(0, 2, 3), torch.zeros(0, 2, 4)),
+        Matches(
+            *(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2, 4)), *([torch.zeros(0, 2, dtype=torch.bool)] * 3)
+        ),
+        ten_pixel_anchors(2),
+        (1.0, 1.0),
+    )
+    assert [float(value) for value in empty] == [0, 0, 0]
+    logits, deltas = torch.zeros(1, 2, 3, requires_grad=True), torch.zeros(1, 2, 4, requires_grad=True)
+    sums = focal_loss(Predictions(logits, deltas), matches_of(["nn"]), ten_pixel_anchors(2), (1.0, 1.0))
+    (sums.classification + sums.box).backward()
+    assert logits.grad is not None
+    assert (logits.grad > 0).all()  # all scores must fall
+    assert float(sums.box.detach()) == 0
+
+
+def test_focal_loss_is_computed_in_float32() -> None:
+    logits, deltas = torch.randn(1, 4, 3), torch.randn(1, 4, 4)
+    matches, anchors = matches_of(["ppnn"]), ten_pixel_anchors(4)
+    low = Predictions(logits.bfloat16(), deltas.bfloat16())
+    same = Predictions(low.class_logits.float(), low.box_deltas.float())
+    for one, other in zip(*(focal_loss(x, matches, anchors, (1.0, 1.0)) for x in (low, same)), strict=True):
+        assert one.dtype == other.dtype
+        assert_close(one, other)
+
+
+def test_what_giou_wants_is_the_box() -> None:
+    boxes_xyxy = torch.tensor([[1.0, 2.0, 14.0, 9.0]])
+    anchors = ten_pixel_anchors(1)
+    deltas = encode_deltas(boxes_xyxy, anchors, (1.0, 1.0))[None]
+    matches = matches_of(["p"])._replace(boxes_xyxy=boxes_xyxy[None])
+    predictions = Predictions(torch.zeros(1, 1, 2), deltas)
+    assert float(focal_loss(predictions, matches, anchors, (1.0, 1.0), box_loss="giou").box) == pytest.approx(
+        0, abs=1e-5
+    )

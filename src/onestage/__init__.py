@@ -1,4 +1,4 @@
-"""One-stage object detectors (SSD) in PyTorch: train on your own pictures, evaluate, predict, ship.
+"""One-stage object detectors (SSD, RetinaNet, M2Det) in PyTorch: train on your own pictures, evaluate, predict, ship.
 
     import onestage
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onestage.jobs.import_checkpoint import import_checkpoint
     from onestage.jobs.info import info
     from onestage.jobs.predict import predict
+    from onestage.jobs.recipes import list_recipes
     from onestage.jobs.train import train
     from onestage.structures import Categories, Detections
     from onestage.weights import import_weights
@@ -41,6 +42,7 @@ __all__ = [
     "import_checkpoint",
     "import_weights",
     "info",
+    "list_recipes",
     "load",
     "predict",
     "train",
@@ -57,6 +59,7 @@ _HOMES = {
     "import_checkpoint": "onestage.jobs.import_checkpoint",
     "import_weights": "onestage.weights",
     "info": "onestage.jobs.info",
+    "list_recipes": "onestage.jobs.recipes",
     "load": "onestage.inference.predictor",
     "predict": "onestage.jobs.predict",
     "train": "onestage.jobs.train",

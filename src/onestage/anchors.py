@@ -12,11 +12,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
+
+from onestage.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+
+ClipAnchors = Literal["all", "sizes", "none"]  # centres and sizes, sizes only, neither
+
+AnchorStyle = Literal["centred", "cornered", "torchvision", "mmdetection-1"]
+"""How RetinaNet's anchors lie about their cells, which differs from program to program.
+
+- "centred": on the cell's centre, like SSD's. Ours.
+- "cornered": on the cell's upper left corner (detectron2, mmdetection 2 and 3).
+- "torchvision": on the corner too, sizes cut and corners rounded to whole pixels, and strides that divide the input
+  by the map, rounded down.
+- "mmdetection-1": on the cell's centre, rounded to whole pixels of which the last one belongs to the box.
+"""
 
 
 def cell_shapes(size: float, next_size: float, aspect_ratios: Sequence[float]) -> list[tuple[float, float]]:
@@ -38,9 +53,8 @@ def ssd_anchors(
     strides: Sequence[float],
     sizes: Sequence[float],
     aspect_ratios: Sequence[Sequence[float]],
-    clip: bool,
-    *,
-    clip_centers: bool = True,
+    clip: ClipAnchors,
+    whole_pixels: bool = False,
 ) -> Float32[Tensor, "A 4"]:
     """SSD's anchors as cxcywh in pixels of the network's input.
 
@@ -50,9 +64,10 @@ def ssd_anchors(
         strides: of each level, pixels; the centre of cell i is (i + 0.5) * stride.
         sizes: of each level's smallest square and one more for the last level's in-between square, pixels.
         aspect_ratios: of each level, width / height, each also laid on its side; 1 is always there.
-        clip: bound the values (centre, width, height; not the corners) at the input, as the reference programs do.
-        clip_centers: False bounds only width and height, as torchvision does. It matters where the last cell's
-            centre lies outside the input (SSD300's 10 x 10 map: 304 pixels).
+        clip: bound the values (centre, width, height; not the corners) at the input: "all" as the reference programs,
+            "sizes" as torchvision, which leaves the centres. It matters where the last cell's centre lies outside the
+            input (SSD300's 10 x 10 map: 304 pixels).
+        whole_pixels: see `inclusive_pixels`.
 
     Raises:
         ValueError: the levels of the arguments differ in number.
@@ -66,18 +81,91 @@ def ssd_anchors(
             f"{len(sizes)} sizes; give {levels}, {levels} and {levels + 1}"
         )
     parts = []
-    for level, (height, width) in enumerate(map_sizes):
-        shapes = torch.tensor(cell_shapes(sizes[level], sizes[level + 1], aspect_ratios[level]), dtype=torch.float64)
-        ys = (torch.arange(height, dtype=torch.float64) + 0.5) * strides[level]
-        xs = (torch.arange(width, dtype=torch.float64) + 0.5) * strides[level]
-        centres = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)  # (H, W, 2), x first
-        centres = centres[:, :, None].expand(-1, -1, len(shapes), -1)
-        parts.append(torch.cat([centres, shapes.expand(height, width, -1, -1)], dim=-1).reshape(-1, 4))
+    for level, map_hw in enumerate(map_sizes):
+        shapes_wh = torch.tensor(cell_shapes(sizes[level], sizes[level + 1], aspect_ratios[level]), dtype=torch.float64)
+        centre = torch.full_like(shapes_wh, strides[level] / 2)
+        cell_cxcywh = torch.cat([centre, shapes_wh], dim=-1)
+        if whole_pixels:
+            cell_cxcywh = xyxy_to_cxcywh(inclusive_pixels(cxcywh_to_xyxy(cell_cxcywh)))
+        shifts = _cell_corners(map_hw, (strides[level], strides[level]))[:, :, None]  # (H, W, 1, 2)
+        moved = cell_cxcywh + torch.cat([shifts, torch.zeros_like(shifts)], dim=-1)
+        parts.append(moved.reshape(-1, 4))
     anchors_cxcywh = torch.cat(parts)
-    if clip:
-        first = 0 if clip_centers else 2
+    if clip != "none":
+        first = 0 if clip == "all" else 2
         anchors_cxcywh[:, first:] = anchors_cxcywh[:, first:].clamp(0, image_size)
     return anchors_cxcywh.float()
+
+
+def _cell_corners(map_hw: tuple[int, int], strides_xy: tuple[float, float]) -> Float[Tensor, "H W 2"]:
+    """The upper left corner (x, y) of each cell, pixels of the input."""
+    ys, xs = (torch.arange(count, dtype=torch.float64) for count in map_hw)
+    return torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1) * torch.tensor(strides_xy, dtype=torch.float64)
+
+
+def pyramid_shapes(size: float, scales: Sequence[float], aspect_ratios: Sequence[float]) -> list[tuple[float, float]]:
+    """The (width, height) of each of RetinaNet's anchors of a cell, in the unit of the size: by ratio, then by scale.
+
+    Source: Lin 2017, 4: sizes 2^0, 2^(1/3), 2^(2/3) times the level's, each of the same area at every ratio.
+    """
+    return [
+        (size * scale * math.sqrt(ratio), size * scale / math.sqrt(ratio))
+        for ratio in aspect_ratios
+        for scale in scales
+    ]
+
+
+def pyramid_anchors(
+    input_hw: tuple[int, int],
+    map_sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[float],
+    scales: Sequence[float],
+    aspect_ratios: Sequence[float],
+    style: AnchorStyle = "centred",
+) -> Float32[Tensor, "A 4"]:
+    """RetinaNet's anchors as cxcywh in pixels of the network's input.
+
+    Args:
+        input_hw: height and width of the input, pixels.
+        map_sizes: (height, width) of each level's map, cells; the first at stride 8.
+        sizes: of each level, pixels.
+        scales: of the anchors of a cell, of the level's size.
+        aspect_ratios: width / height; the order matters to imported weights.
+        style: see `AnchorStyle`.
+
+    Raises:
+        ValueError: the levels of the arguments differ in number.
+    """
+    if len(sizes) != len(map_sizes):
+        raise ValueError(f"anchors of {len(map_sizes)} maps: {len(sizes)} sizes; give one a map")
+    parts = []
+    for level, ((rows, columns), size) in enumerate(zip(map_sizes, sizes, strict=True)):
+        strides_xy = (8.0 * 2**level, 8.0 * 2**level)
+        shapes = pyramid_shapes(size, scales, aspect_ratios)
+        if style == "torchvision":
+            strides_xy = (float(input_hw[1] // columns), float(input_hw[0] // rows))
+            shapes = pyramid_shapes(1.0, [int(size * scale) for scale in scales], aspect_ratios)
+        cell_xyxy = _cell_anchors(torch.tensor(shapes, dtype=torch.float64), strides_xy[0], style)
+        shifts = _cell_corners((rows, columns), strides_xy)[:, :, None]  # (H, W, 1, 2)
+        parts.append((torch.cat([shifts, shifts], dim=-1) + cell_xyxy).reshape(-1, 4))
+    return xyxy_to_cxcywh(torch.cat(parts)).float()
+
+
+def _cell_anchors(shapes_wh: Float[Tensor, "S 2"], stride: float, style: AnchorStyle) -> Float[Tensor, "S 4"]:
+    """The anchors of the first cell as xyxy."""
+    half = shapes_wh / 2
+    if style == "torchvision":
+        return torch.cat([-half, half], dim=-1).round()
+    if style == "cornered":
+        return torch.cat([-half, half], dim=-1)
+    if style == "mmdetection-1":
+        return inclusive_pixels(torch.cat([stride / 2 - half, stride / 2 + half], dim=-1))
+    return torch.cat([stride / 2 - half, stride / 2 + half], dim=-1)
+
+
+def inclusive_pixels(boxes_xyxy: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
+    """Boxes rounded to whole pixels as mmdetection 1.x does: the last pixel belongs to the box, ties go to even."""
+    return torch.cat([boxes_xyxy[..., :2].round(), (boxes_xyxy[..., 2:] - 1).round() + 1], dim=-1)
 
 
 def ssd_anchor_sizes(
@@ -145,11 +233,42 @@ def _usable(box_sizes_hw: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "M 2"]:
     return box_sizes_hw[np.isfinite(box_sizes_hw).all(axis=1) & (box_sizes_hw > 0).all(axis=1)].astype(np.float64)
 
 
-def anchor_coverage(
+def level_shapes(sizes: Sequence[float], aspect_ratios: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """The (width, height) of every anchor that SSD's levels have, from their L + 1 sizes and L lists of ratios."""
+    return [
+        shape
+        for level, ratios in enumerate(aspect_ratios)
+        for shape in cell_shapes(sizes[level], sizes[level + 1], ratios)
+    ]
+
+
+def pyramid_sizes_from_boxes(
     box_sizes_hw: Float[np.ndarray, "N 2"],
-    sizes: Sequence[float],
-    aspect_ratios: Sequence[Sequence[float]],
-    iou_threshold: float = 0.5,
+    strides: Sequence[float],
+    scales: Sequence[float],
+    aspect_ratios: Sequence[float],
+) -> tuple[float, ...]:
+    """RetinaNet's anchor sizes for the boxes of a data set: the multiple of the strides that meets most of the boxes.
+
+    The paper's multiple is 4 (Lin 2017, 4); it stays unless another one, of 2 to 8, meets more. Smaller ones would
+    leave gaps between the cells.
+
+    Args:
+        box_sizes_hw: height and width of each box in pixels of the network's input.
+        strides: of each level, pixels.
+        scales, aspect_ratios: as `pyramid_shapes` takes them.
+    """
+
+    def coverage(multiple: float) -> float:
+        shapes = [shape for s in strides for shape in pyramid_shapes(multiple * s, scales, aspect_ratios)]
+        return anchor_coverage(box_sizes_hw, shapes)
+
+    best = max((4.0, 2.0, 2.5, 3.0, 5.0, 6.0, 8.0), key=coverage)
+    return tuple(best * stride for stride in strides)
+
+
+def anchor_coverage(
+    box_sizes_hw: Float[np.ndarray, "N 2"], anchor_shapes_wh: Sequence[tuple[float, float]], iou_threshold: float = 0.5
 ) -> float:
     """The share of boxes whose shape some anchor meets at `iou_threshold` when both are laid on one centre.
 
@@ -158,8 +277,7 @@ def anchor_coverage(
     Args:
         box_sizes_hw: height and width of each box in pixels of the network's input. Rows that are not finite and
             positive are left out.
-        sizes: L + 1 anchor sizes, pixels.
-        aspect_ratios: of each of the L levels.
+        anchor_shapes_wh: width and height of every anchor that some level has, pixels.
 
     Returns:
         0..1; 1.0 without boxes.
@@ -167,13 +285,7 @@ def anchor_coverage(
     box_sizes_hw = _usable(box_sizes_hw)
     if len(box_sizes_hw) == 0:
         return 1.0
-    shapes_wh = np.array(
-        [
-            shape
-            for level, ratios in enumerate(aspect_ratios)
-            for shape in cell_shapes(sizes[level], sizes[level + 1], ratios)
-        ]
-    )
+    shapes_wh = np.array(anchor_shapes_wh)
     heights, widths = box_sizes_hw[:, :1], box_sizes_hw[:, 1:]
     overlap = np.minimum(widths, shapes_wh[:, 0]) * np.minimum(heights, shapes_wh[:, 1])  # (N, shapes)
     union = widths * heights + shapes_wh.prod(axis=1) - overlap

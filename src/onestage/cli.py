@@ -56,7 +56,8 @@ class Train(Common):
     data: Positional[str] = tyro.MISSING
     """The data set's folder; several VOC years as VOC2007+VOC2012."""
     detector: str | None = None
-    """ssd300-vgg16, ssd512-vgg16, or ssd300-NAME, ssd512-NAME with any timm backbone. Default: ssd300-vgg16."""
+    """ssd300-vgg16, ssd512-vgg16, retinanet-resnet18 (34, 50, 101), m2det320-vgg16 (512, 704, 800; also -resnet50,
+    -resnet101), or ssd300-NAME, ssd512-NAME, retinanet-NAME with any timm backbone. Default: ssd300-vgg16."""
     recipe: str | None = None
     """A named recipe (ssd300-voc0712, ...). Default: one made for the data."""
     out: Path | None = None
@@ -138,8 +139,9 @@ class Predict(Common):
     """Pictures, folders, globs."""
     out: Path = Path("predictions")
     score_threshold: float = 0.5
-    nms: Literal["hard", "soft"] = "hard"
-    """soft lowers the scores of overlapping boxes instead of dropping them (Gaussian soft-NMS)."""
+    nms: Literal["hard", "soft"] | None = None
+    """soft lowers the scores of overlapping boxes instead of dropping them (Gaussian soft-NMS). Default: as the
+    detector's paper: hard for SSD and RetinaNet, linear soft-NMS for M2Det."""
     class_agnostic: bool = False
     """Let boxes of different classes suppress each other."""
     max_detections: int = 200
@@ -173,7 +175,8 @@ class Import(Common):
     out: Path = tyro.MISSING
     """The model file to write (.safetensors)."""
     layout: str | None = None
-    """ssd.pytorch, lufficc, seed, torchvision. Default: found out from the entry names."""
+    """torchvision, mmdetection-1, mmdetection (2 and 3), ssd.pytorch, lufficc, m2det, seed; of a backbone alone
+    vgg16_caffe, vgg16_reducedfc, torchvision, timm. Default: found out from the entry names."""
     anchor_sizes: tuple[float, ...] | None = None
     """Sizes of the anchors that it was trained with, pixels. Default: the paper's for VOC. SSD300's for COCO are
     21 45 99 153 207 261 315, SSD512's 20.48 51.2 133.12 215.04 296.96 378.88 460.8 542.72."""
@@ -202,6 +205,14 @@ class Info(Common):
         onestage.info(self.model, num_classes=self.num_classes)
 
 
+@dataclass(frozen=True)
+class Recipes(Common):
+    """List the named recipes, with the results to expect and those measured."""
+
+    def run(self) -> None:
+        onestage.list_recipes()
+
+
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Train, subcommand("train")]
@@ -209,6 +220,7 @@ Command = (
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Import, subcommand("import")]
     | Annotated[Info, subcommand("info")]
+    | Annotated[Recipes, subcommand("recipes")]
 )
 
 

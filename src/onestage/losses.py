@@ -1,17 +1,23 @@
 """Losses: undivided sums over a batch; the trainer divides by the positives of the whole global batch.
 
-SSD's words, ours: confidence loss = classification, localization loss = box.
+SSD's and M2Det's is `multibox_loss` (their words, ours: confidence loss = classification, localization loss = box),
+RetinaNet's `focal_loss`.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from onestage.boxes import VARIANCES, encode_deltas
+from onestage.boxes import VARIANCES, decode_deltas, encode_deltas
 from onestage.structures import LossSums, Matches, Predictions
+
+BoxLoss = Literal["smooth_l1", "l1", "giou"]
 
 
 def multibox_loss(
@@ -75,3 +81,52 @@ def hardest_negatives(
     hardest = background_loss.topk(most, dim=1).indices  # (B, most)
     within = torch.arange(most, device=wanted.device) < wanted[:, None]
     return torch.zeros_like(matches.negative).scatter(1, hardest, within)
+
+
+def focal_loss(
+    predictions: Predictions,
+    matches: Matches,
+    anchors_cxcywh: Float32[Tensor, "A 4"],
+    variances: tuple[float, float],
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    box_loss: BoxLoss = "smooth_l1",
+    smooth_l1_beta: float = 1 / 9,
+) -> LossSums:
+    """RetinaNet's loss: focal loss of every anchor that is not ignored, and the box loss of the positives.
+
+    There is no background logit: an object of label l is logit l, and a negative anchor wants all of them low.
+    Computed in float32 whatever the predictions' precision.
+
+    Args:
+        predictions: raw outputs.
+        matches: of the same anchors.
+        anchors_cxcywh: in the frame of the matches' boxes.
+        variances: that deltas are divided by.
+        alpha: weight of the positive class; negatives have 1 - alpha.
+        gamma: how fast the loss of what is known well falls.
+        box_loss: smooth L1 or L1 of the deltas, or GIoU of the boxes.
+        smooth_l1_beta: below it smooth L1 is quadratic; the paper's release has 1/9.
+
+    Returns:
+        Sums and the number of positives; zeros, never NaN, for a batch without any picture or anchor.
+
+    Source: Lin 2017, equation 5 and 4.1.
+    """
+    positive, learned = matches.positive, ~matches.ignored
+    wanted = torch.zeros_like(predictions.class_logits, dtype=torch.float32)
+    wanted[positive, matches.labels[positive]] = 1.0
+    logits = predictions.class_logits[learned].float()
+    classification = sigmoid_focal_loss(logits, wanted[learned], alpha=alpha, gamma=gamma, reduction="sum")
+
+    anchors = anchors_cxcywh.expand_as(matches.boxes_xyxy)[positive]
+    boxes_xyxy, deltas = matches.boxes_xyxy[positive], predictions.box_deltas[positive].float()
+    if box_loss == "giou":
+        box = generalized_box_iou_loss(decode_deltas(deltas, anchors, variances), boxes_xyxy, reduction="sum")
+    elif box_loss == "l1":
+        box = F.l1_loss(deltas, encode_deltas(boxes_xyxy, anchors, variances), reduction="sum")
+    else:
+        targets = encode_deltas(boxes_xyxy, anchors, variances)
+        box = F.smooth_l1_loss(deltas, targets, beta=smooth_l1_beta, reduction="sum")
+    return LossSums(classification, box, positive.sum())

@@ -23,6 +23,7 @@ from onestage.data.augment import (
     sample_geometry,
     warp,
 )
+from onestage.input_size import KeepRatio, Stretch
 from onestage.structures import Sample
 
 FLIPS_AND_TURNS = Augmentation(
@@ -63,31 +64,31 @@ def red_box(image: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("seed", range(40))
 def test_boxes_follow_their_pixels(seed: int) -> None:
     vivid = replace(SSD_PAPER, colour_probability=0.0, vertical_flip_probability=0.5, quarter_turn_probability=0.5)
-    varied = augment(a_sample(), 150, np.random.default_rng(seed), vivid)
+    varied = augment(a_sample(), Stretch(150), np.random.default_rng(seed), vivid)
     assert varied.image.shape == (150, 150, 3)
     assert varied.labels.tolist() == [0]  # a crop always holds the centre of an object
     np.testing.assert_allclose(varied.boxes_xyxy[0], red_box(varied.image), atol=2.0)
 
 
 def test_flips_and_quarter_turns_reach_all_eight_positions() -> None:
-    image = np.zeros((4, 4, 3), dtype=np.uint8)
-    image[0, 1] = 255  # in one of the square's eight equivalent places
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    image[0:8, 8:16] = 255  # in one of the square's eight equivalent places
     sample = Sample(
-        image, np.array([[1, 0, 2, 1]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.bool_), image_index=0
+        image, np.array([[8, 0, 16, 8]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.bool_), image_index=0
     )
     places = set()
     for seed in range(80):
-        varied = augment(sample, 4, np.random.default_rng(seed), FLIPS_AND_TURNS)
-        x0, y0, x1, y1 = varied.boxes_xyxy[0].tolist()
-        assert (x1 - x0, y1 - y0) == (1, 1)
-        assert varied.image[int(y0), int(x0)].tolist() == [255, 255, 255]
-        assert varied.image.sum() == 3 * 255
-        places.add((x0, y0))
+        varied = augment(sample, Stretch(32), np.random.default_rng(seed), FLIPS_AND_TURNS)
+        x0, y0, x1, y1 = (int(side) for side in varied.boxes_xyxy[0])
+        assert (x1 - x0, y1 - y0) == (8, 8)
+        assert (varied.image[y0:y1, x0:x1] == 255).all()
+        assert varied.image.sum() == 3 * 64 * 255
+        places.add((x0 // 8, y0 // 8))
     assert places == {(1, 0), (2, 0), (0, 1), (3, 1), (0, 2), (3, 2), (1, 3), (2, 3)}
 
 
 def test_a_transposed_and_mirrored_geometry_maps_corners_by_hand_arithmetic() -> None:
-    geometry = Geometry((10, 20, 30, 60), (0, 0, 100, 100), 100, transpose=True, mirror=True)
+    geometry = Geometry((10, 20, 30, 60), (0, 0, 100, 100), (100, 100), transpose=True, mirror=True)
     # (x, y) of the picture -> 5 (x - 10), 2.5 (y - 20) -> swapped -> x mirrored
     np.testing.assert_allclose(geometry.matrix @ [10, 20, 1], [100, 0])
     np.testing.assert_allclose(geometry.matrix @ [30, 20, 1], [100, 100])
@@ -97,7 +98,7 @@ def test_a_transposed_and_mirrored_geometry_maps_corners_by_hand_arithmetic() ->
 
 
 def test_an_expanded_picture_lies_on_the_fill_at_its_true_size() -> None:
-    geometry = Geometry((0, 0, 160, 120), (30, 40, 110, 100), 150)
+    geometry = Geometry((0, 0, 160, 120), (30, 40, 110, 100), (150, 150))
     image = warp(a_sample().image, geometry, fill=(1, 2, 3))
     assert image[39, 30].tolist() == [1, 2, 3]
     assert image[40, 30].tolist() == [90, 90, 90]
@@ -107,7 +108,7 @@ def test_an_expanded_picture_lies_on_the_fill_at_its_true_size() -> None:
 
 def test_objects_whose_centre_is_cut_off_are_left_out_and_the_rest_clipped() -> None:
     sample = a_sample((100, 100), ((0, 0, 30, 30), (30, 30, 90, 90), (80, 80, 100, 100)))
-    geometry = Geometry((20, 20, 80, 80), (0, 0, 60, 60), 60)
+    geometry = Geometry((20, 20, 80, 80), (0, 0, 60, 60), (60, 60))
     moved = move_objects(sample, warp(sample.image, geometry), geometry)
     assert moved.labels.tolist() == [1]
     np.testing.assert_array_equal(moved.boxes_xyxy, [[10, 10, 60, 60]])
@@ -115,7 +116,7 @@ def test_objects_whose_centre_is_cut_off_are_left_out_and_the_rest_clipped() -> 
 
 def test_an_ignored_object_stays_as_long_as_a_part_of_it_is_visible() -> None:
     sample = a_sample((100, 100), ((0, 0, 30, 30), (90, 90, 100, 100)), ignored=(True, True))
-    geometry = Geometry((20, 20, 80, 80), (0, 0, 60, 60), 60)
+    geometry = Geometry((20, 20, 80, 80), (0, 0, 60, 60), (60, 60))
     moved = move_objects(sample, warp(sample.image, geometry), geometry)
     assert moved.labels.tolist() == [0]
     assert moved.ignored.tolist() == [True]
@@ -126,7 +127,7 @@ def test_an_ignored_object_stays_as_long_as_a_part_of_it_is_visible() -> None:
 def test_a_picture_without_objects_is_augmented_too(augmentation: Augmentation) -> None:
     sample = a_sample(boxes_xyxy=())
     for seed in range(30):
-        varied = augment(sample, 64, np.random.default_rng(seed), augmentation)
+        varied = augment(sample, Stretch(64), np.random.default_rng(seed), augmentation)
         assert varied.image.shape == (64, 64, 3)
         assert varied.boxes_xyxy.shape == (0, 4)
         assert varied.image_index == 7
@@ -141,13 +142,15 @@ def test_a_picture_of_one_pixel_is_augmented_too() -> None:
         0,
     )
     for seed in range(30):
-        varied = augment(sample, 32, np.random.default_rng(seed), replace(SSD_PAPER, colour_probability=0.0))
+        varied = augment(sample, Stretch(32), np.random.default_rng(seed), replace(SSD_PAPER, colour_probability=0.0))
         assert (varied.image == 200).any()
         assert len(varied.boxes_xyxy) == 1
 
 
 def test_the_same_seed_gives_the_same_sample_and_another_seed_another_one() -> None:
-    first, again, other = (augment(a_sample(), 64, np.random.default_rng(seed), SSD_PAPER) for seed in (3, 3, 4))
+    first, again, other = (
+        augment(a_sample(), Stretch(64), np.random.default_rng(seed), SSD_PAPER) for seed in (3, 3, 4)
+    )
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.boxes_xyxy, again.boxes_xyxy)
     assert not np.array_equal(first.image, other.image)
@@ -156,7 +159,7 @@ def test_the_same_seed_gives_the_same_sample_and_another_seed_another_one() -> N
 def test_choices_come_as_often_as_the_paper_says() -> None:
     boxes_xyxy, ignored = a_sample().boxes_xyxy, a_sample().ignored
     geometries = [
-        sample_geometry((120, 160), boxes_xyxy, ignored, 300, np.random.default_rng((5, n)), SSD_PAPER)
+        sample_geometry((120, 160), boxes_xyxy, ignored, Stretch(300), np.random.default_rng((5, n)), SSD_PAPER)
         for n in range(1000)
     ]
     mirrored = np.mean([g.mirror for g in geometries])
@@ -171,7 +174,7 @@ def test_crops_meet_the_drawn_overlap_with_an_object() -> None:
     box_xyxy = np.array([[40, 30, 120, 100]], dtype=np.float32)
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        geometry = sample_geometry((120, 160), box_xyxy, np.zeros(1, np.bool_), 300, rng, only_crops)
+        geometry = sample_geometry((120, 160), box_xyxy, np.zeros(1, np.bool_), Stretch(300), rng, only_crops)
         x0, y0, x1, y1 = geometry.source_xyxy
         overlap = (min(x1, 120) - max(x0, 40)) * (min(y1, 100) - max(y0, 30))
         iou = overlap / ((x1 - x0) * (y1 - y0) + 80 * 70 - overlap)
@@ -214,14 +217,14 @@ def test_no_change_of_colour_leaves_the_picture_alone() -> None:
 
 
 def test_the_fill_keeps_its_colour_whatever_happens_to_the_picture() -> None:
-    geometry = Geometry((0, 0, 160, 120), (50, 50, 100, 100), 150)
+    geometry = Geometry((0, 0, 160, 120), (50, 50, 100, 100), (150, 150))
     image = warp(a_sample().image, geometry, SSD_PAPER.fill, Colour(brightness=30.0, saturation=1.5))
     assert image[0, 0].tolist() == list(SSD_PAPER.fill)
 
 
 def test_resizing_stretches_the_picture_and_keeps_every_object() -> None:
     sample = a_sample((100, 200), ((0, 0, 50, 50), (100, 50, 200, 100)), ignored=(True, False))
-    resized = resize_only(sample, 300)
+    resized = resize_only(sample, Stretch(300))
     assert resized.image.shape == (300, 300, 3)
     np.testing.assert_allclose(resized.boxes_xyxy, [[0, 0, 75, 150], [150, 150, 300, 300]])
     assert resized.ignored.tolist() == [True, False]
@@ -240,7 +243,22 @@ def test_crops_are_not_guided_by_ignored_objects() -> None:
     boxes_xyxy = np.array([[100, 80, 130, 110], [0, 0, 60, 60]], dtype=np.float32)
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        geometry = sample_geometry((120, 160), boxes_xyxy, np.array([False, True]), 300, rng, SSD_PAPER)
+        geometry = sample_geometry((120, 160), boxes_xyxy, np.array([False, True]), Stretch(300), rng, SSD_PAPER)
         x0, y0, x1, y1 = geometry.source_xyxy
         assert x0 <= 115 <= x1  # the centre of the first object, up to rounding
         assert y0 <= 95 <= y1
+
+
+def test_a_picture_keeps_its_proportions_where_the_detector_wants_it_and_boxes_follow() -> None:
+    sample = a_sample((100, 200), ((0, 0, 50, 50), (100, 50, 200, 100)))
+    resized = resize_only(sample, KeepRatio(shortest=50, longest=80))  # the longer side decides: a factor of 0.4
+    assert resized.image.shape == (40, 80, 3)
+    np.testing.assert_allclose(resized.boxes_xyxy, [[0, 0, 20, 20], [40, 20, 80, 40]])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_boxes_follow_their_pixels_in_pictures_that_keep_their_proportions(seed: int) -> None:
+    vivid = replace(SSD_PAPER, colour_probability=0.0, vertical_flip_probability=0.5, quarter_turn_probability=0.5)
+    varied = augment(a_sample(), KeepRatio(100, 180), np.random.default_rng(seed), vivid)
+    assert min(varied.image.shape[:2]) == 100 or max(varied.image.shape[:2]) == 180
+    np.testing.assert_allclose(varied.boxes_xyxy[0], red_box(varied.image), atol=2.0)

@@ -15,9 +15,10 @@ from folders import write_picture
 
 from onestage.data.augment import SSD_PAPER
 from onestage.data.decode import ImageError
-from onestage.data.loader import batches_per_epoch, epoch_order, evaluation_loader, training_loader
+from onestage.data.loader import batches_per_epoch, epoch_order, evaluation_loader, stack_images, training_loader
 from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError
+from onestage.input_size import PADDING, KeepRatio, Stretch
 from onestage.structures import Batch, Categories
 
 
@@ -41,7 +42,7 @@ def a_table(root: Path, num_images: int = 7) -> Table:
 
 
 def train(table: Table, count: int, **settings) -> list[Batch]:
-    defaults = {"image_size": 32, "augmentation": SSD_PAPER, "batch_size": 3, "seed": 5}
+    defaults = {"resize": Stretch(32), "augmentation": SSD_PAPER, "batch_size": 3, "seed": 5}
     loader = training_loader(table, **(defaults | settings))
     batches = list(islice(loader, count))
     loader.close()
@@ -124,13 +125,13 @@ def test_a_set_smaller_than_a_batch_gives_batches_of_the_whole_set(tmp_path: Pat
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_shows_every_picture_once_in_order(tmp_path: Path, workers: int) -> None:
-    batches = list(evaluation_loader(a_table(tmp_path), image_size=32, batch_size=3, workers=workers))
+    batches = list(evaluation_loader(a_table(tmp_path), resize=Stretch(32), batch_size=3, workers=workers))
     assert [batch.image_indices.tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_an_empty_table_evaluates_to_no_batch_and_refuses_to_train(tmp_path: Path) -> None:
     table = a_table(tmp_path, num_images=0)
-    assert list(evaluation_loader(table, image_size=32, batch_size=3)) == []
+    assert list(evaluation_loader(table, resize=Stretch(32), batch_size=3)) == []
     with pytest.raises(UserError, match="no pictures to train on"):
         train(table, 1)
 
@@ -140,7 +141,7 @@ def test_an_unreadable_picture_is_named_in_one_line(tmp_path: Path, workers: int
     table = a_table(tmp_path)
     table.image_path(4).write_bytes(b"<html>")
     with pytest.raises(ImageError, match=r"4\.png") as caught:
-        list(evaluation_loader(table, image_size=32, batch_size=3, workers=workers))
+        list(evaluation_loader(table, resize=Stretch(32), batch_size=3, workers=workers))
     assert "\n" not in str(caught.value)
 
 
@@ -159,3 +160,29 @@ def test_closing_the_loader_ends_its_thread_and_its_processes(tmp_path: Path, wo
         time.sleep(0.01)
     assert threading.active_count() <= threads
     assert multiprocessing.active_children() == []
+
+
+def test_pictures_of_other_proportions_lie_in_the_upper_left_corner_of_one_batch(tmp_path: Path) -> None:
+    resize = KeepRatio(shortest=40, longest=64)
+    images = [np.full((40, 60, 3), 200, np.uint8), np.full((50, 40, 3), 100, np.uint8)]
+    stacked = stack_images(images, resize)
+    assert stacked.shape == (2, 64, 64, 3)  # 50 and 60, to the next multiples of 32
+    assert (stacked[0, :40, :60] == 200).all()
+    assert (stacked[1, :50, :40] == 100).all()
+    assert (stacked[0, 40:] == PADDING).all()
+    assert (stacked[1, :, 40:] == PADDING).all()
+
+
+def test_pictures_of_one_size_are_stacked_as_they_are() -> None:
+    images = [np.full((32, 64, 3), value, np.uint8) for value in (1, 2)]
+    assert (stack_images(images, KeepRatio(32, 64)) == np.stack(images)).all()
+
+
+def test_a_batch_of_pictures_that_keep_their_proportions_trains_with_boxes_in_its_pixels(tmp_path: Path) -> None:
+    (batch, *_) = train(a_table(tmp_path), 1, resize=KeepRatio(40, 80), augmentation=None)
+    height, width = batch.images.shape[2:]
+    assert height % 32 == 0
+    assert width % 32 == 0
+    for targets in batch.targets:
+        assert (targets.boxes_xyxy[:, 2] <= width).all()
+        assert (targets.boxes_xyxy[:, 3] <= height).all()

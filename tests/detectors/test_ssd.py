@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from onestage.boxes import encode_deltas
-from onestage.detectors import build, build_from_config, config_of, describe
+from onestage.detectors import build, build_from_config, config_of, describe, detector_config
 from onestage.errors import UserError
 from onestage.postprocess import Selection
 from onestage.structures import Predictions, Targets
+
+SIZE_HW = (300, 300)
 
 
 # tests/golden's README: counts of the reference implementations.
@@ -34,7 +36,7 @@ def test_counts_are_the_references(
 
 
 def test_a_quick_start_adds_batch_norms_and_travels_in_the_configuration() -> None:
-    detector = build("ssd300-vgg16", 20, quick_start=True)
+    detector = build("ssd300-vgg16", 20, config=detector_config("ssd300-vgg16").with_quick_start())
     # The paper's 26,285,486, a scale and a shift for conv6 and conv7 (1,024 channels each) and the extras (1,920
     # without conv11_2's 256, which has none), whose biases go.
     assert describe(detector).parameters == 26_285_486 + 2 * 2_048 + 2 * 1_664 - 1_664
@@ -44,7 +46,7 @@ def test_a_quick_start_adds_batch_norms_and_travels_in_the_configuration() -> No
 
 
 def test_a_quick_starts_head_begins_near_the_class_balance_of_mining() -> None:
-    detector = build("ssd300-vgg16", 20, quick_start=True)
+    detector = build("ssd300-vgg16", 20, config=detector_config("ssd300-vgg16").with_quick_start())
     maps = [torch.randn(1, channels, 4, 4) for channels in (512, 1024, 512, 256, 256, 256)]
     with torch.no_grad():
         predictions = detector.get_submodule("head")(maps)
@@ -58,13 +60,14 @@ def test_a_quick_starts_head_begins_near_the_class_balance_of_mining() -> None:
     ("name", "anchors"), [("ssd300-test_efficientnet", 8_732), ("ssd512-test_efficientnet", 24_564)]
 )
 def test_any_timm_backbone_gives_one_output_an_anchor(name: str, anchors: int, neck: str) -> None:
-    detector = build(name, 3, neck=neck).eval()
-    images = torch.randint(0, 256, (1, 3, detector.image_size, detector.image_size), dtype=torch.uint8)
+    detector = build(name, 3, config=detector_config(name).adjusted({"neck": neck})).eval()
+    side = int(name[3:6])
+    images = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
     with torch.no_grad():
         predictions = detector(images)
     assert predictions.class_logits.shape == (1, anchors, 4)
     assert predictions.box_deltas.shape == (1, anchors, 4)
-    assert detector.anchors_cxcywh.shape == (anchors, 4)
+    assert detector.anchors_cxcywh((side, side)).shape == (anchors, 4)
 
 
 def test_the_conv4_3_norm_scales_each_cell_to_a_length_of_20() -> None:
@@ -84,9 +87,11 @@ def test_normalisation_is_the_first_layer_and_pixels_go_in_as_they_are() -> None
 
 
 def test_a_detector_is_built_again_from_its_json() -> None:
-    detector = build("ssd300-test_efficientnet", 2, anchor_sizes=(20, 40, 80, 120, 160, 200, 240), neck="none")
+    settings = {"anchor_sizes": (20.0, 40.0, 80.0, 120.0, 160.0, 200.0, 240.0), "neck": "none"}
+    config = detector_config("ssd300-test_efficientnet").adjusted(settings)
+    detector = build("ssd300-test_efficientnet", 2, config=config)
     again = build_from_config(json.loads(json.dumps(config_of(detector))))
-    assert torch.equal(detector.anchors_cxcywh, again.anchors_cxcywh)
+    assert torch.equal(detector.get_buffer("anchors"), again.get_buffer("anchors"))
     assert detector.state_dict().keys() == again.state_dict().keys()
     assert config_of(again) == config_of(detector)
 
@@ -96,15 +101,15 @@ def test_what_it_learns_is_what_it_detects() -> None:
     detector = build("ssd300-test_efficientnet", 2)
     box_xyxy = torch.tensor([[40.0, 60.0, 160.0, 200.0]])
     targets = [Targets(box_xyxy, torch.tensor([1]), torch.tensor([False]))]
-    anchors = detector.anchors_cxcywh
+    anchors = detector.anchors_cxcywh(SIZE_HW)
     deltas = encode_deltas(box_xyxy.expand(len(anchors), 4), anchors, (0.1, 0.2))[None]
     logits = torch.zeros(1, len(anchors), 3)
     logits[..., 0] = 10.0
     best = deltas.abs().sum(-1).argmin()
     logits[0, best] = torch.tensor([0.0, 0.0, 10.0])
     predictions = Predictions(logits, deltas)
-    assert detector.losses(predictions, targets).box.item() == pytest.approx(0, abs=1e-5)
-    (found,) = detector.detect(predictions, Selection(score_threshold=0.5))
+    assert detector.losses(predictions, targets, SIZE_HW).box.item() == pytest.approx(0, abs=1e-5)
+    (found,) = detector.detect(predictions, Selection(score_threshold=0.5), SIZE_HW)
     assert found.labels.tolist() == [1]
     torch.testing.assert_close(found.boxes_xyxy, box_xyxy, atol=0.05, rtol=0)
 
@@ -131,7 +136,7 @@ def test_a_name_or_number_that_does_not_fit_is_explained(arguments: tuple[str, i
 
 def test_anchor_sizes_that_do_not_fit_are_explained() -> None:
     with pytest.raises(UserError, match="expected 7 positive"):
-        build("ssd300-vgg16", 20, anchor_sizes=(30, 60))
+        detector_config("ssd300-vgg16").adjusted({"anchor_sizes": (30.0, 60.0)})
     config = config_of(build("ssd300-test_efficientnet", 2))
     config["settings"]["dropout"] = 0.5
     with pytest.raises(UserError, match="unknown field"):

@@ -17,6 +17,7 @@ from onestage.data.decode import ImageError, decode_image
 from onestage.detectors import Detector, build
 from onestage.errors import UserError
 from onestage.inference.predictor import Picture, Predictor, load, read_picture
+from onestage.input_size import Stretch
 from onestage.postprocess import Selection
 from onestage.structures import Categories, Detections, LossSums, Predictions
 from onestage.training.checkpoint import save_model
@@ -27,8 +28,8 @@ class RedBoxDetector(Detector):
 
     name = "red-box"
     num_classes = 2
-    image_size = 100
-    resize = "stretch"
+    resize = Stretch(100)
+    evaluation_selection = Selection()
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,10 +48,10 @@ class RedBoxDetector(Detector):
                 boxes_xyxy[image, 0] = torch.stack(edges).float()
         return Predictions(torch.zeros(len(images), 1, 3), boxes_xyxy)
 
-    def losses(self, predictions: Predictions, targets: object) -> LossSums:
+    def losses(self, predictions: Predictions, targets: object, input_hw: tuple[int, int]) -> LossSums:
         raise AssertionError("a predictor does not train")
 
-    def detect(self, predictions: Predictions, selection: Selection) -> list[Detections]:
+    def detect(self, predictions: Predictions, selection: Selection, input_hw: tuple[int, int]) -> list[Detections]:
         found = [boxes[(boxes[:, 2] > 0)] for boxes in predictions.box_deltas]
         return [Detections(b, torch.full((len(b),), 0.9), torch.ones(len(b), dtype=torch.int64)) for b in found]
 
@@ -226,7 +227,7 @@ def test_a_saved_model_is_loaded_with_its_categories_and_finds_the_same(tmp_path
     detector.eval()
     with torch.no_grad():
         images = torch.from_numpy(image).permute(2, 0, 1)[None]
-        (expected,) = detector.detect(detector(images), selection)
+        (expected,) = detector.detect(detector(images), selection, (300, 300))
     assert found.names == ("blue", "red")
     assert len(expected) > 0
     torch.testing.assert_close(found.boxes_xyxy, expected.boxes_xyxy, rtol=1e-4, atol=1e-2)

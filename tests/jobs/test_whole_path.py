@@ -259,7 +259,7 @@ def test_import_lays_anchors_of_the_sizes_that_are_given(tmp_path: Path) -> None
     words = ("--detector", "ssd300-vgg16", "--categories", tmp_path / "names.txt", "--out", tmp_path / "m.safetensors")
     sizes = (21, 45, 99, 153, 207, 261, 315)  # of the release's COCO model
     assert run("import", tmp_path / "theirs.safetensors", *words, "--anchor-sizes", *sizes) == 0
-    anchors_cxcywh = load_model(tmp_path / "m.safetensors").detector.anchors_cxcywh
+    anchors_cxcywh = load_model(tmp_path / "m.safetensors").detector.anchors_cxcywh((300, 300))
     torch.testing.assert_close(anchors_cxcywh[0], torch.tensor([4.0, 4, 21, 21]))
     torch.testing.assert_close(anchors_cxcywh[1, 2:], torch.full((2,), (21 * 45) ** 0.5))
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onestage.data.augment import Augmentation, Geometry, augment, sample_geometry, warp
+from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.structures import Sample
 
 WILD = Augmentation(
@@ -27,11 +28,11 @@ def step_by_step(image: np.ndarray, geometry: Geometry, fill: tuple[int, int, in
 
     What reaches beyond the picture is found from the map alone: the corners of the input, put back into the picture.
     """
-    size = geometry.image_size
-    upright = Geometry(geometry.source_xyxy, geometry.target_xyxy, size).matrix
+    height, width = geometry.view_hw
+    upright = Geometry(geometry.source_xyxy, geometry.target_xyxy, geometry.view_hw).matrix
     (scale_x, scale_y), (shift_x, shift_y) = upright.diagonal(), upright[:, 2]
     x0, y0 = -shift_x / scale_x, -shift_y / scale_y
-    x1, y1 = x0 + size / scale_x, y0 + size / scale_y
+    x1, y1 = x0 + width / scale_x, y0 + height / scale_y
     finer = 4  # the canvas has four pixels a pixel, so that its crop falls on whole ones within an eighth
     margin_x = finer * round(max(0.0, -x0, x1 - image.shape[1]) + 2)
     margin_y = finer * round(max(0.0, -y0, y1 - image.shape[0]) + 2)
@@ -41,7 +42,7 @@ def step_by_step(image: np.ndarray, geometry: Geometry, fill: tuple[int, int, in
     canvas[margin_y : margin_y + fine.shape[0], margin_x : margin_x + fine.shape[1]] = fine
     rows = slice(round(finer * y0) + margin_y, round(finer * y1) + margin_y)
     columns = slice(round(finer * x0) + margin_x, round(finer * x1) + margin_x)
-    result = cv2.resize(canvas[rows, columns], (size, size), interpolation=cv2.INTER_AREA)
+    result = cv2.resize(canvas[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
     if geometry.transpose:
         result = result.transpose(1, 0, 2)
     if geometry.mirror:
@@ -55,21 +56,21 @@ def step_by_step(image: np.ndarray, geometry: Geometry, fill: tuple[int, int, in
     seed=st.integers(0, 10**6),
     height=st.integers(40, 200),
     width=st.integers(40, 200),
-    image_size=st.sampled_from([64, 100, 160]),
+    resize=st.sampled_from([Stretch(64), Stretch(100), Stretch(160), KeepRatio(64, 100), KeepRatio(100, 400)]),
 )
 def test_one_warp_equals_the_same_choices_applied_one_after_another(
-    seed: int, height: int, width: int, image_size: int
+    seed: int, height: int, width: int, resize: Resize
 ) -> None:
     image = smooth_picture((height, width), seed)
     box_xyxy = np.array([[0.2 * width, 0.3 * height, 0.7 * width, 0.8 * height]], dtype=np.float32)
     rng = np.random.default_rng(seed)
-    geometry = sample_geometry((height, width), box_xyxy, np.zeros(1, np.bool_), image_size, rng, WILD)
+    geometry = sample_geometry((height, width), box_xyxy, np.zeros(1, np.bool_), resize, rng, WILD)
     once = warp(image, geometry, WILD.fill).astype(int)
     stepwise = step_by_step(image, geometry, WILD.fill).astype(int)
     difference = np.abs(once - stepwise).max(axis=-1)
     # a pixel on the picture's edge may be picture in one and fill in the other
     tx0, ty0, tx1, ty1 = geometry.target_xyxy
-    edge = np.zeros((image_size, image_size), dtype=bool)
+    edge = np.zeros(geometry.view_hw, dtype=bool)
     edge[max(ty0 - 1, 0) : ty1 + 1, max(tx0 - 1, 0) : tx1 + 1] = True
     edge[ty0 + 1 : ty1 - 1, tx0 + 1 : tx1 - 1] = False
     edge = edge.T if geometry.transpose else edge
@@ -94,7 +95,7 @@ def test_augmented_boxes_are_within_the_picture_and_not_empty(seed: int, count: 
     sample = Sample(
         np.zeros((100, 100, 3), np.uint8), boxes_xyxy, np.arange(count, dtype=np.int64), rng.random(count) < 0.2, 0
     )
-    varied = augment(sample, 50, rng, WILD)
+    varied = augment(sample, Stretch(50), rng, WILD)
     assert len(varied.labels) == len(varied.boxes_xyxy) == len(varied.ignored) <= count
     assert varied.boxes_xyxy.min(initial=0) >= 0
     assert varied.boxes_xyxy.max(initial=0) <= 50

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onestage.data.table import Table, TableBuilder
+from onestage.input_size import KeepRatio, Stretch
 from onestage.recipes.default import boxes_in_input, default_recipe
 from onestage.structures import Categories
 
@@ -30,7 +31,7 @@ def table_of(boxes_xyxy: list[tuple[float, float, float, float]], pictures: int 
 
 
 def test_box_sizes_are_those_in_the_stretched_input() -> None:
-    assert boxes_in_input(table_of([(0, 0, 100, 30)], 2), 300).tolist() == [[30, 50], [30, 50]]
+    assert boxes_in_input(table_of([(0, 0, 100, 30)], 2), Stretch(300)).tolist() == [[30, 50], [30, 50]]
 
 
 @pytest.mark.parametrize(("detector", "quick_start"), [("ssd300-vgg16", True), ("ssd300-test_efficientnet", False)])
@@ -67,3 +68,28 @@ def test_few_pictures_are_shown_more_often(pictures: int, epochs: float) -> None
 def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
     recipe, _ = default_recipe("ssd300-test_efficientnet", table_of([], 5), pretrained=True)
     assert recipe.batch_size == 5
+
+
+def test_box_sizes_are_those_in_an_input_that_keeps_proportions() -> None:
+    table = table_of([(0, 0, 100, 30)], 2)  # 300 x 600: the longer side becomes 400, a factor of 2/3
+    np.testing.assert_allclose(boxes_in_input(table, KeepRatio(300, 400)), [[20, 200 / 3]] * 2)
+
+
+def test_retinanets_batch_norms_are_frozen_only_over_imagenet_weights() -> None:
+    table = table_of([(0, 0, 120, 60)])
+    with_weights, _ = default_recipe("retinanet-resnet50", table, pretrained=True)
+    without, reasons = default_recipe("retinanet-resnet50", table, pretrained=False)
+    assert with_weights.backbone_norm is None  # the detector's own, frozen
+    assert without.backbone_norm == "batch"
+    assert any("frozen ones" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("detector", "small"),
+    [("retinanet-tf_efficientnet_lite0", (24, 12)), ("retinanet-resnet18", (12, 6)), ("m2det320-vgg16", (24, 12))],
+)
+def test_small_objects_get_smaller_anchors_in_every_family(detector: str, small: tuple[int, int]) -> None:
+    usual, _ = default_recipe(detector, table_of([(0, 0, 240, 120)]), pretrained=True)
+    tiny, _ = default_recipe(detector, table_of([(0, 0, *small)]), pretrained=True)
+    assert usual.anchor_sizes is None
+    assert tiny.anchor_sizes is not None

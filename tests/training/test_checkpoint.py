@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from onestage.detectors import build
+from onestage.detectors import build, detector_config
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.training.checkpoint import load_model, read_tensors, save_model, write_tensors
@@ -61,7 +61,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_model_file_describes_itself(tmp_path: Path) -> None:
-    detector = build("ssd300-test_efficientnet", 2, anchor_sizes=(20, 40, 80, 120, 160, 200, 240))
+    sizes = (20.0, 40.0, 80.0, 120.0, 160.0, 200.0, 240.0)
+    config = detector_config("ssd300-test_efficientnet").adjusted({"anchor_sizes": sizes})
+    detector = build("ssd300-test_efficientnet", 2, config=config)
     detector.set_normalization((1, 2, 3), (4, 5, 6))
     categories = Categories(("cat", "dog"), (17, 18))
     save_model(tmp_path / "m.safetensors", detector, detector.state_dict(), categories, map_area=0.5)
@@ -73,7 +75,7 @@ def test_a_model_file_describes_itself(tmp_path: Path) -> None:
     with torch.no_grad():
         before, after = detector.eval()(images), loaded.detector(images)
     assert torch.equal(before.class_logits, after.class_logits)
-    assert torch.equal(detector.anchors_cxcywh, loaded.detector.anchors_cxcywh)
+    assert torch.equal(detector.get_buffer("anchors"), loaded.detector.get_buffer("anchors"))
 
 
 def test_what_is_not_a_model_file_is_refused(tmp_path: Path) -> None:
@@ -85,3 +87,13 @@ def test_what_is_not_a_model_file_is_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "checkpoint.safetensors", TENSORS, {})
     with pytest.raises(UserError, match="not a onestage model file"):
         load_model(tmp_path / "checkpoint.safetensors")
+
+
+def test_a_header_that_asks_for_a_huge_network_is_refused_before_memory_is_taken_for_it(tmp_path: Path) -> None:
+    detector = build("ssd300-test_efficientnet", 2)
+    save_model(tmp_path / "m.safetensors", detector, detector.state_dict(), Categories.from_names(["cat", "dog"]))
+    tensors, header = read_tensors(tmp_path / "m.safetensors")
+    header["config"]["settings"]["neck_channels"] = 2_000_000  # a 3x3 convolution of it would be 144 TB
+    write_tensors(tmp_path / "huge.safetensors", tensors, header)
+    with pytest.raises(UserError, match="the weights do not fit the network it names"):
+        load_model(tmp_path / "huge.safetensors")

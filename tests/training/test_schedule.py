@@ -1,5 +1,6 @@
 import pytest
 
+from onestage.errors import UserError
 from onestage.training.recipe import Recipe
 from onestage.training.schedule import learning_rate_factor
 
@@ -8,6 +9,14 @@ def test_steps_divide_the_rate_by_ten_at_each_milestone() -> None:
     recipe = Recipe(schedule="steps", milestones=(0.5, 0.75))
     factors = [learning_rate_factor(recipe, 1000, progress) for progress in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_steps_take_the_factors_that_are_given() -> None:
+    recipe = Recipe(schedule="steps", milestones=(0.5, 0.75), milestone_factors=(0.5, 0.02))
+    factors = [learning_rate_factor(recipe, 1000, progress) for progress in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)]
+    assert factors == pytest.approx([1, 1, 0.5, 0.5, 0.02, 0.02])
+    with pytest.raises(UserError, match="2 milestones, but 1 milestone factors"):
+        Recipe(milestones=(0.5, 0.75), milestone_factors=(0.5,))
 
 
 def test_cosine_falls_from_the_whole_rate_to_a_hundredth() -> None:

@@ -1,7 +1,7 @@
 """Backbones: networks that turn pictures into a list of feature maps, finest first."""
 
 from onestage.backbones.feature_maps import FeatureMaps
-from onestage.backbones.timm import TimmMaps, timm_normalization
+from onestage.backbones.timm import ResNetStages, TimmMaps, timm_normalization
 from onestage.backbones.vgg import VGG16Reduced
 
-__all__ = ["FeatureMaps", "TimmMaps", "VGG16Reduced", "timm_normalization"]
+__all__ = ["FeatureMaps", "ResNetStages", "TimmMaps", "VGG16Reduced", "timm_normalization"]

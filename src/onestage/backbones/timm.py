@@ -1,4 +1,4 @@
-"""Any timm backbone as three feature maps, at strides 8, 16 and 32."""
+"""timm's backbones: any of them as three feature maps at strides 8, 16 and 32, and ResNets as M2Det reads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import timm
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor
+from timm.layers.norm_act import freeze_batch_norm_2d
+from torch import Tensor, nn
 
 from onestage.backbones.feature_maps import FeatureMaps
 from onestage.errors import UserError
@@ -19,13 +20,17 @@ STRIDES = (8, 16, 32)
 class TimmMaps(FeatureMaps):
     """The maps of `timm.create_model(name, features_only=True)` at strides 8, 16 and 32, with fresh weights.
 
+    Args:
+        name: timm's.
+        frozen_norm: batch norms with fixed statistics, scales and shifts: those of the weights that are loaded.
+
     Raises:
         UserError: timm has no such model, or it has no map at one of the strides.
     """
 
     strides = STRIDES
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, frozen_norm: bool = False) -> None:
         super().__init__()
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -44,21 +49,51 @@ class TimmMaps(FeatureMaps):
                 f"backbone {name!r}: its maps have strides {', '.join(map(str, reductions))}; expected 8, 16 and 32 "
                 "among them; use a pyramidal network such as tf_efficientnet_lite0 or resnet18"
             )
+        if frozen_norm:
+            self.body = freeze_batch_norm_2d(self.body)
         # The last map of a stride has seen most layers.
         self.indices = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
         self.channels = tuple(feature_info.channels()[index] for index in self.indices)
-        self.stem = self._parameters_up_to([one["module"] for one in feature_info.info if one["reduction"] <= 4])
+        self.stem = _parameters_up_to(self, [one["module"] for one in feature_info.info if one["reduction"] <= 4])
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         maps = self.body(images)
         return [maps[index] for index in self.indices]
 
-    def _parameters_up_to(self, modules: list[str]) -> tuple[str, ...]:
-        """Names of the parameters up to the last of these modules of the body, in timm's order of layers."""
-        names = [name for name, _ in self.named_parameters()]
-        prefixes = tuple(f"body.{form}." for module in modules for form in (module, module.replace(".", "_")))
-        last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
-        return tuple(names[: last + 1])
+
+class ResNetStages(FeatureMaps):
+    """A ResNet's map at stride 8 and a deeper one at stride 16, with fresh weights.
+
+    Args:
+        name: timm's, `resnet50` or `resnet101`.
+        stages: the two that are read, 1 to 4. Where stage 4 is, stage 3 keeps the size of stage 2.
+    """
+
+    strides = (8, 16)
+
+    def __init__(self, name: str, stages: tuple[int, int]) -> None:
+        super().__init__()
+        if stages not in ((2, 3), (2, 4)):
+            raise UserError(f"{name}: stages {stages}; expected (2, 3) or (2, 4), whose maps have strides 8 and 16")
+        self.body = timm.create_model(name, features_only=True, pretrained=False, out_indices=stages)
+        feature_info: Any = self.body.feature_info
+        self.channels = tuple(feature_info.channels())
+        if stages[1] == 4:
+            for layer in self.body.get_submodule("layer3.0").modules():
+                if isinstance(layer, nn.Conv2d):
+                    layer.stride = (1, 1)
+        self.stem = _parameters_up_to(self, [one["module"] for one in feature_info.info if one["reduction"] <= 4])
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        return self.body(images)
+
+
+def _parameters_up_to(backbone: nn.Module, modules: list[str]) -> tuple[str, ...]:
+    """Names of the parameters up to the last of these modules of its body, in timm's order of layers."""
+    names = [name for name, _ in backbone.named_parameters()]
+    prefixes = tuple(f"body.{form}." for module in modules for form in (module, module.replace(".", "_")))
+    last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
+    return tuple(names[: last + 1])
 
 
 def timm_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -15,13 +15,18 @@ from onestage.backbones.l2_norm import L2Norm
 
 
 class VGG16Reduced(FeatureMaps):
-    """Maps: conv4_3 with its norm rescaled (stride 8), conv7 (stride 16)."""
+    """Maps: conv4_3 (stride 8), conv7 (stride 16).
+
+    Args:
+        batch_norm: after conv6 and conv7.
+        conv4_3_norm: rescale conv4_3's vectors, as SSD does.
+    """
 
     channels = (512, 1024)
     strides = (8, 16)
     stem = ("conv1_", "conv2_", "conv3_")
 
-    def __init__(self, batch_norm: bool = False) -> None:
+    def __init__(self, batch_norm: bool = False, *, conv4_3_norm: bool = True) -> None:
         super().__init__()
         self.conv1_1, self.conv1_2 = _conv3x3(3, 64), _conv3x3(64, 64)
         self.conv2_1, self.conv2_2 = _conv3x3(64, 128), _conv3x3(128, 128)
@@ -33,7 +38,7 @@ class VGG16Reduced(FeatureMaps):
         self.conv6_norm = nn.BatchNorm2d(1024) if batch_norm else nn.Identity()
         self.conv7_norm = nn.BatchNorm2d(1024) if batch_norm else nn.Identity()
         # Liu 2016, 3.1: conv4_3 has larger norms than the other maps, so rescale them to 20, and learn the scale.
-        self.conv4_3_norm = L2Norm(512, initial_scale=20.0)
+        self.conv4_3_norm = L2Norm(512, initial_scale=20.0) if conv4_3_norm else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

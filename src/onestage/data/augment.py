@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
+from onestage.input_size import Resize
 from onestage.structures import Sample
 
 CROP_TRIALS = 50  # as in the authors' release
@@ -69,6 +70,9 @@ class Augmentation:
 
 SSD_PAPER = Augmentation()
 
+# RetinaNet's: "horizontal image flipping as the only form of data augmentation unless otherwise noted" (Lin 2017, 4.1).
+FLIP_ONLY = Augmentation(expand_probability=0.0, crop_probability=0.0, colour_probability=0.0)
+
 # For short trainings from few pictures: every picture still differs each time, but objects keep nearer to their size.
 MILD = Augmentation(
     expand_max=2.0,
@@ -88,19 +92,25 @@ class Geometry:
 
     Attributes:
         source_xyxy: whole pixels of the picture, within it.
-        target_xyxy: whole pixels of the square input, within it.
-        image_size: side of the input, pixels.
-        transpose: swap x and y of the input.
+        target_xyxy: whole pixels of the resized view, within it.
+        view_hw: height and width of the resized view, pixels.
+        transpose: swap x and y of the view.
         mirror: then left-right.
         upside_down: then up-down.
     """
 
     source_xyxy: tuple[int, int, int, int]
     target_xyxy: tuple[int, int, int, int]
-    image_size: int
+    view_hw: tuple[int, int]
     transpose: bool = False
     mirror: bool = False
     upside_down: bool = False
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of what comes out."""
+        height, width = self.view_hw
+        return (width, height) if self.transpose else (height, width)
 
     @property
     def matrix(self) -> Float64[np.ndarray, "2 3"]:
@@ -110,12 +120,13 @@ class Geometry:
         matrix = np.array([[scale_x, 0.0, tx0 - scale_x * sx0], [0.0, scale_y, ty0 - scale_y * sy0]])
         if self.transpose:
             matrix = matrix[::-1].copy()
+        height, width = self.input_hw
         if self.mirror:
             matrix[0] = -matrix[0]
-            matrix[0, 2] += self.image_size
+            matrix[0, 2] += width
         if self.upside_down:
             matrix[1] = -matrix[1]
-            matrix[1, 2] += self.image_size
+            matrix[1, 2] += height
         return matrix
 
     def move_boxes(self, boxes_xyxy: Float32[np.ndarray, "N 4"]) -> Float32[np.ndarray, "N 4"]:
@@ -143,7 +154,7 @@ def sample_geometry(
     size_hw: tuple[int, int],
     boxes_xyxy: Float32[np.ndarray, "N 4"],
     ignored: Bool[np.ndarray, " N"],
-    image_size: int,
+    resize: Resize,
     rng: np.random.Generator,
     augmentation: Augmentation,
 ) -> Geometry:
@@ -162,8 +173,9 @@ def sample_geometry(
         augmentation.flip_probability,
         augmentation.vertical_flip_probability,
     )
-    source_xyxy, target_xyxy = _place(view_xyxy, size_hw, image_size)
-    return Geometry(source_xyxy, target_xyxy, image_size, bool(transpose), bool(mirror), bool(upside_down))
+    view_hw = resize.picture_hw((view_xyxy[3] - view_xyxy[1], view_xyxy[2] - view_xyxy[0]))
+    source_xyxy, target_xyxy = _place(view_xyxy, size_hw, view_hw)
+    return Geometry(source_xyxy, target_xyxy, view_hw, bool(transpose), bool(mirror), bool(upside_down))
 
 
 def _sample_crop(
@@ -206,17 +218,17 @@ def _iou(a_xyxy: Float64[np.ndarray, "M 4"], b_xyxy: Float32[np.ndarray, "N 4"])
 
 
 def _place(
-    view_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int], image_size: int
+    view_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int], view_hw: tuple[int, int]
 ) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-    """The picture's part of a view, and where it comes to lie when the view fills the input. Both in whole pixels."""
+    """The picture's part of a view, and where it comes to lie when the view is resized. Both in whole pixels."""
     spans = []
-    for low, high, length in zip(view_xyxy[:2], view_xyxy[2:], size_hw[::-1], strict=True):
+    for low, high, length, new_length in zip(view_xyxy[:2], view_xyxy[2:], size_hw[::-1], view_hw[::-1], strict=True):
         start = min(round(low), length - 1)  # the view keeps at least one row and column of the picture
         end = max(round(high), start + 1, 1)
         source = (max(start, 0), min(end, length))
-        scale = image_size / (end - start)
-        place = min(round((source[0] - start) * scale), image_size - 1)
-        spans.append((source, (place, min(max(round((source[1] - start) * scale), place + 1), image_size))))
+        scale = new_length / (end - start)
+        place = min(round((source[0] - start) * scale), new_length - 1)
+        spans.append((source, (place, min(max(round((source[1] - start) * scale), place + 1), new_length))))
     ((sx0, sx1), (tx0, tx1)), ((sy0, sy1), (ty0, ty1)) = spans
     return (sx0, sy0, sx1, sy1), (tx0, ty0, tx1, ty1)
 
@@ -280,13 +292,13 @@ def warp(
     geometry: Geometry,
     fill: tuple[int, int, int] = SSD_PAPER.fill,
     colour: Colour = UNCHANGED,
-) -> UInt8[np.ndarray, "S S 3"]:
+) -> UInt8[np.ndarray, "h w 3"]:
     """The network's input: the geometry's part of the picture, resized once, coloured, on a ground of `fill`."""
     (sx0, sy0, sx1, sy1), (tx0, ty0, tx1, ty1) = geometry.source_xyxy, geometry.target_xyxy
-    size = geometry.image_size
+    height, width = geometry.view_hw
     result = change_colour(resize_image(image[sy0:sy1, sx0:sx1], (ty1 - ty0, tx1 - tx0)), colour)
-    if (tx0, ty0, tx1, ty1) != (0, 0, size, size):
-        result = cv2.copyMakeBorder(result, ty0, size - ty1, tx0, size - tx1, cv2.BORDER_CONSTANT, value=fill)
+    if (tx0, ty0, tx1, ty1) != (0, 0, width, height):
+        result = cv2.copyMakeBorder(result, ty0, height - ty1, tx0, width - tx1, cv2.BORDER_CONSTANT, value=fill)
     if geometry.transpose:
         result = cv2.transpose(result)
     if geometry.mirror or geometry.upside_down:
@@ -295,31 +307,33 @@ def warp(
     return result
 
 
-def move_objects(sample: Sample, image: UInt8[np.ndarray, "S S 3"], geometry: Geometry) -> Sample:
+def move_objects(sample: Sample, image: UInt8[np.ndarray, "h w 3"], geometry: Geometry) -> Sample:
     """The sample with its new picture: objects whose centre is in it (Liu 2016, 2.2), boxes clipped to it.
 
     Of an ignored object any visible part stays, since it must not become background.
     """
     moved_xyxy = geometry.move_boxes(sample.boxes_xyxy)
     centres = (moved_xyxy[:, :2] + moved_xyxy[:, 2:]) / 2
-    clipped_xyxy = np.clip(moved_xyxy, 0, geometry.image_size)
+    size_wh = np.array(geometry.input_hw[::-1], dtype=np.float32)
+    clipped_xyxy = np.clip(moved_xyxy, 0, np.tile(size_wh, 2))
     visible = (clipped_xyxy[:, 2:] > clipped_xyxy[:, :2]).all(-1)
-    centred = ((centres > 0) & (centres < geometry.image_size)).all(-1)
+    centred = ((centres > 0) & (centres < size_wh)).all(-1)
     kept = visible & (centred | sample.ignored)
     return Sample(image, clipped_xyxy[kept], sample.labels[kept], sample.ignored[kept], sample.image_index)
 
 
-def augment(sample: Sample, image_size: int, rng: np.random.Generator, augmentation: Augmentation) -> Sample:
-    """A varied sample of image_size x image_size pixels, boxes in its pixels."""
+def augment(sample: Sample, resize: Resize, rng: np.random.Generator, augmentation: Augmentation) -> Sample:
+    """A varied sample, resized; boxes in its pixels."""
     height, width = sample.image.shape[:2]
-    geometry = sample_geometry((height, width), sample.boxes_xyxy, sample.ignored, image_size, rng, augmentation)
+    geometry = sample_geometry((height, width), sample.boxes_xyxy, sample.ignored, resize, rng, augmentation)
     image = warp(sample.image, geometry, augmentation.fill, sample_colour(rng, augmentation))
     return move_objects(sample, image, geometry)
 
 
-def resize_only(sample: Sample, image_size: int) -> Sample:
-    """The sample stretched to image_size x image_size pixels; every object stays."""
+def resize_only(sample: Sample, resize: Resize) -> Sample:
+    """The sample resized as the network takes it; every object stays."""
     height, width = sample.image.shape[:2]
-    scale = np.array([image_size / width, image_size / height] * 2, dtype=np.float32)
-    image = resize_image(sample.image, (image_size, image_size))
+    new_height, new_width = resize.picture_hw((height, width))
+    scale = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
+    image = resize_image(sample.image, (new_height, new_width))
     return Sample(image, sample.boxes_xyxy * scale, sample.labels, sample.ignored, sample.image_index)

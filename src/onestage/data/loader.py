@@ -28,6 +28,7 @@ from onestage.data.augment import Augmentation, augment, resize_only
 from onestage.data.decode import decode_image
 from onestage.data.table import Table
 from onestage.errors import UserError
+from onestage.input_size import PADDING, Resize
 from onestage.structures import Batch, Sample, Targets
 
 BATCHES_AHEAD = 3  # that wait for the training loop, per worker
@@ -60,33 +61,33 @@ class TrainingSet:
 
     table: Table
     augmentation: Augmentation | None  # None: only resized
-    image_size: int
+    resize: Resize
     seed: int
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, sample_index = key
         sample = read_sample(self.table, sample_index % len(self.table))
         if self.augmentation is None:
-            return resize_only(sample, self.image_size)
+            return resize_only(sample, self.resize)
         rng = np.random.default_rng((self.seed, epoch, sample_index))
-        return augment(sample, self.image_size, rng, self.augmentation)
+        return augment(sample, self.resize, rng, self.augmentation)
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Samples by the row of their picture, stretched to the input's size."""
+    """Samples by the row of their picture, only resized."""
 
     table: Table
-    image_size: int
+    resize: Resize
 
     def __getitem__(self, index: int) -> Sample:
-        return resize_only(read_sample(self.table, index), self.image_size)
+        return resize_only(read_sample(self.table, index), self.resize)
 
 
 def training_loader(
     table: Table,
     *,
-    image_size: int,
+    resize: Resize,
     augmentation: Augmentation | None,
     batch_size: int,
     seed: int,
@@ -99,7 +100,7 @@ def training_loader(
 
     Args:
         table: the pictures.
-        image_size: side of the network's input, pixels.
+        resize: how pictures are brought to the network's input.
         augmentation: how pictures are varied; None only resizes them.
         batch_size: pictures a batch; a set smaller than that gives batches of the whole set.
         seed: of the order and of the augmentation, not negative.
@@ -114,7 +115,7 @@ def training_loader(
     if not len(table):
         raise UserError(f"{table.root}, {table.split}: no pictures to train on; choose another split")
     keys = _training_keys(len(table), repeat, batch_size, seed, start)
-    return _batches(TrainingSet(table, augmentation, image_size, seed), keys, workers, pin_memory)
+    return _batches(TrainingSet(table, augmentation, resize, seed), keys, workers, pin_memory)
 
 
 def _training_keys(
@@ -129,12 +130,12 @@ def _training_keys(
 
 
 def evaluation_loader(
-    table: Table, *, image_size: int, batch_size: int, workers: int = 0, pin_memory: bool = False
+    table: Table, *, resize: Resize, batch_size: int, workers: int = 0, pin_memory: bool = False
 ) -> Generator[Batch, None, None]:
     """Every picture once, in the table's order, only resized. Arguments as for `training_loader`."""
     rows = range(len(table))
     keys = (list(rows[first : first + batch_size]) for first in range(0, len(table), batch_size))
-    return _batches(EvaluationSet(table, image_size), keys, workers, pin_memory)
+    return _batches(EvaluationSet(table, resize), keys, workers, pin_memory)
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,9 @@ class PackedBatch:
         return Batch(self.images, targets, torch.from_numpy(self.image_indices))
 
 
-def pack(samples: Sequence[Sample]) -> PackedBatch:
-    """Stack samples of one size."""
-    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+def pack(samples: Sequence[Sample], resize: Resize) -> PackedBatch:
+    """Put samples side by side; smaller ones lie in the upper left corner of their place, on padding."""
+    images = torch.from_numpy(stack_images([sample.image for sample in samples], resize))
     return PackedBatch(
         images=images.permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W), a view
         boxes_xyxy=np.concatenate([sample.boxes_xyxy for sample in samples]),
@@ -171,6 +172,19 @@ def pack(samples: Sequence[Sample]) -> PackedBatch:
         num_objects=np.array([len(sample.labels) for sample in samples], dtype=np.int64),
         image_indices=np.array([sample.image_index for sample in samples], dtype=np.int64),
     )
+
+
+def stack_images(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], resize: Resize) -> UInt8[np.ndarray, "B H W 3"]:
+    """Resized pictures as one array of the size that their detector takes."""
+    sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
+    input_hw = resize.input_hw(sizes_hw)
+    if all(size_hw == input_hw for size_hw in sizes_hw):
+        return np.stack(images)
+    stacked = np.empty((len(images), *input_hw, 3), dtype=np.uint8)
+    stacked[:] = PADDING
+    for place, image, (height, width) in zip(stacked, images, sizes_hw, strict=True):
+        place[:height, :width] = image
+    return stacked
 
 
 @dataclass(frozen=True)
@@ -182,7 +196,7 @@ class _BatchReader:
 
     def __getitem__(self, keys: Sequence[Any]) -> PackedBatch | UserError:
         try:
-            return pack([self.samples[key] for key in keys])
+            return pack([self.samples[key] for key in keys], self.samples.resize)
         except UserError as error:
             return error
 

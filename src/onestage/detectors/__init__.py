@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
-from onestage.backbones import TimmMaps, VGG16Reduced, timm_normalization
-from onestage.detectors.base import IMAGENET, Detector, Normalization
+from onestage.backbones import FeatureMaps, ResNetStages, TimmMaps, VGG16Reduced, timm_normalization
+from onestage.detectors.base import IMAGENET, Detector, DetectorConfig, Normalization
 from onestage.detectors.description import Description, describe
-from onestage.detectors.ssd import (
-    SSD,
-    SSD300,
-    SSD300_LIGHT,
-    SSD512,
-    SSD512_LIGHT,
-    ClipAnchors,
-    Neck,
-    SSDConfig,
-    with_quick_start,
-)
+from onestage.detectors.m2det import M2DET320, M2DET512, M2DET704, M2DET800, M2Det, M2DetConfig
+from onestage.detectors.retinanet import RETINANET, RETINANET_LIGHT, RetinaNet, RetinaNetConfig
+from onestage.detectors.ssd import SSD, SSD300, SSD300_LIGHT, SSD512, SSD512_LIGHT, SSDConfig
 from onestage.errors import UserError
 
-DETECTORS: dict[str, SSDConfig] = {"ssd300-vgg16": SSD300, "ssd512-vgg16": SSD512}
+DETECTORS: dict[str, DetectorConfig] = {
+    "ssd300-vgg16": SSD300,
+    "ssd512-vgg16": SSD512,
+    "retinanet-resnet18": RETINANET,
+    "retinanet-resnet34": RETINANET,
+    "retinanet-resnet50": RETINANET,
+    "retinanet-resnet101": RETINANET,
+    "m2det320-vgg16": M2DET320,
+    "m2det512-vgg16": M2DET512,
+    "m2det704-vgg16": M2DET704,
+    "m2det800-vgg16": M2DET800,
+    "m2det320-resnet50": M2DET320,
+    "m2det512-resnet50": M2DET512,
+    "m2det704-resnet50": M2DET704,
+    "m2det800-resnet50": M2DET800,
+    "m2det320-resnet101": M2DET320,
+    "m2det512-resnet101": M2DET512,
+    "m2det704-resnet101": M2DET704,
+    "m2det800-resnet101": M2DET800,
+}
 # On any other backbone, `PREFIX-<timm name>`:
-ON_TIMM: dict[str, SSDConfig] = {"ssd300": SSD300_LIGHT, "ssd512": SSD512_LIGHT}
+ON_TIMM: dict[str, DetectorConfig] = {"ssd300": SSD300_LIGHT, "ssd512": SSD512_LIGHT, "retinanet": RETINANET_LIGHT}
 
 __all__ = [
     "DETECTORS",
     "ON_TIMM",
     "Description",
     "Detector",
+    "DetectorConfig",
+    "M2DetConfig",
     "Normalization",
+    "RetinaNetConfig",
     "SSDConfig",
     "build",
     "build_from_config",
     "config_of",
     "describe",
-    "ssd_config",
+    "detector_config",
 ]
 
 
@@ -46,37 +59,36 @@ def build(
     name: str,
     num_classes: int = 20,
     *,
-    anchor_sizes: Sequence[float] | None = None,
-    neck: Neck | None = None,
-    quick_start: bool = False,
-    clip_anchors: ClipAnchors | None = None,
+    config: DetectorConfig | None = None,
     normalization: Normalization | None = None,
 ) -> Detector:
     """A detector with fresh weights.
 
     Args:
-        name: `ssd300-vgg16`, `ssd512-vgg16`, `ssd300-<timm name>` or `ssd512-<timm name>`.
+        name: one of `DETECTORS`, or a prefix of `ON_TIMM` with a timm backbone, as `ssd300-tf_efficientnet_lite0`.
         num_classes: K, without background.
-        anchor_sizes: one a level and one more, pixels of the input; None: the detector's own (the paper's for VOC).
-        neck: None: the detector's own ("none" on VGG-16, "top_down" on timm's backbones).
-        quick_start: batch norms in VGG-16's conv6, conv7 and the extras, and a head that starts at the class balance
-            that mining shows it: learns from fewer pictures. The paper's network has neither.
-        clip_anchors: see `SSDConfig`; None: the detector's own.
+        config: every other number; None: `detector_config(name)`. For another one, `dataclasses.replace` parts of it.
         normalization: None: what the backbone's published ImageNet weights were trained with.
 
     Raises:
         UserError: an unknown name, or values that do not fit it.
     """
-    config = ssd_config(name)
-    config = replace(
-        config,
-        anchor_sizes=config.anchor_sizes if anchor_sizes is None else tuple(map(float, anchor_sizes)),
-        neck=neck or config.neck,
-        clip_anchors=clip_anchors or config.clip_anchors,
-    )
-    if quick_start:
-        config = with_quick_start(config)
-    return _ssd(name, config, num_classes, normalization)
+    usual = detector_config(name)
+    config = config or usual
+    if type(config) is not type(usual):
+        raise UserError(f"{name}: a {type(config).__name__} was given; expected a {type(usual).__name__}")
+    backbone_name = name.partition("-")[2]
+    on_vgg16 = backbone_name == "vgg16"
+    normalization = normalization or (IMAGENET if on_vgg16 else Normalization(*timm_normalization(backbone_name)))
+    if isinstance(config, RetinaNetConfig):
+        backbone = TimmMaps(backbone_name, frozen_norm=config.backbone_norm == "frozen")
+        return RetinaNet(name, config, backbone, num_classes, normalization)
+    if isinstance(config, M2DetConfig):
+        return M2Det(name, config, _m2det_backbone(backbone_name, config), num_classes, normalization)
+    if isinstance(config, SSDConfig):
+        backbone = VGG16Reduced(config.batch_norm) if on_vgg16 else TimmMaps(backbone_name)
+        return SSD(name, config, backbone, num_classes, normalization)
+    raise TypeError(f"{type(config).__name__} is no detector's configuration")
 
 
 def config_of(detector: Detector) -> dict[str, Any]:
@@ -85,7 +97,7 @@ def config_of(detector: Detector) -> dict[str, Any]:
         "name": detector.name,
         "num_classes": detector.num_classes,
         "normalization": {"mean": list(detector.normalization.mean), "std": list(detector.normalization.std)},
-        "settings": detector.settings(),
+        "settings": asdict(detector.config),
     }
 
 
@@ -98,14 +110,15 @@ def build_from_config(config: dict[str, Any]) -> Detector:
     try:
         name, num_classes, settings = config["name"], config["num_classes"], config["settings"]
         normalization = Normalization(*(tuple(config["normalization"][key]) for key in ("mean", "std")))
+        detectors_config = type(detector_config(name)).from_dict(settings)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"detector configuration: {error!r} is missing or wrong; the file is not of this version"
         ) from error
-    return _ssd(name, SSDConfig.from_dict(settings), num_classes, normalization)
+    return build(name, num_classes, config=detectors_config, normalization=normalization)
 
 
-def ssd_config(name: str) -> SSDConfig:
+def detector_config(name: str) -> DetectorConfig:
     """The configuration that goes with a name.
 
     Raises:
@@ -116,18 +129,15 @@ def ssd_config(name: str) -> SSDConfig:
         return DETECTORS[name]
     if prefix in ON_TIMM and backbone:
         return ON_TIMM[prefix]
-    near = difflib.get_close_matches(name, DETECTORS, n=2, cutoff=0.4) or list(DETECTORS)
+    near = difflib.get_close_matches(name, DETECTORS, n=2, cutoff=0.4) or list(DETECTORS)[:2]
     raise UserError(
         f"detector {name!r}: unknown; the nearest are {', '.join(near)}; "
-        f"also {' and '.join(f'{prefix}-NAME' for prefix in ON_TIMM)} with the NAME of any timm backbone, "
+        f"also {', '.join(f'{prefix}-NAME' for prefix in ON_TIMM)} with the NAME of any timm backbone, "
         "as ssd300-tf_efficientnet_lite0"
     )
 
 
-def _ssd(name: str, config: SSDConfig, num_classes: int, normalization: Normalization | None) -> SSD:
-    ssd_config(name)  # refuses an unknown name
-    if name in DETECTORS:
-        return SSD(name, config, VGG16Reduced(config.batch_norm), num_classes, normalization or IMAGENET)
-    timm_name = name.partition("-")[2]
-    backbone = TimmMaps(timm_name)
-    return SSD(name, config, backbone, num_classes, normalization or Normalization(*timm_normalization(timm_name)))
+def _m2det_backbone(name: str, config: M2DetConfig) -> FeatureMaps:
+    if name == "vgg16":
+        return VGG16Reduced(config.batch_norm, conv4_3_norm=config.conv4_3_norm)
+    return ResNetStages(name, config.resnet_stages)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from onestage.backbones import FeatureMaps
+from onestage.errors import UserError
+from onestage.input_size import Resize, SizeHW
 from onestage.postprocess import Selection
 from onestage.structures import Detections, LossSums, Predictions, Targets
 
-Images = UInt8[Tensor, "B 3 S S"] | Float[Tensor, "B 3 S S"]
+Images = UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,73 @@ class Normalize(nn.Module):
         self.mean.copy_(torch.tensor(normalization.mean)[:, None, None])
         self.std.copy_(torch.tensor(normalization.std)[:, None, None])
 
-    def forward(self, images: Images) -> Float[Tensor, "B 3 S S"]:
+    def forward(self, images: Images) -> Float[Tensor, "B 3 H W"]:
         return (images - self.mean) / self.std
+
+
+ConfigT = TypeVar("ConfigT", bound="DetectorConfig")
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Every number of a detector but its backbone and its number of classes; each paper's file has its own.
+
+    Attributes:
+        FAMILY: the paper's name of the network.
+        ANCHOR_FIELDS: those that change the anchors and no layer.
+        RECIPE_FIELDS: those that a recipe may set.
+    """
+
+    FAMILY: ClassVar[str]
+    ANCHOR_FIELDS: ClassVar[frozenset[str]]
+    RECIPE_FIELDS: ClassVar[frozenset[str]]
+
+    @property
+    def input_resize(self) -> Resize:
+        """How pictures are brought to the input."""
+        raise NotImplementedError
+
+    def anchor_shapes(self) -> list[tuple[float, float]]:
+        """Width and height of every anchor that some level has, pixels of the input."""
+        raise NotImplementedError
+
+    def anchor_sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> tuple[float, ...]:
+        """Values of `anchor_sizes` that follow the boxes of a data set, in pixels of the input."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+        """Read `dataclasses.asdict` back, from JSON too (lists become tuples).
+
+        Raises:
+            UserError: a field that this version does not know.
+        """
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise UserError(f"{cls.__name__}: unknown field {unknown[0]!r}; another version of onestage wrote it")
+        return cls(**{name: _tuples(value) for name, value in values.items()})
+
+    def with_quick_start(self: ConfigT) -> ConfigT:
+        """The same network made to learn from fewer pictures, where that takes other layers than the paper's."""
+        return self
+
+    def adjusted(self: ConfigT, settings: Mapping[str, Any]) -> ConfigT:
+        """With some numbers replaced, by field name; None keeps a number.
+
+        Raises:
+            UserError: a field that a recipe can't set here, or a value that does not fit.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        wrong = sorted(set(given) - self.RECIPE_FIELDS)
+        if wrong:
+            raise UserError(
+                f"{wrong[0]}: {self.FAMILY} has no such setting; it has {', '.join(sorted(self.RECIPE_FIELDS))}"
+            )
+        return replace(self, **self.as_fields(given))
+
+    def as_fields(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What a recipe calls them as this configuration's fields."""
+        return settings
 
 
 class Detector(nn.Module):
@@ -63,45 +131,71 @@ class Detector(nn.Module):
 
     Attributes:
         name: as `onestage.build` takes it.
+        config: every other number.
         num_classes: K, without background.
-        image_size: S, the side of the square input in pixels.
-        resize: how a picture is brought to that size.
-        anchors_cxcywh: (A, 4) in pixels of the input.
+        resize: how pictures are brought to the input.
+        evaluation_selection: which detections its paper's evaluation keeps.
         normalize: the first layer.
         backbone: what ImageNet weights go into.
-        cells: (height, width, anchors of a cell) of each level.
     """
 
     name: str
+    config: DetectorConfig
     num_classes: int
-    image_size: int
-    resize: Literal["stretch"]
-    anchors_cxcywh: Tensor
+    resize: Resize
+    evaluation_selection: Selection
     normalize: Normalize
     backbone: FeatureMaps
-    cells: tuple[tuple[int, int, int], ...]
 
     def forward(self, images: Images) -> Predictions:
         """Raw outputs for pictures of 0..255."""
         return self.raw(self.normalize(images))
 
-    def raw(self, images_normalised: Float[Tensor, "B 3 S S"]) -> Predictions:
+    def raw(self, images_normalised: Float[Tensor, "B 3 H W"]) -> Predictions:
         """The network after its first layer."""
         raise NotImplementedError
 
-    def losses(
-        self, predictions: Predictions, targets: Sequence[Targets], *, negatives_per_positive: float = 3.0
-    ) -> LossSums:
+    def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
+        """(height, width, anchors of a cell) of each level's map, for an input of this height and width."""
+        raise NotImplementedError
+
+    def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
+        """The anchors of an input of this height and width, in its pixels, on the detector's device."""
+        raise NotImplementedError
+
+    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> LossSums:
         """Undivided sums over the batch, in float32. Targets are in pixels of the input."""
         raise NotImplementedError
 
-    def detect(self, predictions: Predictions, selection: Selection) -> list[Detections]:
+    def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
         """The objects of each picture, best first; boxes in pixels of the input, clipped to it, without names."""
         raise NotImplementedError
 
-    def settings(self) -> dict[str, Any]:
-        """JSON-able; all but the weights that it takes to build this detector again."""
-        raise NotImplementedError
+    def lay_anchors(self) -> None:
+        """Lay the anchors that `config` says, where they are kept."""
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Whether weights that were trained with these settings, by field name of the configuration, can go in here.
+
+        Raises:
+            UserError: a setting that shapes the layers and is not what this detector was built with.
+        """
+        for name, value in settings.items():
+            if name not in self.config.ANCHOR_FIELDS and getattr(self.config, name) != value:
+                raise UserError(
+                    f"{self.name}: built with {name} = {getattr(self.config, name)!r}, but the weights are of a "
+                    f"network with {value!r}; build it with that (`onestage import` does)"
+                )
+
+    def adopt(self, settings: Mapping[str, Any]) -> None:
+        """Take over settings that imported weights were trained with.
+
+        Raises:
+            UserError: as `check_settings`.
+        """
+        self.check_settings(settings)
+        self.config = replace(self.config, **settings)
+        self.lay_anchors()
 
     @property
     def normalization(self) -> Normalization:
@@ -117,7 +211,7 @@ class Detector(nn.Module):
         self.normalize.set(Normalization(tuple(map(float, mean)), tuple(map(float, std))))
 
     def extra_repr(self) -> str:
-        return f"{self.name}, num_classes={self.num_classes}, image_size={self.image_size}"
+        return f"{self.name}, num_classes={self.num_classes}, input {self.resize}"
 
 
 DetectorT = TypeVar("DetectorT", bound=Detector)
@@ -126,3 +220,29 @@ DetectorT = TypeVar("DetectorT", bound=Detector)
 def on_meta(detector: DetectorT) -> DetectorT:
     """A copy in evaluation mode without values: sending pictures through it finds shapes and counts, and is cheap."""
     return copy.deepcopy(detector).to("meta").eval()
+
+
+def by_anchor(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B A values"]:
+    """A head's map as one row an anchor: channels are ordered (anchor, value), rows by cell."""
+    # (B, anchors*values, H, W) -> (B, H*W*anchors, values); no copy where memory is channels-last
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)
+
+
+def map_sizes(name: str, maps: Callable[[Tensor], Sequence[Tensor]], input_hw: SizeHW) -> list[SizeHW]:
+    """(height, width) of each map of a network on the meta device.
+
+    Raises:
+        UserError: the network cannot take pictures of this size.
+    """
+    height, width = input_hw
+    try:
+        found = maps(torch.empty(1, 3, height, width, device="meta"))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}: its backbone can't take {height} x {width} pixels ({reason})") from error
+    return [(x.shape[-2], x.shape[-1]) for x in found]
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples, however deep."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

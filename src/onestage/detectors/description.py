@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from onestage.detectors.base import Detector, Normalization, on_meta
+from onestage.input_size import Resize, SizeHW, typical_input_hw
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Description:
     Attributes:
         name: as `onestage.build` takes it.
         num_classes: without background.
-        image_size: side of the square input, pixels.
+        resize: how pictures are brought to the input.
+        input_hw: of one picture, in the proportion 3:4, for which the rest is counted.
         normalization: of the input.
         parameters: of all layers.
         gmacs: 10^9 multiply-accumulates of the convolutions and matrix products for one picture.
@@ -27,7 +29,8 @@ class Description:
 
     name: str
     num_classes: int
-    image_size: int
+    resize: Resize
+    input_hw: SizeHW
     normalization: Normalization
     parameters: int
     gmacs: float
@@ -47,16 +50,18 @@ class Description:
 
 def describe(detector: Detector) -> Description:
     """Count a detector; nothing is computed and nothing changes."""
-    images = torch.empty(1, 3, detector.image_size, detector.image_size, dtype=torch.uint8, device="meta")
+    input_hw = typical_input_hw(detector.resize)
+    images = torch.empty(1, 3, *input_hw, dtype=torch.uint8, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         on_meta(detector)(images)
     return Description(
         name=detector.name,
         num_classes=detector.num_classes,
-        image_size=detector.image_size,
+        resize=detector.resize,
+        input_hw=input_hw,
         normalization=detector.normalization,
         parameters=sum(parameter.numel() for parameter in detector.parameters()),
         gmacs=counter.get_total_flops() / 2 / 1e9,  # a multiply-accumulate is two operations
-        cells=detector.cells,
-        settings=detector.settings(),
+        cells=detector.cells(input_hw),
+        settings=asdict(detector.config),
     )

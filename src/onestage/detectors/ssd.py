@@ -11,20 +11,23 @@ On VGG-16 the network is the paper's. On other backbones the departures are valu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from onestage.anchors import cell_shapes, ssd_anchors
+from onestage.anchors import ClipAnchors, anchor_sizes_from_boxes, cell_shapes, level_shapes, ssd_anchors
 from onestage.backbones import FeatureMaps
 from onestage.boxes import clip_boxes, decode_deltas
-from onestage.detectors.base import Detector, Normalization, Normalize, on_meta
+from onestage.detectors.base import Detector, DetectorConfig, Normalization, Normalize, map_sizes, on_meta
+from onestage.detectors.multibox_head import MultiBoxHead
 from onestage.errors import UserError
+from onestage.input_size import SizeHW, Stretch
 from onestage.losses import multibox_loss
 from onestage.matching import match_anchors
 from onestage.necks import TopDown
@@ -32,7 +35,6 @@ from onestage.postprocess import Selection, select
 from onestage.structures import Detections, LossSums, Predictions, Targets
 
 Neck = Literal["none", "top_down"]
-ClipAnchors = Literal["all", "sizes", "none"]
 
 # Liu 2016, 2.2, in pixels as released: for VOC (ssd_pascal.py) and for COCO (ssd_coco.py, whose objects are smaller).
 SSD300_VOC_SIZES = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
@@ -54,7 +56,7 @@ class Extra:
 
 
 @dataclass(frozen=True)
-class SSDConfig:
+class SSDConfig(DetectorConfig):
     """Every number of an SSD but its backbone and its number of classes.
 
     Attributes:
@@ -65,12 +67,14 @@ class SSDConfig:
         aspect_ratios: of each level's anchors (width / height) beside 1; each is laid on its side too.
         clip_anchors: bound the anchors' centres and sizes at the input ("all", as ssd.pytorch and lufficc/SSD), only
             the sizes (torchvision), or nothing (mmdetection, the paper's release).
+        whole_pixels: anchors rounded to whole pixels of which the last one belongs to the anchor (mmdetection 1.x).
         variances: what deltas are divided by: of the centre, of the size.
         neck: "top_down" merges the backbone's maps (Lin 2017) before the extras and the head.
         neck_channels: of the maps that come out of it.
         batch_norm: in the layers that ImageNet weights seldom cover: the extras, and VGG-16's conv6 and conv7.
         background_prior: what the head's initial bias says of each anchor's chance to be background; None: zero bias.
         head_scale: standard deviation of the head's first outputs over maps of unit variance; None: Xavier (paper).
+        negatives_per_positive: anchors that learn background, the hardest ones of each picture, per positive.
     """
 
     image_size: int
@@ -79,12 +83,18 @@ class SSDConfig:
     anchor_sizes: tuple[float, ...]
     aspect_ratios: tuple[tuple[float, ...], ...]
     clip_anchors: ClipAnchors = "all"
+    whole_pixels: bool = False
     variances: tuple[float, float] = (0.1, 0.2)
     neck: Neck = "none"
     neck_channels: int = 128
     batch_norm: bool = False
     background_prior: float | None = None
     head_scale: float | None = None
+    negatives_per_positive: float = 3.0
+
+    FAMILY = "SSD"
+    ANCHOR_FIELDS = frozenset({"strides", "anchor_sizes", "clip_anchors", "whole_pixels"})
+    RECIPE_FIELDS = frozenset({"anchor_sizes", "neck", "negatives_per_positive"})
 
     def __post_init__(self) -> None:
         levels = len(self.strides)
@@ -94,20 +104,27 @@ class SSDConfig:
                 f"numbers of pixels, one for each of {levels} levels and one more"
             )
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SSDConfig:
-        """Read `dataclasses.asdict` back, from JSON too (lists become tuples).
+    @property
+    def input_resize(self) -> Stretch:
+        return Stretch(self.image_size)
 
-        Raises:
-            UserError: a field that this version does not know.
+    def anchor_shapes(self) -> list[tuple[float, float]]:
+        return level_shapes(self.anchor_sizes, self.aspect_ratios)
+
+    def anchor_sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> tuple[float, ...]:
+        return anchor_sizes_from_boxes(box_sizes_hw, self.image_size, len(self.strides))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SSDConfig:
+        return super().from_dict({**values, "extras": tuple(Extra(**extra) for extra in values["extras"])})
+
+    def with_quick_start(self) -> SSDConfig:
+        """The paper's network made to learn from fewer pictures.
+
+        Without, at batch 8, VGG-16's first hundreds of steps go into unlearning the random scale of the outputs of its
+        fresh layers: the maps of the original VGG-16 are in the hundreds.
         """
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise UserError(f"SSD configuration: unknown field {unknown[0]!r}; another version of onestage wrote it")
-        extras = tuple(Extra(**extra) for extra in values["extras"])
-        ratios = tuple(tuple(level) for level in values["aspect_ratios"])
-        tuples = {name: tuple(values[name]) for name in ("strides", "anchor_sizes", "variances") if name in values}
-        return cls(**{**values, **tuples, "extras": extras, "aspect_ratios": ratios})
+        return replace(self, batch_norm=True, background_prior=0.75, head_scale=0.3)
 
 
 SSD300 = SSDConfig(
@@ -163,15 +180,6 @@ SSD512_LIGHT = replace(
 )
 
 
-def with_quick_start(config: SSDConfig) -> SSDConfig:
-    """The paper's network made to learn from fewer pictures.
-
-    Without them, at batch 8, VGG-16's first hundreds of steps go into unlearning the random scale of the outputs of its
-    fresh layers: the maps of the original VGG-16 are in the hundreds.
-    """
-    return replace(config, batch_norm=True, background_prior=0.75, head_scale=0.3)
-
-
 class SSD(Detector):
     """Backbone maps, extra maps, one 3x3 head a map. Raw outputs only; see `losses` and `detect`.
 
@@ -186,7 +194,8 @@ class SSD(Detector):
         UserError: the backbone cannot take pictures of this size, or the levels do not fit the configuration.
     """
 
-    resize: Literal["stretch"] = "stretch"
+    evaluation_selection = Selection(score_threshold=0.01, iou_threshold=0.45, max_detections=200)  # Liu 2016, 3.1
+    config: SSDConfig
 
     def __init__(
         self, name: str, config: SSDConfig, backbone: FeatureMaps, num_classes: int, normalization: Normalization
@@ -194,7 +203,8 @@ class SSD(Detector):
         super().__init__()
         if num_classes < 1:
             raise UserError(f"{name}: {num_classes} classes; expected 1 or more, background not counted")
-        self.name, self.config, self.num_classes, self.image_size = name, config, num_classes, config.image_size
+        self.name, self.config, self.num_classes = name, config, num_classes
+        self.resize = config.input_resize
         self.normalize = Normalize(normalization)
         self.backbone = backbone
         self.neck = TopDown(backbone.channels, config.neck_channels) if config.neck == "top_down" else None
@@ -207,9 +217,9 @@ class SSD(Detector):
             raise UserError(f"{name}: {len(channels)} maps, but the configuration has {len(config.strides)} levels")
         anchors_per_cell = [len(cell_shapes(1, 1, ratios)) for ratios in config.aspect_ratios]
         self.head = MultiBoxHead(channels, anchors_per_cell, num_classes, config.background_prior, config.head_scale)
-        sizes_hw = self._map_sizes()
-        self.cells = tuple((h, w, a) for (h, w), a in zip(sizes_hw, anchors_per_cell, strict=True))
-        self.register_buffer("anchors_cxcywh", self._anchors(), persistent=False)
+        sizes_hw = map_sizes(name, on_meta(self).features, (config.image_size, config.image_size))
+        self.levels = tuple((h, w, a) for (h, w), a in zip(sizes_hw, anchors_per_cell, strict=True))
+        self.register_buffer("anchors", self._anchors(), persistent=False)
 
     def raw(self, images_normalised: Float[Tensor, "B 3 S S"]) -> Predictions:
         return self.head(self.features(images_normalised))
@@ -223,60 +233,36 @@ class SSD(Detector):
             maps.append(extra(maps[-1]))
         return maps
 
-    def losses(
-        self, predictions: Predictions, targets: Sequence[Targets], *, negatives_per_positive: float = 3.0
-    ) -> LossSums:
-        matches = match_anchors(self.anchors_cxcywh, targets, positive_iou=0.5, negative_iou=0.5, keep_best=True)
-        return multibox_loss(
-            predictions,
-            matches,
-            self.anchors_cxcywh,
-            self.config.variances,
-            negatives_per_positive=negatives_per_positive,
-        )
+    def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
+        return self.levels
+
+    def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
+        return self.anchors
+
+    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> LossSums:
+        matches = match_anchors(self.anchors, targets, positive_iou=0.5, negative_iou=0.5, keep_best=True)
+        ratio = self.config.negatives_per_positive
+        return multibox_loss(predictions, matches, self.anchors, self.config.variances, ratio)
 
     @torch.no_grad()
-    def detect(self, predictions: Predictions, selection: Selection) -> list[Detections]:
-        boxes_xyxy = decode_deltas(predictions.box_deltas.float(), self.anchors_cxcywh, self.config.variances)
-        boxes_xyxy = clip_boxes(boxes_xyxy, (self.image_size, self.image_size))
+    def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
+        boxes_xyxy = decode_deltas(predictions.box_deltas.float(), self.anchors, self.config.variances)
         scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # background is logit 0
-        return select(boxes_xyxy, scores, selection)
+        return select(clip_boxes(boxes_xyxy, input_hw), scores, selection)
 
-    def set_anchors(self, *, sizes: Sequence[float] | None = None, clip: ClipAnchors | None = None) -> None:
-        """Lay other anchors: those that imported weights were trained with, or those that fit a data set.
-
-        Raises:
-            UserError: not one size a level and one more.
-        """
-        sizes = self.config.anchor_sizes if sizes is None else tuple(map(float, sizes))
-        self.config = replace(self.config, anchor_sizes=sizes, clip_anchors=clip or self.config.clip_anchors)
-        self.anchors_cxcywh = self._anchors().to(self.anchors_cxcywh.device)
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self.config)
+    def lay_anchors(self) -> None:
+        self.anchors = self._anchors().to(self.anchors.device)
 
     def _anchors(self) -> Tensor:
         return ssd_anchors(
-            self.image_size,
-            [(height, width) for height, width, _ in self.cells],
+            self.config.image_size,
+            [(height, width) for height, width, _ in self.levels],
             self.config.strides,
             self.config.anchor_sizes,
             self.config.aspect_ratios,
-            self.config.clip_anchors != "none",
-            clip_centers=self.config.clip_anchors == "all",
+            self.config.clip_anchors,
+            self.config.whole_pixels,
         )
-
-    def _map_sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of each level's map, found by sending shapes through a copy of the network."""
-        images = torch.empty(1, 3, self.image_size, self.image_size, device="meta")
-        try:
-            maps = on_meta(self).features(images)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{self.name}: its backbone can't take {self.image_size}-pixel pictures ({reason})"
-            ) from error
-        return [(x.shape[-2], x.shape[-1]) for x in maps]
 
 
 class ExtraLayer(nn.Module):
@@ -299,47 +285,3 @@ class ExtraLayer(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
         x = F.relu(self.reduce_norm(self.reduce(x)), inplace=True)
         return F.relu(self.conv_norm(self.conv(x)), inplace=True)
-
-
-class MultiBoxHead(nn.Module):
-    """Two 3x3 convolutions a map: class logits and box deltas of each anchor of each cell (Liu 2016, 2.1).
-
-    Output channels are ordered (anchor, class) and (anchor, coordinate).
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        anchors_per_cell: Sequence[int],
-        num_classes: int,
-        background_prior: float | None,
-        scale: float | None,
-    ) -> None:
-        super().__init__()
-        self.num_logits = num_classes + 1
-        levels = list(zip(channels, anchors_per_cell, strict=True))
-        class_convs = [nn.Conv2d(c, a * self.num_logits, 3, padding=1) for c, a in levels]
-        box_convs = [nn.Conv2d(c, a * 4, 3, padding=1) for c, a in levels]
-        for conv in (*class_convs, *box_convs):
-            nn.init.zeros_(conv.get_parameter("bias"))
-            if scale is None:
-                nn.init.xavier_uniform_(conv.weight)  # Liu 2016, 3
-            else:
-                nn.init.normal_(conv.weight, std=scale / conv.weight[0].numel() ** 0.5)
-        if background_prior is not None:
-            # softmax = prior: exp(bias) / (exp(bias) + K) = prior
-            bias = math.log(background_prior / (1 - background_prior) * num_classes)
-            for conv in class_convs:
-                nn.init.constant_(conv.get_parameter("bias")[:: self.num_logits], bias)
-        self.class_convs, self.box_convs = nn.ModuleList(class_convs), nn.ModuleList(box_convs)
-
-    def forward(self, maps: Sequence[Tensor]) -> Predictions:
-        """Maps (B, channels, H, W), one a level, to the outputs of all anchors in the order of `ssd_anchors`."""
-        logits = [_by_anchor(conv(x), self.num_logits) for conv, x in zip(self.class_convs, maps, strict=True)]
-        deltas = [_by_anchor(conv(x), 4) for conv, x in zip(self.box_convs, maps, strict=True)]
-        return Predictions(torch.cat(logits, dim=1), torch.cat(deltas, dim=1))
-
-
-def _by_anchor(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B A values"]:
-    # (B, anchors*values, H, W) -> (B, H*W*anchors, values); no copy where memory is channels-last
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias, TypeVar, overload
@@ -17,15 +17,16 @@ import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-from onestage.boxes import rescale_boxes
 from onestage.data.augment import resize_image
 from onestage.data.decode import ImageError, decode_image
+from onestage.data.loader import stack_images
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.postprocess import Selection
 from onestage.structures import Categories, Detections, Predictions
 from onestage.training.checkpoint import load_model
 from onestage.training.precision import Precision, choose_compute
+from onestage.training.validation import to_original
 
 Picture: TypeAlias = str | Path | bytes | np.ndarray | Image.Image
 """A path, an encoded file's bytes, an RGB array (H, W, 3) of uint8, or a Pillow picture."""
@@ -75,7 +76,7 @@ class Predictor:
         self.detector = detector
         self.compute.place(detector).eval()
         self.categories = categories
-        self.selection = selection or Selection(score_threshold=0.5)
+        self.selection = selection or replace(detector.evaluation_selection, score_threshold=0.5)
 
     @overload
     def __call__(self, pictures: Picture, batch_size: int = 8) -> Detections: ...
@@ -122,25 +123,24 @@ class Predictor:
 
     def _shrink(self, image: UInt8[np.ndarray, "H W 3"]) -> _Shrunk:
         """To the network's input, in the reading thread: the waiting line then holds small pictures."""
-        size = self.detector.image_size
-        return _Shrunk(resize_image(image, (size, size)), image.shape[:2])
+        original_hw = image.shape[:2]
+        return _Shrunk(resize_image(image, self.detector.resize.picture_hw(original_hw)), original_hw)
 
     @torch.no_grad()
     def _detect(self, shrunk: Sequence[_Shrunk]) -> list[Detections]:
         if not shrunk:
             return []
-        pixels = np.stack([picture.pixels for picture in shrunk])
-        images = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
+        pixels = stack_images([picture.pixels for picture in shrunk], self.detector.resize)
+        images = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         with self.compute.autocast():
             raw = self.detector(images)
         predictions = Predictions(raw.class_logits.float(), raw.box_deltas.float())
-        found = self.detector.detect(predictions, self.selection)
+        found = self.detector.detect(predictions, self.selection, (images.shape[2], images.shape[3]))
         return [self._in_original(one, picture.original_hw) for one, picture in zip(found, shrunk, strict=True)]
 
     def _in_original(self, found: Detections, original_hw: tuple[int, int]) -> Detections:
-        size = self.detector.image_size
         return Detections(
-            boxes_xyxy=rescale_boxes(found.boxes_xyxy, (size, size), original_hw).cpu(),
+            boxes_xyxy=to_original(found.boxes_xyxy, self.detector.resize, original_hw).cpu(),
             scores=found.scores.cpu(),
             labels=found.labels.cpu(),
             names=self.categories.names,
@@ -201,7 +201,7 @@ def _pixels_of(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 @dataclass(frozen=True)
 class _Shrunk:
-    pixels: UInt8[np.ndarray, "S S 3"]
+    pixels: UInt8[np.ndarray, "h w 3"]
     original_hw: tuple[int, int]
 
 

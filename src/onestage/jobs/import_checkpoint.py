@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from onestage.detectors import build
+from onestage.detectors import build, detector_config
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.training.checkpoint import save_model
 from onestage.training.logging import Display
-from onestage.weights import Report, import_weights
+from onestage.weights import Report, import_weights, settings_of
 
 MOST_CATEGORIES_BYTES = 1 << 20
 
@@ -33,7 +34,7 @@ def import_checkpoint(
         detector: the network it holds.
         categories: a text file, one class name a line, in label order, without background.
         out: the `.safetensors` to write.
-        layout: whose entry names; None finds out.
+        layout: whose entry names (`onestage.weights.LAYOUTS`); None finds out.
         anchor_sizes: that it was trained with, one a level and one more, pixels of the input; None: the paper's for
             VOC. torchvision's are always its own.
         display: where the report is printed.
@@ -43,12 +44,14 @@ def import_checkpoint(
     """
     display = display or Display()
     names = read_names(Path(categories))
-    network = build(detector, len(names), anchor_sizes=anchor_sizes)
-    report = import_weights(network, Path(file), layout=layout)
-    display.say(str(report))
     out = Path(out)
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: a model file ends in .safetensors")
+    file = Path(file)
+    config = detector_config(detector).adjusted({"anchor_sizes": anchor_sizes and tuple(map(float, anchor_sizes))})
+    network = build(detector, len(names), config=replace(config, **settings_of(file, config, layout)))
+    report = import_weights(network, file, layout=layout)
+    display.say(str(report))
     save_model(out, network, network.state_dict(), Categories.from_names(names), imported_from=report.layout)
     display.say(f"written: {out}")
     return report

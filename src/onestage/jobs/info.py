@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onestage.detectors import Description, build, describe
+from onestage.input_size import Stretch
 from onestage.training.checkpoint import load_model
 from onestage.training.logging import Display
 
@@ -37,12 +38,14 @@ def in_words(about: Description) -> str:
     mean, std = (
         ", ".join(f"{value:g}" for value in values) for values in (about.normalization.mean, about.normalization.std)
     )
+    height, width = about.input_hw
+    at = "" if isinstance(about.resize, Stretch) else f" at {width} x {height}"
     return "\n".join(
         [
-            f"{about.name}, {about.num_classes} classes and background",
+            f"{about.name}, {about.num_classes} classes",
             f"  parameters  {about.parameters:,}",
-            f"  GMACs       {about.gmacs:.2f} a picture",
-            f"  input       {about.image_size} x {about.image_size} RGB, (pixel - ({mean})) / ({std})",
-            f"  anchors     {about.anchors:,}: {', '.join(f'{w}x{h} cells of {n}' for h, w, n in about.cells)}",
+            f"  GMACs       {about.gmacs:.2f} a picture{at}",
+            f"  input       {about.resize}; RGB, (pixel - ({mean})) / ({std})",
+            f"  anchors     {about.anchors:,}{at}: {', '.join(f'{w}x{h} cells of {n}' for h, w, n in about.cells)}",
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,11 @@ from onestage.drawing import draw
 from onestage.errors import UserError
 from onestage.inference.predictor import load
 from onestage.inference.sources import open_sources
-from onestage.postprocess import Selection
+from onestage.postprocess import Nms
 from onestage.structures import Detections
 from onestage.training.logging import Display
 
+NMS: dict[str, Nms] = {"hard": "hard", "soft": "soft-gaussian"}
 SMALLEST_DRAWN_SIDE = 400  # pixels; smaller pictures are drawn enlarged, so that their tags can be read
 
 
@@ -27,7 +29,7 @@ def predict(
     *,
     out: str | os.PathLike[str] = "predictions",
     score_threshold: float = 0.5,
-    nms: Literal["hard", "soft"] = "hard",
+    nms: Literal["hard", "soft"] | None = None,
     class_agnostic: bool = False,
     max_detections: int = 200,
     batch_size: int = 8,
@@ -42,7 +44,7 @@ def predict(
         out: the folder for the results; drawn pictures keep their path below their source. Small pictures are drawn
             enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
         score_threshold: what is kept and drawn.
-        nms: "soft" is Gaussian soft-NMS.
+        nms: "soft" is Gaussian soft-NMS; None: as the detector's paper does it.
         class_agnostic: boxes of different classes suppress each other too.
         max_detections: at most so many a picture.
         batch_size: pictures at once.
@@ -56,13 +58,15 @@ def predict(
         UserError: no model, no pictures, or, after all others were done, pictures that could not be read.
     """
     display = display or Display()
-    selection = Selection(
+    predictor = load(model, device=device)
+    papers = predictor.detector.evaluation_selection
+    predictor.selection = replace(
+        papers,
         score_threshold=score_threshold,
         max_detections=max_detections,
-        nms="hard" if nms == "hard" else "soft-gaussian",
+        nms=papers.nms if nms is None else NMS[nms],
         class_agnostic=class_agnostic,
     )
-    predictor = load(model, device=device, selection=selection)
     pictures = open_sources(list(sources))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

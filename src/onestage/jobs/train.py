@@ -12,7 +12,7 @@ import torch
 
 from onestage.data import choose_splits
 from onestage.data.table import Table
-from onestage.detectors import Detector, build, describe
+from onestage.detectors import Detector, build, describe, detector_config
 from onestage.errors import UserError
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.evaluate import evaluate_and_report
@@ -143,13 +143,10 @@ def _choose_recipe(
 def _build(recipe: Recipe, table: Table, backbone_weights: str | os.PathLike[str] | None, display: Display) -> Detector:
     """The network with fresh weights by the recipe's seed, and a backbone from `backbone_weights` if not None."""
     torch.manual_seed(recipe.seed)
-    network = build(
-        recipe.detector,
-        len(table.categories),
-        anchor_sizes=recipe.anchor_sizes,
-        neck=recipe.neck,
-        quick_start=recipe.quick_start,
-    )
+    config = detector_config(recipe.detector).adjusted(recipe.network_settings())
+    if recipe.quick_start:
+        config = config.with_quick_start()
+    network = build(recipe.detector, len(table.categories), config=config)
     if backbone_weights is not None:
         display.say(str(load_backbone_weights(network, os.fspath(backbone_weights))))
     return network
@@ -157,9 +154,10 @@ def _build(recipe: Recipe, table: Table, backbone_weights: str | os.PathLike[str
 
 def _in_one_line(network: Detector, compute: Compute) -> str:
     about = describe(network)
+    width_by_height = f"{about.input_hw[1]} x {about.input_hw[0]}"
     return (
-        f"{about.name}: {about.parameters / 1e6:.1f} M parameters, {about.gmacs:.2f} GMACs, {about.anchors:,} anchors; "
-        f"{compute.device}, {compute.reason}"
+        f"{about.name}: {about.parameters / 1e6:.1f} M parameters; at {width_by_height} {about.gmacs:.2f} GMACs, "
+        f"{about.anchors:,} anchors; {compute.device}, {compute.reason}"
     )
 
 

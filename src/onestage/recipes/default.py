@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from onestage.anchors import anchor_coverage, anchor_sizes_from_boxes
+from onestage.anchors import anchor_coverage
 from onestage.data.augment import MILD
 from onestage.data.table import Table
-from onestage.detectors import ssd_config
+from onestage.detectors import DetectorConfig, M2DetConfig, RetinaNetConfig, detector_config
+from onestage.input_size import Resize
 from onestage.training.recipe import Recipe
 
 IMAGES_TO_SEE = 60_000  # where no length is given: enough for a few thousand pictures, tens of passes for a few hundred
@@ -26,19 +27,22 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
     Raises:
         UserError: an unknown detector.
     """
-    anchor_sizes, anchor_reason = _anchor_sizes(detector, table)
+    config = detector_config(detector)
+    anchor_sizes, anchor_reason = _anchor_sizes(config, table)
     epochs = float(min(300, max(12, round(IMAGES_TO_SEE / len(table)))))
-    on_vgg16 = detector.endswith("vgg16")
-    batch_size = min(8 if on_vgg16 else 16, len(table))
+    fresh_layers_lack_norms = detector.endswith("vgg16")
+    batch_size = min(_batch_size(detector, config), len(table))
+    frozen_norm = isinstance(config, RetinaNetConfig) and config.backbone_norm == "frozen"
     recipe = Recipe(
         detector=detector,
         epochs=epochs,
         batch_size=batch_size,
         anchor_sizes=anchor_sizes,
-        quick_start=on_vgg16,
+        backbone_norm="batch" if frozen_norm and not pretrained else None,
+        quick_start=fresh_layers_lack_norms or isinstance(config, M2DetConfig),
         train_stem=not pretrained,
         optimizer="adamw",
-        learning_rate=2.5e-4 if on_vgg16 else 2e-3,
+        learning_rate=_learning_rate(detector, config),
         backbone_learning_rate_factor=0.5,
         weight_decay=0.05,
         gradient_clip=5.0,
@@ -52,20 +56,35 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
         f"batches of {batch_size}, AdamW at {recipe.learning_rate:g} in one cycle, averaged weights, mild augmentation",
         anchor_reason,
     ]
-    if on_vgg16:
+    if fresh_layers_lack_norms:
         reasons.append("batch norms in the layers that start fresh: the paper's network, which has none, learns slower")
+    if recipe.backbone_norm == "batch":
+        reasons.append("batch norms that learn: frozen ones, as the paper's, need the statistics of ImageNet weights")
     if pretrained:
         reasons.append("the backbone's first layers keep their ImageNet weights, which saves a third of the time")
     return recipe, reasons
 
 
-def _anchor_sizes(detector: str, table: Table) -> tuple[tuple[float, ...] | None, str]:
+def _batch_size(detector: str, config: DetectorConfig) -> int:
+    if isinstance(config, RetinaNetConfig):
+        return 16 if config.channels <= 128 else 4  # the paper's network, at 800 pixels, takes 2 GiB a picture
+    return 8 if isinstance(config, M2DetConfig) or detector.endswith("vgg16") else 16
+
+
+def _learning_rate(detector: str, config: DetectorConfig) -> float:
+    if isinstance(config, M2DetConfig):
+        return 5e-4
+    if isinstance(config, RetinaNetConfig):
+        return 1e-3
+    return 2.5e-4 if detector.endswith("vgg16") else 2e-3
+
+
+def _anchor_sizes(config: DetectorConfig, table: Table) -> tuple[tuple[float, ...] | None, str]:
     """Anchor sizes from the data where they meet clearly more of its boxes than the paper's do."""
-    config = ssd_config(detector)
-    box_sizes_hw = boxes_in_input(table, config.image_size)
-    papers = anchor_coverage(box_sizes_hw, config.anchor_sizes, config.aspect_ratios)
-    sizes = anchor_sizes_from_boxes(box_sizes_hw, config.image_size, len(config.strides))
-    datas = anchor_coverage(box_sizes_hw, sizes, config.aspect_ratios)
+    box_sizes_hw = boxes_in_input(table, config.input_resize)
+    papers = anchor_coverage(box_sizes_hw, config.anchor_shapes())
+    sizes = config.anchor_sizes_for(box_sizes_hw)
+    datas = anchor_coverage(box_sizes_hw, config.adjusted({"anchor_sizes": sizes}).anchor_shapes())
     if datas < papers + COVERAGE_GAIN:
         return None, f"anchor sizes of the paper: their shapes meet {papers:.1%} of the boxes at IoU 0.5"
     listed = ", ".join(f"{size:.0f}" for size in sizes)
@@ -75,9 +94,11 @@ def _anchor_sizes(detector: str, table: Table) -> tuple[tuple[float, ...] | None
     )
 
 
-def boxes_in_input(table: Table, image_size: int) -> Float[np.ndarray, "N 2"]:
-    """Height and width of every object that is not ignored, in pixels of the square input."""
-    sizes_hw = np.repeat(table.image_sizes_hw, np.diff(table.first_object), axis=0)[~table.ignored]
+def boxes_in_input(table: Table, resize: Resize) -> Float[np.ndarray, "N 2"]:
+    """Height and width of every object that is not ignored, in pixels of the network's input."""
+    sizes_hw, size_of_picture = np.unique(table.image_sizes_hw, axis=0, return_inverse=True)
+    resized_hw = np.array([resize.picture_hw((height, width)) for height, width in sizes_hw.tolist()])
+    factors = (resized_hw / sizes_hw)[size_of_picture]  # (pictures, 2)
     boxes_xyxy = table.boxes_xyxy[~table.ignored].astype(np.float64)
     box_sizes_hw = np.stack([boxes_xyxy[:, 3] - boxes_xyxy[:, 1], boxes_xyxy[:, 2] - boxes_xyxy[:, 0]], axis=1)
-    return box_sizes_hw * image_size / sizes_hw
+    return box_sizes_hw * np.repeat(factors, np.diff(table.first_object), axis=0)[~table.ignored]

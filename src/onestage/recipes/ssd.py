@@ -23,7 +23,8 @@ def ssd300_voc0712() -> Recipe:
 def ssd512_voc0712() -> Recipe:
     """SSD512 on VOC07+12 trainval, tested on VOC07 test.
 
-    Expected: 79.8 mAP (11-point; Liu 2016, Table 6). Ours: not run.
+    Expected: 79.8 mAP (11-point; Liu 2016, Table 6).
+    Ours: not run.
     """
     return _paper("ssd512-vgg16", steps=120_000, milestones=(80 / 120, 100 / 120))
 
@@ -31,7 +32,8 @@ def ssd512_voc0712() -> Recipe:
 def ssd300_coco() -> Recipe:
     """SSD300 on COCO trainval35k, tested on test-dev2015.
 
-    Expected: AP 25.1, AP50 43.1, AP75 25.8 (Liu 2016, Table 6). Ours: not run.
+    Expected: AP 25.1, AP50 43.1, AP75 25.8 (Liu 2016, Table 6).
+    Ours: not run.
     """
     return _paper("ssd300-vgg16", steps=400_000, milestones=(280 / 400, 360 / 400), anchor_sizes=SSD300_COCO_SIZES)
 
@@ -39,7 +41,8 @@ def ssd300_coco() -> Recipe:
 def ssd512_coco() -> Recipe:
     """SSD512 on COCO trainval35k, tested on test-dev2015.
 
-    Expected: AP 28.8, AP50 48.5, AP75 30.3 (Liu 2016, Table 6). Ours: not run.
+    Expected: AP 28.8, AP50 48.5, AP75 30.3 (Liu 2016, Table 6).
+    Ours: not run.
     """
     return _paper("ssd512-vgg16", steps=400_000, milestones=(280 / 400, 360 / 400), anchor_sizes=SSD512_COCO_SIZES)
 

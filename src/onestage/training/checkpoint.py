@@ -101,13 +101,24 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     if "config" not in header or "categories" not in header:
         raise UserError(f"{path}: not a onestage model file; `onestage import` reads other projects' weights")
     categories = Categories(*(tuple(header["categories"][key]) for key in ("names", "source_ids")))
+    _check_shapes(path, tensors, header["config"])
     detector = build_from_config(header["config"])
-    try:
-        detector.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the network it names ({error})") from error
+    detector.load_state_dict(tensors)
     detector.eval()
     return LoadedModel(detector, categories, header)
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
+    """Refuse weights that do not fit before memory is taken for the network that a stranger's header asks for."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in build_from_config(config).state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected | found):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"{path}: the weights do not fit the network it names ({name}: {found.get(name, 'missing')}, expected "
+                f"{expected.get(name, 'none')}); use another copy"
+            )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -11,6 +11,11 @@ from typing import Any, Literal
 from onestage.data.augment import Augmentation
 from onestage.errors import UserError
 
+NETWORK_FIELDS = (
+    *("anchor_sizes", "image_size", "edges", "neck", "backbone_norm", "sfam", "checkpoint_activations"),
+    *("negatives_per_positive", "box_loss"),
+)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,15 +34,21 @@ class Recipe:
     batch_size: int = 32
     repeat: int = 1  # an epoch shows every picture this many times
 
-    # --- the network
-    anchor_sizes: tuple[float, ...] | None = None  # pixels of the network's input; None: the detector's own
-    neck: Literal["none", "top_down"] | None = None  # None: the detector's own
-    quick_start: bool = False  # batch norms in fresh layers and a calm head: see `onestage.build`
+    # --- the network; None: the detector's own. Each is for the detectors that have it (`DetectorConfig.adjusted`)
+    anchor_sizes: tuple[float, ...] | None = None  # pixels of the network's input
+    image_size: int | None = None  # RetinaNet: every picture stretched to a square of so many pixels
+    edges: tuple[int, int] | None = None  # RetinaNet: what the shorter side becomes, and the longer one's limit
+    neck: Literal["none", "top_down"] | None = None  # SSD
+    backbone_norm: Literal["batch", "frozen"] | None = None  # RetinaNet
+    sfam: bool | None = None  # M2Det
+    checkpoint_activations: bool | None = None  # M2Det: less memory, more time
+    quick_start: bool = False  # batch norms in fresh layers and a calm head: see `DetectorConfig.with_quick_start`
     train_stem: bool = True  # False: the backbone's first layers (`FeatureMaps.stem`) keep their weights
     frozen: tuple[str, ...] = ()  # parameters whose name starts so are not trained
 
-    # --- the loss (Liu 2016, 2.2)
-    negatives_per_positive: float = 3.0
+    # --- the loss; None: the detector's own
+    negatives_per_positive: float | None = None  # SSD, M2Det (Liu 2016, 2.2)
+    box_loss: Literal["smooth_l1", "l1", "giou"] | None = None  # RetinaNet
     box_loss_weight: float = 1.0
 
     # --- the optimizer; biases and norms have no weight decay
@@ -51,7 +62,8 @@ class Recipe:
 
     # --- the schedule
     schedule: Literal["steps", "cosine", "one_cycle"] = "steps"
-    milestones: tuple[float, ...] = ()  # fractions of the run after which the rate is divided by ten
+    milestones: tuple[float, ...] = ()  # "steps": fractions of the run after which the rate is another one
+    milestone_factors: tuple[float, ...] | None = None  # of the rate, after each; None: a tenth each time
     warmup_steps: int = 0
 
     # --- data
@@ -73,6 +85,11 @@ class Recipe:
                 raise UserError(f"recipe: {name} is {value}; expected a number above 0")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise UserError(f"recipe: milestones are {self.milestones}; expected rising fractions between 0 and 1")
+        if self.milestone_factors is not None and len(self.milestone_factors) != len(self.milestones):
+            raise UserError(
+                f"recipe: {len(self.milestones)} milestones, but {len(self.milestone_factors)} milestone factors; "
+                "give one a milestone"
+            )
 
     def with_length(
         self, *, epochs: float | None = None, steps: int | None = None, minutes: float | None = None
@@ -85,6 +102,10 @@ class Recipe:
     def with_settings(self, settings: dict[str, Any]) -> Recipe:
         """The same recipe with the fields of `settings` that are not None."""
         return replace(self, **{name: value for name, value in settings.items() if value is not None})
+
+    def network_settings(self) -> dict[str, Any]:
+        """The fields that change the network or its loss, as `DetectorConfig.adjusted` takes them."""
+        return {name: getattr(self, name) for name in NETWORK_FIELDS}
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it back."""

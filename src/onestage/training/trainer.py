@@ -131,7 +131,7 @@ class Trainer:
         """Batches from where the run stands, without end."""
         return training_loader(
             self.train_table,
-            image_size=self.detector.image_size,
+            resize=self.detector.resize,
             augmentation=self.recipe.augmentation,
             batch_size=self.recipe.batch_size,
             seed=self.recipe.seed,
@@ -147,8 +147,7 @@ class Trainer:
         batch = batch.to(self.compute.device)
         with self.compute.autocast():
             predictions = self.detector(batch.images)
-        ratio = self.recipe.negatives_per_positive
-        sums = self.detector.losses(predictions, batch.targets, negatives_per_positive=ratio)
+        sums = self.detector.losses(predictions, batch.targets, (batch.images.shape[2], batch.images.shape[3]))
         positives = sums.num_positives.clamp(min=1)
         losses = StepLosses(sums.classification / positives, self.recipe.box_loss_weight * sums.box / positives)
         self.optimizer.zero_grad(set_to_none=True)

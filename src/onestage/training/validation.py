@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from onestage.boxes import rescale_boxes
+from onestage.boxes import clip_boxes, rescale_boxes
 from onestage.data.loader import evaluation_loader
 from onestage.data.table import Table
 from onestage.detectors import Detector
+from onestage.input_size import Resize
 from onestage.postprocess import Selection
 from onestage.structures import Detections
 from onestage.training.precision import Compute
-
-# The settings of the SSD paper's evaluation (Liu 2016, 3.1): everything above 0.01, 200 a picture.
-EVALUATION_SELECTION = Selection(score_threshold=0.01, iou_threshold=0.45, max_detections=200)
 
 
 @torch.inference_mode()
@@ -25,7 +25,7 @@ def detect_all(
     table: Table,
     compute: Compute,
     *,
-    selection: Selection = EVALUATION_SELECTION,
+    selection: Selection | None = None,
     batch_size: int = 8,
     workers: int = 0,
     advance: Callable[[int], None] = lambda images: None,
@@ -36,7 +36,7 @@ def detect_all(
         detector: placed by `compute`; the training mode of each of its parts is put back afterwards.
         table: the pictures.
         compute: the device and numbers to use.
-        selection: which detections to keep.
+        selection: which detections to keep; None: as the detector's paper evaluates.
         batch_size: pictures at once.
         workers: loader processes.
         advance: told the number of pictures after each batch.
@@ -47,19 +47,26 @@ def detect_all(
     modes = {module: module.training for module in detector.modules()}
     detector.eval()
     found: list[Detections] = []
-    network_hw = (detector.image_size, detector.image_size)
-    for batch in evaluation_loader(table, image_size=detector.image_size, batch_size=batch_size, workers=workers):
+    selection = selection or detector.evaluation_selection
+    for batch in evaluation_loader(table, resize=detector.resize, batch_size=batch_size, workers=workers):
         images = batch.images.to(compute.device, non_blocking=True)
         with compute.autocast():
             predictions = detector(images)
-        sizes_hw = table.image_sizes_hw[batch.image_indices.numpy()].tolist()
-        for one, (height, width) in zip(detector.detect(predictions, selection), sizes_hw, strict=True):
-            boxes_xyxy = rescale_boxes(one.boxes_xyxy, network_hw, (height, width))
+        detected = detector.detect(predictions, selection, (images.shape[2], images.shape[3]))
+        for one, (height, width) in zip(
+            detected, table.image_sizes_hw[batch.image_indices.numpy()].tolist(), strict=True
+        ):
+            boxes_xyxy = to_original(one.boxes_xyxy, detector.resize, (height, width))
             found.append(dataclasses.replace(one, boxes_xyxy=boxes_xyxy, names=table.categories.names))
-        advance(len(sizes_hw))
+        advance(len(images))
     for module, training in modes.items():  # not all the same: frozen batch norms stay in evaluation mode
         module.training = training
     return found
+
+
+def to_original(boxes_xyxy: Float[Tensor, "N 4"], resize: Resize, original_hw: tuple[int, int]) -> Float[Tensor, "N 4"]:
+    """Boxes in pixels of the input as boxes in pixels of the picture, clipped to it (the input may be padded)."""
+    return clip_boxes(rescale_boxes(boxes_xyxy, resize.picture_hw(original_hw), original_hw), original_hw)
 
 
 def on_cpu(found: Sequence[Detections]) -> list[Detections]:

@@ -18,20 +18,21 @@ from torchvision.models import VGG16_Weights
 
 from onestage.errors import UserError
 from onestage.weights.files import read_state_dict
+from onestage.weights.layout import IMAGENET_MEAN, IMAGENET_STD, RGB
 from onestage.weights.network import Network, load_entries, some
 from onestage.weights.renamed import Renamed
 from onestage.weights.report import Report
 from onestage.weights.timm_features import rename_timm
 from onestage.weights.vgg16 import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ORIGINAL_MEAN,
     ORIGINAL_STD,
     is_original_release,
     rename_vgg16,
 )
 
-RGB = tuple[float, float, float]
+# What `layout=` calls files of a backbone alone. They are told apart by their entries, so the name changes nothing:
+# Caffe's VGG-16 as mmdetection keeps it, ssd.pytorch's reduced one, and timm's names; torchvision's go by its own name.
+BACKBONE_LAYOUTS = ("vgg16_caffe", "vgg16_reducedfc", "timm")
 
 
 def load_backbone_weights(
@@ -52,23 +53,33 @@ def load_backbone_weights(
     Raises:
         UserError: no network to download from, or a file that does not fit (see `read_state_dict`, `load_entries`).
     """
-    own = detector.state_dict()
-    backbone_names = [name for name in own if name.startswith("backbone.")]
     if str(source) == "none":
-        return Report(source="none", layout="no weights", fresh=tuple(backbone_names))
-    is_vgg16 = "backbone.conv1_1.weight" in own
-    timm_name = "" if is_vgg16 else detector.name.partition("-")[2]
+        fresh = tuple(name for name in detector.state_dict() if name.startswith("backbone."))
+        return Report(source="none", layout="no weights", fresh=fresh)
     if str(source) == "imagenet":
-        label, theirs = _download_vgg16() if is_vgg16 else _download_timm(timm_name)
+        timm_name = detector.name.partition("-")[2]
+        label, theirs = _download_vgg16() if timm_name == "vgg16" else _download_timm(timm_name)
     else:
         label, theirs = str(source), read_state_dict(source)
+    return put_into_backbone(detector, theirs, label, normalization)
+
+
+def put_into_backbone(
+    detector: Network, theirs: Mapping[str, Tensor], label: str, normalization: tuple[RGB, RGB] | None = None
+) -> Report:
+    """`load_backbone_weights` with tensors that are at hand; `label` says in messages where they are from."""
+    own = detector.state_dict()
+    backbone_names = [name for name in own if name.startswith("backbone.")]
+    is_vgg16 = "backbone.conv1_1.weight" in own
+    timm_name = "" if is_vgg16 else detector.name.partition("-")[2]
     renamed = rename_vgg16(theirs) if is_vgg16 else rename_timm(theirs, timm_name, own)
     if renamed.unexplained:
         raise UserError(
             f"{label}: {some(renamed.unexplained)} are not entries of {'vgg16' if is_vgg16 else timm_name}; bring "
             f"ImageNet weights of that network, with torchvision's or timm's entry names"
         )
-    fresh = (_may_be_absent(backbone_names) if is_vgg16 else set()) - set(renamed.values)
+    may_be_absent = _may_be_absent(backbone_names) if is_vgg16 else _counts(backbone_names)
+    fresh = may_be_absent - set(renamed.values)
     load_entries(detector, renamed.values, renamed.names, wanted=set(backbone_names) - fresh, source=label)
     note = _set_normalization(detector, renamed, normalization) if is_vgg16 or normalization else None
     return Report(
@@ -80,6 +91,16 @@ def load_backbone_weights(
         fresh=tuple(name for name in backbone_names if name not in renamed.values),
         notes=(note,) if note else (),
     )
+
+
+def is_backbone(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint is of VGG-16 or of a ResNet alone."""
+    return any(name in state_dict for name in ("features.0.weight", "0.weight", "conv1.weight"))
+
+
+def _counts(names: list[str]) -> set[str]:
+    """Batch norms' counts of batches, which older files lack and nothing needs."""
+    return {name for name in names if name.endswith("num_batches_tracked")}
 
 
 def _may_be_absent(vgg16_names: list[str]) -> set[str]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from onestage.errors import UserError
 
-ClipAnchors = Literal["all", "sizes", "none"]  # centres and sizes, sizes only, neither
-
 
 @runtime_checkable
 class Network(Protocol):
-    """What an import needs of a detector."""
+    """What an import needs of a detector; `onestage.detectors.Detector` says what each of these does."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def config(self) -> Any: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -26,23 +30,9 @@ class Network(Protocol):
 
     def set_normalization(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None: ...
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None: ...
 
-@runtime_checkable
-class SSDNumbers(Protocol):
-    """The part of an SSD's configuration that an import looks at."""
-
-    @property
-    def anchor_sizes(self) -> tuple[float, ...]: ...
-
-
-@runtime_checkable
-class SSDNetwork(Network, Protocol):
-    """What an import of a whole SSD needs of the detector."""
-
-    @property
-    def config(self) -> SSDNumbers: ...
-
-    def set_anchors(self, *, sizes: Sequence[float] | None = None, clip: ClipAnchors | None = None) -> None: ...
+    def adopt(self, settings: Mapping[str, Any]) -> None: ...
 
 
 def load_entries(

@@ -37,6 +37,8 @@ def rename_timm(state_dict: Mapping[str, Tensor], model_name: str, own_names: Co
         name = timm_name_of(theirs) if renamed.layout == "torchvision mobilenet_v2" else theirs
         if name in ours_of:
             renamed.add(ours_of[name], theirs, value)
+        elif name is not None and name.replace("num_batches_tracked", "running_mean") in ours_of:
+            renamed.left_out[theirs] = "frozen batch norms do not count batches"
         elif name in after_the_maps:
             renamed.left_out[theirs] = "it comes after the last feature map"
         else:

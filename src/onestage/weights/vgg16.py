@@ -24,7 +24,6 @@ IMAGENET_CLASSES = ("classifier.6", "head.fc")
 # filters do not tell the two apart, so the release is recognised by its values. Fine-tuning hardly moves them.
 ORIGINAL_CONV1_1_BIASES = (0.7343, 0.0934, 0.0678, 0.8863, 0.2599, 0.6643, -0.0158, 0.3249)
 ORIGINAL_MEAN, ORIGINAL_STD = (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def rename_vgg16(state_dict: Mapping[str, Tensor]) -> Renamed:

@@ -1,0 +1,290 @@
+"""RetinaNet: Focal Loss for Dense Object Detection (Lin et al., ICCV 2017, arXiv 1708.02002).
+
+    pictures -> normalize -> backbone -> feature pyramid P3..P7 -> two subnets, shared by all levels
+             -> class logits and box deltas of every anchor
+
+There is no background logit: each class is found or not by a sigmoid of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from onestage.anchors import AnchorStyle, pyramid_anchors, pyramid_shapes, pyramid_sizes_from_boxes
+from onestage.backbones import FeatureMaps
+from onestage.boxes import clip_boxes, decode_deltas
+from onestage.detectors.base import (
+    Detector,
+    DetectorConfig,
+    Normalization,
+    Normalize,
+    by_anchor,
+    map_sizes,
+    on_meta,
+)
+from onestage.errors import UserError
+from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_input_hw
+from onestage.losses import BoxLoss, focal_loss
+from onestage.matching import match_anchors
+from onestage.necks import FPN, P6From
+from onestage.postprocess import Selection, select
+from onestage.structures import Detections, LossSums, Predictions, Targets
+
+STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
+LEVELS = len(STRIDES)
+PAPER_EDGES = KeepRatio(800, 1333)  # Lin 2017, 5; the limit is Detectron's
+CANDIDATES_A_LEVEL = 1000  # Lin 2017, 4.1 "Inference"
+SubnetNorm = Literal["none", "group"]
+BackboneNorm = Literal["batch", "frozen"]
+
+
+@dataclass(frozen=True)
+class RetinaNetConfig(DetectorConfig):
+    """Every number of a RetinaNet but its backbone and its number of classes. The values as they stand are the paper's.
+
+    Attributes:
+        resize: how pictures are brought to the input.
+        backbone_norm: "frozen" batch norms keep the statistics and scales of their ImageNet weights (the paper).
+        channels: of the pyramid and of the subnets.
+        subnet_depth: 3x3 convolutions of each subnet before its last.
+        subnet_norm: "group" adds group norm after each of them (torchvision's second version).
+        p6_from, p7_relu: see `FPN`.
+        anchor_sizes: of each level, pixels.
+        anchor_scales: of the anchors of a cell, of the level's size.
+        aspect_ratios: width / height.
+        anchor_style: see `AnchorStyle`.
+        variances: what deltas are divided by: of the centre, of the size.
+        positive_iou, negative_iou: anchors from the first on are positive, those below the second negative.
+        keep_best: each object's best anchor is positive at any IoU (torchvision; not in the paper).
+        focal_alpha, focal_gamma: see `focal_loss`.
+        box_loss, smooth_l1_beta: see `focal_loss`.
+        prior: chance of an object that the head's initial bias gives each anchor and class.
+    """
+
+    resize: Resize = PAPER_EDGES
+    backbone_norm: BackboneNorm = "frozen"
+    channels: int = 256
+    subnet_depth: int = 4
+    subnet_norm: SubnetNorm = "none"
+    p6_from: P6From = "c5"
+    p7_relu: bool = True
+    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    aspect_ratios: tuple[float, ...] = (2.0, 1.0, 0.5)
+    anchor_style: AnchorStyle = "centred"
+    variances: tuple[float, float] = (1.0, 1.0)
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    keep_best: bool = False
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box_loss: BoxLoss = "smooth_l1"
+    smooth_l1_beta: float = 1 / 9
+    prior: float = 0.01
+
+    FAMILY = "RetinaNet"
+    ANCHOR_FIELDS = frozenset({"anchor_sizes", "anchor_style", "box_loss", "keep_best"})
+    RECIPE_FIELDS = frozenset({"anchor_sizes", "backbone_norm", "box_loss", "edges", "image_size"})
+
+    def __post_init__(self) -> None:
+        if len(self.anchor_sizes) != LEVELS or not all(0 < size < math.inf for size in self.anchor_sizes):
+            raise UserError(
+                f"anchor sizes {', '.join(f'{size:g}' for size in self.anchor_sizes)}: expected {LEVELS} positive "
+                f"numbers of pixels, one for each of {LEVELS} levels"
+            )
+        if isinstance(self.resize, Stretch) and self.resize.side % 32:
+            raise UserError(f"image size {self.resize.side}: RetinaNet takes multiples of 32 pixels")
+
+    @property
+    def input_resize(self) -> Resize:
+        return self.resize
+
+    def anchor_shapes(self) -> list[tuple[float, float]]:
+        return [
+            shape
+            for size in self.anchor_sizes
+            for shape in pyramid_shapes(size, self.anchor_scales, self.aspect_ratios)
+        ]
+
+    def anchor_sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> tuple[float, ...]:
+        return pyramid_sizes_from_boxes(box_sizes_hw, STRIDES, self.anchor_scales, self.aspect_ratios)
+
+    def as_fields(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """`image_size`: every picture a square of it; `edges`: its proportions kept."""
+        image_size, edges = settings.pop("image_size", None), settings.pop("edges", None)
+        if image_size is not None and edges is not None:
+            raise UserError(f"image_size {image_size} and edges {edges} are both set; pictures are resized one way")
+        if image_size is not None:
+            settings["resize"] = Stretch(image_size)
+        if edges is not None:
+            settings["resize"] = KeepRatio(*edges)
+        return settings
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RetinaNetConfig:
+        resize = values["resize"]
+        return super().from_dict({**values, "resize": (Stretch if "side" in resize else KeepRatio)(**resize)})
+
+
+RETINANET = RetinaNetConfig()
+
+# For any other backbone, to be trained in minutes. Departures from the paper:
+# - squares of 320 pixels, half the channels; anchors as many times their stride as the paper's;
+# - group norm in the subnets, which start fresh; batch norms of the backbone that learn;
+# - every object has an anchor: on small pictures with long objects many have none at IoU 0.5.
+RETINANET_LIGHT = replace(
+    RETINANET,
+    resize=Stretch(320),
+    backbone_norm="batch",
+    channels=128,
+    subnet_norm="group",
+    keep_best=True,
+)
+
+
+class RetinaNet(Detector):
+    """Backbone, feature pyramid, a class and a box subnet. Raw outputs only; see `losses` and `detect`.
+
+    Args:
+        name: as `onestage.build` takes it.
+        config: every number.
+        backbone: three maps at strides 8, 16 and 32.
+        num_classes: K.
+        normalization: what the backbone's weights were trained with.
+
+    Raises:
+        UserError: the backbone cannot take pictures of this size.
+    """
+
+    # Lin 2017, 4.1: scores above 0.05, NMS at 0.5. The limit of 100 is COCO's. `detect` cuts candidates by level.
+    evaluation_selection = Selection(
+        score_threshold=0.05, iou_threshold=0.5, candidates_per_class=LEVELS * CANDIDATES_A_LEVEL, max_detections=100
+    )
+    config: RetinaNetConfig
+
+    def __init__(
+        self, name: str, config: RetinaNetConfig, backbone: FeatureMaps, num_classes: int, normalization: Normalization
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise UserError(f"{name}: {num_classes} classes; expected 1 or more")
+        self.name, self.config, self.num_classes, self.resize = name, config, num_classes, config.input_resize
+        self.normalize = Normalize(normalization)
+        self.backbone = backbone
+        self.fpn = FPN(backbone.channels, config.channels, config.p6_from, config.p7_relu)
+        self.anchors_per_cell = len(config.anchor_scales) * len(config.aspect_ratios)
+        subnet = (config.channels, config.subnet_depth, config.subnet_norm)
+        self.class_subnet = Subnet(*subnet, self.anchors_per_cell * num_classes)
+        self.box_subnet = Subnet(*subnet, self.anchors_per_cell * 4)
+        # Lin 2017, 3.3: without, the loss of the many negatives drowns the first steps.
+        nn.init.constant_(self.class_subnet.last.get_parameter("bias"), -math.log((1 - config.prior) / config.prior))
+        input_hw = typical_input_hw(self.resize)
+        found = map_sizes(name, on_meta(self).features, input_hw)
+        if found != [(height, width) for height, width, _ in self.cells(input_hw)]:
+            raise UserError(f"{name}: the maps of its backbone have {found} cells, not a stride's share, rounded up")
+
+    def raw(self, images_normalised: Float[Tensor, "B 3 H W"]) -> Predictions:
+        levels = self.features(images_normalised)
+        logits = [by_anchor(self.class_subnet(x), self.num_classes) for x in levels]
+        deltas = [by_anchor(self.box_subnet(x), 4) for x in levels]
+        return Predictions(torch.cat(logits, dim=1), torch.cat(deltas, dim=1))
+
+    def features(self, images_normalised: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """P3 to P7."""
+        return self.fpn(self.backbone(images_normalised))
+
+    def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
+        height, width = input_hw
+        return tuple((-(-height // s), -(-width // s), self.anchors_per_cell) for s in STRIDES)
+
+    def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
+        sizes_hw = tuple((height, width) for height, width, _ in self.cells(input_hw))
+        return _anchors(self.config, input_hw, sizes_hw, self.normalize.mean.device)
+
+    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> LossSums:
+        config, anchors = self.config, self.anchors_cxcywh(input_hw)
+        matches = match_anchors(
+            anchors,
+            targets,
+            positive_iou=config.positive_iou,
+            negative_iou=config.negative_iou,
+            keep_best=config.keep_best,
+        )
+        return focal_loss(
+            predictions,
+            matches,
+            anchors,
+            config.variances,
+            alpha=config.focal_alpha,
+            gamma=config.focal_gamma,
+            box_loss=config.box_loss,
+            smooth_l1_beta=config.smooth_l1_beta,
+        )
+
+    @torch.no_grad()
+    def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
+        anchors = self.anchors_cxcywh(input_hw)
+        boxes_xyxy = decode_deltas(predictions.box_deltas.float(), anchors, self.config.variances)
+        scores = self._best_of_each_level(predictions.class_logits.float().sigmoid(), input_hw)
+        return select(clip_boxes(boxes_xyxy, input_hw), scores, selection)
+
+    def _best_of_each_level(self, scores: Float[Tensor, "B A K"], input_hw: SizeHW) -> Float[Tensor, "B A K"]:
+        """Zero for all scores of a level but its best `CANDIDATES_A_LEVEL`, of all anchors and classes together."""
+        levels = scores.split([height * width * anchors for height, width, anchors in self.cells(input_hw)], dim=1)
+        kept = []
+        for level in levels:
+            flat = level.flatten(1)
+            if flat.shape[1] > CANDIDATES_A_LEVEL:
+                least = flat.topk(CANDIDATES_A_LEVEL, dim=1).values[:, -1, None, None]
+                level = level.where(level >= least, 0.0)
+            kept.append(level)
+        return torch.cat(kept, dim=1)
+
+
+class Subnet(nn.Module):
+    """3x3 convolutions with ReLU, then one to the outputs. The same weights on every level (Lin 2017, 4)."""
+
+    def __init__(self, channels: int, depth: int, norm: SubnetNorm, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(_subnet_layer(channels, norm) for _ in range(depth)))
+        self.last = nn.Conv2d(channels, outputs, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)  # Lin 2017, 4.1 "Initialization"
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H W"]:
+        return self.last(self.layers(x))
+
+
+def _subnet_layer(channels: int, norm: SubnetNorm) -> nn.Sequential:
+    if norm == "none":
+        return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(32, channels), nn.ReLU(inplace=True))
+
+
+@lru_cache(maxsize=32)  # batches of many sizes come again and again
+def _anchors(
+    config: RetinaNetConfig, input_hw: SizeHW, map_sizes_hw: tuple[SizeHW, ...], device: torch.device
+) -> Float[Tensor, "A 4"]:
+    with torch.inference_mode(False):  # laid while evaluating, they serve training too
+        anchors = pyramid_anchors(
+            input_hw,
+            map_sizes_hw,
+            config.anchor_sizes,
+            config.anchor_scales,
+            config.aspect_ratios,
+            config.anchor_style,
+        )
+        return anchors.to(device)

@@ -1,0 +1,44 @@
+"""Feature pyramid network with the levels P3 to P7 that RetinaNet reads (Lin 2017, arXiv 1708.02002, 4).
+
+P3 to P5 are torchvision's; P6 and P7 are strided convolutions on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+P6From = Literal["c5", "p5"]
+
+
+class FPN(nn.Module):
+    """Maps at strides 8, 16 and 32 to five maps of `channels`, at strides 8 to 128.
+
+    Args:
+        channels_in: of each map, finest first.
+        channels: of every map that comes out.
+        p6_from: the backbone's last map (the paper, note 2) or P5 (torchvision's first RetinaNet).
+        p7_relu: ReLU between P6 and P7 (the paper; mmdetection leaves it out).
+    """
+
+    def __init__(self, channels_in: Sequence[int], channels: int, p6_from: P6From = "c5", p7_relu: bool = True) -> None:
+        super().__init__()
+        self.channels = (channels,) * (len(channels_in) + 2)
+        self.p6_from, self.p7_relu = p6_from, p7_relu
+        self.pyramid = FeaturePyramidNetwork(list(channels_in), channels)
+        self.p6 = nn.Conv2d(channels_in[-1] if p6_from == "c5" else channels, channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        for conv in (self.p6, self.p7):
+            nn.init.kaiming_uniform_(conv.weight, a=1)  # as torchvision's
+            nn.init.zeros_(conv.get_parameter("bias"))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, channels_in, H, W), finest first, to P3, P4, P5, P6, P7."""
+        levels = list(self.pyramid({str(level): x for level, x in enumerate(maps)}).values())
+        p6 = self.p6(maps[-1] if self.p6_from == "c5" else levels[-1])
+        p7 = self.p7(F.relu(p6) if self.p7_relu else p6)
+        return [*levels, p6, p7]

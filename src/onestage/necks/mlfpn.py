@@ -1,0 +1,183 @@
+"""Multi-level feature pyramid network (Zhao et al. 2019, arXiv 1811.04533, 3).
+
+    two maps -> FFMv1 -> base feature -> 8 x (FFMv2 -> TUM) -> one map a scale, of all levels -> SFAM
+
+The paper's words, ours: FFMv1 = `BaseFeature`; FFMv2 = a reduction of the base feature, joined with the last TUM's
+largest map; TUM = `ThinnedUShape`; SFAM = `ScaleAttention`. Usable on its own with any two maps, the first of twice the
+second's sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class MLFPN(nn.Module):
+    """`num_scales` maps of `channels * num_levels` channels from a shallow and a deep map.
+
+    Args:
+        channels_in: of the shallow map and of the deep one, which has half its sides.
+        channels: of each level's maps. A TUM's inner layers have as many.
+        num_levels: TUMs.
+        num_scales: maps of each TUM; each has half the sides of the one before, rounded up, the last two less.
+        shared_reduction: one reduction of the base feature for all levels, as in the released code, which builds its
+            list by repeating one layer. The paper has one a level.
+        sfam: weigh the channels of each scale. In the paper; off in every configuration of the released code.
+        shared_sfam: its layers are the same for all scales, as in the released code, for the same reason.
+        checkpoint_activations: in training keep only the inputs of each TUM and compute its inside again for the
+            gradients: less memory, more time.
+    """
+
+    def __init__(
+        self,
+        channels_in: tuple[int, int],
+        channels: int = 256,
+        num_levels: int = 8,
+        num_scales: int = 6,
+        *,
+        shared_reduction: bool = True,
+        sfam: bool = False,
+        shared_sfam: bool = True,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channels = (channels * num_levels,) * num_scales
+        self.checkpoint_activations = checkpoint_activations
+        self.base = BaseFeature(*channels_in)
+        reduced = channels // 2
+        reductions = 1 if shared_reduction else num_levels
+        self.reductions = nn.ModuleList(ConvNormReLU(self.base.channels, reduced, 1) for _ in range(reductions))
+        self.tums = nn.ModuleList(
+            ThinnedUShape(reduced if level == 0 else reduced + channels, channels, num_scales)
+            for level in range(num_levels)
+        )
+        self.attention = ScaleAttention(channels * num_levels, num_scales, shared_sfam) if sfam else None
+        self.norm = nn.BatchNorm2d(channels * num_levels)  # of the largest map; in the released code only
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Shallow (B, C1, 2H, 2W) and deep (B, C2, H, W) to one map a scale, finest first."""
+        base = self.base(*maps)
+        reduced = [reduction(base) for reduction in self.reductions]
+        of_levels: list[list[Tensor]] = []
+        for level, tum in enumerate(self.tums):
+            x = reduced[level % len(reduced)]
+            if level > 0:
+                x = torch.cat([x, of_levels[-1][0]], dim=1)
+            of_levels.append(self._in_less_memory(tum, x) if self.checkpoint_activations else tum(x))
+        of_scales = [torch.cat(scale, dim=1) for scale in zip(*of_levels, strict=True)]
+        if self.attention is not None:
+            of_scales = self.attention(of_scales)
+        return [self.norm(of_scales[0]), *of_scales[1:]]
+
+    def _in_less_memory(self, tum: nn.Module, x: Tensor) -> list[Tensor]:
+        if not (self.training and torch.is_grad_enabled()):
+            return tum(x)
+        contexts = partial(_first_and_second_time, tum)
+        return checkpoint(tum, x, use_reentrant=False, context_fn=contexts)  # pyright: ignore[reportReturnType]
+
+
+class BaseFeature(nn.Module):
+    """FFMv1: the deep map, reduced and enlarged, beside the reduced shallow one."""
+
+    channels = 768
+
+    def __init__(self, shallow_channels: int, deep_channels: int) -> None:
+        super().__init__()
+        self.shallow = ConvNormReLU(shallow_channels, 256, 3, padding=1)
+        self.deep = ConvNormReLU(deep_channels, 512, 1)
+
+    def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
+        shallow = self.shallow(shallow)
+        deep = F.interpolate(self.deep(deep), size=shallow.shape[-2:], mode="nearest")
+        return torch.cat([shallow, deep], dim=1)
+
+
+class ThinnedUShape(nn.Module):
+    """TUM: strided convolutions down, additions up, a 1x1 convolution on each map of the way up."""
+
+    def __init__(self, channels_in: int, channels: int, num_scales: int) -> None:
+        super().__init__()
+        steps = num_scales - 1
+        # The last step leaves out the padding instead of striding: 3 x 3 cells become 1, 4 x 4 become 2 x 2.
+        self.down = nn.ModuleList(
+            ConvNormReLU(channels_in if i == 0 else channels, channels, 3, stride, padding)
+            for i, (stride, padding) in enumerate([(2, 1)] * (steps - 1) + [(1, 0)])
+        )
+        self.top = ConvNormReLU(channels, channels, 1)
+        self.laterals = nn.ModuleList(  # finest first; the finest takes the TUM's own input
+            ConvNormReLU(channels_in if i == 0 else channels, channels, 3, padding=1) for i in range(steps)
+        )
+        self.smooths = nn.ModuleList(ConvNormReLU(channels, channels, 1) for _ in range(steps))  # finest first
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) to one map (B, channels, h, w) a scale, finest first."""
+        going_down = [x]
+        for conv in self.down:
+            going_down.append(conv(going_down[-1]))
+        merged = self.top(going_down[-1])
+        found = [merged]
+        for level in reversed(range(len(self.laterals))):
+            lateral = self.laterals[level](going_down[level])
+            merged = F.interpolate(merged, size=lateral.shape[-2:], mode="nearest") + lateral
+            found.append(self.smooths[level](merged))
+        return found[::-1]
+
+
+class ScaleAttention(nn.Module):
+    """SFAM: each scale's channels weighed by what the whole map holds (Hu 2018, squeeze and excitation)."""
+
+    def __init__(self, channels: int, num_scales: int, shared: bool, reduction: int = 16) -> None:
+        super().__init__()
+        own = 1 if shared else num_scales
+        self.squeeze = nn.ModuleList(nn.Conv2d(channels, channels // reduction, 1) for _ in range(own))
+        self.excite = nn.ModuleList(nn.Conv2d(channels // reduction, channels, 1) for _ in range(own))
+
+    def forward(self, of_scales: Sequence[Tensor]) -> list[Tensor]:
+        weighed = []
+        for scale, x in enumerate(of_scales):
+            squeeze, excite = (layers[scale % len(layers)] for layers in (self.squeeze, self.excite))
+            weighed.append(x * excite(F.relu(squeeze(x.mean(dim=(2, 3), keepdim=True)))).sigmoid())
+        return weighed
+
+
+class ConvNormReLU(nn.Module):
+    """Convolution without bias, batch norm, ReLU.
+
+    The norm's momentum is PyTorch's 0.1, not the released code's 0.01: runs of a few thousand steps end before
+    statistics at 0.01 have settled.
+    """
+
+    def __init__(self, channels_in: int, channels: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels, kernel, stride, padding, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")  # as the released code
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)), inplace=True)
+
+
+def _first_and_second_time(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _kept_statistics(module)
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Within, batch norms don't move their running statistics: a pass that is computed again has moved them before."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.get_buffer("num_batches_tracked").copy_(batches)

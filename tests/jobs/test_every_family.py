@@ -1,0 +1,112 @@
+"""Every family of detectors, on every kind of backbone: 20 steps with a falling loss, then evaluation and prediction.
+
+Settings are tiny: names that differ in the size of the input alone are one case here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import onestage
+from onestage.data import read_dataset
+from onestage.data.generated import write_generated_voc
+from onestage.detectors import DetectorConfig, build, detector_config
+from onestage.training.checkpoint import RunFolder
+from onestage.training.logging import Display
+from onestage.training.precision import choose_compute
+from onestage.training.recipe import Recipe
+from onestage.training.trainer import Trainer
+
+
+def tiny(name: str) -> DetectorConfig:
+    """The configuration of that name with fewer channels, levels and pixels."""
+    config = detector_config(name)
+    if name.startswith("m2det"):
+        # 272 is the smallest input whose sixth scale is a cell: 34, 17, 9, 5, 3, 1
+        fields = {"image_size": 272, "strides": (8, 16, 30.2, 54.4, 90.7, 272), "channels": 16, "num_levels": 2}
+        return replace(config, **fields).with_quick_start()
+    if name.startswith("retinanet"):
+        # learning batch norms: frozen ones are of no use over fresh weights
+        return replace(config.adjusted({"image_size": 96, "backbone_norm": "batch"}), channels=64, subnet_depth=2)
+    return config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drawn") / "data"
+    write_generated_voc(root, seed=2, train=2, test=2)
+    return root
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ssd300-test_efficientnet",
+        "retinanet-resnet18",
+        "retinanet-resnet34",
+        "retinanet-resnet50",
+        "retinanet-resnet101",
+        "retinanet-test_efficientnet",
+        "m2det320-vgg16",
+        "m2det320-resnet50",
+        "m2det320-resnet101",
+    ],
+)
+def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Path) -> None:
+    table, _ = read_dataset(str(data), "trainval")
+    test, _ = read_dataset(str(data), "test", table.categories)
+    recipe = Recipe(
+        detector=name,
+        steps=20,
+        batch_size=2,
+        evaluations=1,
+        frozen=("backbone.",) if name.startswith("m2det") else (),  # a third of the time
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        gradient_clip=5.0,
+    )
+    torch.manual_seed(0)
+    detector = build(name, len(table.categories), config=tiny(name))
+    display = Display(Console(file=io.StringIO()))
+    folder = RunFolder(tmp_path)
+    trainer = Trainer(
+        detector,
+        recipe,
+        train=table,
+        test=test,
+        folder=folder,
+        compute=choose_compute("cpu"),
+        display=display,
+        workers=0,
+    )
+    batches = trainer.batches()
+    batch = next(batches)
+    batches.close()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.detector.train()
+    losses = [trainer.step(batch).total.item() for _ in range(20)]  # the same two pictures each time
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+
+    trainer.evaluate_and_keep()
+    metrics = onestage.evaluate(tmp_path, data, out=tmp_path / "evaluation", device="cpu", display=display)
+    assert metrics["images"] == 2
+    results = onestage.predict(
+        tmp_path, [str(data / "JPEGImages")], out=tmp_path / "out", score_threshold=0.01, device="cpu", display=display
+    )
+    assert len(results) == 4
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == results
+    assert all(
+        0 <= x0 <= x1 <= result["width"] and 0 <= y0 <= y1 <= result["height"]
+        for result in results
+        for x0, y0, x1, y1 in (found["box_xyxy"] for found in result["detections"])
+    )
+    assert name in onestage.info(str(tmp_path), display=display)
