@@ -51,7 +51,7 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """COCO's uncompressed mask: lengths of runs of zeros and ones in turn, down the columns."""
     flat = mask.flatten(order="F")
     edges = np.flatnonzero(np.diff(flat)) + 1
-    counts = np.diff([0, *edges, len(flat)]).tolist()
+    counts = np.diff(edges, prepend=0, append=len(flat)).tolist()
     return {"size": list(mask.shape), "counts": counts if not flat[0] else [0, *counts]}
 
 
