@@ -32,7 +32,7 @@ class RedBoxDetector(Detector):
     evaluation_selection = Selection()
 
     def __init__(self) -> None:
-        super().__init__()
+        torch.nn.Module.__init__(self)  # it has none of the parts of a network
         self.batch_sizes: list[int] = []
 
     def forward(self, images: Tensor) -> Predictions:

@@ -147,6 +147,17 @@ class Detector(nn.Module):
     normalize: Normalize
     backbone: FeatureMaps
 
+    def __init__(
+        self, name: str, config: DetectorConfig, backbone: FeatureMaps, num_classes: int, normalization: Normalization
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise UserError(f"{name}: {num_classes} classes; expected 1 or more, background not counted")
+        self.name, self.config, self.num_classes = name, config, num_classes
+        self.resize = config.input_resize
+        self.normalize = Normalize(normalization)
+        self.backbone = backbone
+
     def forward(self, images: Images) -> Predictions:
         """Raw outputs for pictures of 0..255."""
         return self.raw(self.normalize(images))

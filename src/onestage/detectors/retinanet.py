@@ -22,15 +22,7 @@ from torch import Tensor, nn
 from onestage.anchors import AnchorStyle, pyramid_anchors, pyramid_shapes, pyramid_sizes_from_boxes
 from onestage.backbones import FeatureMaps
 from onestage.boxes import clip_boxes, decode_deltas
-from onestage.detectors.base import (
-    Detector,
-    DetectorConfig,
-    Normalization,
-    Normalize,
-    by_anchor,
-    map_sizes,
-    on_meta,
-)
+from onestage.detectors.base import Detector, DetectorConfig, Normalization, by_anchor, map_sizes, on_meta
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_input_hw
 from onestage.losses import BoxLoss, focal_loss
@@ -174,12 +166,7 @@ class RetinaNet(Detector):
     def __init__(
         self, name: str, config: RetinaNetConfig, backbone: FeatureMaps, num_classes: int, normalization: Normalization
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise UserError(f"{name}: {num_classes} classes; expected 1 or more")
-        self.name, self.config, self.num_classes, self.resize = name, config, num_classes, config.input_resize
-        self.normalize = Normalize(normalization)
-        self.backbone = backbone
+        super().__init__(name, config, backbone, num_classes, normalization)
         self.fpn = FPN(backbone.channels, config.channels, config.p6_from, config.p7_relu)
         self.anchors_per_cell = len(config.anchor_scales) * len(config.aspect_ratios)
         subnet = (config.channels, config.subnet_depth, config.subnet_norm)

@@ -2,37 +2,27 @@
 
     pictures -> normalize -> backbone -> (neck) -> extras -> head -> class logits and box deltas of every anchor
 
-The paper's words, ours: default boxes, priors = anchors; conf = class logits; loc = box deltas; steps = strides;
-min_sizes, max_sizes = an anchor size and the next one. Background is class logit 0.
+Anchors, matching, loss and decoding are in `detectors.multibox`. The paper's words, ours: default boxes, priors =
+anchors; conf = class logits; loc = box deltas; steps = strides; min_sizes, max_sizes = an anchor size and the next one.
 
 On VGG-16 the network is the paper's. On other backbones the departures are values of `SSDConfig`: see `SSD300_LIGHT`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from onestage.anchors import ClipAnchors, anchor_sizes_from_boxes, cell_shapes, level_shapes, ssd_anchors
 from onestage.backbones import FeatureMaps
-from onestage.boxes import clip_boxes, decode_deltas
-from onestage.detectors.base import Detector, DetectorConfig, Normalization, Normalize, map_sizes, on_meta
-from onestage.detectors.multibox_head import MultiBoxHead
-from onestage.errors import UserError
-from onestage.input_size import SizeHW, Stretch
-from onestage.losses import multibox_loss
-from onestage.matching import match_anchors
+from onestage.detectors.base import Normalization
+from onestage.detectors.multibox import MultiBoxConfig, MultiBoxDetector
 from onestage.necks import TopDown
-from onestage.postprocess import Selection, select
-from onestage.structures import Detections, LossSums, Predictions, Targets
+from onestage.postprocess import Selection
 
 Neck = Literal["none", "top_down"]
 
@@ -55,64 +45,24 @@ class Extra:
     norm: bool = True  # has its own batch norm, in networks that have them; over 1 x 1 maps it leaves mostly noise
 
 
-@dataclass(frozen=True)
-class SSDConfig(DetectorConfig):
+@dataclass(frozen=True, kw_only=True)
+class SSDConfig(MultiBoxConfig):
     """Every number of an SSD but its backbone and its number of classes.
 
     Attributes:
-        image_size: side of the square input, pixels.
         extras: the levels after the backbone's, finest first.
-        strides: of each level's anchors, pixels; cell i has its centre at (i + 0.5) * stride.
-        anchor_sizes: one a level and one more, pixels.
-        aspect_ratios: of each level's anchors (width / height) beside 1; each is laid on its side too.
-        clip_anchors: bound the anchors' centres and sizes at the input ("all", as ssd.pytorch and lufficc/SSD), only
-            the sizes (torchvision), or nothing (mmdetection, the paper's release).
-        whole_pixels: anchors rounded to whole pixels of which the last one belongs to the anchor (mmdetection 1.x).
-        variances: what deltas are divided by: of the centre, of the size.
         neck: "top_down" merges the backbone's maps (Lin 2017) before the extras and the head.
         neck_channels: of the maps that come out of it.
         batch_norm: in the layers that ImageNet weights seldom cover: the extras, and VGG-16's conv6 and conv7.
-        background_prior: what the head's initial bias says of each anchor's chance to be background; None: zero bias.
-        head_scale: standard deviation of the head's first outputs over maps of unit variance; None: Xavier (paper).
-        negatives_per_positive: anchors that learn background, the hardest ones of each picture, per positive.
     """
 
-    image_size: int
     extras: tuple[Extra, ...]
-    strides: tuple[float, ...]
-    anchor_sizes: tuple[float, ...]
-    aspect_ratios: tuple[tuple[float, ...], ...]
-    clip_anchors: ClipAnchors = "all"
-    whole_pixels: bool = False
-    variances: tuple[float, float] = (0.1, 0.2)
     neck: Neck = "none"
     neck_channels: int = 128
     batch_norm: bool = False
-    background_prior: float | None = None
-    head_scale: float | None = None
-    negatives_per_positive: float = 3.0
 
     FAMILY = "SSD"
-    ANCHOR_FIELDS = frozenset({"strides", "anchor_sizes", "clip_anchors", "whole_pixels"})
-    RECIPE_FIELDS = frozenset({"anchor_sizes", "neck", "negatives_per_positive"})
-
-    def __post_init__(self) -> None:
-        levels = len(self.strides)
-        if len(self.anchor_sizes) != levels + 1 or not all(0 < size < math.inf for size in self.anchor_sizes):
-            raise UserError(
-                f"anchor sizes {', '.join(f'{size:g}' for size in self.anchor_sizes)}: expected {levels + 1} positive "
-                f"numbers of pixels, one for each of {levels} levels and one more"
-            )
-
-    @property
-    def input_resize(self) -> Stretch:
-        return Stretch(self.image_size)
-
-    def anchor_shapes(self) -> list[tuple[float, float]]:
-        return level_shapes(self.anchor_sizes, self.aspect_ratios)
-
-    def anchor_sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> tuple[float, ...]:
-        return anchor_sizes_from_boxes(box_sizes_hw, self.image_size, len(self.strides))
+    RECIPE_FIELDS = MultiBoxConfig.RECIPE_FIELDS | {"neck"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SSDConfig:
@@ -180,7 +130,7 @@ SSD512_LIGHT = replace(
 )
 
 
-class SSD(Detector):
+class SSD(MultiBoxDetector):
     """Backbone maps, extra maps, one 3x3 head a map. Raw outputs only; see `losses` and `detect`.
 
     Args:
@@ -200,69 +150,22 @@ class SSD(Detector):
     def __init__(
         self, name: str, config: SSDConfig, backbone: FeatureMaps, num_classes: int, normalization: Normalization
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise UserError(f"{name}: {num_classes} classes; expected 1 or more, background not counted")
-        self.name, self.config, self.num_classes = name, config, num_classes
-        self.resize = config.input_resize
-        self.normalize = Normalize(normalization)
-        self.backbone = backbone
+        super().__init__(name, config, backbone, num_classes, normalization)
         self.neck = TopDown(backbone.channels, config.neck_channels) if config.neck == "top_down" else None
         channels = list(self.neck.channels if self.neck else backbone.channels)
         self.extras = nn.ModuleList()
         for extra in config.extras:
             self.extras.append(ExtraLayer(channels[-1], extra, config.batch_norm))
             channels.append(extra.channels)
-        if not len(channels) == len(config.strides) == len(config.aspect_ratios):
-            raise UserError(f"{name}: {len(channels)} maps, but the configuration has {len(config.strides)} levels")
-        anchors_per_cell = [len(cell_shapes(1, 1, ratios)) for ratios in config.aspect_ratios]
-        self.head = MultiBoxHead(channels, anchors_per_cell, num_classes, config.background_prior, config.head_scale)
-        sizes_hw = map_sizes(name, on_meta(self).features, (config.image_size, config.image_size))
-        self.levels = tuple((h, w, a) for (h, w), a in zip(sizes_hw, anchors_per_cell, strict=True))
-        self.register_buffer("anchors", self._anchors(), persistent=False)
-
-    def raw(self, images_normalised: Float[Tensor, "B 3 S S"]) -> Predictions:
-        return self.head(self.features(images_normalised))
+        self.add_head(channels)
 
     def features(self, images_normalised: Float[Tensor, "B 3 S S"]) -> list[Tensor]:
-        """One map a level, finest first."""
         maps = self.backbone(images_normalised)
         if self.neck is not None:
             maps = self.neck(maps)
         for extra in self.extras:
             maps.append(extra(maps[-1]))
         return maps
-
-    def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
-        return self.levels
-
-    def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
-        return self.anchors
-
-    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> LossSums:
-        matches = match_anchors(self.anchors, targets, positive_iou=0.5, negative_iou=0.5, keep_best=True)
-        ratio = self.config.negatives_per_positive
-        return multibox_loss(predictions, matches, self.anchors, self.config.variances, ratio)
-
-    @torch.no_grad()
-    def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
-        boxes_xyxy = decode_deltas(predictions.box_deltas.float(), self.anchors, self.config.variances)
-        scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # background is logit 0
-        return select(clip_boxes(boxes_xyxy, input_hw), scores, selection)
-
-    def lay_anchors(self) -> None:
-        self.anchors = self._anchors().to(self.anchors.device)
-
-    def _anchors(self) -> Tensor:
-        return ssd_anchors(
-            self.config.image_size,
-            [(height, width) for height, width, _ in self.levels],
-            self.config.strides,
-            self.config.anchor_sizes,
-            self.config.aspect_ratios,
-            self.config.clip_anchors,
-            self.config.whole_pixels,
-        )
 
 
 class ExtraLayer(nn.Module):
