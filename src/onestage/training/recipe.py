@@ -71,7 +71,7 @@ class Recipe:
     workers: int | None = None  # None: chosen from the machine
 
     # --- the rest
-    evaluations: int = 8  # evenly over the run; the last is at its end
+    evaluations: int = 8  # evenly over the run; the last is at its end. Fewer where they would slow `minutes` much
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
 

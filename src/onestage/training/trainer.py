@@ -44,6 +44,7 @@ from onestage.training.validation import detect_all, on_cpu
 
 LOG_EVERY_STEPS = 10
 SAVE_EVERY_SECONDS = 300.0
+EVALUATION_SHARE = 0.2  # a run of so many minutes evaluates as often as fits into so much of the time that it trained
 
 
 @dataclass
@@ -53,7 +54,9 @@ class Position:
     step: int = 0
     images: int = 0
     seconds: float = 0.0  # of training: without set-up and evaluations
-    evaluations: int = 0
+    evaluations: int = 0  # how many of the recipe's are done or were passed over
+    evaluation_seconds: float = 0.0  # of all of them
+    longest_evaluation_seconds: float = 0.0
     best_map_area: float = -1.0
 
 
@@ -112,7 +115,7 @@ class Trainer:
                 batch = next(batches)
                 interval.add(self.step(batch), len(batch.images))
                 self.position.seconds += time.monotonic() - started
-                evaluation_due = self.progress * self.recipe.evaluations >= self.position.evaluations + 1
+                evaluation_due = self.evaluation_due
                 map_area = self.evaluate_and_keep() if evaluation_due else None
                 if evaluation_due or self.position.step % LOG_EVERY_STEPS == 0:
                     row = interval.row(self.position, self.epoch, self.learning_rate, map_area)
@@ -195,9 +198,20 @@ class Trainer:
 
     # --- evaluating and saving
 
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the run is as far as the recipe's next evaluation, and has the time for it (if it has a limit)."""
+        position, progress = self.position, self.progress
+        if int(progress * self.recipe.evaluations) <= position.evaluations:
+            return False
+        seconds_after = position.evaluation_seconds + position.longest_evaluation_seconds
+        has_time = self.recipe.minutes is None or seconds_after <= EVALUATION_SHARE * position.seconds
+        return has_time or progress >= 1
+
     def evaluate_and_keep(self) -> float:
         """Evaluate the weights that would be kept now, and keep them if they are the best. Returns VOC's area AP."""
-        self.position.evaluations += 1
+        self.position.evaluations = int(self.progress * self.recipe.evaluations)
+        started = time.monotonic()
         with self.weights_to_keep():
             evaluated = self.evaluate()
             map_area = evaluated.measurement.metrics["voc"]["map_area"] or 0.0
@@ -211,6 +225,9 @@ class Trainer:
                     "step": self.position.step,
                 }
                 save_model(self.folder.model, self.detector, tensors, self.train_table.categories, **facts)
+        seconds = time.monotonic() - started
+        self.position.evaluation_seconds += seconds
+        self.position.longest_evaluation_seconds = max(seconds, self.position.longest_evaluation_seconds)
         self.display.say(
             f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {coco_ap:.4f} (COCO) on "
             f"{len(self.test_table)} pictures; best AP50 {self.position.best_map_area:.4f}"

@@ -1,0 +1,48 @@
+"""When a run evaluates."""
+
+import pytest
+
+from onestage.training.recipe import Recipe
+from onestage.training.trainer import Position, Trainer
+
+
+def trainer_at(recipe: Recipe, **position: float) -> Trainer:
+    """A trainer that knows only its recipe and where it stands."""
+    trainer = Trainer.__new__(Trainer)
+    trainer.recipe, trainer.position = recipe, Position(**position)  # pyright: ignore[reportArgumentType]
+    return trainer
+
+
+def test_steps_evaluate_evenly_however_long_it_takes() -> None:
+    recipe = Recipe(steps=80, evaluations=8)
+    slow = {"evaluation_seconds": 900.0, "longest_evaluation_seconds": 900.0, "seconds": 10.0}
+    assert not trainer_at(recipe, step=9, **slow).evaluation_due
+    assert trainer_at(recipe, step=10, **slow).evaluation_due
+    assert not trainer_at(recipe, step=19, evaluations=1, **slow).evaluation_due
+    assert trainer_at(recipe, step=20, evaluations=1, **slow).evaluation_due
+
+
+@pytest.mark.parametrize(
+    ("seconds", "evaluations", "spent", "longest", "due"),
+    [
+        (224.0, 0, 0.0, 0.0, False),  # an eighth of 30 minutes is 225 seconds
+        (225.0, 0, 0.0, 0.0, True),  # the first one at any price: it is not known yet
+        (450.0, 1, 20.0, 20.0, True),  # 40 seconds after it: less than a fifth of 450
+        (450.0, 1, 150.0, 150.0, False),  # 300 seconds: more
+        (1499.0, 1, 150.0, 150.0, False),
+        (1500.0, 1, 150.0, 150.0, True),
+        (1800.0, 6, 900.0, 150.0, True),  # the last one at any price: the run would end without
+        (1800.0, 8, 900.0, 150.0, False),
+    ],
+)
+def test_minutes_spend_a_fifth_on_evaluations(
+    seconds: float, evaluations: int, spent: float, longest: float, due: bool
+) -> None:
+    trainer = trainer_at(
+        Recipe(minutes=30.0, evaluations=8),
+        seconds=seconds,
+        evaluations=evaluations,
+        evaluation_seconds=spent,
+        longest_evaluation_seconds=longest,
+    )
+    assert trainer.evaluation_due is due
