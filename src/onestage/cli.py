@@ -41,7 +41,7 @@ class Demo(Common):
 
     out: Path = Path("runs/demo")
     """The folder for the data, the run and the pictures."""
-    minutes: float = 4.0
+    minutes: float = 4.75
     """Of training."""
     seed: int = 0
 

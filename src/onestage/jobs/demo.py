@@ -19,7 +19,7 @@ DEMO_DETECTOR = "ssd300-regnetx_002"
 def demo(
     *,
     out: str | os.PathLike[str] = "runs/demo",
-    minutes: float = 4.0,
+    minutes: float = 4.75,
     seed: int = 0,
     train_pictures: int = 600,
     test_pictures: int = 150,
