@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from onestage.drawing import class_color, draw, draw_objects
+from onestage.drawing import class_color, draw_objects
 from onestage.structures import Detections
 
 GRAY = 90
@@ -19,6 +19,10 @@ def gray(height: int, width: int) -> np.ndarray:
 def found(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Detections:
     boxes_xyxy = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return Detections(boxes_xyxy, torch.tensor(scores), torch.tensor(labels, dtype=torch.int64), ("cat", "dog"))
+
+
+def draw(picture: np.ndarray, detections: Detections, score_threshold: float = 0.0, min_side: int = 0) -> np.ndarray:
+    return detections.filter(score=score_threshold).draw(picture, min_side=min_side)
 
 
 def extent(image: np.ndarray, color: tuple[int, int, int]) -> list[int]:

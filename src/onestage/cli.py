@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg, subcommand
 
 import onestage
 from onestage.errors import UserError
+from onestage.training.logging import seconds
 from onestage.training.recipe import Recipe
 
 _LENGTH_AND_DETECTOR = ("detector", "epochs", "steps", "minutes", "seed")
@@ -132,11 +133,11 @@ class Evaluate(Common):
 
 @dataclass(frozen=True)
 class Predict(Common):
-    """Detect in pictures: writes them with boxes drawn, and detections.json."""
+    """Detect in pictures and videos: writes them with boxes drawn, and detections.json."""
 
     model: Positional[Path] = tyro.MISSING
     sources: Positional[tuple[str, ...]] = tyro.MISSING
-    """Pictures, folders, globs."""
+    """Pictures, videos, folders, globs, @list.txt, camera:0, addresses (rtsp://, https://), - for standard input."""
     out: Path = Path("predictions")
     score_threshold: float = 0.5
     nms: Literal["hard", "soft"] | None = None
@@ -146,6 +147,16 @@ class Predict(Common):
     """Let boxes of different classes suppress each other."""
     max_detections: int = 200
     """At most so many a picture."""
+    every: int = 1
+    """Of videos, look at each n-th frame only."""
+    start: Annotated[str | None, arg(name="from")] = None
+    """Of videos, begin at this time: seconds, or as 1:23:45.6."""
+    end: Annotated[str | None, arg(name="to")] = None
+    """Of videos, end before this time."""
+    track: bool = False
+    """Of videos, number each object through the frames (ByteTrack)."""
+    write: tuple[Literal["csv", "coco", "voc"], ...] = ()
+    """Results also as CSV, in COCO's result format, or as a VOC folder to correct in a labelling tool and train on."""
     batch_size: int = 8
     device: str | None = None
 
@@ -158,6 +169,11 @@ class Predict(Common):
             nms=self.nms,
             class_agnostic=self.class_agnostic,
             max_detections=self.max_detections,
+            every=self.every,
+            start_s=seconds(self.start or "0"),
+            end_s=None if self.end is None else seconds(self.end),
+            track=self.track,
+            formats=self.write,
             batch_size=self.batch_size,
             device=self.device,
         )

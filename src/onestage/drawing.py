@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
-from onestage.structures import Detections
-
 Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1: half-open pixels
 
@@ -34,28 +32,34 @@ def class_color(label: int) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw(
+def draw_detections(
     image_rgb: UInt8[np.ndarray, "H W 3"],
-    detections: Detections,
-    names: Sequence[str] | None = None,
+    boxes_xyxy: Float[np.ndarray, "N 4"],
+    scores: Float[np.ndarray, " N"],
+    labels: Int64[np.ndarray, " N"],
+    names: Sequence[str],
     *,
-    score_threshold: float = 0.0,
+    track_ids: Int64[np.ndarray, " N"] | None = None,
     min_side: int = 0,
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """A copy of the picture with the detections of at least `score_threshold` on it, the best on top.
+    """A copy of the picture with detections on it, the best on top.
 
-    Boxes are pixels of `image_rgb`. Names come from `names` or else travel with the detections; a label without one is
-    written as its number. A picture whose shorter side is below `min_side` pixels is enlarged by a whole factor first,
-    so that its tags are readable; otherwise the size stays (H2, W2 = H, W).
+    Boxes are pixels of `image_rgb`. A label without a name is written as its number; a track by `#` and its number. A
+    picture whose shorter side is below `min_side` pixels is enlarged by a whole factor first, so that its tags are
+    readable; otherwise the size stays (H2, W2 = H, W).
     """
-    names = detections.names if names is None else names
-    scores = detections.scores.detach().float().cpu().numpy()
-    shown = np.flatnonzero(scores >= score_threshold)
-    shown = shown[np.argsort(-scores[shown], kind="stable")]
-    labels = detections.labels.detach().cpu().numpy()[shown]
-    captions = [f"{_name(names, int(label))} {score:.2f}" for label, score in zip(labels, scores[shown], strict=True)]
-    boxes_xyxy = detections.boxes_xyxy.detach().float().cpu().numpy()[shown]
-    return _draw_boxes(image_rgb, boxes_xyxy, labels, captions, np.zeros(len(shown), dtype=bool), min_side)
+    best_first = np.argsort(-scores, kind="stable")
+    captions = [f"{_name(names, int(label))} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    if track_ids is not None:
+        captions = [f"#{track} {caption}" for track, caption in zip(track_ids.tolist(), captions, strict=True)]
+    return _draw_boxes(
+        image_rgb,
+        boxes_xyxy[best_first],
+        labels[best_first],
+        [captions[row] for row in best_first],
+        np.zeros(len(scores), dtype=bool),
+        min_side,
+    )
 
 
 def draw_objects(

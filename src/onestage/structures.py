@@ -9,14 +9,17 @@ Conventions that hold everywhere in this package:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
+
+from onestage.drawing import draw_detections
+from onestage.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -113,15 +116,123 @@ class LossSums(NamedTuple):
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture, best first. Boxes are pixels of the frame that the maker of it names."""
+    """What was found in one picture, best first. Boxes are pixels of the frame that the maker of it names.
+
+    Rows are chosen as an array's are: `found[0]`, `found[:5]`, `found[found.scores > 0.8]`; each gives `Detections`.
+    """
 
     boxes_xyxy: Float[Tensor, "N 4"]
     scores: Float[Tensor, " N"]
     labels: Int64[Tensor, " N"]
     names: tuple[str, ...] = ()  # of every class, by label; () where the detector alone is asked
+    track_ids: Int64[Tensor, " N"] | None = None  # of the object through a video's frames
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Detections:
+        """The detections of a row, a slice, a mask or a list of rows.
+
+        Raises:
+            IndexError: a row that there is not, or a mask of another length.
+        """
+        if isinstance(rows, int):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"row {rows} of {len(self)} detections")
+            rows = [rows % len(self)]
+        chosen = torch.arange(len(self), device=self.scores.device)[rows if isinstance(rows, slice) else _rows(rows)]
+        track_ids = None if self.track_ids is None else self.track_ids[chosen]
+        return Detections(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names, track_ids)
+
+    def __iter__(self) -> Iterator[Detections]:
+        """One after the other, each as `Detections` of one row."""
+        return (self[row] for row in range(len(self)))
+
+    def filter(self, *, score: float = 0.0, names: Collection[str] | None = None) -> Detections:
+        """Those of at least this score and of these classes.
+
+        Raises:
+            ValueError: a name of no class.
+        """
+        chosen = self.scores >= score
+        if names is not None:
+            unknown = sorted(set(names) - set(self.names))
+            if unknown:
+                raise ValueError(f"{unknown[0]}: no class is called so; the classes are {', '.join(self.names)}")
+            wanted = torch.tensor([name in names for name in self.names], device=self.labels.device)
+            chosen &= wanted[self.labels]
+        return self[chosen]
+
+    def name_of(self, label: int) -> str:
+        """What a label is called; its number where there are no names."""
+        return self.names[label] if label < len(self.names) else str(label)
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """As `detections.json` has them: name, label, score (4 digits), box_xyxy (hundredths of a pixel), track_id."""
+        rows = [
+            {
+                "name": self.name_of(label),
+                "label": label,
+                "score": round(score, 4),
+                "box_xyxy": [round(side, 2) for side in box_xyxy],
+            }
+            for label, score, box_xyxy in zip(
+                self.labels.tolist(), self.scores.tolist(), self.boxes_xyxy.tolist(), strict=True
+            )
+        ]
+        if self.track_ids is not None:
+            rows = [{**row, "track_id": track} for row, track in zip(rows, self.track_ids.tolist(), strict=True)]
+        return rows
+
+    def to_coco(self, image_id: int, categories: Categories) -> list[dict[str, Any]]:
+        """COCO's result format: image_id, category_id (the file's own), bbox (x, y, width, height), score."""
+        return [
+            {
+                "image_id": image_id,
+                "category_id": categories.source_ids[label],
+                "bbox": [round(side, 2) for side in (x0, y0, x1 - x0, y1 - y0)],
+                "score": round(score, 5),
+            }
+            for label, score, (x0, y0, x1, y1) in zip(
+                self.labels.tolist(), self.scores.tolist(), self.boxes_xyxy.tolist(), strict=True
+            )
+        ]
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`, with `class_name` in its data.
+
+        Raises:
+            UserError: the package supervision is missing.
+        """
+        try:
+            from supervision import Detections as SupervisionDetections
+        except ImportError as error:
+            raise UserError("supervision is missing: pip install supervision") from error
+        labels = self.labels.cpu().numpy()
+        return SupervisionDetections(
+            xyxy=self.boxes_xyxy.cpu().numpy(),
+            confidence=self.scores.cpu().numpy(),
+            class_id=labels,
+            tracker_id=None if self.track_ids is None else self.track_ids.cpu().numpy(),
+            data={"class_name": np.array([self.name_of(label) for label in labels.tolist()], dtype=np.str_)},
+        )
+
+    def draw(self, image_rgb: UInt8[np.ndarray, "H W 3"], *, min_side: int = 0) -> UInt8[np.ndarray, "H2 W2 3"]:
+        """A copy of the picture with the boxes and names on it; see `drawing.draw_detections`."""
+        return draw_detections(
+            image_rgb,
+            self.boxes_xyxy.detach().float().cpu().numpy(),
+            self.scores.detach().float().cpu().numpy(),
+            self.labels.cpu().numpy(),
+            self.names,
+            track_ids=None if self.track_ids is None else self.track_ids.cpu().numpy(),
+            min_side=min_side,
+        )
+
+
+def _rows(rows: Sequence[int] | Tensor | np.ndarray) -> Tensor:
+    chosen = torch.as_tensor(rows)
+    return chosen if chosen.dtype == torch.bool else chosen.long()  # an empty list becomes no rows
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from onestage.errors import UserError
-from onestage.inference.sources import open_sources
+from onestage.inference.sources import PictureSource, VideoSource, open_sources, open_video
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -19,7 +20,8 @@ def touch(folder: Path, *names: str) -> None:
 def test_a_named_file_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "frame.dat")
     (source,) = open_sources([str(tmp_path / "frame.dat")])
-    assert source.path == tmp_path / "frame.dat"
+    assert isinstance(source, PictureSource)
+    assert source.picture == tmp_path / "frame.dat"
     assert source.output_name == "frame.png"
 
 
@@ -38,7 +40,7 @@ def test_a_glob_gives_the_pictures_it_matches_sorted(tmp_path: Path) -> None:
 def test_two_stars_reach_into_folders_and_give_each_file_once(tmp_path: Path) -> None:
     touch(tmp_path, "cam1/a.jpg", "cam2/b.jpg")
     sources = open_sources([str(tmp_path / "**")])
-    assert [s.path.relative_to(tmp_path).as_posix() for s in sources] == ["cam1/a.jpg", "cam2/b.jpg"]
+    assert [Path(s.name).relative_to(tmp_path).as_posix() for s in sources] == ["cam1/a.jpg", "cam2/b.jpg"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
@@ -63,8 +65,8 @@ def test_names_differ_before_the_suffix_so_that_no_result_overwrites_another(tmp
     [
         ([], "no source given"),
         (["missing.jpg"], "missing.jpg: no such file or folder"),
-        (["texts"], "texts: the folder holds no picture"),
-        (["texts/*.jpg"], r"texts/\*.jpg: the glob matches no picture"),
+        (["texts"], "texts: the folder holds no picture and no video"),
+        (["texts/*.jpg"], r"texts/\*.jpg: the glob matches no picture and no video"),
         (["good", "missing"], "missing: no such file or folder"),
         (["a\0b.jpg"], "no such file or folder"),
     ],
@@ -76,3 +78,87 @@ def test_a_word_that_stands_for_nothing_is_named(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         open_sources(words)
+
+
+def test_a_video_is_known_by_its_suffix_and_drawn_as_mp4(tmp_path: Path) -> None:
+    touch(tmp_path, "a.AVI", "a.jpg", "b.mkv", "notes.ts")
+    sources = open_sources([str(tmp_path)])
+    assert [(type(s), s.output_name) for s in sources] == [
+        (VideoSource, "a.mp4"),
+        (PictureSource, "a-2.jpg"),
+        (VideoSource, "b.mp4"),
+    ]
+    assert isinstance(open_sources([str(tmp_path / "notes.ts")])[0], VideoSource)  # named, it is taken at its word
+
+
+def test_a_list_names_sources_line_by_line(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c/d.jpg")
+    names = tmp_path / "list.txt"
+    names.write_text(f"{tmp_path}/b.jpg\n\n# not this one\n{tmp_path}/c\n", encoding="utf-8")
+    assert [s.output_name for s in open_sources([f"@{names}"])] == ["b.jpg", "d.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("@other.txt", "in a list"), ("-", "in a list"), ("missing.jpg", "no such")]
+)
+def test_a_line_that_a_list_can_not_hold_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "list.txt").write_text(line)
+    with pytest.raises(UserError, match=message):
+        open_sources([f"@{tmp_path}/list.txt"])
+
+
+def test_a_list_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"list.txt: the list can't be read"):
+        open_sources([f"@{tmp_path}/list.txt"])
+
+
+@pytest.mark.parametrize(
+    ("text", "output_name", "live"),
+    [
+        ("rtsp://camera.local/stream1", "stream1.mp4", True),
+        ("rtsp://camera.local", "camera.local.mp4", True),
+        ("https://example.org/films/street.mp4?token=1", "street.mp4", False),
+        ("https://example.org/live/index.m3u8", "index.mp4", True),
+    ],
+)
+def test_an_address_is_a_stream_or_a_film(text: str, output_name: str, live: bool) -> None:
+    (source,) = open_sources([text])
+    assert isinstance(source, VideoSource)
+    assert (source.address, source.name, source.output_name, source.live) == (text, text, output_name, live)
+
+
+def test_an_address_of_a_picture_is_one() -> None:
+    (source,) = open_sources(["https://example.org/a/b.jpg?size=big"])
+    assert isinstance(source, PictureSource)
+    assert source.output_name == "b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("image/jpeg", PictureSource), ("multipart/x-mixed-replace", VideoSource)]
+)
+def test_an_address_without_a_suffix_is_what_the_server_says(
+    kind: str, expected: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onestage.inference.sources.content_type", lambda address: kind)
+    (source,) = open_sources(["http://127.0.0.1:8080/snapshot"])
+    assert isinstance(source, expected)
+
+
+def test_other_addresses_are_refused() -> None:
+    with pytest.raises(UserError, match="addresses begin with"):
+        open_sources(["ftp://example.org/a.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("platform", "address", "device_format"), [("linux", "/dev/video1", "v4l2"), ("darwin", "1", "avfoundation")]
+)
+def test_a_camera_is_a_device(platform: str, address: str, device_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    (source,) = open_sources(["camera:1"])
+    assert source == VideoSource(address, "camera:1", "camera-1.mp4", live=True, device_format=device_format)
+
+
+def test_a_picture_is_no_video(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    with pytest.raises(UserError, match=r"a.jpg: no video"):
+        open_video(tmp_path / "a.jpg")

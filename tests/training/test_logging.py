@@ -1,9 +1,13 @@
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
+from rich.progress import TaskID
 
-from onestage.training.logging import Display, LogFile, LogRow, duration, eta, read_log
+from onestage.errors import UserError
+from onestage.training.logging import Display, LogFile, LogRow, Stage, duration, eta, read_log, seconds
 
 
 def row(step: int, map_area: float | None = None) -> LogRow:
@@ -57,3 +61,24 @@ def test_times_are_written_as_people_write_them() -> None:
     assert [duration(s) for s in (0, 42, 727, 11049, float("inf"))] == ["0:00", "0:42", "12:07", "3:04:09", "?"]
     assert eta(30, 0.25) == 90
     assert eta(0, 0) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0), ("90", 90), ("1.5", 1.5), ("1:30", 90), ("1:23:45.6", 5025.6), ("100:00", 6000)]
+)
+def test_times_are_seconds_or_clocks(text: str, expected: float) -> None:
+    assert seconds(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "1:-2", "inf", "nan"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="give seconds, or hours, minutes and seconds"):
+        seconds(text)
+
+
+def test_a_stage_says_how_far_it_is_how_fast_and_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr("onestage.training.logging.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    stage = Stage(None, TaskID(0), total=40)
+    stage.advance(20)
+    assert stage.facts() == "20/40  2.0/s  ETA 0:10"

@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
 
-from onestage.drawing import draw, draw_objects
+from onestage.drawing import draw_objects
 from onestage.evaluation.charts import Series, line_chart
 from onestage.evaluation.examples import ReportExample
 from onestage.evaluation.metrics import COLUMNS, decimal, table_rows
@@ -156,10 +156,10 @@ def _example(one: ReportExample, categories: Categories, score_threshold: float)
     """Both drawings of a picture as data URLs, and what they show in words."""
     scale = min(1.0, MAX_SIDE / max(one.image.shape[:2]))
     image = cv2.resize(one.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else one.image
-    found = dataclasses.replace(one.found, boxes_xyxy=one.found.boxes_xyxy * scale)
+    found = dataclasses.replace(one.found, boxes_xyxy=one.found.boxes_xyxy * scale, names=categories.names)
     boxes_xyxy = (one.boxes_xyxy * scale).astype(np.float32)
     truth_drawn = draw_objects(image, boxes_xyxy, one.labels, one.ignored, categories.names, min_side=MIN_SIDE)
-    found_drawn = draw(image, found, categories.names, score_threshold=score_threshold, min_side=MIN_SIDE)
+    found_drawn = found.filter(score=score_threshold).draw(image, min_side=MIN_SIDE)
     shown = one.found.labels[one.found.scores >= score_threshold].tolist()
     return {
         "name": one.name,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, TypeVar, overload
+from typing import TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -22,6 +20,10 @@ from onestage.data.decode import ImageError, decode_image
 from onestage.data.loader import stack_images
 from onestage.detectors import Detector
 from onestage.errors import UserError
+from onestage.inference.remote import fetch_picture, is_address
+from onestage.inference.sources import open_video
+from onestage.inference.threads import Newest, ahead, mapped_ahead
+from onestage.inference.video import Frame, VideoReader
 from onestage.postprocess import Selection
 from onestage.structures import Categories, Detections, Predictions
 from onestage.training.checkpoint import load_model
@@ -29,19 +31,26 @@ from onestage.training.precision import Precision, choose_compute
 from onestage.training.validation import to_original
 
 Picture: TypeAlias = str | Path | bytes | np.ndarray | Image.Image
-"""A path, an encoded file's bytes, an RGB array (H, W, 3) of uint8, or a Pillow picture."""
+"""A path, a web address, an encoded file's bytes, an RGB array (H, W, 3) of uint8, or a Pillow picture."""
 
 _Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class FilePrediction:
     """What came of one file: its pixels and detections, or why it could not be read."""
 
-    path: Path
+    path: Path | str | bytes  # as it was given
     image: UInt8[np.ndarray, "H W 3"] | None  # RGB, upright; None where it could not be read
     outcome: Detections | ImageError
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """One frame of a video and what was found in it."""
+
+    frame: Frame
+    found: Detections
 
 
 class Predictor:
@@ -94,15 +103,16 @@ class Predictor:
         """
         if isinstance(pictures, Picture):
             return self._detect([self._shrink(read_picture(pictures))])[0]
-        shrunk = _read_ahead(lambda picture: self._shrink(read_picture(picture)), pictures, depth=batch_size)
+        shrunk = mapped_ahead(lambda picture: self._shrink(read_picture(picture)), pictures, batch_size, _readers())
         return [found for batch in _batches(shrunk, batch_size) for found in self._detect(batch)]
 
-    def predict_files(self, paths: Iterable[str | Path], batch_size: int = 8) -> Iterator[FilePrediction]:
-        """Detect in files, in order, reading the next ones while the network works; a bad file doesn't stop the rest.
+    def predict_files(self, files: Iterable[str | Path | bytes], batch_size: int = 8) -> Iterator[FilePrediction]:
+        """Detect in files, addresses or their bytes, in order; the next ones are read while the network works.
 
-        At most about `2 * batch_size` decoded pictures are held at a time, however many the paths.
+        One that can't be read doesn't stop the rest. At most about `2 * batch_size` decoded pictures are held at a
+        time, however many there are.
         """
-        for batch in _batches(_read_ahead(self._open, paths, depth=batch_size), batch_size):
+        for batch in _batches(mapped_ahead(self._open, files, batch_size, _readers()), batch_size):
             found = iter(self._detect([file.shrunk for file in batch if file.shrunk is not None]))
             for file in batch:
                 yield FilePrediction(file.path, file.image, file.error or next(found))
@@ -111,15 +121,46 @@ class Predictor:
         self, paths: Iterable[str | Path], batch_size: int = 8
     ) -> Iterator[tuple[Path, Detections | ImageError]]:
         """`predict_files` without the pixels."""
-        for prediction in self.predict_files(paths, batch_size):
-            yield prediction.path, prediction.outcome
+        for prediction in self.predict_files(map(Path, paths), batch_size):
+            yield cast(Path, prediction.path), prediction.outcome
 
-    def _open(self, path: str | Path) -> _OpenedFile:
+    def predict_video(
+        self,
+        video: str | os.PathLike[str] | VideoReader,
+        *,
+        every: int = 1,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[FramePrediction]:
+        """Detect in the frames of a video file, a camera or a stream; the next ones are decoded meanwhile.
+
+        A live source is looked at frame by frame, always the newest: what it shows while the network works is dropped.
+
+        Args:
+            video: a file, `camera:0`, an address, or an opened reader (whose own settings count).
+            every: look at each n-th frame only.
+            start_s, end_s: look at the frames from one time to before the other, seconds since the beginning.
+            batch_size: frames at once.
+
+        Raises:
+            UserError: PyAV is missing, or this is no video.
+        """
+        if not isinstance(video, VideoReader):
+            video = VideoReader(open_video(video), every=every, start_s=start_s, end_s=end_s)
+        live = video.source.live
+        shrunk = ((frame, self._shrink(frame.image)) for frame in video.frames())
+        line = Newest(shrunk) if live else ahead(shrunk, depth=2 * batch_size)
+        for batch in _batches(line, 1 if live else batch_size):
+            found = self._detect([small for _, small in batch])
+            yield from (FramePrediction(frame, one) for (frame, _), one in zip(batch, found, strict=True))
+
+    def _open(self, file: str | Path | bytes) -> _OpenedFile:
         try:
-            image = decode_image(Path(path))
+            image = decode_image(_content(file))
         except ImageError as error:
-            return _OpenedFile(Path(path), None, None, error)
-        return _OpenedFile(Path(path), image, self._shrink(image), None)
+            return _OpenedFile(file, None, None, error)
+        return _OpenedFile(file, image, self._shrink(image), None)
 
     def _shrink(self, image: UInt8[np.ndarray, "H W 3"]) -> _Shrunk:
         """To the network's input, in the reading thread: the waiting line then holds small pictures."""
@@ -169,8 +210,6 @@ def read_picture(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
         ImageError: a file or bytes that are no readable picture.
         UserError: an array that is not (H, W, 3) of uint8.
     """
-    if isinstance(picture, bytes):
-        return decode_image(picture)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise UserError(
@@ -180,7 +219,7 @@ def read_picture(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
         return picture
     if isinstance(picture, Image.Image):
         return _pixels_of(picture)
-    return decode_image(Path(picture))
+    return decode_image(_content(picture))
 
 
 def _pixels_of(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
@@ -207,26 +246,22 @@ class _Shrunk:
 
 @dataclass(frozen=True)
 class _OpenedFile:
-    path: Path
+    path: str | Path | bytes
     image: UInt8[np.ndarray, "H W 3"] | None
     shrunk: _Shrunk | None
     error: ImageError | None
 
 
-def _read_ahead(read: Callable[[_Item], _Result], items: Iterable[_Item], depth: int) -> Iterator[_Result]:
-    """`map`, in order, in threads that work at most `depth` items ahead of what is asked for."""
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="onestage-read") as pool:
-        waiting: deque[Future[_Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(read, item))
-                if len(waiting) > depth:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:  # the caller stopped early, or an item failed
-                future.cancel()
+def _content(picture: str | Path | bytes) -> Path | bytes:
+    """What the decoder takes: an address is fetched."""
+    if isinstance(picture, str):
+        return fetch_picture(picture) if is_address(picture) else Path(picture)
+    return picture
+
+
+def _readers() -> int:
+    """Threads that read pictures."""
+    return min(4, os.cpu_count() or 1)
 
 
 def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -1,104 +1,228 @@
-"""What a person names on the command line -> the list of picture files it stands for: files, folders and globs."""
+"""What a person names on the command line -> pictures and videos: files, folders, globs, lists, cameras, addresses."""
 
 from __future__ import annotations
 
 import glob
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+from urllib.parse import urlsplit
 
+from onestage.data.decode import MAX_FILE_BYTES
 from onestage.errors import UserError
+from onestage.inference.remote import content_type
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".m3u8"}
+)
+ONLY_BY_NAME = frozenset({".ts", ".m3u8"})  # in folders these are often TypeScript and playlists of other files
+STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt"})
+CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # FFmpeg's, by `sys.platform`
 
 
 @dataclass(frozen=True)
-class Source:
+class PictureSource:
     """One picture to look at.
 
     Attributes:
-        path: the file.
+        picture: a file, an address (http, https), or an encoded picture's bytes.
+        name: what it was called.
         output_name: what to call the drawn picture: its path below the named folder, with forward slashes, never
             leading upwards; .jpg for a JPEG, .png for any other. Without the suffix it is unique among the sources of
             one call, so that no result overwrites another.
     """
 
-    path: Path
+    picture: Path | str | bytes
+    name: str
     output_name: str
 
 
-def open_sources(texts: Sequence[str]) -> list[Source]:
-    """The pictures that the given words stand for, in the given order, each file once.
+@dataclass(frozen=True)
+class VideoSource:
+    """A video file, a camera or a stream.
 
-    A word is a picture file (any suffix: what a file is, its first bytes say), a folder (its pictures and those of the
-    folders in it, sorted by path, hidden ones left out) or a glob such as `street/*.jpg` or `**/cam1/*` (sorted).
+    Attributes:
+        address: what FFmpeg opens.
+        name: what it was called.
+        output_name: of the drawn video, `.mp4`; unique as a picture's is.
+        live: it goes on without end, and what is not looked at in time is gone.
+        device_format: FFmpeg's name of a camera's interface; None for anything else.
+    """
+
+    address: str
+    name: str
+    output_name: str
+    live: bool = False
+    device_format: str | None = None
+
+
+Source: TypeAlias = PictureSource | VideoSource
+
+
+def open_sources(texts: Sequence[str]) -> list[Source]:
+    """The pictures and videos that the given words stand for, in the given order, each file once.
+
+    A word is
+
+    - a file: a video by its suffix, else a picture (what a picture is, its first bytes say);
+    - a folder: its pictures and videos and those of the folders in it, sorted by path, hidden ones left out;
+    - a glob such as `street/*.jpg` or `**/cam1/*` (sorted);
+    - `@list.txt`: a file with one such word a line; empty lines and lines that begin with # are passed over;
+    - `camera:0`; the address of a stream (rtsp, rtmp, http, ...) or of a picture (http, https);
+    - `-`: a picture on standard input.
 
     Raises:
-        UserError: a word that names nothing, or nothing but files that are not pictures.
+        UserError: a word that names nothing, or nothing but files that are neither.
     """
-    paths_and_names = [found for text in texts for found in _pictures_of(text)]
-    if not paths_and_names:
-        raise UserError("no source given; name a picture, a folder of pictures or a glob such as 'street/*.jpg'")
-    first_of: dict[Path, tuple[Path, str]] = {}
-    for path, name in paths_and_names:
-        first_of.setdefault(path.resolve(), (path, name))
+    found = [source for text in texts for source in _named(text)]
+    if not found:
+        raise UserError("no source given; name a picture, a video, a folder, a glob such as 'street/*.jpg' or camera:0")
+    first_of: dict[str, Source] = {}
+    for source in found:
+        is_file = not _scheme(source.name) and source.name != "-"
+        first_of.setdefault(os.path.realpath(source.name) if is_file else source.name, source)
     return list(_with_unique_names(first_of.values()))
 
 
-def _pictures_of(text: str) -> list[tuple[Path, str]]:
+def open_video(text: str | os.PathLike[str]) -> VideoSource:
+    """A video file, a camera or a stream by its name.
+
+    Raises:
+        UserError: it names a picture, several things, or nothing.
+    """
+    sources = open_sources([os.fspath(text)])
+    if len(sources) == 1 and isinstance(sources[0], VideoSource):
+        return sources[0]
+    raise UserError(f"{os.fspath(text)}: no video; its suffix would be one of {_suffix_list(VIDEO_SUFFIXES)}")
+
+
+def _named(text: str) -> list[Source]:
+    """The sources of a word, their output names as they would be if each were alone."""
+    if text == "-":
+        return [PictureSource(_standard_input(), text, "stdin.png")]
+    if text.startswith("@") and not os.path.exists(text):
+        return [source for word in _words_of_list(text[1:]) for source in _named(word)]
+    if _scheme(text):
+        return [_at_address(text)]
     path = Path(text)
     if path.is_file():
-        return [(path, path.name)]
+        return [_file(path, path.name)]
     if path.is_dir():
-        found = list(_pictures_below(path))
+        found = list(_files_below(path))
         if not found:
-            raise UserError(f"{text}: the folder holds no picture ({_suffix_list()}); name another")
+            raise UserError(f"{text}: the folder holds no picture and no video ({_suffix_list()}); name another")
         return found
     if not glob.has_magic(text):
-        raise UserError(f"{text}: no such file or folder; name a picture, a folder of pictures or a glob")
-    found = list(_pictures_matching(text))
+        raise UserError(f"{text}: no such file or folder; name a picture, a video, a folder or a glob")
+    found = list(_files_matching(text))
     if not found:
-        raise UserError(f"{text}: the glob matches no picture ({_suffix_list()}); try it with ls")
+        raise UserError(f"{text}: the glob matches no picture and no video ({_suffix_list()}); try it with ls")
     return found
 
 
-def _pictures_below(folder: Path) -> Iterator[tuple[Path, str]]:
+def _file(path: Path, output_name: str) -> Source:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return VideoSource(str(path), str(path), output_name)
+    return PictureSource(path, str(path), output_name)
+
+
+def _scheme(text: str) -> str:
+    """`rtsp` of `rtsp://...`, `camera` of `camera:0`; empty for a path (`C:` is one)."""
+    if re.fullmatch(r"camera:\d+", text):
+        return "camera"
+    scheme, separator, _ = text.partition("://")
+    return scheme.lower() if separator and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme) else ""
+
+
+def _at_address(text: str) -> Source:
+    scheme, address = _scheme(text), urlsplit(text)
+    if scheme == "camera":
+        return _camera(text)
+    if scheme not in (*STREAM_SCHEMES, "http", "https"):
+        raise UserError(f"{text}: addresses begin with {', '.join(sorted(STREAM_SCHEMES | {'http', 'https'}))}")
+    output_name = PurePosixPath(address.path).name or address.hostname or scheme
+    suffix = PurePosixPath(address.path).suffix.lower()
+    if scheme in ("http", "https") and suffix not in VIDEO_SUFFIXES:
+        if suffix in PICTURE_SUFFIXES or content_type(text).startswith("image/"):
+            return PictureSource(text, text, output_name if suffix in PICTURE_SUFFIXES else f"{output_name}.png")
+        return VideoSource(text, text, f"{output_name}.mp4", live=True)
+    live = scheme in STREAM_SCHEMES or suffix == ".m3u8"
+    return VideoSource(text, text, output_name if suffix in VIDEO_SUFFIXES else f"{output_name}.mp4", live=live)
+
+
+def _camera(text: str) -> Source:
+    number = text.partition(":")[2]
+    device_format = CAMERA_FORMATS.get(sys.platform)
+    if device_format is None:
+        raise UserError(f"{text}: cameras of {sys.platform} are not known; give the address of a stream")
+    address = {"linux": f"/dev/video{number}", "darwin": number, "win32": f"video={number}"}[sys.platform]
+    return VideoSource(address, text, f"camera-{number}.mp4", live=True, device_format=device_format)
+
+
+def _standard_input() -> bytes:
+    data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise UserError(f"standard input: more than the {MAX_FILE_BYTES:,} bytes allowed for a picture")
+    return data
+
+
+def _words_of_list(text: str) -> list[str]:
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"@{text}: the list can't be read ({getattr(error, 'strerror', None) or error})") from error
+    words = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    nested = next((word for word in words if word.startswith("@") or word == "-"), None)
+    if nested is not None:
+        raise UserError(f"@{text}: {nested} in a list; give it by itself")
+    return words
+
+
+def _files_below(folder: Path) -> Iterator[Source]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
-            if _is_picture_name(path):
-                yield path, path.relative_to(folder).as_posix()
+            if _is_wanted(path):
+                yield _file(path, path.relative_to(folder).as_posix())
 
 
-def _pictures_matching(pattern: str) -> Iterator[tuple[Path, str]]:
+def _files_matching(pattern: str) -> Iterator[Source]:
     for match in sorted(glob.glob(pattern, recursive=True)):
         path = Path(match)
         if path.is_dir():
-            # `**` yields the files below by itself; `pics/*` means the pictures in the matched folders too
-            yield from ((below, f"{path.name}/{name}") for below, name in _pictures_below(path))
-        elif _is_picture_name(path):
-            yield path, path.name
+            # `**` yields the files below by itself; `pics/*` means those in the matched folders too
+            for source in _files_below(path):
+                yield replace(source, output_name=f"{path.name}/{source.output_name}")
+        elif _is_wanted(path):
+            yield _file(path, path.name)
 
 
-def _is_picture_name(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+def _is_wanted(path: Path) -> bool:
+    wanted = PICTURE_SUFFIXES | VIDEO_SUFFIXES - ONLY_BY_NAME
+    return path.suffix.lower() in wanted and not path.name.startswith(".")
 
 
-def _with_unique_names(paths_and_names: Iterable[tuple[Path, str]]) -> Iterator[Source]:
+def _with_unique_names(sources: Iterable[Source]) -> Iterator[Source]:
     taken: set[str] = set()
-    for path, name in paths_and_names:
-        wanted = PurePosixPath(name)
-        wanted = wanted.with_suffix(".jpg" if wanted.suffix.lower() in (".jpg", ".jpeg") else ".png")
-        unique, count = wanted, 1
+    for source in sources:
+        wanted = PurePosixPath(source.output_name)
+        stem = wanted.stem
+        is_jpeg = wanted.suffix.lower() in (".jpg", ".jpeg")
+        suffix = ".mp4" if isinstance(source, VideoSource) else ".jpg" if is_jpeg else ".png"
+        unique, count = stem, 1
         # Compared without case: a.JPG and A.jpg are one file on some disks.
-        while str(unique.with_suffix("")).lower() in taken:
+        while str(wanted.with_name(unique)).lower() in taken:
             count += 1
-            unique = wanted.with_name(f"{wanted.stem}-{count}{wanted.suffix}")
-        taken.add(str(unique.with_suffix("")).lower())
-        yield Source(path, str(unique))
+            unique = f"{stem}-{count}"
+        taken.add(str(wanted.with_name(unique)).lower())
+        yield replace(source, output_name=str(wanted.with_name(unique + suffix)))
 
 
-def _suffix_list() -> str:
-    return " ".join(sorted(PICTURE_SUFFIXES))
+def _suffix_list(suffixes: frozenset[str] = PICTURE_SUFFIXES | VIDEO_SUFFIXES) -> str:
+    return " ".join(sorted(suffixes))

@@ -1,26 +1,41 @@
-"""Detect in pictures and write them with their boxes."""
+"""Detect in pictures and videos, and write them with their boxes."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
+import numpy as np
+from jaxtyping import UInt8
 
-from onestage.drawing import draw
 from onestage.errors import UserError
-from onestage.inference.predictor import load
-from onestage.inference.sources import open_sources
+from onestage.inference.predictor import FramePrediction, Predictor, load
+from onestage.inference.sources import PictureSource, VideoSource, open_sources
+from onestage.inference.threads import Behind
+from onestage.inference.tracking import Tracker
+from onestage.inference.video import Sound, VideoReader, VideoWriter
+from onestage.jobs.results import Format, ResultFiles
 from onestage.postprocess import Nms
 from onestage.structures import Detections
 from onestage.training.logging import Display
 
 NMS: dict[str, Nms] = {"hard": "hard", "soft": "soft-gaussian"}
 SMALLEST_DRAWN_SIDE = 400  # pixels; smaller pictures are drawn enlarged, so that their tags can be read
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` did; its results are in `folder / "detections.json"`."""
+
+    folder: Path
+    pictures: int
+    frames: int
+    detections: int
 
 
 def predict(
@@ -32,30 +47,36 @@ def predict(
     nms: Literal["hard", "soft"] | None = None,
     class_agnostic: bool = False,
     max_detections: int = 200,
+    every: int = 1,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    track: bool = False,
+    formats: tuple[Format, ...] = (),
     batch_size: int = 8,
     device: str | None = None,
     display: Display | None = None,
-) -> list[dict[str, Any]]:
-    """Detect in every picture of the sources; write drawn pictures and `detections.json` into `out`.
+) -> Predicted:
+    """Detect in every picture and video of the sources; write them drawn, and `detections.json`, into `out`.
 
     Args:
         model: a run folder or a model file.
-        sources: pictures, folders, globs.
-        out: the folder for the results; drawn pictures keep their path below their source. Small pictures are drawn
+        sources: what `open_sources` takes: pictures, videos, folders, globs, lists, cameras, addresses.
+        out: the folder for the results; what is drawn keeps its path below its source. Small pictures are drawn
             enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
         score_threshold: what is kept and drawn.
         nms: "soft" is Gaussian soft-NMS; None: as the detector's paper does it.
         class_agnostic: boxes of different classes suppress each other too.
         max_detections: at most so many a picture.
+        every: of videos, each n-th frame only.
+        start_s, end_s: of videos, from one time to before the other, seconds.
+        track: of videos, give each object a number that it keeps from frame to frame (ByteTrack).
+        formats: also write "csv", "coco" (its result format) or "voc" (a folder to correct and train on).
         batch_size: pictures at once.
         device: None takes a GPU where there is one.
         display: where to print.
 
-    Returns:
-        The content of `detections.json`.
-
     Raises:
-        UserError: no model, no pictures, or, after all others were done, pictures that could not be read.
+        UserError: no model, no sources, or, after all others were done, pictures that could not be read.
     """
     display = display or Display()
     predictor = load(model, device=device)
@@ -67,47 +88,122 @@ def predict(
         nms=papers.nms if nms is None else NMS[nms],
         class_agnostic=class_agnostic,
     )
-    pictures = open_sources(list(sources))
+    opened = open_sources(list(sources))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = []
-    unreadable: list[str] = []
-    with display.stage("predicting", len(pictures)) as stage:
-        files = predictor.predict_files([picture.path for picture in pictures], batch_size)
-        for picture, file in zip(pictures, files, strict=True):
+    pictures = [source for source in opened if isinstance(source, PictureSource)]
+    with ResultFiles(folder, predictor.categories, formats) as results:
+        unreadable = _predict_pictures(predictor, pictures, results, folder, batch_size, display) if pictures else 0
+        for video in (source for source in opened if isinstance(source, VideoSource)):
+            reader = VideoReader(video, every=every, start_s=start_s, end_s=end_s, report=display.say)
+            tracker = Tracker(float(reader.rate) / every, score_threshold) if track else None
+            _predict_video(predictor, reader, tracker, results, folder, batch_size, display)
+    display.say(f"{_counted(results)}, {results.detections} detections of score {score_threshold:g} and more: {folder}")
+    if unreadable:
+        raise UserError(f"{unreadable} of {len(pictures)} pictures could not be read (named above)")
+    return Predicted(folder, results.pictures, results.frames, results.detections)
+
+
+def _counted(results: ResultFiles) -> str:
+    parts = [(results.pictures, "pictures"), (results.frames, "frames")]
+    return " and ".join(f"{count:,} {what}" for count, what in parts if count) or "0 pictures"
+
+
+def _predict_pictures(
+    predictor: Predictor,
+    pictures: list[PictureSource],
+    results: ResultFiles,
+    folder: Path,
+    batch_size: int,
+    display: Display,
+) -> int:
+    """Returns how many could not be read."""
+    unreadable = 0
+    with display.stage("predicting", len(pictures)) as stage, Behind(_write_picture, depth=2 * batch_size) as writing:
+        files = predictor.predict_files([source.picture for source in pictures], batch_size)
+        for source, file in zip(pictures, files, strict=True):
             stage.advance()
             if not isinstance(file.outcome, Detections) or file.image is None:
-                unreadable.append(str(file.outcome))
+                unreadable += 1
                 display.say(f"passed over: {file.outcome}")
                 continue
-            height, width = file.image.shape[:2]
-            results.append(as_json(str(picture.path), width, height, file.outcome))
-            drawn = draw(file.image, file.outcome, min_side=SMALLEST_DRAWN_SIDE)
-            target = folder / picture.output_name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-    (folder / "detections.json").write_text(json.dumps(results, indent=1) + "\n")
-    count = sum(len(result["detections"]) for result in results)
-    display.say(f"{len(results)} pictures, {count} detections of score {score_threshold:g} and more: {folder}")
-    if unreadable:
-        raise UserError(f"{len(unreadable)} of {len(pictures)} pictures could not be read (named above)")
-    return results
+            results.add_picture(source, file.image, file.outcome)
+            writing.put(Drawing(file.image, file.outcome, folder / source.output_name))
+    return unreadable
 
 
-def as_json(source: str, width: int, height: int, found: Detections) -> dict[str, Any]:
-    """One entry of `detections.json`; boxes are pixels of the original."""
-    rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist(), strict=True)
-    return {
-        "source": source,
-        "width": width,
-        "height": height,
-        "detections": [
-            {
-                "name": found.names[label],
-                "label": label,
-                "score": round(score, 4),
-                "box_xyxy": [round(value, 2) for value in box_xyxy],
-            }
-            for label, score, box_xyxy in rows
-        ],
-    }
+@dataclass(frozen=True)
+class Drawing:
+    """A picture to draw and write."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    found: Detections
+    target: Path
+
+
+def _write_picture(drawing: Drawing) -> None:
+    drawn = drawing.found.draw(drawing.image, min_side=SMALLEST_DRAWN_SIDE)
+    drawing.target.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(drawing.target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)):
+        raise UserError(f"{drawing.target}: can't be written; is the disk full?")
+
+
+def _predict_video(
+    predictor: Predictor,
+    reader: VideoReader,
+    tracker: Tracker | None,
+    results: ResultFiles,
+    folder: Path,
+    batch_size: int,
+    display: Display,
+) -> None:
+    """Decoding, detecting and encoding go on at the same time. Ctrl-C ends a live source, and both files are whole."""
+    drawn = DrawnVideo(reader, folder / reader.source.output_name)
+    if reader.source.live:
+        display.say(f"{reader.source.name}: Ctrl-C ends it")
+    try:
+        with (
+            display.stage(reader.source.name, reader.expected_frames or 0) as stage,
+            Behind(drawn.write, depth=batch_size) as writing,
+        ):
+            for prediction in _tracked(predictor.predict_video(reader, batch_size=batch_size), tracker):
+                results.add_frame(reader.source, prediction.frame, prediction.found)
+                writing.put(prediction)
+                stage.advance()
+    except KeyboardInterrupt:
+        if not reader.source.live:
+            raise
+    finally:
+        drawn.close()
+
+
+def _tracked(predictions: Iterator[FramePrediction], tracker: Tracker | None) -> Iterator[FramePrediction]:
+    for prediction in predictions:
+        yield prediction if tracker is None else replace(prediction, found=tracker.update(prediction.found))
+
+
+class DrawnVideo:
+    """The drawn copy of a video, begun with its first frame."""
+
+    def __init__(self, reader: VideoReader, path: Path) -> None:
+        self._reader, self._path = reader, path
+        self._writer: VideoWriter | None = None
+        self._end = Fraction(0)
+
+    def write(self, prediction: FramePrediction) -> None:
+        """Draw and encode one frame."""
+        reader, frame = self._reader, prediction.frame
+        drawn = prediction.found.draw(frame.image)
+        if self._writer is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._begin = frame.time
+            sound = Sound.of(reader.source, reader.begin, float(frame.time))
+            rate = reader.rate / reader.every
+            self._writer = VideoWriter(self._path, (drawn.shape[0], drawn.shape[1]), rate, reader.time_base, sound)
+        self._writer.write(drawn, frame.time - self._begin)
+        self._end = frame.time - self._begin + reader.every / reader.rate
+
+    def close(self) -> None:
+        """Finish the file, if there was a frame."""
+        if self._writer is not None:
+            self._writer.close(self._end)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +14,8 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from onestage.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -120,15 +124,15 @@ class Display:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """A bar for another piece of work (evaluation, checks, drawing) of `total` units."""
+        """A bar for another piece of work (evaluation, checks, drawing) of `total` units; 0: nobody knows."""
         if self._progress is not None:
-            task = self._progress.add_task(name, total=total, facts="")
+            task = self._progress.add_task(name, total=total or None, facts="")
             yield Stage(self._progress, task, total)
             self._progress.remove_task(task)
         elif self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[facts]}"))
             with Progress(*columns, console=self.console, transient=True) as progress:
-                yield Stage(progress, progress.add_task(name, total=total, facts=""), total)
+                yield Stage(progress, progress.add_task(name, total=total or None, facts=""), total)
         else:
             yield Stage(None, TaskID(0), total)
 
@@ -138,16 +142,41 @@ class Stage:
 
     def __init__(self, progress: Progress | None, task: TaskID, total: int) -> None:
         self._progress, self._task, self._total, self._done = progress, task, total, 0
+        self._started = time.monotonic()
 
     def advance(self, units: int = 1) -> None:
         self._done += units
         if self._progress is not None:
-            self._progress.update(self._task, completed=self._done, facts=f"{self._done}/{self._total}")
+            self._progress.update(self._task, completed=self._done, facts=self.facts())
+
+    def facts(self) -> str:
+        """How far it is, how fast, and when it will be done; without a total, the first two."""
+        spent = time.monotonic() - self._started
+        pace = f"{self._done / max(spent, 1e-9):.1f}/s"
+        if not self._total:
+            return f"{self._done}  {pace}"
+        return f"{self._done}/{self._total}  {pace}  ETA {duration(eta(spent, min(1.0, self._done / self._total)))}"
 
 
 def eta(seconds: float, progress: float) -> float:
     """The seconds left, when `progress` (0 to 1) of the work took `seconds`."""
     return seconds * (1 - progress) / progress if progress > 0 else float("inf")
+
+
+def seconds(text: str) -> float:
+    """The seconds of `90`, `1:30` or `0:01:30.5`.
+
+    Raises:
+        UserError: anything else.
+    """
+    parts = text.split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if not 1 <= len(values) <= 3 or not all(0 <= value < math.inf for value in values):
+        raise UserError(f"time {text!r}: give seconds, or hours, minutes and seconds as 1:23:45.6")
+    return sum(value * 60**power for power, value in enumerate(reversed(values)))
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,107 @@
+"""Pictures and streams from a server on this machine."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+from red_box import CATEGORIES, RedBoxDetector, red_box
+
+from onestage.data.decode import ImageError
+from onestage.errors import UserError
+from onestage.inference.predictor import Predictor
+from onestage.inference.remote import content_type, fetch_picture
+from onestage.inference.sources import open_sources
+
+BOX = (20, 30, 80, 90)
+STREAMED = 25
+
+
+def encoded(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(red_box(100, 100, BOX)).save(file, format=kind)
+    return file.getvalue()
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A picture, a camera's motion JPEG, or 404."""
+
+    def do_GET(self) -> None:
+        if self.path == "/snapshot":
+            self._head("image/png", len(encoded("PNG")))
+            self.wfile.write(encoded("PNG"))
+        elif self.path == "/live":
+            self._head("multipart/x-mixed-replace; boundary=frame", None)
+            for _ in range(STREAMED):
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + encoded("JPEG") + b"\r\n")
+            self.wfile.write(b"--frame--\r\n")
+        else:
+            self.send_error(404)
+
+    def _head(self, kind: str, length: int | None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
+
+
+def test_a_picture_is_fetched_and_looked_at(server: str, predictor: Predictor) -> None:
+    (source,) = open_sources([f"{server}/snapshot"])
+    assert source.output_name == "snapshot.png"
+    found = predictor(f"{server}/snapshot")
+    np.testing.assert_allclose(found.boxes_xyxy[0].numpy(), BOX, atol=0.01)
+
+
+def test_a_cameras_motion_jpeg_is_a_stream(server: str, predictor: Predictor) -> None:
+    predictions = list(predictor.predict_video(f"{server}/live"))
+    assert 1 <= len(predictions) <= STREAMED  # of what came while the network worked, the newest
+    for one in predictions:
+        np.testing.assert_allclose(one.found.boxes_xyxy[0].numpy(), BOX, atol=2.0)
+
+
+def test_what_is_not_there_is_named(server: str, predictor: Predictor) -> None:
+    with pytest.raises(ImageError, match=r"/gone\.jpg: the server answers 404"):
+        predictor(f"{server}/gone.jpg")
+    (file,) = predictor.predict_files([f"{server}/gone.jpg"])
+    assert isinstance(file.outcome, ImageError)
+    with pytest.raises(UserError, match="/gone: the server answers 404"):
+        content_type(f"{server}/gone")
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with pytest.raises(ImageError, match=r"127.0.0.1:9/a.jpg: no answer"):
+        fetch_picture("http://127.0.0.1:9/a.jpg")
+
+
+def test_more_than_a_picture_may_have_is_refused(server: str) -> None:
+    with pytest.raises(ImageError, match="more than the 100 bytes allowed"):
+        fetch_picture(f"{server}/snapshot", max_bytes=100)
+
+
+def test_only_the_web_is_fetched_from() -> None:
+    with pytest.raises(ImageError, match="begin with http"):
+        fetch_picture("file:///etc/passwd")

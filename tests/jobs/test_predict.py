@@ -1,0 +1,193 @@
+"""`onestage predict` on pictures and videos: what it writes, judged by other readers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import cv2
+import numpy as np
+import psutil
+import pytest
+import torch
+from films import place, write_film
+from pycocotools.coco import COCO
+from red_box import CATEGORIES, RedBoxDetector, red_box
+from rich.console import Console
+
+import onestage
+from onestage.data import read_dataset
+from onestage.errors import UserError
+from onestage.inference.predictor import Predictor
+from onestage.structures import Detections
+from onestage.training.logging import Display
+
+
+@pytest.fixture(autouse=True)
+def red_box_predictor(monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    """Every model is the detector that finds the red box."""
+    predictor = Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
+    monkeypatch.setattr("onestage.jobs.predict.load", lambda model, device=None: predictor)
+    return predictor
+
+
+@pytest.fixture
+def quiet() -> Display:
+    return Display(Console(file=io.StringIO(), soft_wrap=True))
+
+
+def said(display: Display) -> str:
+    file = display.console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def write_red_box(path: Path, box_xyxy: tuple[int, int, int, int] = (20, 30, 80, 90)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(red_box(100, 100, box_xyxy), cv2.COLOR_RGB2BGR))
+    return path
+
+
+def detections_of(folder: Path) -> list[dict]:
+    return json.loads((folder / "detections.json").read_text())
+
+
+def test_a_video_gives_its_boxes_by_frame_and_time_and_a_film_with_them(tmp_path: Path, quiet: Display) -> None:
+    film = write_film(tmp_path / "film.mp4", 30, sound="aac")
+    predicted = onestage.predict("model", [str(film)], out=tmp_path / "out", display=quiet)
+    assert (predicted.pictures, predicted.frames, predicted.detections) == (0, 30, 30)
+    results = detections_of(tmp_path / "out")
+    assert [(one["frame"], one["time_s"]) for one in results] == [(i, i / 10) for i in range(30)]
+    for index, one in enumerate(results):
+        np.testing.assert_allclose(one["detections"][0]["box_xyxy"], place(index), atol=2.0)
+    with av.open(str(tmp_path / "out/film.mp4")) as drawn:
+        stream = drawn.streams.video[0]
+        assert (stream.codec_context.name, stream.frames, stream.average_rate) == ("h264", 30, 10)
+        assert float((stream.duration or 0) * (stream.time_base or 0)) == pytest.approx(3.0)
+        assert drawn.streams.best("audio") is not None
+        frames = [frame.to_ndarray(format="rgb24") for frame in drawn.decode(stream)]
+    # inside the box the picture is as it was; on its edge there is a line of another colour
+    x0, y0, x1, y1 = place(0)
+    assert frames[0][(y0 + y1) // 2 + 6, (x0 + x1) // 2][0] > 180
+    assert frames[0][y1 - 1, (x0 + x1) // 2][1] > 60
+
+
+def test_a_part_of_a_video_keeps_its_frame_numbers(tmp_path: Path, quiet: Display) -> None:
+    film = write_film(tmp_path / "film.avi", 30, codec="mpeg4")
+    onestage.predict("model", [str(film)], out=tmp_path, start_s=1.0, end_s=2.0, every=2, display=quiet)
+    assert [one["frame"] for one in detections_of(tmp_path)] == [10, 12, 14, 16, 18]
+    with av.open(str(tmp_path / "film.mp4")) as drawn:
+        stream = drawn.streams.video[0]
+        assert stream.average_rate == 5
+        assert stream.frames == 5
+
+
+def test_pictures_and_videos_of_a_folder_are_both_looked_at(tmp_path: Path, quiet: Display) -> None:
+    write_red_box(tmp_path / "in/a.png")
+    write_film(tmp_path / "in/b.mp4", 3)
+    predicted = onestage.predict("model", [str(tmp_path / "in")], out=tmp_path / "out", display=quiet)
+    assert (predicted.pictures, predicted.frames) == (1, 3)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.mp4", "detections.json"]
+    assert "1 pictures and 3 frames, 4 detections" in said(quiet)
+
+
+def test_a_picture_comes_on_standard_input(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_red_box(tmp_path / "a.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    onestage.predict("model", ["-"], out=tmp_path / "out", display=quiet)
+    (one,) = detections_of(tmp_path / "out")
+    assert (one["source"], one["width"]) == ("-", 100)
+    assert one["detections"][0]["box_xyxy"] == [20.0, 30.0, 80.0, 90.0]
+    assert (tmp_path / "out/stdin.png").exists()
+
+
+def test_csv_has_a_row_a_detection(tmp_path: Path, quiet: Display) -> None:
+    picture = write_red_box(tmp_path / "a.png")
+    film = write_film(tmp_path / "film.mp4", 2)
+    onestage.predict("model", [str(picture), str(film)], out=tmp_path / "out", formats=("csv",), display=quiet)
+    with (tmp_path / "out/detections.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["source"], row["frame"]) for row in rows] == [(str(picture), ""), (str(film), "0"), (str(film), "1")]
+    assert [float(rows[0][side]) for side in ("x0", "y0", "x1", "y1")] == [20.0, 30.0, 80.0, 90.0]
+    assert (rows[0]["name"], rows[0]["label"], rows[0]["score"]) == ("red", "1", "0.9")
+
+
+def test_coco_results_are_read_by_pycocotools(tmp_path: Path, quiet: Display) -> None:
+    for name in ("a.png", "b.png"):
+        write_red_box(tmp_path / "in" / name)
+    onestage.predict("model", [str(tmp_path / "in")], out=tmp_path, formats=("coco",), display=quiet)
+    truth = COCO()
+    truth.dataset = {
+        "images": json.loads((tmp_path / "coco_images.json").read_text()),
+        "annotations": [],
+        "categories": [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(("blue", "red"))],
+    }
+    truth.createIndex()
+    results = truth.loadRes(str(tmp_path / "coco_results.json"))
+    assert [truth.imgs[a["image_id"]]["file_name"] for a in results.anns.values()] == [
+        str(tmp_path / "in" / name) for name in ("a.png", "b.png")
+    ]
+    assert {(tuple(a["bbox"]), a["category_id"]) for a in results.anns.values()} == {((20.0, 30.0, 60.0, 60.0), 1)}
+
+
+def test_a_voc_folder_can_be_trained_on(tmp_path: Path, quiet: Display) -> None:
+    for name in ("x/a.png", "x/deep/a.png"):
+        write_red_box(tmp_path / name)
+    film = write_film(tmp_path / "film.mp4", 3)
+    onestage.predict("model", [str(tmp_path / "x"), str(film)], out=tmp_path, formats=("voc",), every=2, display=quiet)
+    table, problems = read_dataset(tmp_path / "voc", "trainval")
+    assert problems == []
+    assert len(table) == 4
+    assert table.categories.names == ("red",)
+    assert sorted(Path(table.image_name(index)).name for index in range(4)) == [
+        "a.png", "deep-a.png", "film-000000.jpg", "film-000002.jpg",
+    ]  # fmt: skip
+    first = next(index for index in range(4) if Path(table.image_name(index)).name == "a.png")
+    np.testing.assert_allclose(table.objects(first)[0], [[20, 30, 80, 90]])
+    assert (tmp_path / "voc/JPEGImages/a.png").read_bytes() == (tmp_path / "x/a.png").read_bytes()
+
+
+def test_nothing_found_gives_empty_lists(tmp_path: Path, quiet: Display) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((50, 50, 3), dtype=np.uint8))
+    formats = ("csv", "coco", "voc")
+    onestage.predict("model", [str(tmp_path / "a.png")], out=tmp_path / "out", formats=formats, display=quiet)
+    (one,) = detections_of(tmp_path / "out")
+    assert one["detections"] == []
+    assert json.loads((tmp_path / "out/coco_results.json").read_text()) == []
+
+
+def test_a_full_disk_is_said(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
+    with pytest.raises(UserError, match=r"a.png: can't be written"):
+        onestage.predict("model", [str(_touched(tmp_path))], out=tmp_path / "out", display=quiet)
+
+
+def _touched(folder: Path) -> Path:
+    path = folder / "a.png"
+    path.write_bytes(cv2.imencode(".png", np.zeros((8, 8, 3), dtype=np.uint8))[1].tobytes())
+    return path
+
+
+def test_memory_stays_flat_over_ten_thousand_frames(
+    tmp_path: Path, quiet: Display, red_box_predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the path is real but the network, which has no memory of frames."""
+    box = Detections(torch.tensor([[10.0, 10.0, 40.0, 40.0]]), torch.tensor([0.9]), torch.tensor([1]), ("blue", "red"))
+    memory: list[int] = []
+
+    def found(shrunk: list) -> list[Detections]:
+        memory.append(psutil.Process().memory_info().rss)
+        return [box] * len(shrunk)
+
+    monkeypatch.setattr(red_box_predictor, "_detect", found)
+    film = write_film(tmp_path / "film.mp4", 10_000, keyframe_every=250)
+    predicted = onestage.predict("model", [str(film)], out=tmp_path / "out", batch_size=50, display=quiet)
+    assert predicted.frames == len(detections_of(tmp_path / "out")) == 10_000
+    assert len(memory) == 200
+    early, late = np.median(memory[40:60]), np.median(memory[-20:])
+    assert late - early < 8 << 20
