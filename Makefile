@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); onestage needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	# its requirement opencv-python would take the place of opencv-python-headless, and needs a desktop's libraries
+# trackers asks for opencv-python, which would take the place of opencv-python-headless and needs a desktop's libraries
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'trackers>=2.5,<3'
 	@touch $@
 
