@@ -31,7 +31,8 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
     anchor_sizes, anchor_reason = _anchor_sizes(config, table)
     epochs = float(min(300, max(12, round(IMAGES_TO_SEE / len(table)))))
     fresh_layers_lack_norms = detector.endswith("vgg16")
-    batch_size = min(_batch_size(detector, config, pretrained), len(table))
+    batch_size, learning_rate = _pace(detector, config, pretrained)
+    batch_size = min(batch_size, len(table))
     frozen_norm = isinstance(config, RetinaNetConfig) and config.backbone_norm == "frozen"
     recipe = Recipe(
         detector=detector,
@@ -42,7 +43,7 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
         quick_start=fresh_layers_lack_norms or isinstance(config, M2DetConfig),
         train_stem=not pretrained,
         optimizer="adamw",
-        learning_rate=_learning_rate(detector, config, pretrained),
+        learning_rate=learning_rate,
         backbone_learning_rate_factor=0.5 if pretrained else 1.0,
         weight_decay=0.05,
         gradient_clip=5.0,
@@ -53,7 +54,7 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
     )
     reasons = [
         f"{len(table):,} training pictures: {epochs:g} epochs unless told otherwise",
-        f"batches of {batch_size}, AdamW at {recipe.learning_rate:g} in one cycle, averaged weights, mild augmentation",
+        f"batches of {batch_size}, AdamW at {learning_rate:g} in one cycle, averaged weights, mild augmentation",
         anchor_reason,
     ]
     if fresh_layers_lack_norms:
@@ -65,22 +66,15 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
     return recipe, reasons
 
 
-def _batch_size(detector: str, config: DetectorConfig, pretrained: bool) -> int:
-    if isinstance(config, RetinaNetConfig):
-        return 16 if config.channels <= 128 else 4  # the paper's network, at 800 pixels, takes 2 GiB a picture
-    if isinstance(config, M2DetConfig) or detector.endswith("vgg16"):
-        return 8
-    return 16 if pretrained else 8  # fresh weights need many steps before they need many pictures a step
-
-
-def _learning_rate(detector: str, config: DetectorConfig, pretrained: bool) -> float:
+def _pace(detector: str, config: DetectorConfig, pretrained: bool) -> tuple[int, float]:
+    """Pictures a step, and AdamW's rate."""
     if isinstance(config, M2DetConfig):
-        return 5e-4
+        return 8, 5e-4
     if isinstance(config, RetinaNetConfig):
-        return 1e-3
+        return (16 if config.channels <= 128 else 4), 1e-3  # the paper's, at 800 pixels, takes 2 GiB a picture
     if detector.endswith("vgg16"):
-        return 2.5e-4
-    return 2e-3 if pretrained else 3e-3
+        return 8, 2.5e-4
+    return (16, 2e-3) if pretrained else (8, 3e-3)  # fresh weights need many steps before many pictures a step
 
 
 def _anchor_sizes(config: DetectorConfig, table: Table) -> tuple[tuple[float, ...] | None, str]:
