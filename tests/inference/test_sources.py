@@ -144,6 +144,16 @@ def test_an_address_without_a_suffix_is_what_the_server_says(
     assert isinstance(source, expected)
 
 
+@pytest.mark.parametrize(("kind", "live"), [("video/mp4", False), ("multipart/x-mixed-replace", True)])
+def test_a_film_behind_an_address_without_a_suffix_is_read_whole(
+    kind: str, live: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onestage.inference.sources.content_type", lambda address: kind)
+    (source,) = open_sources(["https://example.org/download?id=5"])
+    assert isinstance(source, VideoSource)
+    assert (source.live, source.output_name) == (live, "download.mp4")
+
+
 def test_other_addresses_are_refused() -> None:
     with pytest.raises(UserError, match="addresses begin with"):
         open_sources(["ftp://example.org/a.jpg"])

@@ -139,8 +139,10 @@ def test_a_voc_folder_can_be_trained_on(tmp_path: Path, quiet: Display) -> None:
     for name in ("x/a.png", "x/deep/a.png"):
         write_red_box(tmp_path / name)
     film = write_film(tmp_path / "film.mp4", 3)
-    onestage.predict("model", [str(tmp_path / "x"), str(film)], out=tmp_path, formats=("voc",), every=2, display=quiet)
-    table, problems = read_dataset(tmp_path / "voc", "trainval")
+    onestage.predict(
+        "model", [str(tmp_path / "x"), str(film)], out=tmp_path / "out", formats=("voc",), every=2, display=quiet
+    )
+    table, problems = read_dataset(tmp_path / "out/voc", "trainval")
     assert problems == []
     assert len(table) == 4
     assert table.categories.names == ("red",)
@@ -149,7 +151,7 @@ def test_a_voc_folder_can_be_trained_on(tmp_path: Path, quiet: Display) -> None:
     ]  # fmt: skip
     first = next(index for index in range(4) if Path(table.image_name(index)).name == "a.png")
     np.testing.assert_allclose(table.objects(first)[0], [[20, 30, 80, 90]])
-    assert (tmp_path / "voc/JPEGImages/a.png").read_bytes() == (tmp_path / "x/a.png").read_bytes()
+    assert (tmp_path / "out/voc/JPEGImages/a.png").read_bytes() == (tmp_path / "x/a.png").read_bytes()
 
 
 def test_nothing_found_gives_empty_lists(tmp_path: Path, quiet: Display) -> None:
@@ -159,6 +161,26 @@ def test_nothing_found_gives_empty_lists(tmp_path: Path, quiet: Display) -> None
     (one,) = detections_of(tmp_path / "out")
     assert one["detections"] == []
     assert json.loads((tmp_path / "out/coco_results.json").read_text()) == []
+
+
+@pytest.mark.parametrize("out", ["in", "in/../in"])
+def test_a_source_is_never_overwritten_by_its_drawn_copy(tmp_path: Path, quiet: Display, out: str) -> None:
+    sources = [write_red_box(tmp_path / "in/a.png"), write_film(tmp_path / "in/film.mp4", 3)]
+    before = [source.read_bytes() for source in sources]
+    for source in sources:
+        with pytest.raises(UserError, match="the drawn copy would take its place; choose another --out"):
+            onestage.predict("model", [str(source)], out=tmp_path / out, display=quiet)
+    assert [source.read_bytes() for source in sources] == before
+
+
+def test_a_video_that_can_not_be_opened_is_named_and_the_rest_go_on(tmp_path: Path, quiet: Display) -> None:
+    bad, good = tmp_path / "bad.mp4", write_film(tmp_path / "good.mp4", 3)
+    bad.write_text("<html>not a video</html>")
+    with pytest.raises(UserError, match="1 of 2 sources could not be read"):
+        onestage.predict("model", [str(bad), str(good)], out=tmp_path / "out", display=quiet)
+    assert "passed over:" in said(quiet)
+    assert "bad.mp4: can't be opened as a video" in said(quiet).replace("\n", " ")
+    assert [one["frame"] for one in detections_of(tmp_path / "out")] == [0, 1, 2]
 
 
 def test_a_full_disk_is_said(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_an_unreadable_picture_is_named_and_the_rest_go_on(
     bad = tmp_path / "bad.jpg"
     bad.write_text("<html>not a picture</html>")
     assert run("predict", trained, bad, good, "--out", tmp_path / "out") == 1
-    assert "1 of 2 pictures could not be read" in capsys.readouterr().err
+    assert "1 of 2 sources could not be read" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
 
 

@@ -22,7 +22,8 @@ VIDEO_SUFFIXES = frozenset(
 )
 ONLY_BY_NAME = frozenset({".ts", ".m3u8"})  # in folders these are often TypeScript and playlists of other files
 STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt"})
-CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # FFmpeg's, by `sys.platform`
+FILM_TYPES = frozenset({"video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-msvideo"})
+CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation"}  # FFmpeg's, by `sys.platform`
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,16 @@ def _at_address(text: str) -> Source:
         raise UserError(f"{text}: addresses begin with {', '.join(sorted(STREAM_SCHEMES | {'http', 'https'}))}")
     output_name = PurePosixPath(address.path).name or address.hostname or scheme
     suffix = PurePosixPath(address.path).suffix.lower()
-    if scheme in ("http", "https") and suffix not in VIDEO_SUFFIXES:
-        if suffix in PICTURE_SUFFIXES or content_type(text).startswith("image/"):
-            return PictureSource(text, text, output_name if suffix in PICTURE_SUFFIXES else f"{output_name}.png")
+    if suffix in VIDEO_SUFFIXES:
+        return VideoSource(text, text, output_name, live=scheme in STREAM_SCHEMES or suffix == ".m3u8")
+    if scheme in STREAM_SCHEMES:
         return VideoSource(text, text, f"{output_name}.mp4", live=True)
-    live = scheme in STREAM_SCHEMES or suffix == ".m3u8"
-    return VideoSource(text, text, output_name if suffix in VIDEO_SUFFIXES else f"{output_name}.mp4", live=live)
+    if suffix in PICTURE_SUFFIXES:
+        return PictureSource(text, text, output_name)
+    kind = content_type(text)
+    if kind.startswith("image/"):
+        return PictureSource(text, text, f"{output_name}.png")
+    return VideoSource(text, text, f"{output_name}.mp4", live=kind not in FILM_TYPES)
 
 
 def _camera(text: str) -> Source:
@@ -160,7 +165,7 @@ def _camera(text: str) -> Source:
     device_format = CAMERA_FORMATS.get(sys.platform)
     if device_format is None:
         raise UserError(f"{text}: cameras of {sys.platform} are not known; give the address of a stream")
-    address = {"linux": f"/dev/video{number}", "darwin": number, "win32": f"video={number}"}[sys.platform]
+    address = f"/dev/video{number}" if sys.platform == "linux" else number
     return VideoSource(address, text, f"camera-{number}.mp4", live=True, device_format=device_format)
 
 

@@ -294,34 +294,44 @@ class Sound:
         else:
             self.output_stream = output.add_stream("aac", rate=self.stream.rate, layout=self.stream.layout.name)
             self.resampler = _av().AudioResampler("fltp", self.stream.layout.name, self.stream.rate, frame_size=1024)
-        self.packets = self.container.demux(self.stream)
+        self.packets = self._packets()
         self.waiting = next(self.packets, None)
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets up to the end, or to where the file is damaged: the pictures go on without sound."""
+        try:
+            yield from self.container.demux(self.stream)
+        except _av().FFmpegError:
+            return
 
     def pass_on(self, until_s: Fraction | None) -> None:
         """Write what is heard before this time (None: the rest), so that sound and pictures lie side by side."""
         while self.waiting is not None:
             packet = self.waiting
             stamp = packet.pts if packet.pts is not None else packet.dts
-            # the packet that ends the stream has no time
-            time_s = None if stamp is None else stamp * packet.time_base - self.offset_s
-            if time_s is not None and until_s is not None and time_s >= until_s:
-                return
-            if time_s is not None and time_s >= 0:
-                self._write(packet)
+            if stamp is not None:  # the packet that ends the stream has none
+                time_s = stamp * packet.time_base - self.offset_s
+                if until_s is not None and time_s >= until_s:
+                    return
+                if time_s >= 0:
+                    self._write(packet, stamp)
             self.waiting = next(self.packets, None)
 
-    def _write(self, packet: Any) -> None:
-        if not self.copied:
-            for frame in packet.decode():
-                frame.pts -= round(self.offset_s / frame.time_base)
-                for resampled in self.resampler.resample(frame):
-                    self.output.mux(self.output_stream.encode(resampled))
-            return
+    def _write(self, packet: Any, stamp: int) -> None:
         offset = round(self.offset_s / packet.time_base)
-        packet.pts -= offset
-        packet.dts = packet.pts if packet.dts is None else packet.dts - offset
-        packet.stream = self.output_stream
-        self.output.mux(packet)
+        if self.copied:
+            packet.pts, packet.dts = stamp - offset, (stamp if packet.dts is None else packet.dts) - offset
+            packet.stream = self.output_stream
+            self.output.mux(packet)
+            return
+        try:
+            heard = packet.decode()
+        except _av().FFmpegError:  # a damaged moment is silent
+            return
+        for frame in heard:
+            frame.pts = None if frame.pts is None else frame.pts - round(self.offset_s / frame.time_base)
+            for resampled in self.resampler.resample(frame):
+                self.output.mux(self.output_stream.encode(resampled))
 
     def end(self) -> None:
         """Close the file it was read from, and write what the encoder held back."""

@@ -76,7 +76,8 @@ def predict(
         display: where to print.
 
     Raises:
-        UserError: no model, no sources, or, after all others were done, pictures that could not be read.
+        UserError: no model, no sources, an `out` in which a source itself would be overwritten; or, after all others
+            were done, sources that could not be read.
     """
     display = display or Display()
     predictor = load(model, device=device)
@@ -88,20 +89,32 @@ def predict(
         nms=papers.nms if nms is None else NMS[nms],
         class_agnostic=class_agnostic,
     )
-    opened = open_sources(list(sources))
-    folder = Path(out)
+    opened, folder = open_sources(list(sources)), Path(out)
+    _refuse_to_overwrite(opened, folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [source for source in opened if isinstance(source, PictureSource)]
     with ResultFiles(folder, predictor.categories, formats) as results:
         unreadable = _predict_pictures(predictor, pictures, results, folder, batch_size, display) if pictures else 0
         for video in (source for source in opened if isinstance(source, VideoSource)):
-            reader = VideoReader(video, every=every, start_s=start_s, end_s=end_s, report=display.say)
+            try:
+                reader = VideoReader(video, every=every, start_s=start_s, end_s=end_s, report=display.say)
+            except UserError as error:
+                unreadable += 1
+                display.say(f"passed over: {error}")
+                continue
             tracker = Tracker(float(reader.rate) / every, score_threshold) if track else None
             _predict_video(predictor, reader, tracker, results, folder, batch_size, display)
     display.say(f"{_counted(results)}, {results.detections} detections of score {score_threshold:g} and more: {folder}")
     if unreadable:
-        raise UserError(f"{unreadable} of {len(pictures)} pictures could not be read (named above)")
+        raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
     return Predicted(folder, results.pictures, results.frames, results.detections)
+
+
+def _refuse_to_overwrite(sources: Sequence[PictureSource | VideoSource], folder: Path) -> None:
+    for source in sources:
+        target = folder / source.output_name
+        if target.exists() and os.path.exists(source.name) and os.path.samefile(target, source.name):
+            raise UserError(f"{source.name}: the drawn copy would take its place; choose another --out than {folder}")
 
 
 def _counted(results: ResultFiles) -> str:

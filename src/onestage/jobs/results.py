@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from onestage.data.voc import voc_annotation
+from onestage.errors import UserError
 from onestage.inference.sources import PictureSource, VideoSource
 from onestage.inference.video import Frame
 from onestage.structures import Categories, Detections
@@ -45,7 +46,6 @@ class ResultFiles:
 
     def __init__(self, folder: Path, categories: Categories, formats: tuple[Format, ...] = ()) -> None:
         self.pictures = self.frames = self.detections = 0
-        self._categories = categories
         self._files = ExitStack()
         self._json = self._files.enter_context(JsonList(folder / "detections.json"))
         self._csv = self._files.enter_context(CsvFile(folder / "detections.csv")) if "csv" in formats else None
@@ -138,7 +138,7 @@ class CocoFiles:
     """`coco_results.json` (a list of image_id, category_id, bbox, score), and `coco_images.json`: what the ids mean."""
 
     def __init__(self, folder: Path, categories: Categories) -> None:
-        self._categories, self._folder = categories, folder
+        self._categories = categories
         self._results = JsonList(folder / "coco_results.json")
         self._images = JsonList(folder / "coco_images.json")
         self._count = 0
@@ -183,7 +183,8 @@ class VocFolder:
             shutil.copyfile(original, target)
         else:
             bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
-            cv2.imwrite(str(target), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            if not cv2.imwrite(str(target), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+                raise UserError(f"{target}: can't be written; is the disk full?")
         height, width = image_rgb.shape[:2]
         names = [found.name_of(label) for label in found.labels.tolist()]
         boxes_xyxy = found.boxes_xyxy.cpu().numpy()
