@@ -1,7 +1,7 @@
 """Every named detector at its full size: 20 training steps, a measurement and a prediction on a real data set.
 
     python benchmarks/twenty_steps.py BCCD
-    python benchmarks/twenty_steps.py BCCD --detectors m2det800-vgg16 --batch-size 1
+    python benchmarks/twenty_steps.py BCCD --detectors m2det800-vgg16 --batch-size 1 --frozen-backbone
 
 The 20 steps are on the same pictures, from fresh weights, with the recipe made for the data, so that the loss must
 fall. A few test pictures are measured and predicted.
@@ -40,6 +40,7 @@ class Options:
     detectors: tuple[str, ...] = tuple(DETECTORS)
     batch_size: int = 2
     steps: int = 20
+    frozen_backbone: bool = False  # trains the rest: less time, and batches of 1 (its batch norms need 2)
     test_pictures: int = 4
 
 
@@ -51,6 +52,8 @@ def run(name: str, options: Options, folder: Path) -> tuple[float, float, float,
     test = test.subset(count=options.test_pictures)
     recipe, _ = default_recipe(name, train, pretrained=False)
     recipe = replace(recipe, batch_size=options.batch_size, workers=0).with_length(steps=options.steps)
+    if options.frozen_backbone:
+        recipe = replace(recipe, frozen=("backbone.",))
     torch.manual_seed(recipe.seed)
     config = detector_config(name).adjusted(recipe.network_settings())
     config = config.with_quick_start() if recipe.quick_start else config

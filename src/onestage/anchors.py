@@ -100,7 +100,7 @@ def ssd_anchors(
 def _cell_corners(map_hw: tuple[int, int], strides_xy: tuple[float, float]) -> Float[Tensor, "H W 2"]:
     """The upper left corner (x, y) of each cell, pixels of the input."""
     ys, xs = (torch.arange(count, dtype=torch.float64) for count in map_hw)
-    return torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1) * torch.tensor(strides_xy, dtype=torch.float64)
+    return torch.stack(torch.meshgrid(xs * strides_xy[0], ys * strides_xy[1], indexing="xy"), dim=-1)
 
 
 def pyramid_shapes(size: float, scales: Sequence[float], aspect_ratios: Sequence[float]) -> list[tuple[float, float]]:
@@ -143,7 +143,7 @@ def pyramid_anchors(
         strides_xy = (8.0 * 2**level, 8.0 * 2**level)
         shapes = pyramid_shapes(size, scales, aspect_ratios)
         if style == "torchvision":
-            strides_xy = (float(input_hw[1] // columns), float(input_hw[0] // rows))
+            strides_xy = (input_hw[1] // columns, input_hw[0] // rows)
             shapes = pyramid_shapes(1.0, [int(size * scale) for scale in scales], aspect_ratios)
         cell_xyxy = _cell_anchors(torch.tensor(shapes, dtype=torch.float64), strides_xy[0], style)
         shifts = _cell_corners((rows, columns), strides_xy)[:, :, None]  # (H, W, 1, 2)
@@ -265,6 +265,9 @@ def pyramid_sizes_from_boxes(
 
     best = max((4.0, 2.0, 2.5, 3.0, 5.0, 6.0, 8.0), key=coverage)
     return tuple(best * stride for stride in strides)
+
+
+COVERAGE_GAIN = 0.02  # anchors made for a data set must meet so many more of its boxes to be worth a departure
 
 
 def anchor_coverage(

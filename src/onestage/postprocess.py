@@ -38,6 +38,34 @@ class Selection:
     class_agnostic: bool = False
 
 
+@dataclass(frozen=True)
+class LevelCut:
+    """Before `select`, the best scores of each level only, of all anchors and classes together (Lin 2017, 4.1).
+
+    Attributes:
+        strides: of the levels, in the order of the anchors; a level has a stride's share of the cells, rounded up.
+        anchors_per_cell: the same on every level.
+        candidates: kept of each level.
+    """
+
+    strides: tuple[int, ...]
+    anchors_per_cell: int
+    candidates: int
+
+    def __call__(self, scores: Float[Tensor, "B A K"], input_hw: tuple[int, int]) -> Float[Tensor, "B A K"]:
+        """Zero for all others."""
+        height, width = input_hw
+        sizes = [(height + s - 1) // s * ((width + s - 1) // s) * self.anchors_per_cell for s in self.strides]
+        kept = []
+        for level in scores.split(sizes, dim=1):
+            flat = level.flatten(1)
+            if flat.shape[1] > self.candidates:
+                least = flat.topk(self.candidates, dim=1).values[:, -1, None, None]
+                level = level.where(level >= least, 0.0)
+            kept.append(level)
+        return torch.cat(kept, dim=1)
+
+
 def select(
     boxes_xyxy: Float[Tensor, "B A 4"], scores: Float[Tensor, "B A K"], selection: Selection
 ) -> list[Detections]:

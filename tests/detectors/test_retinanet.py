@@ -92,7 +92,8 @@ def test_candidates_are_the_best_thousand_of_each_level() -> None:
     assert isinstance(detector, RetinaNet)
     anchors = detector.anchors_cxcywh(SIZE_HW)
     logits = torch.randn(1, len(anchors), 4)
-    kept = detector._best_of_each_level(logits.sigmoid(), SIZE_HW)
+    assert detector.level_cut is not None
+    kept = detector.level_cut(logits.sigmoid(), SIZE_HW)
     first = 40 * 40 * 9
     of_first = logits[0, :first].flatten().topk(1000).values.min().sigmoid()
     assert int((kept[0, :first] > 0).sum()) == 1000

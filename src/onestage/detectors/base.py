@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from onestage.backbones import FeatureMaps
 from onestage.errors import UserError
 from onestage.input_size import Resize, SizeHW
-from onestage.postprocess import Selection
+from onestage.postprocess import LevelCut, Selection, select
 from onestage.structures import Detections, LossSums, Predictions, Targets
 
 Images = UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
@@ -87,8 +87,8 @@ class DetectorConfig:
         """Width and height of every anchor that some level has, pixels of the input."""
         raise NotImplementedError
 
-    def anchor_sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> tuple[float, ...]:
-        """Values of `anchor_sizes` that follow the boxes of a data set, in pixels of the input."""
+    def anchors_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> dict[str, Any]:
+        """Settings of a recipe, by name, whose anchors follow the boxes of a data set (in pixels of the input)."""
         raise NotImplementedError
 
     @classmethod
@@ -135,6 +135,7 @@ class Detector(nn.Module):
         num_classes: K, without background.
         resize: how pictures are brought to the input.
         evaluation_selection: which detections its paper's evaluation keeps.
+        level_cut: which scores of each level take part at all; None: all of them.
         normalize: the first layer.
         backbone: what ImageNet weights go into.
     """
@@ -144,6 +145,7 @@ class Detector(nn.Module):
     num_classes: int
     resize: Resize
     evaluation_selection: Selection
+    level_cut: LevelCut | None = None
     normalize: Normalize
     backbone: FeatureMaps
 
@@ -178,9 +180,22 @@ class Detector(nn.Module):
         """Undivided sums over the batch, in float32. Targets are in pixels of the input."""
         raise NotImplementedError
 
+    def scored_boxes(
+        self, predictions: Predictions, input_hw: SizeHW
+    ) -> tuple[Float[Tensor, "B A 4"], Float[Tensor, "B A K"]]:
+        """Every anchor's box, xyxy in pixels of the input and clipped to it, and its score for each class, in float32.
+
+        Exported files hold this part of `detect` as traced, so it is free of choices that depend on values.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
     def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
         """The objects of each picture, best first; boxes in pixels of the input, clipped to it, without names."""
-        raise NotImplementedError
+        boxes_xyxy, scores = self.scored_boxes(predictions, input_hw)
+        if self.level_cut is not None:
+            scores = self.level_cut(scores, input_hw)
+        return select(boxes_xyxy, scores, selection)
 
     def lay_anchors(self) -> None:
         """Lay the anchors that `config` says, where they are kept."""
@@ -236,7 +251,7 @@ def on_meta(detector: DetectorT) -> DetectorT:
 def by_anchor(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B A values"]:
     """A head's map as one row an anchor: channels are ordered (anchor, value), rows by cell."""
     # (B, anchors*values, H, W) -> (B, H*W*anchors, values); no copy where memory is channels-last
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)  # not len(x), which a trace takes as fixed
 
 
 def map_sizes(name: str, maps: Callable[[Tensor], Sequence[Tensor]], input_hw: SizeHW) -> list[SizeHW]:

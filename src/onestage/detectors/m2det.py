@@ -18,7 +18,7 @@ from torch import Tensor
 from onestage.backbones import FeatureMaps
 from onestage.detectors.base import Normalization
 from onestage.detectors.multibox import MultiBoxConfig, MultiBoxDetector
-from onestage.necks import MLFPN
+from onestage.necks import MLFPN, Norm
 from onestage.postprocess import Selection
 
 SCALES = 6
@@ -36,6 +36,7 @@ class M2DetConfig(MultiBoxConfig):
             on ImageNet.
         conv4_3_norm: L2Norm on VGG-16's conv4_3, as in SSD; not in the release.
         batch_norm: in VGG-16's conv6 and conv7, which ImageNet weights seldom cover.
+        norm: of the pyramid, see `MLFPN`.
         checkpoint_activations: see `MLFPN`.
     """
 
@@ -48,14 +49,18 @@ class M2DetConfig(MultiBoxConfig):
     resnet_stages: tuple[int, int] = (2, 4)
     conv4_3_norm: bool = False
     batch_norm: bool = False
+    norm: Norm = "batch"
     checkpoint_activations: bool = False
 
     FAMILY = "M2Det"
     RECIPE_FIELDS = MultiBoxConfig.RECIPE_FIELDS | {"checkpoint_activations", "sfam"}
 
     def with_quick_start(self) -> M2DetConfig:
-        """Batch norms in VGG-16's fresh layers, and a head that starts at the class balance that mining shows it."""
-        return replace(self, batch_norm=True, background_prior=0.75, head_scale=0.3)
+        """Norms that let it learn from the first steps, and a head that starts at the class balance of mining.
+
+        Batch norms in VGG-16's fresh layers, group norms in the pyramid: see `MLFPN`.
+        """
+        return replace(self, batch_norm=True, norm="group", background_prior=0.75, head_scale=0.3)
 
 
 def _released(image_size: int, step_pattern: tuple[int, ...], size_pattern: tuple[float, ...]) -> M2DetConfig:
@@ -98,6 +103,7 @@ class M2Det(MultiBoxDetector):
             shared_reduction=config.shared_reduction,
             sfam=config.sfam,
             shared_sfam=config.shared_sfam,
+            norm=config.norm,
             checkpoint_activations=config.checkpoint_activations,
         )
         self.add_head(self.mlfpn.channels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,7 @@ from onestage.errors import UserError
 from onestage.input_size import SizeHW, Stretch
 from onestage.losses import multibox_loss
 from onestage.matching import match_anchors
-from onestage.postprocess import Selection, select
-from onestage.structures import Detections, LossSums, Predictions, Targets
+from onestage.structures import LossSums, Predictions, Targets
 
 MATCH_IOU = 0.5  # Liu 2016, 2.2; each object's best anchor matches it at any IoU
 
@@ -74,8 +74,8 @@ class MultiBoxConfig(DetectorConfig):
     def anchor_shapes(self) -> list[tuple[float, float]]:
         return level_shapes(self.anchor_sizes, self.aspect_ratios)
 
-    def anchor_sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> tuple[float, ...]:
-        return anchor_sizes_from_boxes(box_sizes_hw, self.image_size, len(self.strides))
+    def anchors_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> dict[str, Any]:
+        return {"anchor_sizes": anchor_sizes_from_boxes(box_sizes_hw, self.image_size, len(self.strides))}
 
 
 class MultiBoxDetector(Detector):
@@ -121,11 +121,12 @@ class MultiBoxDetector(Detector):
         ratio = self.config.negatives_per_positive
         return multibox_loss(predictions, matches, self.anchors, self.config.variances, ratio)
 
-    @torch.no_grad()
-    def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
+    def scored_boxes(
+        self, predictions: Predictions, input_hw: SizeHW
+    ) -> tuple[Float[Tensor, "B A 4"], Float[Tensor, "B A K"]]:
         boxes_xyxy = decode_deltas(predictions.box_deltas.float(), self.anchors, self.config.variances)
         scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # background is logit 0
-        return select(clip_boxes(boxes_xyxy, input_hw), scores, selection)
+        return clip_boxes(boxes_xyxy, input_hw), scores
 
     def lay_anchors(self) -> None:
         self.anchors = self._anchors().to(self.anchors.device)

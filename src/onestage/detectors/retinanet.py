@@ -19,7 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from onestage.anchors import AnchorStyle, pyramid_anchors, pyramid_shapes, pyramid_sizes_from_boxes
+from onestage.anchors import (
+    COVERAGE_GAIN,
+    AnchorStyle,
+    anchor_coverage,
+    pyramid_anchors,
+    pyramid_shapes,
+    pyramid_sizes_from_boxes,
+)
 from onestage.backbones import FeatureMaps
 from onestage.boxes import clip_boxes, decode_deltas
 from onestage.detectors.base import Detector, DetectorConfig, Normalization, by_anchor, map_sizes, on_meta
@@ -28,12 +35,13 @@ from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_inpu
 from onestage.losses import BoxLoss, focal_loss
 from onestage.matching import match_anchors
 from onestage.necks import FPN, P6From
-from onestage.postprocess import Selection, select
-from onestage.structures import Detections, LossSums, Predictions, Targets
+from onestage.postprocess import LevelCut, Selection
+from onestage.structures import LossSums, Predictions, Targets
 
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 LEVELS = len(STRIDES)
 PAPER_EDGES = KeepRatio(800, 1333)  # Lin 2017, 5; the limit is Detectron's
+LONG_RATIOS = (5.0, 2.0, 1.0, 0.5, 0.2)  # for data whose objects are often much longer than broad; not in the paper
 CANDIDATES_A_LEVEL = 1000  # Lin 2017, 4.1 "Inference"
 SubnetNorm = Literal["none", "group"]
 BackboneNorm = Literal["batch", "frozen"]
@@ -85,7 +93,7 @@ class RetinaNetConfig(DetectorConfig):
 
     FAMILY = "RetinaNet"
     ANCHOR_FIELDS = frozenset({"anchor_sizes", "anchor_style", "box_loss", "keep_best"})
-    RECIPE_FIELDS = frozenset({"anchor_sizes", "backbone_norm", "box_loss", "edges", "image_size"})
+    RECIPE_FIELDS = frozenset({"anchor_sizes", "aspect_ratios", "backbone_norm", "box_loss", "edges", "image_size"})
 
     def __post_init__(self) -> None:
         if len(self.anchor_sizes) != LEVELS or not all(0 < size < math.inf for size in self.anchor_sizes):
@@ -93,6 +101,8 @@ class RetinaNetConfig(DetectorConfig):
                 f"anchor sizes {', '.join(f'{size:g}' for size in self.anchor_sizes)}: expected {LEVELS} positive "
                 f"numbers of pixels, one for each of {LEVELS} levels"
             )
+        if not self.aspect_ratios or not all(0 < ratio < math.inf for ratio in self.aspect_ratios):
+            raise UserError(f"aspect ratios {self.aspect_ratios}: expected positive numbers, width / height")
         if isinstance(self.resize, Stretch) and self.resize.side % 32:
             raise UserError(f"image size {self.resize.side}: RetinaNet takes multiples of 32 pixels")
 
@@ -107,8 +117,17 @@ class RetinaNetConfig(DetectorConfig):
             for shape in pyramid_shapes(size, self.anchor_scales, self.aspect_ratios)
         ]
 
-    def anchor_sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> tuple[float, ...]:
-        return pyramid_sizes_from_boxes(box_sizes_hw, STRIDES, self.anchor_scales, self.aspect_ratios)
+    def anchors_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> dict[str, Any]:
+        """Sizes, and `LONG_RATIOS` where they meet clearly more of the boxes than the paper's three do."""
+        usual: dict[str, Any] = {"anchor_sizes": self._sizes_for(box_sizes_hw, self.aspect_ratios)}
+        long = {"anchor_sizes": self._sizes_for(box_sizes_hw, LONG_RATIOS), "aspect_ratios": LONG_RATIOS}
+        covered, covered_by_long = (
+            anchor_coverage(box_sizes_hw, self.adjusted(settings).anchor_shapes()) for settings in (usual, long)
+        )
+        return long if covered_by_long >= covered + COVERAGE_GAIN else usual
+
+    def _sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"], aspect_ratios: tuple[float, ...]) -> tuple[float, ...]:
+        return pyramid_sizes_from_boxes(box_sizes_hw, STRIDES, self.anchor_scales, aspect_ratios)
 
     def as_fields(self, settings: dict[str, Any]) -> dict[str, Any]:
         """`image_size`: every picture a square of it; `edges`: its proportions kept."""
@@ -157,7 +176,7 @@ class RetinaNet(Detector):
         UserError: the backbone cannot take pictures of this size.
     """
 
-    # Lin 2017, 4.1: scores above 0.05, NMS at 0.5. The limit of 100 is COCO's. `detect` cuts candidates by level.
+    # Lin 2017, 4.1: scores above 0.05, NMS at 0.5. The limit of 100 is COCO's. `level_cut` cuts candidates.
     evaluation_selection = Selection(
         score_threshold=0.05, iou_threshold=0.5, candidates_per_class=LEVELS * CANDIDATES_A_LEVEL, max_detections=100
     )
@@ -169,6 +188,7 @@ class RetinaNet(Detector):
         super().__init__(name, config, backbone, num_classes, normalization)
         self.fpn = FPN(backbone.channels, config.channels, config.p6_from, config.p7_relu)
         self.anchors_per_cell = len(config.anchor_scales) * len(config.aspect_ratios)
+        self.level_cut = LevelCut(STRIDES, self.anchors_per_cell, CANDIDATES_A_LEVEL)
         subnet = (config.channels, config.subnet_depth, config.subnet_norm)
         self.class_subnet = Subnet(*subnet, self.anchors_per_cell * num_classes)
         self.box_subnet = Subnet(*subnet, self.anchors_per_cell * 4)
@@ -191,11 +211,12 @@ class RetinaNet(Detector):
 
     def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
         height, width = input_hw
-        return tuple((-(-height // s), -(-width // s), self.anchors_per_cell) for s in STRIDES)
+        return tuple(((height + s - 1) // s, (width + s - 1) // s, self.anchors_per_cell) for s in STRIDES)
 
     def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
         sizes_hw = tuple((height, width) for height, width, _ in self.cells(input_hw))
-        return _anchors(self.config, input_hw, sizes_hw, self.normalize.mean.device)
+        lay = _anchors.__wrapped__ if torch.compiler.is_exporting() else _anchors  # symbolic sizes have no hash
+        return lay(self.config, input_hw, sizes_hw, self.normalize.mean.device)
 
     def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> LossSums:
         config, anchors = self.config, self.anchors_cxcywh(input_hw)
@@ -217,24 +238,12 @@ class RetinaNet(Detector):
             smooth_l1_beta=config.smooth_l1_beta,
         )
 
-    @torch.no_grad()
-    def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
+    def scored_boxes(
+        self, predictions: Predictions, input_hw: SizeHW
+    ) -> tuple[Float[Tensor, "B A 4"], Float[Tensor, "B A K"]]:
         anchors = self.anchors_cxcywh(input_hw)
         boxes_xyxy = decode_deltas(predictions.box_deltas.float(), anchors, self.config.variances)
-        scores = self._best_of_each_level(predictions.class_logits.float().sigmoid(), input_hw)
-        return select(clip_boxes(boxes_xyxy, input_hw), scores, selection)
-
-    def _best_of_each_level(self, scores: Float[Tensor, "B A K"], input_hw: SizeHW) -> Float[Tensor, "B A K"]:
-        """Zero for all scores of a level but its best `CANDIDATES_A_LEVEL`, of all anchors and classes together."""
-        levels = scores.split([height * width * anchors for height, width, anchors in self.cells(input_hw)], dim=1)
-        kept = []
-        for level in levels:
-            flat = level.flatten(1)
-            if flat.shape[1] > CANDIDATES_A_LEVEL:
-                least = flat.topk(CANDIDATES_A_LEVEL, dim=1).values[:, -1, None, None]
-                level = level.where(level >= least, 0.0)
-            kept.append(level)
-        return torch.cat(kept, dim=1)
+        return clip_boxes(boxes_xyxy, input_hw), predictions.class_logits.float().sigmoid()
 
 
 class Subnet(nn.Module):

@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from math import gcd
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+Norm = Literal["batch", "group"]
 
 
 class MLFPN(nn.Module):
@@ -31,6 +35,9 @@ class MLFPN(nn.Module):
             list by repeating one layer. The paper has one a level.
         sfam: weigh the channels of each scale. In the paper; off in every configuration of the released code.
         shared_sfam: its layers are the same for all scales, as in the released code, for the same reason.
+        norm: "batch" as in the paper, or "group". Through eight TUMs of batch norms the gradient grows ten-thousandfold
+            (Yang 2019, arXiv 1902.08129: batch norm with ReLU explodes with depth), so training begins to learn only
+            after thousands of steps; with group norms it does in tens.
         checkpoint_activations: in training keep only the inputs of each TUM and compute its inside again for the
             gradients: less memory, more time.
     """
@@ -45,21 +52,24 @@ class MLFPN(nn.Module):
         shared_reduction: bool = True,
         sfam: bool = False,
         shared_sfam: bool = True,
+        norm: Norm = "batch",
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         self.channels = (channels * num_levels,) * num_scales
         self.checkpoint_activations = checkpoint_activations
-        self.base = BaseFeature(*channels_in)
+        self.base = BaseFeature(*channels_in, norm)
         reduced = channels // 2
         reductions = 1 if shared_reduction else num_levels
-        self.reductions = nn.ModuleList(ConvNormReLU(self.base.channels, reduced, 1) for _ in range(reductions))
+        self.reductions = nn.ModuleList(
+            ConvNormReLU(self.base.channels, reduced, 1, norm=norm) for _ in range(reductions)
+        )
         self.tums = nn.ModuleList(
-            ThinnedUShape(reduced if level == 0 else reduced + channels, channels, num_scales)
+            ThinnedUShape(reduced if level == 0 else reduced + channels, channels, num_scales, norm)
             for level in range(num_levels)
         )
         self.attention = ScaleAttention(channels * num_levels, num_scales, shared_sfam) if sfam else None
-        self.norm = nn.BatchNorm2d(channels * num_levels)  # of the largest map; in the released code only
+        self.norm = _norm(norm, channels * num_levels)  # of the largest map; in the released code only
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Shallow (B, C1, 2H, 2W) and deep (B, C2, H, W) to one map a scale, finest first."""
@@ -88,10 +98,10 @@ class BaseFeature(nn.Module):
 
     channels = 768
 
-    def __init__(self, shallow_channels: int, deep_channels: int) -> None:
+    def __init__(self, shallow_channels: int, deep_channels: int, norm: Norm) -> None:
         super().__init__()
-        self.shallow = ConvNormReLU(shallow_channels, 256, 3, padding=1)
-        self.deep = ConvNormReLU(deep_channels, 512, 1)
+        self.shallow = ConvNormReLU(shallow_channels, 256, 3, padding=1, norm=norm)
+        self.deep = ConvNormReLU(deep_channels, 512, 1, norm=norm)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         shallow = self.shallow(shallow)
@@ -102,19 +112,21 @@ class BaseFeature(nn.Module):
 class ThinnedUShape(nn.Module):
     """TUM: strided convolutions down, additions up, a 1x1 convolution on each map of the way up."""
 
-    def __init__(self, channels_in: int, channels: int, num_scales: int) -> None:
+    def __init__(self, channels_in: int, channels: int, num_scales: int, norm: Norm) -> None:
         super().__init__()
         steps = num_scales - 1
         # The last step leaves out the padding instead of striding: 3 x 3 cells become 1, 4 x 4 become 2 x 2.
         self.down = nn.ModuleList(
-            ConvNormReLU(channels_in if i == 0 else channels, channels, 3, stride, padding)
+            ConvNormReLU(channels_in if i == 0 else channels, channels, 3, stride, padding, norm)
             for i, (stride, padding) in enumerate([(2, 1)] * (steps - 1) + [(1, 0)])
         )
-        self.top = ConvNormReLU(channels, channels, 1)
+        self.top = ConvNormReLU(channels, channels, 1, norm=norm)
         self.laterals = nn.ModuleList(  # finest first; the finest takes the TUM's own input
-            ConvNormReLU(channels_in if i == 0 else channels, channels, 3, padding=1) for i in range(steps)
+            ConvNormReLU(channels_in if i == 0 else channels, channels, 3, padding=1, norm=norm) for i in range(steps)
         )
-        self.smooths = nn.ModuleList(ConvNormReLU(channels, channels, 1) for _ in range(steps))  # finest first
+        self.smooths = nn.ModuleList(  # finest first
+            ConvNormReLU(channels, channels, 1, norm=norm) for _ in range(steps)
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) to one map (B, channels, h, w) a scale, finest first."""
@@ -148,20 +160,30 @@ class ScaleAttention(nn.Module):
 
 
 class ConvNormReLU(nn.Module):
-    """Convolution without bias, batch norm, ReLU.
+    """Convolution without bias, norm, ReLU."""
 
-    The norm's momentum is PyTorch's 0.1, not the released code's 0.01: runs of a few thousand steps end before
-    statistics at 0.01 have settled.
-    """
-
-    def __init__(self, channels_in: int, channels: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        norm: Norm = "batch",
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels, kernel, stride, padding, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = _norm(norm, channels)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")  # as the released code
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self.conv(x)), inplace=True)
+
+
+def _norm(norm: Norm, channels: int) -> nn.Module:
+    """The batch norm's momentum is PyTorch's 0.1, not the released code's 0.01: runs of a few thousand steps end before
+    statistics at 0.01 have settled."""
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(gcd(32, channels // 2), channels)
 
 
 def _first_and_second_time(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
-from onestage.anchors import anchor_coverage
+from onestage.anchors import COVERAGE_GAIN, anchor_coverage
 from onestage.data.augment import MILD
 from onestage.data.table import Table
 from onestage.detectors import DetectorConfig, M2DetConfig, RetinaNetConfig, detector_config
 from onestage.input_size import Resize
 from onestage.training.recipe import Recipe
 
+M2DET_HEAD_RATE = 0.1  # each logit has 18,432 inputs, all above 0: at the full rate AdamW's steps throw it about
 IMAGES_TO_SEE = 60_000  # where no length is given: enough for a few thousand pictures, tens of passes for a few hundred
-COVERAGE_GAIN = 0.02  # anchors made for the data must meet so many more of its boxes to be worth a departure
 
 
 def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Recipe, list[str]]:
@@ -28,7 +30,7 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
         UserError: an unknown detector.
     """
     config = detector_config(detector)
-    anchor_sizes, anchor_reason = _anchor_sizes(config, table)
+    anchors, anchor_reason = _anchors(config, table)
     epochs = float(min(300, max(12, round(IMAGES_TO_SEE / len(table)))))
     fresh_layers_lack_norms = detector.endswith("vgg16")
     batch_size, learning_rate = _pace(detector, config, pretrained)
@@ -38,13 +40,14 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
         detector=detector,
         epochs=epochs,
         batch_size=batch_size,
-        anchor_sizes=anchor_sizes,
+        **anchors,
         backbone_norm="batch" if frozen_norm and not pretrained else None,
         quick_start=fresh_layers_lack_norms or isinstance(config, M2DetConfig),
         train_stem=not pretrained,
         optimizer="adamw",
         learning_rate=learning_rate,
         backbone_learning_rate_factor=0.5 if pretrained else 1.0,
+        head_learning_rate_factor=M2DET_HEAD_RATE if isinstance(config, M2DetConfig) else 1.0,
         weight_decay=0.05,
         gradient_clip=5.0,
         ema_decay=0.998,
@@ -59,6 +62,8 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
     ]
     if fresh_layers_lack_norms:
         reasons.append("batch norms in the layers that start fresh: the paper's network, which has none, learns slower")
+    if isinstance(config, M2DetConfig):
+        reasons.append("group norms in the pyramid: through its many batch norms nothing is learned for a long time")
     if recipe.backbone_norm == "batch":
         reasons.append("batch norms that learn: frozen ones, as the paper's, need the statistics of ImageNet weights")
     if pretrained:
@@ -69,7 +74,7 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
 def _pace(detector: str, config: DetectorConfig, pretrained: bool) -> tuple[int, float]:
     """Pictures a step, and AdamW's rate."""
     if isinstance(config, M2DetConfig):
-        return 8, 5e-4
+        return 4, 3e-4  # 800 pixels take 2 GiB a picture
     if isinstance(config, RetinaNetConfig):
         return (16 if config.channels <= 128 else 4), 1e-3  # the paper's, at 800 pixels, takes 2 GiB a picture
     if detector.endswith("vgg16"):
@@ -77,19 +82,18 @@ def _pace(detector: str, config: DetectorConfig, pretrained: bool) -> tuple[int,
     return (16, 2e-3) if pretrained else (8, 3e-3)  # fresh weights need many steps before many pictures a step
 
 
-def _anchor_sizes(config: DetectorConfig, table: Table) -> tuple[tuple[float, ...] | None, str]:
-    """Anchor sizes from the data where they meet clearly more of its boxes than the paper's do."""
+def _anchors(config: DetectorConfig, table: Table) -> tuple[dict[str, Any], str]:
+    """Settings of anchors from the data where they meet clearly more of its boxes than the paper's do, and why."""
     box_sizes_hw = boxes_in_input(table, config.input_resize)
     papers = anchor_coverage(box_sizes_hw, config.anchor_shapes())
-    sizes = config.anchor_sizes_for(box_sizes_hw)
-    datas = anchor_coverage(box_sizes_hw, config.adjusted({"anchor_sizes": sizes}).anchor_shapes())
+    settings = config.anchors_for(box_sizes_hw)
+    datas = anchor_coverage(box_sizes_hw, config.adjusted(settings).anchor_shapes())
     if datas < papers + COVERAGE_GAIN:
-        return None, f"anchor sizes of the paper: their shapes meet {papers:.1%} of the boxes at IoU 0.5"
-    listed = ", ".join(f"{size:.0f}" for size in sizes)
-    return (
-        sizes,
-        f"anchor sizes from the data ({listed} px): meet {datas:.1%} of the boxes at IoU 0.5, not {papers:.1%}",
-    )
+        return {}, f"anchors of the paper: their shapes meet {papers:.1%} of the boxes at IoU 0.5"
+    listed = "sizes " + ", ".join(f"{size:.0f}" for size in settings["anchor_sizes"]) + " px"
+    if "aspect_ratios" in settings:
+        listed += ", ratios " + ", ".join(f"{ratio:g}" for ratio in settings["aspect_ratios"])
+    return settings, f"anchors from the data ({listed}): meet {datas:.1%} of the boxes at IoU 0.5, not {papers:.1%}"
 
 
 def boxes_in_input(table: Table, resize: Resize) -> Float[np.ndarray, "N 2"]:

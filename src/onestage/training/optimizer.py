@@ -44,14 +44,15 @@ def trained_batch_norms(detector: nn.Module) -> set[nn.Module]:
 
 
 def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW over four groups: backbone or not, with weight decay or not (biases, norms and scales: none).
+    """SGD or AdamW over groups: backbone, head or neither; with weight decay or not (biases, norms and scales: none).
 
     Each group keeps its own factor on the scheduled rate in `group["rate_factor"]`.
     """
+    factors = {"backbone": recipe.backbone_learning_rate_factor, "head": recipe.head_learning_rate_factor}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
-            rate_factor = recipe.backbone_learning_rate_factor if name.startswith("backbone.") else 1.0
+            rate_factor = factors.get(name.split(".", 1)[0], 1.0)
             weight_decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate_factor, weight_decay), []).append(parameter)
     parameters = [

@@ -12,8 +12,8 @@ from onestage.data.augment import Augmentation
 from onestage.errors import UserError
 
 NETWORK_FIELDS = (
-    *("anchor_sizes", "image_size", "edges", "neck", "backbone_norm", "sfam", "checkpoint_activations"),
-    *("negatives_per_positive", "box_loss"),
+    *("anchor_sizes", "aspect_ratios", "image_size", "edges", "neck", "backbone_norm", "sfam"),
+    *("checkpoint_activations", "negatives_per_positive", "box_loss"),
 )
 
 
@@ -36,6 +36,7 @@ class Recipe:
 
     # --- the network; None: the detector's own. Each is for the detectors that have it (`DetectorConfig.adjusted`)
     anchor_sizes: tuple[float, ...] | None = None  # pixels of the network's input
+    aspect_ratios: tuple[float, ...] | None = None  # RetinaNet: width / height
     image_size: int | None = None  # RetinaNet: every picture stretched to a square of so many pixels
     edges: tuple[int, int] | None = None  # RetinaNet: what the shorter side becomes, and the longer one's limit
     neck: Literal["none", "top_down"] | None = None  # SSD
@@ -55,6 +56,7 @@ class Recipe:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 1e-3
     backbone_learning_rate_factor: float = 1.0
+    head_learning_rate_factor: float = 1.0  # SSD, M2Det
     momentum: float = 0.9
     weight_decay: float = 5e-4
     gradient_clip: float | None = None  # largest norm of the whole gradient
