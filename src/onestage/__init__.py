@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onestage.inference.predictor import Predictor, load
     from onestage.jobs.demo import demo
     from onestage.jobs.evaluate import evaluate
+    from onestage.jobs.export import export_model
     from onestage.jobs.import_checkpoint import import_checkpoint
     from onestage.jobs.info import info
     from onestage.jobs.predict import predict
@@ -39,6 +40,7 @@ __all__ = [
     "build",
     "demo",
     "evaluate",
+    "export_model",
     "import_checkpoint",
     "import_weights",
     "info",
@@ -56,6 +58,7 @@ _HOMES = {
     "build": "onestage.detectors",
     "demo": "onestage.jobs.demo",
     "evaluate": "onestage.jobs.evaluate",
+    "export_model": "onestage.jobs.export",
     "import_checkpoint": "onestage.jobs.import_checkpoint",
     "import_weights": "onestage.weights",
     "info": "onestage.jobs.info",

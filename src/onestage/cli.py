@@ -180,6 +180,41 @@ class Predict(Common):
 
 
 @dataclass(frozen=True)
+class Export(Common):
+    """Write a model as one file from pictures of any size to final boxes, and check it against the model."""
+
+    model: Positional[Path] = tyro.MISSING
+    format: Literal["onnx", "openvino"] = "onnx"
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Of an OpenVINO file."""
+    calibration: str | None = None
+    """For int8: a data set's folder, whose training pictures show what passes through the network."""
+    out: Path | None = None
+    """The file. Default: beside the model, under its name."""
+    score_threshold: float = 0.5
+    """The file's own; whoever runs it may give another."""
+    nms: Literal["hard", "soft"] | None = None
+    """soft is Gaussian soft-NMS. Default: as the detector's paper."""
+    class_agnostic: bool = False
+    """Let boxes of different classes suppress each other."""
+    max_detections: int | None = None
+    """At most so many a picture. Default: as the detector's paper."""
+
+    def run(self) -> None:
+        onestage.export_model(
+            self.model,
+            format=self.format,
+            precision=self.precision,
+            calibration=self.calibration,
+            out=self.out,
+            score_threshold=self.score_threshold,
+            nms=self.nms,
+            class_agnostic=self.class_agnostic,
+            max_detections=self.max_detections,
+        )
+
+
+@dataclass(frozen=True)
 class Import(Common):
     """Turn another project's checkpoint into a model file, strictly: every entry is used or accounted for."""
 
@@ -213,7 +248,7 @@ class Info(Common):
     """Parameters, GMACs, anchors, input and classes of a model or of a detector's name."""
 
     model: Positional[str] = tyro.MISSING
-    """A run folder, a model file, or a detector's name."""
+    """A run folder, a model file, an exported file, or a detector's name."""
     num_classes: int = 20
     """For a detector's name."""
 
@@ -234,6 +269,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Import, subcommand("import")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Recipes, subcommand("recipes")]

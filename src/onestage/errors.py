@@ -1,9 +1,5 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend. It lives in `runtime`, which is also shipped alone."""
 
+from onestage.runtime.errors import UserError
 
-class UserError(ValueError):
-    """A mistake in what was given: files, names, values.
-
-    Its text is one line that names the thing, the value, what was expected and the mend; the command line prints it
-    without a traceback and exits with 1.
-    """
+__all__ = ["UserError"]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from onestage.drawing import draw_detections
 from onestage.errors import UserError
+from onestage.runtime.detections import detection_dicts, name_of, wanted_labels
 
 
 @dataclass(frozen=True)
@@ -156,30 +157,17 @@ class Detections:
         """
         chosen = self.scores >= score
         if names is not None:
-            unknown = sorted(set(names) - set(self.names))
-            if unknown:
-                raise ValueError(f"{unknown[0]}: no class is called so; the classes are {', '.join(self.names)}")
-            wanted = torch.tensor([name in names for name in self.names], device=self.labels.device)
+            wanted = torch.tensor(wanted_labels(self.names, names), device=self.labels.device)
             chosen &= wanted[self.labels]
         return self[chosen]
 
     def name_of(self, label: int) -> str:
         """What a label is called; its number where there are no names."""
-        return self.names[label] if label < len(self.names) else str(label)
+        return name_of(label, self.names)
 
     def to_dict(self) -> list[dict[str, Any]]:
         """As `detections.json` has them: name, label, score (4 digits), box_xyxy (hundredths of a pixel), track_id."""
-        rows = [
-            {
-                "name": self.name_of(label),
-                "label": label,
-                "score": round(score, 4),
-                "box_xyxy": [round(side, 2) for side in box_xyxy],
-            }
-            for label, score, box_xyxy in zip(
-                self.labels.tolist(), self.scores.tolist(), self.boxes_xyxy.tolist(), strict=True
-            )
-        ]
+        rows = detection_dicts(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
         if self.track_ids is not None:
             rows = [{**row, "track_id": track} for row, track in zip(rows, self.track_ids.tolist(), strict=True)]
         return rows

@@ -14,11 +14,11 @@ import torch
 from folders import write_picture
 
 from onestage.data.augment import SSD_PAPER
-from onestage.data.decode import ImageError
 from onestage.data.loader import batches_per_epoch, epoch_order, evaluation_loader, stack_images, training_loader
 from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError
 from onestage.input_size import PADDING, KeepRatio, Stretch
+from onestage.runtime.decode import ImageError
 from onestage.structures import Batch, Categories
 
 

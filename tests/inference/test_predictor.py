@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from red_box import CATEGORIES, RedBoxDetector, red_box
 
-from onestage.data.decode import ImageError, decode_image
 from onestage.detectors import build
 from onestage.errors import UserError
-from onestage.inference.predictor import Picture, Predictor, load, read_picture
+from onestage.inference.pictures import Picture, read_picture
+from onestage.inference.predictor import Predictor, load
 from onestage.postprocess import Selection
+from onestage.runtime.decode import ImageError, decode_image
 from onestage.structures import Categories, Detections
 from onestage.training.checkpoint import save_model
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from red_box import CATEGORIES, RedBoxDetector, red_box
 
-from onestage.data.decode import ImageError
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
 from onestage.inference.remote import content_type, fetch_picture
 from onestage.inference.sources import open_sources
+from onestage.runtime.decode import ImageError
 
 BOX = (20, 30, 80, 90)
 STREAMED = 25

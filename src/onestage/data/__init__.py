@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onestage.data.coco import coco_splits, read_coco
-from onestage.data.decode import ImageError, ImageHeader, decode_image, read_header
 from onestage.data.table import Table
 from onestage.data.validate import Problem, drop_bad, errors, summary, validate_images
 from onestage.data.voc import ALL, read_voc, voc_splits, write_voc
 from onestage.data.yolo import SETTINGS, read_yolo, yolo_splits
 from onestage.errors import UserError
+from onestage.runtime.decode import ImageError, ImageHeader, decode_image, read_header
 from onestage.structures import Categories
 
 __all__ = [

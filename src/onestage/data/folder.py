@@ -10,8 +10,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from onestage.data.image_header import EXTENSIONS
 from onestage.errors import UserError
+from onestage.runtime.image_header import EXTENSIONS
 
 IMAGE_EXTENSIONS = tuple(extension for extensions in EXTENSIONS.values() for extension in extensions)
 

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from onestage.data.augment import Augmentation, augment, resize_only
-from onestage.data.decode import decode_image
 from onestage.data.table import Table
 from onestage.errors import UserError
 from onestage.input_size import PADDING, Resize
+from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Sample, Targets
 
 BATCHES_AHEAD = 3  # that wait for the training loop, per worker

@@ -39,9 +39,9 @@ from typing import Literal
 
 import numpy as np
 
-from onestage.data.decode import check_image
-from onestage.data.image_header import EXTENSIONS, MAX_PIXELS, ImageError
 from onestage.data.table import Table, TableBuilder
+from onestage.runtime.decode import check_image
+from onestage.runtime.image_header import EXTENSIONS, MAX_PIXELS, ImageError
 from onestage.structures import Categories
 
 BORDER_TOLERANCE = 2.0  # pixels that a box may reach beyond its picture by rounding

@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from onestage.data.decode import read_header
 from onestage.data.folder import IMAGE_EXTENSIONS, DataFolder, OutsideError, shown
-from onestage.data.image_header import ImageError
 from onestage.data.table import Table, TableBuilder
 from onestage.data.validate import Box, PictureObjects, Problem, unknown_class
 from onestage.errors import UserError
+from onestage.runtime.decode import read_header
+from onestage.runtime.image_header import ImageError
 from onestage.structures import Categories
 
 SETTINGS = ("data.yaml", "data.yml")

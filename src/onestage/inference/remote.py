@@ -7,8 +7,8 @@ import urllib.request
 from http.client import HTTPException, HTTPResponse
 from typing import cast
 
-from onestage.data.decode import MAX_FILE_BYTES, ImageError
 from onestage.errors import UserError
+from onestage.runtime.decode import MAX_FILE_BYTES, ImageError
 
 SECONDS_TO_ANSWER = 15.0
 

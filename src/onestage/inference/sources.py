@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from onestage.data.decode import MAX_FILE_BYTES
 from onestage.errors import UserError
 from onestage.inference.remote import content_type
+from onestage.runtime.decode import MAX_FILE_BYTES
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 VIDEO_SUFFIXES = frozenset(

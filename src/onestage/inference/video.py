@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from onestage.data.decode import MAX_PIXELS
 from onestage.errors import UserError
 from onestage.inference.sources import VideoSource
+from onestage.runtime.decode import MAX_PIXELS
 
 USUAL_RATE = Fraction(25)  # where a source does not say its own
 # What a source may make FFmpeg open: no playlist in a folder sends it to the network, no stream to files

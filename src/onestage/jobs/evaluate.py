@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from onestage.data import choose_splits
-from onestage.data.decode import decode_image
 from onestage.data.table import Table
 from onestage.evaluation import Measurement, measure, print_table
 from onestage.evaluation.examples import ReportExample, choose_examples, picture_scores
 from onestage.evaluation.report import write_report
+from onestage.inference.exported import ExportedPredictor, is_exported
 from onestage.jobs.dataset import open_dataset
-from onestage.structures import Detections, DetectionTable
+from onestage.runtime.decode import ImageError, decode_image
+from onestage.structures import Categories, Detections, DetectionTable
 from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
 from onestage.training.logging import Display, LogRow
 from onestage.training.precision import Compute, choose_compute
@@ -37,7 +38,7 @@ def evaluate(
     """Measure a model by the VOC and COCO protocols.
 
     Args:
-        model: a run folder or a model file.
+        model: a run folder, a model file or an exported file.
         data: a VOC, COCO or YOLO folder with the model's classes.
         split: None takes the test split.
         out: where `metrics.json` and `report.html` go; None: `evaluation/` beside the model file.
@@ -53,18 +54,41 @@ def evaluate(
         UserError: no model, no data, or data that the model's classes do not fit.
     """
     display = display or Display()
-    loaded = load_model(model)
     data = os.fspath(data)
     split = split or choose_splits(data).test
-    table = open_dataset(data, split, display=display, skip_bad_data=skip_bad_data, categories=loaded.categories)
-    compute = choose_compute(device)
-    compute.place(loaded.detector)
+    settings = {"model": str(model), "data": data, "split": split}
+
+    def open_table(categories: Categories) -> Table:
+        return open_dataset(data, split, display=display, skip_bad_data=skip_bad_data, categories=categories)
+
+    if is_exported(model):
+        exported = ExportedPredictor(model, device=device)
+        table = open_table(exported.categories)
+        found = _detect_exported(exported, table, display, batch_size)
+        folder = Path(out) if out is not None else Path(model).parent / "evaluation"
+        return _report(found, table, folder, display=display, settings=settings)
+    loaded = load_model(model)
+    table = open_table(loaded.categories)
     model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
     folder = Path(out) if out is not None else model_file.parent / "evaluation"
-    settings = {"model": str(model), "data": data, "split": split}
+    compute = choose_compute(device)
     return evaluate_and_report(
         loaded, table, folder, compute=compute, display=display, settings=settings, batch_size=batch_size
     )
+
+
+def _detect_exported(predictor: ExportedPredictor, table: Table, display: Display, batch_size: int) -> list[Detections]:
+    """What the file finds in every picture, by its paper's selection."""
+    predictor.selection = predictor.papers_selection
+    found = []
+    with display.stage("evaluating", len(table)) as stage:
+        files = (table.image_path(index) for index in range(len(table)))
+        for _, outcome in predictor.predict_paths(files, batch_size):
+            if isinstance(outcome, ImageError):
+                raise outcome
+            found.append(outcome)
+            stage.advance(1)
+    return found
 
 
 def evaluate_and_report(
@@ -82,6 +106,18 @@ def evaluate_and_report(
     compute.place(loaded.detector)
     with display.stage("evaluating", len(table)) as stage:
         found = on_cpu(detect_all(loaded.detector, table, compute, batch_size=batch_size, advance=stage.advance))
+    return _report(found, table, folder, display=display, settings=settings, log=log)
+
+
+def _report(
+    found: list[Detections],
+    table: Table,
+    folder: Path,
+    *,
+    display: Display,
+    settings: dict[str, Any],
+    log: Sequence[LogRow] = (),
+) -> dict[str, Any]:
     measurement = measure(table.ground_truth(), DetectionTable.from_detections(found), table.categories)
     print_table(measurement.voc, table.categories, display.console)
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from onestage.detectors import Description, build, describe
+from onestage.inference.exported import is_exported, read_any_exported
 from onestage.input_size import Stretch
+from onestage.runtime.exported_file import ExportedFile
 from onestage.training.checkpoint import load_model
 from onestage.training.logging import Display
 
@@ -14,7 +16,7 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
     """Parameters, GMACs, anchors, input and classes, printed and returned.
 
     Args:
-        model: a run folder, a model file, or a detector's name.
+        model: a run folder, a model file, an exported file, or a detector's name.
         num_classes: for a detector's name.
         display: where to print.
 
@@ -22,7 +24,9 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         UserError: neither a model nor a name that is known.
     """
     display = display or Display()
-    if Path(model).exists():
+    if is_exported(model) and Path(model).exists():
+        text = _exported_in_words(read_any_exported(model))
+    elif Path(model).exists():
         loaded = load_model(model)
         text = f"{in_words(describe(loaded.detector))}\n  classes     {', '.join(loaded.categories.names)}"
         if "map_area" in loaded.header:
@@ -31,6 +35,20 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         text = in_words(describe(build(model, num_classes)))
     display.say(text)
     return text
+
+
+def _exported_in_words(file: ExportedFile) -> str:
+    selection, origin = file.header["selection"], file.header["origin"]
+    nms = f"{selection['nms']} NMS at {selection['iou_threshold']:g}, at most {selection['max_detections']} a picture"
+    return "\n".join(
+        [
+            f"{file.name}, exported from {file.header['detector']}, {len(file.content) / 1e6:.1f} MB",
+            "  input       RGB pictures of any size",
+            f"  selection   scores above {selection['score_threshold']:g} unless told otherwise, {nms}",
+            f"  origin      {', '.join(f'{key} {value}' for key, value in origin.items()) or 'not told'}",
+            f"  classes     {', '.join(file.names)}",
+        ]
+    )
 
 
 def in_words(about: Description) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from onestage.errors import UserError
-from onestage.inference.predictor import FramePrediction, Predictor, load
+from onestage.inference.pictures import FramePrediction, PicturePredictor
+from onestage.inference.predictor import load
 from onestage.inference.sources import PictureSource, VideoSource, open_sources
 from onestage.inference.threads import Behind
 from onestage.inference.tracking import Tracker
@@ -59,7 +60,7 @@ def predict(
     """Detect in every picture and video of the sources; write them drawn, and `detections.json`, into `out`.
 
     Args:
-        model: a run folder or a model file.
+        model: a run folder, a model file or an exported file.
         sources: what `open_sources` takes: pictures, videos, folders, globs, lists, cameras, addresses.
         out: the folder for the results; what is drawn keeps its path below its source. Small pictures are drawn
             enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
@@ -81,7 +82,7 @@ def predict(
     """
     display = display or Display()
     predictor = load(model, device=device)
-    papers = predictor.detector.evaluation_selection
+    papers = predictor.papers_selection
     predictor.selection = replace(
         papers,
         score_threshold=score_threshold,
@@ -123,7 +124,7 @@ def _counted(results: ResultFiles) -> str:
 
 
 def _predict_pictures(
-    predictor: Predictor,
+    predictor: PicturePredictor,
     pictures: list[PictureSource],
     results: ResultFiles,
     folder: Path,
@@ -162,7 +163,7 @@ def _write_picture(drawing: Drawing) -> None:
 
 
 def _predict_video(
-    predictor: Predictor,
+    predictor: PicturePredictor,
     reader: VideoReader,
     tracker: Tracker | None,
     results: ResultFiles,

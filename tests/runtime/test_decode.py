@@ -16,7 +16,7 @@ import pytest
 from folders import write_picture
 from PIL import Image, ImageOps
 
-from onestage.data.decode import ImageError, check_image, decode_image, read_header
+from onestage.runtime.decode import ImageError, check_image, decode_image, read_header
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from onestage.data.image_header import EXIF_ORIENTATION, MAX_PIXELS, ImageError, ImageHeader, parse_header
+from .image_header import EXIF_ORIENTATION, MAX_PIXELS, ImageError, ImageHeader, parse_header
 
 __all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "ImageError", "ImageHeader", "check_image", "decode_image", "read_header"]
 

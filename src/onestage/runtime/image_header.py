@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from onestage.errors import UserError
+from .errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 EXTENSIONS = {

@@ -1,0 +1,91 @@
+"""The first part of an exported graph: pictures of any size to the network's input, by the rules of `resize_image`.
+
+Resizing is two matrix products, one along each side, whose matrices are made from the picture's size when it comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnx_ir import DataType
+
+from onestage.input_size import PADDING, Resize, Stretch
+
+Op = Any  # onnxscript's OpBuilder: each attribute is an ONNX operator
+Value = Any  # of the graph
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures brought to the network's input."""
+
+    images: Value  # (B, 3, h, w), float32 with whole numbers 0..255
+    picture_hw: Value  # (2,) float32: the part of the input that the picture takes
+    original_hw: Value  # (2,) float32
+
+
+def prepare(op: Op, images_rgb: Value, resize: Resize) -> Prepared:
+    """Nodes that bring uint8 pictures (B, H, W, 3) of one size to the input."""
+    original = op.Slice(op.Shape(images_rgb), [1], [3])  # (H, W)
+    picture = _picture_hw(op, original, resize)
+    planes = op.Cast(op.Transpose(images_rgb, perm=[0, 3, 1, 2]), to=DataType.FLOAT)
+    by_means = _shrinks_much(op, original, picture)
+    rows, columns = (_matrix(op, op.Gather(original, side), op.Gather(picture, side), by_means) for side in (0, 1))
+    resized = op.MatMul(op.MatMul(rows, planes), op.Transpose(columns, perm=[1, 0]))
+    resized = op.Where(by_means, op.Round(resized), op.Floor(op.Add(resized, 0.5)))  # as OpenCV rounds either
+    if isinstance(resize, Stretch):
+        images = op.Reshape(resized, [-1, 3, resize.side, resize.side])  # says the size to what follows
+    else:
+        images = _padded(op, resized, picture, resize.multiple)
+    to_float = DataType.FLOAT
+    return Prepared(images, op.Cast(picture, to=to_float), op.Cast(original, to=to_float))
+
+
+def _picture_hw(op: Op, original: Value, resize: Resize) -> Value:
+    """`Resize.picture_hw`, in float64 as Python has it: int64 (2,)."""
+    if isinstance(resize, Stretch):
+        return op.Identity([resize.side, resize.side])
+    sides = op.Cast(original, to=DataType.DOUBLE)
+    by_shorter = op.Div(float(resize.shortest), op.ReduceMin(sides, keepdims=1))
+    by_longer = op.Div(float(resize.longest), op.ReduceMax(sides, keepdims=1))
+    rounded = op.Round(op.Mul(sides, op.Min(by_shorter, by_longer)))
+    return op.Cast(op.Max(rounded, 1.0), to=DataType.INT64)
+
+
+def _shrinks_much(op: Op, original: Value, picture: Value) -> Value:
+    """Whether bilinear would skip pixels: some side more than halves, and none grows."""
+
+    def some(of_sides: Value) -> Value:
+        return op.Cast(op.ReduceMax(op.Cast(of_sides, to=DataType.INT32), keepdims=0), to=DataType.BOOL)
+
+    return op.And(some(op.Greater(original, op.Mul(picture, 2))), op.Not(some(op.Less(original, picture))))
+
+
+def _matrix(op: Op, old: Value, new: Value, by_means: Value) -> Value:
+    """(new, old): what each old row gives to each new one, by means of those covered or bilinear.
+
+    In float64, as OpenCV: a pixel of exactly one half must come out as one half to be rounded the same way.
+    """
+    to_double = DataType.DOUBLE
+    old_size = op.Cast(old, to=to_double)
+    factor = op.Div(old_size, op.Cast(new, to=to_double))
+    i = op.Unsqueeze(op.Cast(op.Range(0, new, 1), to=to_double), [1])
+    j = op.Unsqueeze(op.Cast(op.Range(0, old, 1), to=to_double), [0])
+
+    place = op.Sub(op.Mul(op.Add(i, 0.5), factor), 0.5)
+    place = op.Max(op.Min(place, op.Sub(old_size, 1.0)), 0.0)
+    bilinear = op.Relu(op.Sub(1.0, op.Abs(op.Sub(place, j))))
+    bilinear = op.Div(op.Round(op.Mul(bilinear, 256.0)), 256.0)  # OpenCV's exact kernel counts in 256ths
+
+    first, end = op.Mul(i, factor), op.Mul(op.Add(i, 1.0), factor)
+    means = op.Div(op.Relu(op.Sub(op.Min(op.Add(j, 1.0), end), op.Max(j, first))), factor)
+    return op.Cast(op.Where(by_means, means, bilinear), to=DataType.FLOAT)
+
+
+def _padded(op: Op, images: Value, picture: Value, multiple: int) -> Value:
+    """As `stack_images`: the picture in the upper left corner, ImageNet's mean colour around it."""
+    whole = op.Mul(op.Div(op.Add(picture, multiple - 1), multiple), multiple)
+    pads = op.Concat([0, 0, 0, 0, 0, 0], op.Sub(whole, picture), axis=0)
+    colour = op.Reshape([float(value) for value in PADDING], [1, 3, 1, 1])
+    return op.Add(op.Pad(op.Sub(images, colour), pads, 0.0), colour)

@@ -1,0 +1,105 @@
+"""A model for OpenVINO: the graph of the ONNX file, in float32, bfloat16 or int8.
+
+    NAME.xml, NAME.bin; the header of the ONNX file stands in the xml, with the SHA-256 of the bin
+
+int8 is NNCF's: weights and inputs of the convolutions, by what passes through them on calibration pictures. What lies
+before the first convolutions (resizing, normalisation) and behind the last (decoding, NMS) stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from onestage.detectors import Detector
+from onestage.errors import UserError
+from onestage.export.onnx import export_onnx
+from onestage.postprocess import Selection
+from onestage.runtime.exported_file import METADATA_KEY, OpenVinoPrecision, file_digest, read_exported
+from onestage.structures import Categories
+
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
+CALIBRATION_THRESHOLD = 0.05  # of scores, while NNCF looks on; it does not reach what is measured
+
+
+def export_openvino(
+    detector: Detector,
+    categories: Categories,
+    selection: Selection,
+    path: Path,
+    origin: dict[str, Any],
+    precision: OpenVinoPrecision = "fp32",
+    calibration: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+) -> None:
+    """Write the files.
+
+    Args:
+        path: the xml; the bin lies beside it.
+        precision: of the network. "bf16" is what the engine is told when it loads the file.
+        calibration: RGB pictures like those to come, for "int8".
+
+    Raises:
+        UserError: OpenVINO or NNCF is missing, or int8 without pictures.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError("OpenVINO is missing: pip install 'onestage[openvino]'") from error
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_file = Path(folder) / "model.onnx"
+        export_onnx(detector, categories, selection, onnx_file, origin, threshold_may_be_left_out=False)
+        header = {**read_exported(onnx_file).header, "precision": precision}
+        model = openvino.convert_model(onnx_file)
+    if precision == "int8":
+        model = _quantised(model, calibration)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(model, path, compress_to_fp16=False)
+    header["sha256"] = file_digest(path.with_suffix(".bin"))
+    model.set_rt_info(json.dumps(header), [METADATA_KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _quantised(model: Any, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Any:
+    if not pictures:
+        raise UserError("int8 needs pictures to calibrate on: --calibration DATA, the training data is good")
+    try:
+        import nncf
+    except ImportError as error:
+        raise UserError("NNCF is missing: pip install 'onestage[openvino]'") from error
+
+    def as_inputs(image: UInt8[np.ndarray, "_ _ 3"]) -> dict[str, np.ndarray]:
+        return {"images": image[None], "score_threshold": np.array([CALIBRATION_THRESHOLD], dtype=np.float32)}
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    ignored = nncf.IgnoredScope(names=sorted(_outside_of_convolutions(model)), validate=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NNCF's, about other frameworks
+        return nncf.quantize(
+            model, nncf.Dataset(list(pictures), as_inputs), subset_size=len(pictures), ignored_scope=ignored
+        )
+
+
+def _outside_of_convolutions(model: Any) -> set[str]:
+    """Names of the operations before the first convolutions and behind the last."""
+    names: set[str] = set()
+    behind = [result.input_value(0).get_node() for result in model.get_results()]
+    while behind:
+        node = behind.pop()
+        if node.get_friendly_name() not in names and node.get_type_name() not in CONVOLUTIONS:
+            names.add(node.get_friendly_name())
+            behind += [value.get_node() for value in node.input_values()]
+    before, seen = [parameter for parameter in model.get_parameters()], set()
+    while before:
+        node = before.pop()
+        if node.get_friendly_name() not in seen and node.get_type_name() not in CONVOLUTIONS:
+            seen.add(node.get_friendly_name())
+            before += [use.get_node() for output in node.outputs() for use in output.get_target_inputs()]
+    return names | seen

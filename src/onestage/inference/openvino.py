@@ -1,0 +1,73 @@
+"""A file that `onestage export --format openvino` wrote, in its engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, fromstring
+from jaxtyping import UInt8
+
+from onestage.errors import UserError
+from onestage.runtime.exported_file import METADATA_KEY, ExportedFile, OpenVinoPrecision, check_header, file_digest
+from onestage.runtime.session import Outputs, Session, cores
+
+MAX_XML_BYTES = 1 << 27
+HINTS: dict[OpenVinoPrecision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not int8
+
+
+class OpenVinoSession(Session):
+    """In OpenVINO, on the processor."""
+
+    def __init__(self, path: str | os.PathLike[str], *, device: str | None = None, threads: int | None = None) -> None:
+        """Read the files and hand them to OpenVINO.
+
+        Raises:
+            UserError: files that aren't ours or were changed, OpenVINO is missing or can't run them, another device.
+        """
+        super().__init__(read_openvino(path))
+        if device not in (None, "cpu"):
+            raise UserError(f"{device}: OpenVINO's files run on the processor here; give cpu")
+        try:
+            import openvino
+        except ImportError as error:
+            raise UserError("OpenVINO is missing: pip install openvino") from error
+        hint = HINTS.get(self.file.header.get("precision", "fp32"), "f32")
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads or cores()}
+        try:
+            core = openvino.Core()
+            self._model: Any = core.compile_model(core.read_model(os.fspath(path)), "CPU", settings)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.file.name}: OpenVINO can't run it ({reason})") from error
+
+    def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
+        threshold = np.array([score_threshold], dtype=np.float32)
+        found = self._model({"images": images_rgb, "score_threshold": threshold})
+        return Outputs(*(found[name] for name in Outputs._fields))
+
+
+def read_openvino(path: str | os.PathLike[str]) -> ExportedFile:
+    """What an xml of ours says about itself, and that its bin is the one that was written with it.
+
+    Raises:
+        UserError: nothing there, not ours, damaged or changed.
+    """
+    name, weights = os.fspath(path), Path(path).with_suffix(".bin")
+    for file in (Path(path), weights):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; an export for OpenVINO is an .xml and a .bin of one name")
+    if os.path.getsize(path) > MAX_XML_BYTES:
+        raise UserError(f"{name}: over {MAX_XML_BYTES:,} bytes; export it again")
+    content = Path(path).read_bytes()
+    try:
+        entry = fromstring(content).find(f"./rt_info/{METADATA_KEY}")
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise UserError(f"{name}: no export for OpenVINO, or a damaged one; export it again") from error
+    if entry is None:
+        raise UserError(f"{name}: not exported by onestage (it has no {METADATA_KEY!r} entry); use `onestage export`")
+    header = check_header(entry.get("value", "").encode(), file_digest(weights), name)
+    return ExportedFile(name, content, header)

@@ -1,0 +1,130 @@
+"""Write a model as one file for an engine, and hold it against the model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from onestage.data import choose_splits
+from onestage.data.generated import draw_picture
+from onestage.errors import UserError
+from onestage.export.check import Agreement, compare
+from onestage.inference.exported import ExportedPredictor
+from onestage.inference.predictor import Predictor
+from onestage.jobs.dataset import open_dataset
+from onestage.jobs.predict import NMS
+from onestage.postprocess import Selection
+from onestage.runtime.decode import decode_image
+from onestage.runtime.exported_file import OpenVinoPrecision
+from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
+from onestage.training.logging import Display
+
+CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn pictures that both look at
+LEAST_SHARE = 0.98  # of the same detections, below which an fp32 file is not kept
+CALIBRATION_PICTURES = 300
+
+Format = Literal["onnx", "openvino"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file, and how it compares with its model."""
+
+    path: Path
+    agreement: Agreement
+
+
+def export_model(
+    model: str | os.PathLike[str],
+    *,
+    format: Format = "onnx",
+    precision: OpenVinoPrecision = "fp32",
+    calibration: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    score_threshold: float = 0.5,
+    nms: Literal["hard", "soft"] | None = None,
+    class_agnostic: bool = False,
+    max_detections: int | None = None,
+    display: Display | None = None,
+) -> Exported:
+    """Export a model: pictures of any size in, final detections out, class names inside.
+
+    Args:
+        model: a run folder or a model file.
+        format: "onnx", one file for ONNX Runtime and others; or "openvino", an xml and a bin.
+        precision: of an OpenVINO file: "fp32"; "bf16", for processors with AMX or AVX-512 bf16; "int8".
+        calibration: a data set's folder for "int8": its training pictures show what passes through the network.
+        out: the file; None: beside the model, under its name.
+        score_threshold: the file's own; every call may give another.
+        nms: "soft" is Gaussian soft-NMS; None: as the detector's paper does it.
+        class_agnostic: boxes of different classes suppress each other too.
+        max_detections: at most so many a picture; None: as the detector's paper.
+        display: where to print.
+
+    Raises:
+        UserError: no model, a missing package, or an fp32 file that does not find what the model finds.
+    """
+    try:
+        from onestage.export.onnx import export_onnx
+        from onestage.export.openvino import export_openvino
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: pip install 'onestage[onnx]'") from error
+    display = display or Display()
+    loaded, path = load_model(model), _target(model, out, format, precision)
+    papers = loaded.detector.evaluation_selection
+    selection = replace(
+        papers,
+        score_threshold=score_threshold,
+        nms=papers.nms if nms is None else NMS[nms],
+        class_agnostic=class_agnostic,
+        max_detections=max_detections or papers.max_detections,
+    )
+    origin = {key: loaded.header[key] for key in ("sha256", "imported_from") if key in loaded.header}
+    what = (loaded.detector, loaded.categories, selection, path, origin)
+    display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
+    if format == "openvino":
+        export_openvino(*what, precision, _calibration_pictures(calibration, display) if precision == "int8" else ())
+    else:
+        export_onnx(*what)
+    agreement = _check(loaded, path, replace(selection, score_threshold=papers.score_threshold))
+    display.say(f"read back: {agreement}")
+    if precision == "fp32" and agreement.share < LEAST_SHARE:
+        path.unlink()
+        raise UserError(f"{path}: finds something else than the model ({agreement}); the file was removed")
+    size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.exists())
+    display.say(f"written: {path}, {size / 1e6:.1f} MB")
+    return Exported(path, agreement)
+
+
+def _target(
+    model: str | os.PathLike[str], out: str | os.PathLike[str] | None, format: Format, precision: OpenVinoPrecision
+) -> Path:
+    if format not in SUFFIXES:
+        raise UserError(f"format {format!r}: expected {' or '.join(SUFFIXES)}")
+    if format == "onnx" and precision != "fp32":
+        raise UserError(f"precision {precision!r}: an ONNX file is fp32; give --format openvino")
+    model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
+    path = Path(out) if out is not None else model_file.with_suffix(SUFFIXES[format])
+    if path.suffix != SUFFIXES[format]:
+        raise UserError(f"--out {path}: the format {format} ends in {SUFFIXES[format]}")
+    return path
+
+
+def _calibration_pictures(data: str | os.PathLike[str] | None, display: Display) -> list[np.ndarray]:
+    if data is None:
+        raise UserError("int8 needs pictures to calibrate on: --calibration DATA, the training data is good")
+    table = open_dataset(os.fspath(data), choose_splits(os.fspath(data)).train, display=display, skip_bad_data=True)
+    table = table.subset(count=min(CALIBRATION_PICTURES, len(table)))
+    return [decode_image(table.image_path(index)) for index in range(len(table))]
+
+
+def _check(loaded: LoadedModel, path: Path, selection: Selection) -> Agreement:
+    pictures = [draw_picture(np.random.default_rng(seed), size).image for seed, size in enumerate(CHECKED_SIZES)]
+    original = Predictor(loaded.detector, loaded.categories, selection, device="cpu", precision="fp32")
+    exported = ExportedPredictor(path, selection=selection)
+    return compare([original(picture) for picture in pictures], [exported(picture) for picture in pictures])

@@ -1,0 +1,45 @@
+"""Runs an exported detector with ONNX Runtime, without PyTorch. Shipped alone too, as `onestage-runtime`.
+
+    import onestage_runtime
+
+    predictor = onestage_runtime.load("detector.onnx")
+    found = predictor("picture.jpg")  # or a list of pictures
+    found.boxes_xyxy, found.scores, found.labels, found.names
+
+Files here import only each other, relatively, so that they work under both names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .decode import decode_image
+    from .detections import Detections
+    from .errors import UserError
+    from .image_header import ImageError
+    from .predictor import Predictor, load
+
+__version__ = "0.1.0"
+
+__all__ = ["Detections", "ImageError", "Predictor", "UserError", "decode_image", "load"]
+
+_HOMES = {
+    "Detections": ".detections",
+    "ImageError": ".image_header",
+    "Predictor": ".predictor",
+    "UserError": ".errors",
+    "decode_image": ".decode",
+    "load": ".predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,221 @@
+"""Exported files against torch: the same pixels, the same detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx_ir
+import onnxruntime
+import onnxscript
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from shape_checks import unchecked
+
+from onestage.data.augment import resize_image
+from onestage.data.generated import draw_picture
+from onestage.data.loader import stack_images
+from onestage.detectors import build, detector_config
+from onestage.errors import UserError
+from onestage.export.check import compare
+from onestage.export.input_graph import prepare
+from onestage.export.onnx import IR_VERSION, OPSET, export_onnx
+from onestage.export.selection_graph import by_picture, choose_candidates, suppress
+from onestage.inference.exported import ExportedPredictor
+from onestage.inference.predictor import Predictor
+from onestage.input_size import KeepRatio, Resize, Stretch
+from onestage.postprocess import Selection, select
+from onestage.structures import Categories
+
+BOX_SIDES = 200
+
+
+def run(make: Callable[[Any, Any], dict[str, Any]], **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """A graph of the nodes that `make(op, values of the inputs)` gives, in ONNX Runtime."""
+    graph = onnx_ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="g")
+    builder = onnxscript.GraphBuilder(graph)
+    values = {
+        name: builder.input(name, onnx_ir.DataType.from_numpy(array.dtype), [None] * array.ndim)
+        for name, array in inputs.items()
+    }
+    outputs = make(builder.op, values)
+    for name, value in outputs.items():
+        builder.add_output(value, name)
+    proto = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=IR_VERSION))
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return {name: np.asarray(array) for name, array in zip(outputs, session.run(list(outputs), inputs), strict=True)}
+
+
+# ---------------------------------------------------------------------------------------------- pictures to the input
+
+
+@pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])
+@pytest.mark.parametrize("size_hw", [(96, 96), (50, 70), (120, 110), (150, 191), (480, 640), (40, 400), (331, 97)])
+def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, size_hw: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
+
+    def graph(op: Any, values: dict[str, Any]) -> dict[str, Any]:
+        prepared = prepare(op, values["images"], resize)
+        return {"input": prepared.images, "picture": prepared.picture_hw, "original": prepared.original_hw}
+
+    found = run(graph, images=images)
+    picture_hw = resize.picture_hw(size_hw)
+    expected = stack_images([resize_image(image, picture_hw) for image in images], resize).transpose(0, 3, 1, 2)
+    assert found["picture"].tolist() == list(picture_hw)
+    assert found["original"].tolist() == list(size_hw)
+    difference = np.abs(found["input"] - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.003  # a fifth has no last binary digit, so some halves are rounded either way
+
+
+# ---------------------------------------------------------------------------------------------- boxes to detections
+
+
+def candidates(seed: int, batch: int = 3, anchors: int = 300, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clusters of boxes, so that much is suppressed, with scores that are all different."""
+    random = np.random.default_rng(seed)
+    centres = random.uniform(20, BOX_SIDES - 20, (batch, 12, 2))[:, random.integers(0, 12, anchors)]
+    centres += random.normal(0, 3, centres.shape)
+    halves = random.uniform(8, 20, (batch, anchors, 2))
+    boxes = np.concatenate([centres - halves, centres + halves], axis=-1).astype(np.float32)
+    scores = random.permutation(batch * anchors * classes).reshape(batch, anchors, classes) / (
+        batch * anchors * classes
+    )
+    return torch.from_numpy(boxes), torch.from_numpy(scores.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(score_threshold=0.3),
+        Selection(score_threshold=0.3, class_agnostic=True),
+        Selection(score_threshold=0.2, candidates_per_class=20, max_detections=15),
+        Selection(score_threshold=0.3, nms="soft-linear", candidates_per_class=60),
+        Selection(score_threshold=0.3, nms="soft-gaussian", candidates_per_class=60),
+        Selection(score_threshold=0.3, nms="soft-linear", class_agnostic=True, candidates_per_class=30),
+        Selection(score_threshold=2.0),
+    ],
+    ids=["hard", "agnostic", "limits", "soft linear", "soft gaussian", "soft agnostic", "nothing found"],
+)
+def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
+    boxes_xyxy, scores = candidates(seed=1)
+    limit = selection.max_detections or 0
+
+    def graph(op: Any, values: dict[str, Any]) -> dict[str, Any]:
+        chosen = choose_candidates(op, values["boxes"], values["scores"], scores.shape[2], selection)
+        selected = suppress(op, chosen, values["threshold"], selection)
+        pictures = op.Slice(op.Shape(values["boxes"]), [0], [1])
+        names = ("boxes_xyxy", "found_scores", "labels", "counts")
+        return dict(zip(names, by_picture(op, chosen, selected, pictures, limit), strict=True))
+
+    threshold = np.array([selection.score_threshold], dtype=np.float32)
+    found = run(graph, boxes=boxes_xyxy.numpy(), scores=scores.numpy(), threshold=threshold)
+    for row, expected in enumerate(select(boxes_xyxy, scores, selection)):
+        count = len(expected)
+        assert found["counts"][row] == count
+        assert_allclose(found["boxes_xyxy"][row, :count], expected.boxes_xyxy.numpy(), atol=1e-4)
+        assert_allclose(found["found_scores"][row, :count], expected.scores.numpy(), atol=1e-5)
+        assert found["labels"][row, :count].tolist() == expected.labels.tolist()
+        assert not found["found_scores"][row, count:].any()
+
+
+# ---------------------------------------------------------------------------------------------- whole files
+
+TINY_M2DET = replace(detector_config("m2det320-vgg16"), channels=16, num_levels=2).with_quick_start()
+SMALL_RETINANET = detector_config("retinanet-test_resnet")
+CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("ssd300-test_efficientnet", None),
+        ("retinanet-test_resnet", SMALL_RETINANET),
+        ("retinanet-test_resnet", SMALL_RETINANET.adjusted({"edges": (200, 330)})),
+        ("retinanet-test_resnet", replace(SMALL_RETINANET.adjusted({"edges": (200, 330)}), anchor_style="torchvision")),
+        ("m2det320-vgg16", TINY_M2DET),
+    ],
+    ids=["ssd", "retinanet", "retinanet keeping ratios", "torchvision's retinanet", "m2det"],
+)
+def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = build(name, len(CATEGORIES), config=config).eval()
+    _speak_up(detector)
+    papers = detector.evaluation_selection
+    with unchecked():
+        export_onnx(detector, CATEGORIES, replace(papers, score_threshold=0.5), tmp_path / "m.onnx", {})
+    original = Predictor(detector, CATEGORIES, papers, device="cpu", precision="fp32")
+    exported = ExportedPredictor(tmp_path / "m.onnx", selection=papers)
+    assert exported.categories == CATEGORIES
+    pictures = [draw_picture(np.random.default_rng(seed), size).image for seed, size in enumerate((90, 150, 300, 700))]
+    pictures += [cv2.flip(pictures[2], 1), cv2.flip(pictures[2], 0)]  # a batch of one size
+    expected = [original(picture) for picture in pictures]
+    assert all(len(found) > 20 for found in expected)
+    agreement = compare(expected, exported(pictures))
+    assert agreement.share > 0.995, agreement
+
+
+def _speak_up(detector: torch.nn.Module) -> None:
+    """Scores of an untrained network are all alike; larger weights in the last layer part them."""
+    for parameter_name, parameter in detector.named_parameters():
+        if parameter.ndim > 1 and ("class_convs" in parameter_name or "class_subnet.last" in parameter_name):
+            parameter.data *= 8
+
+
+@pytest.fixture(scope="module")
+def ssd_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    detector = build("ssd300-test_efficientnet", len(CATEGORIES)).eval()
+    _speak_up(detector)
+    path = tmp_path_factory.mktemp("export") / "ssd.onnx"
+    export_onnx(detector, CATEGORIES, replace(detector.evaluation_selection, score_threshold=0.4), path, {"a": "b"})
+    return path
+
+
+def test_a_call_may_give_another_threshold_and_a_lower_limit(ssd_file: Path) -> None:
+    picture = draw_picture(np.random.default_rng(0), 300).image
+    predictor = ExportedPredictor(ssd_file)
+    assert predictor.selection.score_threshold == 0.5
+    predictor.selection = replace(predictor.selection, score_threshold=0.01, max_detections=7)
+    few = predictor(picture)
+    assert len(few) == 7
+    predictor.selection = replace(predictor.selection, score_threshold=float(few.scores[3]), max_detections=100)
+    assert len(predictor(picture)) == 3
+    assert (predictor.session([picture], None)[0].scores > 0.4).all()  # the file's own
+
+
+def test_what_is_part_of_the_file_cannot_be_replaced(ssd_file: Path) -> None:
+    predictor = ExportedPredictor(ssd_file)
+    with pytest.raises(UserError, match="nms 'soft-gaussian', but 'hard' is part of this file"):
+        predictor.selection = replace(predictor.selection, nms="soft-gaussian")
+
+
+def test_a_device_that_is_not_there_is_named(ssd_file: Path) -> None:
+    with pytest.raises(UserError, match=r"tpu: this ONNX Runtime runs on .*CPUExecutionProvider"):
+        ExportedPredictor(ssd_file, device="tpu")
+
+
+def test_a_selection_without_a_limit_is_refused(tmp_path: Path) -> None:
+    detector = build("ssd300-test_efficientnet", 3).eval()
+    with pytest.raises(UserError, match="max_detections is None"):
+        export_onnx(detector, CATEGORIES, Selection(max_detections=None), tmp_path / "m.onnx", {})
+
+
+def test_no_pictures_give_no_detections(ssd_file: Path) -> None:
+    assert ExportedPredictor(ssd_file)([]) == []
+
+
+def test_stretching_is_part_of_the_file(ssd_file: Path) -> None:
+    """The box of a picture that is twice as large is twice as large."""
+    small = draw_picture(np.random.default_rng(3), 300).image
+    large = np.repeat(np.repeat(small, 2, axis=0), 2, axis=1)
+    predictor = ExportedPredictor(ssd_file)
+    predictor.selection = replace(predictor.selection, score_threshold=0.01, max_detections=1)
+    one, two = predictor([small, large])
+    assert_allclose(two.boxes_xyxy, 2 * one.boxes_xyxy, atol=4)

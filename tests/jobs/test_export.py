@@ -1,0 +1,219 @@
+"""`onestage export` and what people do with its file: predict, evaluate, look at it, run it without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from shape_checks import unchecked
+
+import onestage
+from onestage import cli
+from onestage.data.generated import KINDS, draw_picture, write_generated_voc
+from onestage.detectors import build
+from onestage.errors import UserError
+from onestage.export.check import Agreement, compare
+from onestage.structures import Categories
+from onestage.training.checkpoint import save_model
+
+RUNTIME = Path(__file__).parents[2] / "runtime"
+NAMES = tuple(KINDS)
+
+BOMB = '<!DOCTYPE n [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><net>&b;</net>'
+
+WITHOUT_TORCH = """
+import json, sys
+sys.modules["torch"] = sys.modules["onestage"] = None  # importing them fails
+import onestage_runtime
+predictor = onestage_runtime.load(sys.argv[1], score_threshold=0.2)
+found = predictor(sys.argv[2:])
+print(json.dumps([one.to_dict() for one in found]))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector that finds a lot: untrained, with scores that differ."""
+    torch.manual_seed(0)
+    detector = build("ssd300-test_efficientnet", len(NAMES))
+    for name, parameter in detector.named_parameters():
+        if "class_convs" in name and parameter.ndim > 1:
+            parameter.data *= 8
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, detector, detector.state_dict(), Categories.from_names(NAMES))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path) -> Path:
+    result = onestage.export_model(model)
+    assert result.agreement.share > 0.995
+    assert result.agreement.of > 100
+    return result.path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(3):
+        image = draw_picture(np.random.default_rng(seed), 200 + 100 * seed).image
+        cv2.imwrite(str(folder / f"{seed}.png"), image[:, :, ::-1])
+    return sorted(folder.glob("*.png"))
+
+
+def rows(folder: Path) -> list[tuple[str, int, float]]:
+    content = json.loads((folder / "detections.json").read_text())
+    return [(one["source"], d["label"], d["score"]) for one in content for d in one["detections"]]
+
+
+def test_predicting_with_the_file_is_predicting_with_the_model(
+    model: Path, exported: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    assert exported == model.with_suffix(".onnx")
+    sources = [str(path) for path in pictures]
+    for name, source in (("model", model), ("file", exported)):
+        onestage.predict(source, sources, out=tmp_path / name, score_threshold=0.2)
+    ours, theirs = rows(tmp_path / "model"), rows(tmp_path / "file")
+    assert len(ours) > 30
+    assert abs(len(ours) - len(theirs)) <= 0.03 * len(ours)
+    assert len(set(ours) & set(theirs)) > 0  # scores of 4 digits, so not all are the same to the last
+    assert (tmp_path / "file" / "0.png").exists() or list((tmp_path / "file").rglob("0.png"))
+
+
+def test_evaluating_the_file_gives_the_models_ap(model: Path, exported: Path, tmp_path: Path) -> None:
+    write_generated_voc(tmp_path / "data", train=2, test=12)
+    for name, source in (("model", model), ("file", exported)):
+        onestage.evaluate(source, tmp_path / "data", out=tmp_path / name)
+    ours, theirs = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("model", "file"))
+    assert ours["images"] == theirs["images"] == 12
+    assert theirs["voc"]["map_area"] == pytest.approx(ours["voc"]["map_area"], abs=0.001)
+    assert (tmp_path / "file" / "report.html").exists()
+
+
+def test_info_tells_what_the_file_is(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onestage.info(str(exported))
+    said = capsys.readouterr().out
+    assert "exported from ssd300-test_efficientnet" in said
+    assert "hard NMS at 0.45, at most 200 a picture" in said
+    assert ", ".join(NAMES[:2]) in said
+
+
+def test_the_command_line_writes_a_file_with_the_selection_asked_for(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "soft.onnx"
+    options = ["--nms", "soft", "--max-detections", "9", "--score-threshold", "0.2", "--class-agnostic"]
+    with pytest.raises(SystemExit) as done:
+        cli.main(["export", str(model), "--format", "onnx", "--out", str(out), *options])
+    assert done.value.code == 0
+    predictor = onestage.load(out)
+    assert predictor.papers_selection.nms == "soft-gaussian"
+    assert predictor.papers_selection.class_agnostic
+    assert predictor.papers_selection.max_detections == 9
+
+
+def test_an_out_of_another_suffix_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the format onnx ends in \.onnx"):
+        onestage.export_model(model, out=tmp_path / "model.pb")
+
+
+def test_a_file_that_finds_something_else_is_not_kept(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onestage.jobs.export.compare", lambda model, exported: Agreement(4, 9, 10, 0.0, 0.0))
+    with pytest.raises(UserError, match="finds something else than the model"):
+        onestage.export_model(model, out=tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "advice"),
+    [
+        ("onnxscript", r"onnxscript is missing: pip install 'onestage\[onnx\]'"),
+        ("onnxruntime", "ONNX Runtime is missing: pip install onnxruntime"),
+    ],
+)
+def test_a_missing_package_says_what_to_install(
+    model: Path, tmp_path: Path, package: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("onestage.export.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=advice):
+        onestage.export_model(model, out=tmp_path / "m.onnx")
+
+
+def test_the_small_distribution_runs_the_file_without_torch(
+    exported: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    """Its own wheel, built and installed; torch and onestage can't be imported."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), str(RUNTIME)]
+    subprocess.run(install, check=True)
+    run = [sys.executable, "-c", WITHOUT_TORCH, str(exported), *map(str, pictures)]
+    said = subprocess.run(run, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
+    found = json.loads(said.stdout)
+    predictor = onestage.load(exported)
+    predictor.selection = replace(predictor.selection, score_threshold=0.2)
+    assert found == [one.to_dict() for one in predictor([str(path) for path in pictures])]
+    assert sum(map(len, found)) > 30
+
+
+# ---------------------------------------------------------------------------------------------- OpenVINO
+
+
+@pytest.fixture(scope="module")
+def in_openvino(model: Path) -> Path:
+    result = onestage.export_model(model, format="openvino")
+    assert result.agreement.share > 0.995
+    assert result.path.with_suffix(".bin").exists()
+    return result.path
+
+
+def test_openvinos_file_finds_what_the_onnx_file_finds(exported: Path, in_openvino: Path, pictures: list[Path]) -> None:
+    found = []
+    for path in (exported, in_openvino):
+        predictor = onestage.load(path)
+        predictor.selection = replace(predictor.selection, score_threshold=0.2)
+        found.append(predictor([str(picture) for picture in pictures]))
+    agreement = compare(*found)
+    assert agreement.of > 30
+    assert agreement.share > 0.995
+
+
+def test_int8_is_calibrated_on_pictures_and_smaller(model: Path, in_openvino: Path, tmp_path: Path) -> None:
+    write_generated_voc(tmp_path / "data", train=4, test=1)
+    int8 = onestage.export_model(
+        model, format="openvino", precision="int8", calibration=tmp_path / "data", out=tmp_path / "m.xml"
+    )
+    assert int8.path.with_suffix(".bin").stat().st_size < 0.5 * in_openvino.with_suffix(".bin").stat().st_size
+    assert onestage.load(int8.path).categories.names == NAMES
+    with pytest.raises(UserError, match="int8 needs pictures to calibrate on"):
+        onestage.export_model(model, format="openvino", precision="int8", out=tmp_path / "n.xml")
+
+
+def test_openvinos_files_that_were_changed_or_are_not_ours_are_refused(in_openvino: Path, tmp_path: Path) -> None:
+    xml, weights = tmp_path / "m.xml", tmp_path / "m.bin"
+    xml.write_bytes(in_openvino.read_bytes())
+    with pytest.raises(UserError, match=r"m\.bin: no such file"):
+        onestage.load(xml)
+    content = bytearray(in_openvino.with_suffix(".bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="was changed after its export"):
+        onestage.load(xml)
+    for text, message in (("<net/>", "not exported by onestage"), ("<net>", "damaged one"), (BOMB, "damaged one")):
+        xml.write_text(text)
+        with pytest.raises(UserError, match=message):
+            onestage.load(xml)
+
+
+def test_a_precision_of_another_format_is_refused(model: Path) -> None:
+    with pytest.raises(UserError, match="an ONNX file is fp32"):
+        onestage.export_model(model, precision="int8")
+    with unchecked(), pytest.raises(UserError, match="expected onnx or openvino"):
+        onestage.export_model(model, format="tflite")
