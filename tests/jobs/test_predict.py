@@ -206,7 +206,7 @@ def test_memory_stays_flat_over_ten_thousand_frames(
         memory.append(psutil.Process().memory_info().rss)
         return [box] * len(shrunk)
 
-    monkeypatch.setattr(red_box_predictor, "_detect", found)
+    monkeypatch.setattr(red_box_predictor, "detect", found)
     film = write_film(tmp_path / "film.mp4", 10_000, keyframe_every=250)
     predicted = onestage.predict("model", [str(film)], out=tmp_path / "out", batch_size=50, display=quiet)
     assert predicted.frames == len(detections_of(tmp_path / "out")) == 10_000
