@@ -105,7 +105,9 @@ def test_info_tells_what_the_file_is(exported: Path, capsys: pytest.CaptureFixtu
     assert ", ".join(NAMES[:2]) in said
 
 
-def test_the_command_line_writes_a_file_with_the_selection_asked_for(model: Path, tmp_path: Path) -> None:
+def test_the_command_line_writes_a_file_with_the_selection_asked_for(
+    model: Path, pictures: list[Path], tmp_path: Path
+) -> None:
     out = tmp_path / "soft.onnx"
     options = ["--nms", "soft", "--max-detections", "9", "--score-threshold", "0.2", "--class-agnostic"]
     with pytest.raises(SystemExit) as done:
@@ -115,6 +117,8 @@ def test_the_command_line_writes_a_file_with_the_selection_asked_for(model: Path
     assert predictor.papers_selection.nms == "soft-gaussian"
     assert predictor.papers_selection.class_agnostic
     assert predictor.papers_selection.max_detections == 9
+    onestage.predict(out, [str(pictures[0])], out=tmp_path / "found", score_threshold=0.1)
+    assert 0 < len(rows(tmp_path / "found")) <= 9
 
 
 def test_an_out_of_another_suffix_is_refused(model: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def predict(
         score_threshold=score_threshold,
         max_detections=max_detections,
         nms=papers.nms if nms is None else NMS[nms],
-        class_agnostic=class_agnostic,
+        class_agnostic=class_agnostic or papers.class_agnostic,  # which may be part of an exported file
     )
     opened, folder = open_sources(list(sources)), Path(out)
     _refuse_to_overwrite(opened, folder)
