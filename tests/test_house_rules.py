@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import onestage
+from onestage import runtime
 
 SOURCES = sorted((Path(__file__).parent.parent / "src").rglob("*.py"))
 
@@ -22,6 +26,13 @@ def test_a_file_stays_under_400_lines_and_its_functions_under_50(path: Path) -> 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_no_file_is_a_room_without_a_purpose(path: Path) -> None:
     assert path.stem not in {"util", "utils", "helper", "helpers", "misc", "common"}
+
+
+def test_both_distributions_have_one_version() -> None:
+    root = Path(__file__).parent.parent
+    files = [root / "pyproject.toml", root / "runtime" / "pyproject.toml"]
+    told = [tomllib.loads(file.read_text(encoding="utf-8"))["project"]["version"] for file in files]
+    assert {*told, onestage.__version__, runtime.__version__} == {onestage.__version__}
 
 
 def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -102,6 +102,22 @@ def test_a_step_in_less_memory_has_the_same_loss_and_gradients() -> None:
         torch.testing.assert_close(one.grad, other.grad, msg=name)
 
 
+def test_group_norms_tame_the_first_gradient_of_the_whole_pyramid() -> None:
+    """Eight TUMs, as the made recipe has them; Yang 2019 (arXiv 1902.08129): batch norms make it grow with depth."""
+    images = torch.randint(0, 256, (2, 3, *SIZE_HW), dtype=torch.uint8)
+    norms = {}
+    for norm in ("batch", "group"):
+        torch.manual_seed(0)
+        config = replace(detector_config("m2det320-vgg16"), channels=16, norm=norm)
+        detector = build("m2det320-vgg16", 2, config=config).train()
+        for parameter in detector.backbone.parameters():
+            parameter.requires_grad_(False)
+        predictions = detector(images)
+        (predictions.class_logits.square().mean() + predictions.box_deltas.square().mean()).backward()
+        norms[norm] = float(torch.nn.utils.clip_grad_norm_(detector.parameters(), torch.inf))
+    assert norms["group"] < norms["batch"] / 3
+
+
 def test_anchor_sizes_are_one_a_scale_and_one_more() -> None:
     with pytest.raises(UserError, match="expected 7 positive"):
         detector_config("m2det320-vgg16").adjusted({"anchor_sizes": (30.0, 60.0)})

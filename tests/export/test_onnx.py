@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import onnxruntime
 import onnxscript
 import pytest
 import torch
+from exported_files import HEADER
 from numpy.testing import assert_allclose
 from shape_checks import unchecked
 
@@ -26,10 +27,11 @@ from onestage.export.check import compare
 from onestage.export.input_graph import prepare
 from onestage.export.onnx import IR_VERSION, OPSET, export_onnx
 from onestage.export.selection_graph import by_picture, choose_candidates, suppress
-from onestage.inference.exported import ExportedPredictor
+from onestage.inference.exported import ExportedPredictor, selection_of
 from onestage.inference.predictor import Predictor
 from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.postprocess import Selection, select
+from onestage.runtime.exported_file import ExportedFile
 from onestage.structures import Categories
 
 BOX_SIDES = 200
@@ -219,3 +221,15 @@ def test_stretching_is_part_of_the_file(ssd_file: Path) -> None:
     predictor.selection = replace(predictor.selection, score_threshold=0.01, max_detections=1)
     one, two = predictor([small, large])
     assert_allclose(two.boxes_xyxy, 2 * one.boxes_xyxy, atol=4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"nms": 5}, {"max_detections": None}, {"unknown": 1}, {"class_agnostic": "yes"}],
+    ids=lambda c: next(iter(c)),
+)
+def test_a_selection_that_was_tampered_with_is_refused(change: dict[str, Any]) -> None:
+    header = {**HEADER, "selection": {**asdict(Selection()), **change}}
+    with pytest.raises(UserError, match="the selection in its header is damaged"):
+        selection_of(ExportedFile("m.onnx", b"", header))
+    assert selection_of(ExportedFile("m.onnx", b"", {**HEADER, "selection": asdict(Selection())})) == Selection()

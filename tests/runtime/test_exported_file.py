@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -10,10 +12,10 @@ import pytest
 from exported_files import HEADER, external, small_model, write
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import StringStringEntryProto, TensorProto, helper
 
 from onestage.errors import UserError
-from onestage.runtime.exported_file import read_exported
+from onestage.runtime.exported_file import METADATA_KEY, read_exported
 
 
 def test_a_file_of_ours_says_its_classes(tmp_path: Path) -> None:
@@ -56,6 +58,39 @@ def test_evil_onnx_with_custom_operators_is_refused_in_inner_graphs_too(tmp_path
     imports.opset_import.append(helper.make_opsetid("evil.ops", 1))
     with pytest.raises(UserError, match=r"operators of the domain 'evil\.ops'"):
         read_exported(write(tmp_path / "m.onnx", imports))
+
+
+def with_graph(graph: bytes) -> bytes:
+    """A whole file around the bytes of a graph, with a header that names their SHA-256."""
+    digest = hashlib.sha256(graph).hexdigest()
+    entry = StringStringEntryProto(key=METADATA_KEY, value=json.dumps({**HEADER, "sha256": digest}))
+    return field(7, graph) + field(14, entry.SerializeToString())
+
+
+def field(number: int, content: bytes, key_bits: int = 0) -> bytes:
+    """A field of protobuf with a length below 2^14, written by hand: the key may have bits beyond the 32nd."""
+    key, parts = number << 3 | 2 | key_bits, bytearray()
+    for rest in (key, len(content)):
+        while rest > 0x7F:
+            parts.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        parts.append(rest)
+    return bytes(parts) + content
+
+
+def test_evil_onnx_cannot_hide_a_domain_behind_a_second_one(tmp_path: Path) -> None:
+    node = helper.make_node("RunShell", ["x"], ["z"], domain="evil.ops").SerializeToString()
+    for second in (field(7, b""), bytes([7 << 3, 0])):  # an empty one; one of another kind, which readers pass over
+        (tmp_path / "m.onnx").write_bytes(with_graph(field(1, node + second)))
+        with pytest.raises(UserError, match=r"domain 'evil\.ops'"):
+            read_exported(tmp_path / "m.onnx")
+
+
+def test_evil_onnx_cannot_hide_a_field_by_a_number_that_readers_cut(tmp_path: Path) -> None:
+    node = helper.make_node("RunShell", ["x"], ["z"], domain="evil.ops").SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(with_graph(field(1, node, key_bits=1 << 32)))
+    with pytest.raises(UserError, match="damaged"):
+        read_exported(tmp_path / "m.onnx")
 
 
 def test_evil_onnx_with_functions_or_training_graphs_is_refused(tmp_path: Path) -> None:

@@ -16,12 +16,19 @@ from onestage.training.recipe import Recipe
 
 
 def network() -> nn.Module:
-    return nn.ModuleDict({"backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "head": nn.Conv2d(4, 2, 1)})
+    return nn.ModuleDict(
+        {
+            "backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+            "other": nn.Conv2d(4, 4, 1),
+            "head": nn.Conv2d(4, 2, 1),
+        }
+    )
 
 
-def test_biases_and_norms_have_no_weight_decay_and_the_backbone_its_own_rate() -> None:
+def test_biases_and_norms_have_no_weight_decay_and_backbone_and_head_their_own_rates() -> None:
     net = network()
-    optimizer = build_optimizer(net, Recipe(weight_decay=0.1, learning_rate=2.0, backbone_learning_rate_factor=0.5))
+    rates = {"learning_rate": 2.0, "backbone_learning_rate_factor": 0.5, "head_learning_rate_factor": 0.25}
+    optimizer = build_optimizer(net, Recipe(weight_decay=0.1, **rates))
     set_learning_rate(optimizer, 2.0)
     of = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     named = {name: of[id(parameter)] for name, parameter in net.named_parameters()}
@@ -30,8 +37,10 @@ def test_biases_and_norms_have_no_weight_decay_and_the_backbone_its_own_rate() -
         "backbone.0.bias": (1.0, 0.0),
         "backbone.1.weight": (1.0, 0.0),
         "backbone.1.bias": (1.0, 0.0),
-        "head.weight": (2.0, 0.1),
-        "head.bias": (2.0, 0.0),
+        "other.weight": (2.0, 0.1),
+        "other.bias": (2.0, 0.0),
+        "head.weight": (0.5, 0.1),
+        "head.bias": (0.5, 0.0),
     }
 
 
@@ -42,7 +51,7 @@ def test_frozen_parameters_are_not_trained_and_an_unknown_prefix_is_refused() ->
         "backbone.0.weight",
         "backbone.0.bias",
     ]
-    assert sum(len(g["params"]) for g in build_optimizer(net, Recipe()).param_groups) == 4
+    assert sum(len(g["params"]) for g in build_optimizer(net, Recipe()).param_groups) == 6
     with pytest.raises(UserError, match="backbon_"):
         freeze(net, ("backbon_",))
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.export.onnx import export_onnx
 from onestage.postprocess import Selection
+from onestage.runtime.decode import decode_image
 from onestage.runtime.exported_file import METADATA_KEY, OpenVinoPrecision, file_digest, read_exported
 from onestage.structures import Categories
 
@@ -37,14 +37,14 @@ def export_openvino(
     path: Path,
     origin: dict[str, Any],
     precision: OpenVinoPrecision = "fp32",
-    calibration: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+    calibration: Sequence[Path] = (),
 ) -> None:
     """Write the files.
 
     Args:
         path: the xml; the bin lies beside it.
         precision: of the network. "bf16" is what the engine is told when it loads the file.
-        calibration: RGB pictures like those to come, for "int8".
+        calibration: picture files like those to come, for "int8".
 
     Raises:
         UserError: OpenVINO or NNCF is missing, or int8 without pictures.
@@ -67,7 +67,7 @@ def export_openvino(
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def _quantised(model: Any, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Any:
+def _quantised(model: Any, pictures: Sequence[Path]) -> Any:
     if not pictures:
         raise UserError("int8 needs pictures to calibrate on: --calibration DATA, the training data is good")
     try:
@@ -75,8 +75,11 @@ def _quantised(model: Any, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> An
     except ImportError as error:
         raise UserError("NNCF is missing: pip install 'onestage[openvino]'") from error
 
-    def as_inputs(image: UInt8[np.ndarray, "_ _ 3"]) -> dict[str, np.ndarray]:
-        return {"images": image[None], "score_threshold": np.array([CALIBRATION_THRESHOLD], dtype=np.float32)}
+    def as_inputs(picture: Path) -> dict[str, np.ndarray]:
+        return {
+            "images": decode_image(picture)[None],
+            "score_threshold": np.array([CALIBRATION_THRESHOLD], dtype=np.float32),
+        }
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     ignored = nncf.IgnoredScope(names=sorted(_outside_of_convolutions(model)), validate=False)

@@ -7,15 +7,12 @@ class) by rank; a place in it, counted through, says picture, class and candidat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import onnx_ir as ir
 from onnx_ir import DataType
 
+from onestage.export.input_graph import Op, Value
 from onestage.postprocess import LevelCut, Selection
-
-Op = Any  # onnxscript's OpBuilder: each attribute is an ONNX operator
-Value = Any  # of the graph
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +46,7 @@ class ExportedPredictor(PicturePredictor):
         self.session = _session(path, None if device is None else str(device))
         file = self.session.file
         self.categories = Categories(file.names, file.source_ids)
-        evaluation = file.header["evaluation_score_threshold"]
-        self.papers_selection = Selection(**{**file.header["selection"], "score_threshold": evaluation})
+        self.papers_selection = replace(selection_of(file), score_threshold=file.header["evaluation_score_threshold"])
         self.selection = selection or replace(self.papers_selection, score_threshold=0.5)
 
     @property
@@ -93,6 +92,19 @@ def read_any_exported(path: str | os.PathLike[str]) -> ExportedFile:
         UserError: nothing there, or a file that isn't ours or isn't safe.
     """
     return read_openvino(path) if Path(path).suffix == ".xml" else read_exported(path)
+
+
+def selection_of(file: ExportedFile) -> Selection:
+    """The selection that is part of an exported file.
+
+    Raises:
+        UserError: a header that holds another thing.
+    """
+    known, given = {field.name: field.default for field in fields(Selection)}, file.header["selection"]
+    fits = given.keys() == known.keys() and isinstance(given["max_detections"], int)
+    if not fits or any(type(given[name]) is not type(known[name]) for name in known):
+        raise UserError(f"{file.name}: the selection in its header is damaged; export it again")
+    return Selection(**given)
 
 
 def _session(path: str | os.PathLike[str], device: str | None) -> Session:

@@ -21,6 +21,7 @@ from onestage.inference.threads import Newest, ahead, mapped_ahead
 from onestage.inference.video import Frame, VideoReader
 from onestage.postprocess import Selection
 from onestage.runtime.decode import ImageError, decode_image
+from onestage.runtime.predictor import read_picture as read_array_or_file
 from onestage.structures import Categories, Detections
 
 Picture: TypeAlias = str | Path | bytes | np.ndarray | Image.Image
@@ -150,16 +151,9 @@ def read_picture(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
         ImageError: a file or bytes that are no readable picture.
         UserError: an array that is not (H, W, 3) of uint8.
     """
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-            raise UserError(
-                f"array of shape {picture.shape} and type {picture.dtype} is no picture; "
-                "give RGB pixels, (height, width, 3) of uint8"
-            )
-        return picture
     if isinstance(picture, Image.Image):
         return _pixels_of(picture)
-    return decode_image(_content(picture))
+    return read_array_or_file(picture if isinstance(picture, np.ndarray) else _content(picture))
 
 
 def _pixels_of(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

@@ -18,7 +18,6 @@ from onestage.inference.predictor import Predictor
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.predict import NMS
 from onestage.postprocess import Selection
-from onestage.runtime.decode import decode_image
 from onestage.runtime.exported_file import OpenVinoPrecision
 from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
 from onestage.training.logging import Display
@@ -73,13 +72,13 @@ def export_model(
         from onestage.export.onnx import export_onnx
         from onestage.export.openvino import export_openvino
     except ImportError as error:
-        raise UserError(f"{error.name} is missing: pip install 'onestage[onnx]'") from error
+        raise UserError(f"{error.name} is missing: pip install 'onestage[{format}]'") from error
     display = display or Display()
     loaded, path = load_model(model), _target(model, out, format, precision)
     papers = loaded.detector.evaluation_selection
     selection = replace(
         papers,
-        score_threshold=score_threshold,
+        score_threshold=float(score_threshold),
         nms=papers.nms if nms is None else NMS[nms],
         class_agnostic=class_agnostic,
         max_detections=max_detections or papers.max_detections,
@@ -91,12 +90,14 @@ def export_model(
         export_openvino(*what, precision, _calibration_pictures(calibration, display) if precision == "int8" else ())
     else:
         export_onnx(*what)
+    files = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
     agreement = _check(loaded, path, replace(selection, score_threshold=papers.score_threshold))
     display.say(f"read back: {agreement}")
     if precision == "fp32" and agreement.share < LEAST_SHARE:
-        path.unlink()
+        for file in files:
+            file.unlink(missing_ok=True)
         raise UserError(f"{path}: finds something else than the model ({agreement}); the file was removed")
-    size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.exists())
+    size = sum(file.stat().st_size for file in files if file.exists())
     display.say(f"written: {path}, {size / 1e6:.1f} MB")
     return Exported(path, agreement)
 
@@ -115,12 +116,12 @@ def _target(
     return path
 
 
-def _calibration_pictures(data: str | os.PathLike[str] | None, display: Display) -> list[np.ndarray]:
+def _calibration_pictures(data: str | os.PathLike[str] | None, display: Display) -> list[Path]:
     if data is None:
         raise UserError("int8 needs pictures to calibrate on: --calibration DATA, the training data is good")
     table = open_dataset(os.fspath(data), choose_splits(os.fspath(data)).train, display=display, skip_bad_data=True)
     table = table.subset(count=min(CALIBRATION_PICTURES, len(table)))
-    return [decode_image(table.image_path(index)) for index in range(len(table))]
+    return [table.image_path(index) for index in range(len(table))]
 
 
 def _check(loaded: LoadedModel, path: Path, selection: Selection) -> Agreement:

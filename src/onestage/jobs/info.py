@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onestage.detectors import Description, build, describe
-from onestage.inference.exported import is_exported, read_any_exported
+from onestage.inference.exported import is_exported, read_any_exported, selection_of
 from onestage.input_size import Stretch
 from onestage.runtime.exported_file import ExportedFile
 from onestage.training.checkpoint import load_model
@@ -38,13 +38,13 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
 
 
 def _exported_in_words(file: ExportedFile) -> str:
-    selection, origin = file.header["selection"], file.header["origin"]
-    nms = f"{selection['nms']} NMS at {selection['iou_threshold']:g}, at most {selection['max_detections']} a picture"
+    selection, origin = selection_of(file), file.header["origin"]
+    nms = f"{selection.nms} NMS at {selection.iou_threshold:g}, at most {selection.max_detections} a picture"
     return "\n".join(
         [
             f"{file.name}, exported from {file.header['detector']}, {len(file.content) / 1e6:.1f} MB",
             "  input       RGB pictures of any size",
-            f"  selection   scores above {selection['score_threshold']:g} unless told otherwise, {nms}",
+            f"  selection   scores above {selection.score_threshold:g} unless told otherwise, {nms}",
             f"  origin      {', '.join(f'{key} {value}' for key, value in origin.items()) or 'not told'}",
             f"  classes     {', '.join(file.names)}",
         ]

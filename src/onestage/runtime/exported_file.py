@@ -131,13 +131,19 @@ def _look_through(content: bytes, name: str) -> tuple[_Bytes | None, _Bytes | No
 
 
 def _refuse_unsafe(message: str, fields: list[tuple[int, int | _Bytes]], name: str) -> None:
-    values = dict(fields)
-    if message == "tensor" and (_TENSOR_EXTERNAL_DATA in values or values.get(_TENSOR_DATA_LOCATION, 0) != 0):
-        raise UserError(f"{name}: a weight lies in another file (external data); an export of onestage is one file")
+    """Each occurrence of a field counts: readers differ in which one they take."""
+    if message == "tensor":
+        apart = (
+            number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and v != 0) for number, v in fields
+        )
+        if any(apart):
+            raise UserError(f"{name}: a weight lies in another file (external data); an export of onestage is one file")
     domain = {"node": _NODE_DOMAIN, "opset": _OPSET_DOMAIN}.get(message)
-    if domain is not None and (text := _text(values.get(domain, b""))) not in _STANDARD:
-        operator = _text(values.get(_NODE_OP_TYPE, b"")) if message == "node" else "operators"
-        raise UserError(f"{name}: {operator} of the domain {text!r} is not of the ONNX standard; not run")
+    for text in (_text(value) for number, value in fields if number == domain):
+        if text not in _STANDARD:
+            types = [_text(value) for number, value in fields if number == _NODE_OP_TYPE]
+            operator = types[-1] if message == "node" and types else "operators"
+            raise UserError(f"{name}: {operator} of the domain {text!r} is not of the ONNX standard; not run")
 
 
 def _text(value: int | _Bytes | bytes) -> str:
@@ -181,6 +187,8 @@ def _fields(message: _Bytes) -> Iterator[tuple[int, int | _Bytes]]:
     while position < len(message):
         key, position = _varint(message, position)
         kind, number = key & 7, key >> 3
+        if key >> 32:
+            raise ValueError("a field number of more than 29 bits, which readers cut in different ways")
         if kind == 0:
             value, position = _varint(message, position)
             yield number, value
