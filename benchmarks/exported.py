@@ -1,7 +1,10 @@
-"""An exported file against its model on real pictures: the same detections, the same AP, how fast.
+"""Exported files against their model on real pictures: the same detections, the same AP, how fast.
 
 python benchmarks/exported.py runs/mine MY-DATA
-python benchmarks/exported.py runs/mine MY-DATA --pictures 100
+python benchmarks/exported.py runs/mine MY-DATA --formats onnx openvino openvino-int8 torch --pictures 300
+
+int8 is calibrated on MY-DATA's training pictures. Predictors shrink pictures as they read them; "whole" are those that
+the file resized itself. A rate counts all from picture files to detections by the predictor, reading included.
 """
 
 from __future__ import annotations
@@ -9,23 +12,40 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.table import Table as PrintedTable
 
 import onestage
 from onestage.data import choose_splits
+from onestage.data.table import Table
 from onestage.evaluation import measure
 from onestage.export.check import compare
+from onestage.inference.exported import ExportedPredictor, in_torch
 from onestage.inference.pictures import PicturePredictor
 from onestage.jobs.dataset import open_dataset
+from onestage.jobs.export import SUFFIXES, Format
+from onestage.runtime.decode import decode_image
+from onestage.runtime.exported_file import OpenVinoPrecision
 from onestage.structures import Detections, DetectionTable
 from onestage.training.logging import Display
 
 ROUNDS = 3
+QUIET = Display(Console(quiet=True))
+AT_ONCE = 8
+Target = Literal["onnx", "openvino", "openvino-bf16", "openvino-int8", "torch"]
+EXPORTS: dict[Target, tuple[Format, OpenVinoPrecision]] = {
+    "onnx": ("onnx", "fp32"),
+    "openvino": ("openvino", "fp32"),
+    "openvino-bf16": ("openvino", "bf16"),
+    "openvino-int8": ("openvino", "int8"),
+    "torch": ("torch", "fp32"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,24 +54,58 @@ class Options:
 
     model: Annotated[str, tyro.conf.Positional]
     data: Annotated[str, tyro.conf.Positional]
+    formats: tuple[Target, ...] = ("onnx",)
     pictures: int = 100
+    """Of the test split, drawn by a fixed seed; all where it has fewer."""
 
 
 def main(options: Options) -> None:
-    display = Display(Console(quiet=True))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "m.onnx"
-        exported = onestage.export_model(options.model, out=path, display=display)
-        predictors: dict[str, PicturePredictor] = {
-            "torch": onestage.load(options.model, device="cpu", precision="fp32"),
-            "onnx": onestage.load(path),
-        }
-    print(f"drawn pictures: {exported.agreement}")
-    some = predictors["torch"]
+        predictors = {"the model": onestage.load(options.model, device="cpu", precision="fp32")}
+        predictors |= {target: _exported(options, target, Path(folder)) for target in options.formats}
+        table = _test_pictures(options, predictors["the model"])
+        files = [table.image_path(index) for index in range(len(table))]
+        found, rates = _run(predictors, files)
+        whole = {name: _whole(one, files) for name, one in predictors.items() if isinstance(one, ExportedPredictor)}
+    printed = PrintedTable("", "the model's own", "largest difference", "the same, whole", "map_area", "pictures/s")
+    for name, detections in found.items():
+        same = compare(found["the model"], detections)
+        printed.add_row(
+            name,
+            f"{same.same:,} of {same.of:,} ({same.share:.2%})",
+            f"{same.largest_offset:.2g} px, {same.largest_score_difference:.2g} of score",
+            f"{compare(found['the model'], whole[name]).share:.2%}" if name in whole else "",
+            f"{_map_area(table, detections):.4f}",
+            f"{rates[name]:.1f}",
+        )
+    console = Console()
+    console.print(f"{options.data}: {len(table)} test pictures")
+    console.print(printed)
+
+
+def _exported(options: Options, target: Target, folder: Path) -> PicturePredictor:
+    format_, precision = EXPORTS[target]
+    exported = onestage.export_model(
+        options.model,
+        format=format_,
+        precision=precision,
+        calibration=options.data if precision == "int8" else None,
+        out=folder / f"{target}{SUFFIXES[format_]}",
+        display=QUIET,
+    )
+    return onestage.load(exported.path, device="cpu")
+
+
+def _test_pictures(options: Options, predictor: PicturePredictor) -> Table:
     split = choose_splits(options.data).test
-    table = open_dataset(options.data, split, display=display, skip_bad_data=True, categories=some.categories)
-    table = table.subset(count=min(options.pictures, len(table)))
-    files = [table.image_path(index) for index in range(len(table))]
+    table = open_dataset(options.data, split, display=QUIET, skip_bad_data=True, categories=predictor.categories)
+    return table.subset(count=min(options.pictures, len(table)))
+
+
+def _run(
+    predictors: dict[str, PicturePredictor], files: Sequence[Path]
+) -> tuple[dict[str, list[Detections]], dict[str, float]]:
+    """What each finds, and its pictures a second: the median of rounds in turn."""
     found: dict[str, list[Detections]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in predictors}
     for _ in range(ROUNDS):
@@ -60,11 +114,21 @@ def main(options: Options) -> None:
             started = time.perf_counter()
             found[name] = predictor(files)
             seconds[name].append(time.perf_counter() - started)
-    print(f"{options.data}: {compare(found['torch'], found['onnx'])}")
-    for name, detections in found.items():
-        voc = measure(table.ground_truth(), DetectionTable.from_detections(detections), table.categories).metrics["voc"]
-        rate = len(files) / statistics.median(seconds[name])
-        print(f"{name:6} map_area {voc['map_area']:.4f}, {rate:.1f} pictures/s")
+    return found, {name: len(files) / statistics.median(times) for name, times in seconds.items()}
+
+
+def _whole(predictor: ExportedPredictor, files: Sequence[Path]) -> list[Detections]:
+    """What the file finds in pictures that it resizes itself."""
+    found: list[Detections] = []
+    for start in range(0, len(files), AT_ONCE):
+        images = [decode_image(file) for file in files[start : start + AT_ONCE]]
+        found += map(in_torch, predictor.session(images, predictor.selection.score_threshold))
+    return found
+
+
+def _map_area(table: Table, detections: Sequence[Detections]) -> float:
+    measured = measure(table.ground_truth(), DetectionTable.from_detections(detections), table.categories)
+    return measured.metrics["voc"]["map_area"]
 
 
 if __name__ == "__main__":

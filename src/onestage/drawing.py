@@ -20,6 +20,7 @@ FIRST_COLORS: tuple[Color, ...] = (
 GOLDEN_RATIO = 0.618033988749895  # steps of it around the hue circle never come close to an earlier one soon
 SHADES = ((0.75, 1.0), (1.0, 0.72), (0.45, 0.95))  # (saturation, value) of neighbouring generated colours
 FONT, WEIGHT = "sans", 500  # comes with OpenCV 5 and writes all of Unicode's common scripts
+SMALLEST_DRAWN_SIDE = 400  # pixels; smaller pictures are drawn enlarged, so that their tags can be read
 OUTLINE: Color = (20, 20, 20)  # around every line, so that it shows on any background
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -59,10 +59,9 @@ class LevelCut:
         kept = []
         for level in scores.split(sizes, dim=1):
             flat = level.flatten(1)
-            if flat.shape[1] > self.candidates:
-                least = flat.topk(self.candidates, dim=1).values[:, -1, None, None]
-                level = level.where(level >= least, 0.0)
-            kept.append(level)
+            count = torch.sym_min(flat.shape[1], self.candidates)  # min, of the symbols of a trace too
+            least = flat.topk(count, dim=1).values[:, -1, None, None]
+            kept.append(level.where(level >= least, 0.0))
         return torch.cat(kept, dim=1)
 
 
@@ -83,7 +82,8 @@ def select(
 
 
 def _select_one(boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection) -> Detections:
-    anchors, labels, scores = _candidates(scores, selection.score_threshold, selection.candidates_per_class)
+    above = _candidates(scores, selection.score_threshold, selection.candidates_per_class)
+    _, anchors, labels, scores = best_of_each_class(above[None], scores[None], selection.candidates_per_class)
     boxes_xyxy = boxes_xyxy[anchors]
     groups = torch.zeros_like(labels) if selection.class_agnostic else labels
     if selection.nms == "hard":
@@ -99,30 +99,38 @@ def _select_one(boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], 
     return Detections(boxes_xyxy[keep], scores[keep], labels[keep])
 
 
-def _candidates(
-    scores: Float[Tensor, "A K"], score_threshold: float, per_class: int
-) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
-    """Anchor, label and score of the best scores of each class above the threshold, all classes by falling score."""
+def _candidates(scores: Float[Tensor, "A K"], score_threshold: float, per_class: int) -> Bool[Tensor, "A K"]:
+    """Scores above the threshold; of a class with more than enough, the best and those equal to the last of them."""
     above = scores > score_threshold
     if 0 < per_class < len(scores) and (above.sum(dim=0) > per_class).any():
-        above &= scores >= scores.topk(per_class, dim=0).values[-1]  # leaves ties, which the rank below cuts
-    anchors, labels = above.nonzero(as_tuple=True)
-    scores = scores[anchors, labels]
+        above &= scores >= scores.topk(per_class, dim=0).values[-1]
+    return above
+
+
+def best_of_each_class(
+    above: Bool[Tensor, "B A K"], scores: Float[Tensor, "B A K"], per_class: int
+) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
+    """Picture, anchor, label and score of the best scores of each class of each picture, all by falling score.
+
+    Args:
+        above: which scores take part.
+        per_class: at most so many of each class of each picture.
+    """
+    pictures, anchors, labels = above.nonzero().unbind(1)
+    scores = scores[pictures, anchors, labels]
     order = scores.argsort(descending=True, stable=True)
-    anchors, labels, scores = anchors[order], labels[order], scores[order]
-    rank = _rank_within_group(labels)
-    best = rank < per_class
-    return anchors[best], labels[best], scores[best]
+    pictures, anchors, labels, scores = pictures[order], anchors[order], labels[order], scores[order]
+    best = rank_within_group(pictures * above.shape[2] + labels) < per_class
+    return pictures[best], anchors[best], labels[best], scores[best]
 
 
-def _rank_within_group(groups: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
+def rank_within_group(groups: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
     """How many earlier rows are of the same group."""
     order = groups.argsort(stable=True)
-    counts = groups.bincount()
-    first = counts.cumsum(0) - counts
-    rank = torch.empty_like(groups)
-    rank[order] = torch.arange(len(groups), device=groups.device) - first[groups[order]]
-    return rank
+    in_order = groups[order]
+    first = torch.searchsorted(in_order, in_order)  # of each row's group
+    rank = torch.arange(groups.shape[0], device=groups.device) - first
+    return torch.zeros_like(rank).index_put((order,), rank)
 
 
 def nms_by_group(
@@ -163,21 +171,48 @@ def soft_nms(
     """
     if len(scores) == 0:
         return scores
-    group, column = groups.unique(return_inverse=True)[1], _rank_within_group(groups)
+    group, column = groups.unique(return_inverse=True)[1], rank_within_group(groups)
     height, width = int(group.max()) + 1, int(column.max()) + 1
-    table, is_open = scores.new_zeros((height, width)), group.new_zeros((height, width), dtype=torch.bool)
-    table[group, column], is_open[group, column] = scores, True  # (G, rows of the largest group)
-    boxes = boxes_xyxy.new_zeros((height, width, 4))
-    boxes[group, column] = boxes_xyxy
+    table = in_table(scores, group, column, height, width)
+    is_open = in_table(torch.ones_like(scores, dtype=torch.bool), group, column, height, width)
+    boxes_xyxy = in_table(boxes_xyxy, group, column, height, width)
     for _ in range(width):
-        best_score, best = table.masked_fill(~is_open, -torch.inf).max(dim=1, keepdim=True)  # (G, 1)
+        best_score, best = best_open(table, is_open)
         if not (best_score >= score_threshold).any():
             break
-        is_open = is_open.scatter(1, best, False)
-        iou = _iou_with_one(boxes, boxes.gather(1, best[..., None].expand(-1, -1, 4)))
-        weight = torch.where(iou > iou_threshold, 1 - iou, 1.0) if decay == "linear" else (-(iou**2) / sigma).exp()
-        table = torch.where(is_open, table * weight, table)
+        table, is_open = decay_by(best, table, is_open, boxes_xyxy, decay, iou_threshold, sigma)
     return table[group, column]
+
+
+def in_table(
+    values: Shaped[Tensor, "N ..."], group: Int64[Tensor, " N"], column: Int64[Tensor, " N"], height: int, width: int
+) -> Shaped[Tensor, "G n ..."]:
+    """Each group's values in a row of a table, the rest zeros."""
+    return values.new_zeros((height, width, *values.shape[1:])).index_put((group, column), values)
+
+
+def best_open(
+    scores: Float[Tensor, "G n"], is_open: Bool[Tensor, "G n"]
+) -> tuple[Float[Tensor, "G 1"], Int64[Tensor, "G 1"]]:
+    """Of each group, the best score that was not yet the best one, and its column; -inf where there is none."""
+    best_score, best = scores.masked_fill(~is_open, -torch.inf).max(dim=1, keepdim=True)
+    return best_score, best
+
+
+def decay_by(
+    best: Int64[Tensor, "G 1"],
+    scores: Float[Tensor, "G n"],
+    is_open: Bool[Tensor, "G n"],
+    boxes_xyxy: Float[Tensor, "G n 4"],
+    decay: Literal["linear", "gaussian"],
+    iou_threshold: float,
+    sigma: float,
+) -> tuple[Float[Tensor, "G n"], Bool[Tensor, "G n"]]:
+    """A step of soft-NMS: each group's best box is closed, and decays the scores of its open ones."""
+    is_open = is_open.scatter(1, best, False)
+    iou = _iou_with_one(boxes_xyxy, boxes_xyxy.gather(1, best[..., None].expand(-1, -1, 4)))
+    weight = torch.where(iou > iou_threshold, 1 - iou, 1.0) if decay == "linear" else (-(iou**2) / sigma).exp()
+    return torch.where(is_open, scores * weight, scores), is_open
 
 
 def _iou_with_one(boxes_xyxy: Float[Tensor, "G N 4"], one_xyxy: Float[Tensor, "G 1 4"]) -> Float[Tensor, "G N"]:

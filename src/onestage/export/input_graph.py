@@ -47,10 +47,10 @@ def _picture_hw(op: Op, original: Value, resize: Resize) -> Value:
     if isinstance(resize, Stretch):
         return op.Identity([resize.side, resize.side])
     sides = op.Cast(original, to=DataType.DOUBLE)
-    by_shorter = op.Div(float(resize.shortest), op.ReduceMin(sides, keepdims=1))
-    by_longer = op.Div(float(resize.longest), op.ReduceMax(sides, keepdims=1))
-    rounded = op.Round(op.Mul(sides, op.Min(by_shorter, by_longer)))
-    return op.Cast(op.Max(rounded, 1.0), to=DataType.INT64)
+    bounds = op.Concat(op.ReduceMin(sides, keepdims=1), op.ReduceMax(sides, keepdims=1), axis=0)
+    # As one quotient: of two, each of a single constant, OpenVINO 2026 takes the inverse.
+    factor = op.ReduceMin(op.Div([float(resize.shortest), float(resize.longest)], bounds), keepdims=1)
+    return op.Cast(op.Max(op.Round(op.Mul(sides, factor)), 1.0), to=DataType.INT64)
 
 
 def _shrinks_much(op: Op, original: Value, picture: Value) -> Value:

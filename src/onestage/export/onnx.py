@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,15 @@ from onnxscript import GraphBuilder
 from torch import Tensor, nn
 
 from onestage.detectors import Detector
-from onestage.errors import UserError
+from onestage.export.header import export_header, room_for
 from onestage.export.input_graph import prepare
 from onestage.export.selection_graph import best_of_each_level, by_picture, choose_candidates, in_original, suppress
 from onestage.input_size import Stretch, typical_input_hw
 from onestage.postprocess import Selection
 from onestage.runtime import __version__
-from onestage.runtime.exported_file import FORMAT, METADATA_KEY, graph_digest
+from onestage.runtime.exported_file import METADATA_KEY, graph_digest
 from onestage.structures import Categories, Predictions
+from onestage.whole_file import write_whole
 
 OPSET = 18  # of February 2023: ONNX Runtime 1.14 and newer read it
 IR_VERSION = 10
@@ -71,9 +70,7 @@ def export_onnx(
     Raises:
         UserError: a selection without a limit.
     """
-    limit = selection.max_detections
-    if limit is None:
-        raise UserError("max_detections is None; an exported file has room for a fixed number, so give one")
+    limit = room_for(selection)
     model = _traced(detector)
     graph = model.graph
     builder = GraphBuilder(graph)
@@ -83,19 +80,11 @@ def export_onnx(
     _around(builder, detector, selection, limit, threshold)
     graph.sort()
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "onestage", __version__
-    header = {
-        "format": FORMAT,
-        "detector": detector.name,
-        "categories": {"names": categories.names, "source_ids": categories.source_ids},
-        "resize": asdict(detector.resize),
-        "selection": asdict(selection),
-        "evaluation_score_threshold": detector.evaluation_selection.score_threshold,
-        "origin": origin,
-    }
+    header = export_header(detector, categories, selection, origin)
     proto = ir.to_proto(model)
     header["sha256"] = graph_digest(proto.SerializeToString(deterministic=True))
     proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(header))
-    _write(path, proto.SerializeToString(deterministic=True))
+    write_whole(path, proto.SerializeToString(deterministic=True))
 
 
 def _traced(detector: Detector) -> Any:
@@ -149,14 +138,3 @@ def _around(
         value.shape = ir.Shape(["batch", *shape])
         value.dtype = ir.DataType.INT64 if name in ("labels", "counts") else ir.DataType.FLOAT
         builder.add_output(value, name)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """So that a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,24 +7,28 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from onestage.errors import UserError
 from onestage.inference.openvino import OpenVinoSession, read_openvino
-from onestage.inference.pictures import PicturePredictor
+from onestage.inference.pictures import PicturePredictor, Shrunk
+from onestage.inference.torch_program import TorchSession, read_torch_program
+from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.postprocess import Selection
 from onestage.runtime import detections
 from onestage.runtime.exported_file import ExportedFile, read_exported
 from onestage.runtime.session import OnnxSession, Session
 from onestage.structures import Categories, Detections
+from onestage.training.validation import to_original
 
 BAKED_IN = ("nms", "iou_threshold", "candidates_per_class", "class_agnostic", "sigma")  # fields of `Selection`
 
 
 class ExportedPredictor(PicturePredictor):
-    """An exported network in its engine. Pictures go in whole: the file resizes them itself.
+    """An exported network in its engine.
+
+    The file would resize pictures itself, to the same pixels; they are shrunk as they are read all the same, so that
+    pictures of different sizes share a batch and what waits is small.
 
     Attributes:
         session: the network.
@@ -45,7 +49,8 @@ class ExportedPredictor(PicturePredictor):
         """
         self.session = _session(path, None if device is None else str(device))
         file = self.session.file
-        self.categories = Categories(file.names, file.source_ids)
+        self.detector_name, self.categories = file.header["detector"], Categories(file.names, file.source_ids)
+        self.resize = resize_of(file)
         self.papers_selection = replace(selection_of(file), score_threshold=file.header["evaluation_score_threshold"])
         self.selection = selection or replace(self.papers_selection, score_threshold=0.5)
 
@@ -65,15 +70,19 @@ class ExportedPredictor(PicturePredictor):
                 )
         self._selection = selection
 
-    def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-        return image_rgb
+    def detect(self, prepared: Sequence[Shrunk]) -> list[Detections]:
+        found = self.session([picture.pixels for picture in prepared], self.selection.score_threshold)
+        return [
+            self._in_original(in_torch(one)[: self.selection.max_detections], picture.original_hw)
+            for one, picture in zip(found, prepared, strict=True)
+        ]
 
-    def detect(self, prepared: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
-        found = self.session(prepared, self.selection.score_threshold)
-        return [_in_torch(one)[: self.selection.max_detections] for one in found]
+    def _in_original(self, found: Detections, original_hw: tuple[int, int]) -> Detections:
+        return replace(found, boxes_xyxy=to_original(found.boxes_xyxy, self.resize, original_hw))
 
 
-def _in_torch(found: detections.Detections) -> Detections:
+def in_torch(found: detections.Detections) -> Detections:
+    """What a session found, as predictors give it."""
     boxes_xyxy, scores, labels = (
         torch.from_numpy(part.copy()) for part in (found.boxes_xyxy, found.scores, found.labels)
     )
@@ -82,7 +91,7 @@ def _in_torch(found: detections.Detections) -> Detections:
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
     """Whether a path names an exported file, by its suffix."""
-    return Path(path).suffix in (".onnx", ".xml")
+    return Path(path).suffix in (".onnx", ".xml", ".pt2")
 
 
 def read_any_exported(path: str | os.PathLike[str]) -> ExportedFile:
@@ -91,7 +100,25 @@ def read_any_exported(path: str | os.PathLike[str]) -> ExportedFile:
     Raises:
         UserError: nothing there, or a file that isn't ours or isn't safe.
     """
-    return read_openvino(path) if Path(path).suffix == ".xml" else read_exported(path)
+    match Path(path).suffix:
+        case ".xml":
+            return read_openvino(path)
+        case ".pt2":
+            return read_torch_program(path)
+    return read_exported(path)
+
+
+def resize_of(file: ExportedFile) -> Resize:
+    """How pictures are brought to an exported network's input.
+
+    Raises:
+        UserError: a header that holds another thing.
+    """
+    given = file.header["resize"]
+    for kind in (Stretch, KeepRatio):
+        if given.keys() == {field.name for field in fields(kind)} and all(type(v) is int for v in given.values()):
+            return kind(**given)
+    raise UserError(f"{file.name}: the input size in its header is damaged; export it again")
 
 
 def selection_of(file: ExportedFile) -> Selection:
@@ -108,6 +135,9 @@ def selection_of(file: ExportedFile) -> Selection:
 
 
 def _session(path: str | os.PathLike[str], device: str | None) -> Session:
-    if Path(path).suffix == ".xml":
-        return OpenVinoSession(path, device=device)
+    match Path(path).suffix:
+        case ".xml":
+            return OpenVinoSession(path, device=device)
+        case ".pt2":
+            return TorchSession(path, device=device)
     return OnnxSession(read_exported(path), device=device)

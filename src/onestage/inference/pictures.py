@@ -8,17 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast, overload
+from typing import TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
+from onestage.data.augment import resize_image
 from onestage.errors import UserError
 from onestage.inference.remote import fetch_picture, is_address
 from onestage.inference.sources import open_video
 from onestage.inference.threads import Newest, ahead, mapped_ahead
 from onestage.inference.video import Frame, VideoReader
+from onestage.input_size import Resize
 from onestage.postprocess import Selection
 from onestage.runtime.decode import ImageError, decode_image
 from onestage.runtime.predictor import read_picture as read_array_or_file
@@ -28,6 +30,14 @@ Picture: TypeAlias = str | Path | bytes | np.ndarray | Image.Image
 """A path, a web address, an encoded file's bytes, an RGB array (H, W, 3) of uint8, or a Pillow picture."""
 
 _Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A picture at the network's size."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    original_hw: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -51,20 +61,25 @@ class PicturePredictor:
     """Reads pictures and videos ahead of a network and gives its detections. Subclasses bring the network.
 
     Attributes:
+        detector_name: as `onestage.build` takes it.
         categories: the classes it knows.
+        resize: how pictures are brought to the network's input.
         papers_selection: which detections its detector's paper keeps.
         selection: which ones it gives: score threshold, NMS and limits; replace it freely between calls.
     """
 
+    detector_name: str
     categories: Categories
+    resize: Resize
     papers_selection: Selection
     selection: Selection
 
-    def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> Any:
-        """What `detect` takes of a picture. Called in the threads that read ahead, so it should make it small."""
-        raise NotImplementedError
+    def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> Shrunk:
+        """A picture as `detect` takes it. Called in the threads that read ahead: what waits is small."""
+        original_hw = image_rgb.shape[:2]
+        return Shrunk(resize_image(image_rgb, self.resize.picture_hw(original_hw)), original_hw)
 
-    def detect(self, prepared: Sequence[Any]) -> list[Detections]:
+    def detect(self, prepared: Sequence[Shrunk]) -> list[Detections]:
         """The detections of some pictures at once, on the CPU, named, in pixels of the originals."""
         raise NotImplementedError
 
@@ -176,7 +191,7 @@ def _pixels_of(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 class _OpenedFile:
     path: str | Path | bytes
     image: UInt8[np.ndarray, "H W 3"] | None
-    prepared: Any
+    prepared: Shrunk | None
     error: ImageError | None
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
-from onestage.data.augment import resize_image
 from onestage.data.loader import stack_images
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.inference.exported import ExportedPredictor, is_exported
-from onestage.inference.pictures import PicturePredictor
+from onestage.inference.pictures import PicturePredictor, Shrunk
 from onestage.postprocess import Selection
 from onestage.structures import Categories, Detections, Predictions
 from onestage.training.checkpoint import load_model
@@ -55,20 +52,15 @@ class Predictor(PicturePredictor):
         self.compute = choose_compute(None if device is None else str(device), precision)
         self.detector = detector
         self.compute.place(detector).eval()
-        self.categories = categories
+        self.detector_name, self.categories, self.resize = detector.name, categories, detector.resize
         self.papers_selection = detector.evaluation_selection
         self.selection = selection or replace(detector.evaluation_selection, score_threshold=0.5)
 
-    def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> _Shrunk:
-        """To the network's input, in the reading thread: the waiting line then holds small pictures."""
-        original_hw = image_rgb.shape[:2]
-        return _Shrunk(resize_image(image_rgb, self.detector.resize.picture_hw(original_hw)), original_hw)
-
     @torch.no_grad()
-    def detect(self, prepared: Sequence[_Shrunk]) -> list[Detections]:
+    def detect(self, prepared: Sequence[Shrunk]) -> list[Detections]:
         if not prepared:
             return []
-        pixels = stack_images([picture.pixels for picture in prepared], self.detector.resize)
+        pixels = stack_images([picture.pixels for picture in prepared], self.resize)
         images = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         with self.compute.autocast():
             raw = self.detector(images)
@@ -78,7 +70,7 @@ class Predictor(PicturePredictor):
 
     def _in_original(self, found: Detections, original_hw: tuple[int, int]) -> Detections:
         return Detections(
-            boxes_xyxy=to_original(found.boxes_xyxy, self.detector.resize, original_hw).cpu(),
+            boxes_xyxy=to_original(found.boxes_xyxy, self.resize, original_hw).cpu(),
             scores=found.scores.cpu(),
             labels=found.labels.cpu(),
             names=self.categories.names,
@@ -100,9 +92,3 @@ def load(
         return ExportedPredictor(model, device=device, selection=selection)
     loaded = load_model(Path(model))
     return Predictor(loaded.detector, loaded.categories, selection, device, precision)
-
-
-@dataclass(frozen=True)
-class _Shrunk:
-    pixels: UInt8[np.ndarray, "h w 3"]
-    original_hw: tuple[int, int]

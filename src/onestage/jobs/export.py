@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from onestage.data import choose_splits
 from onestage.data.generated import draw_picture
+from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.export.check import Agreement, compare
-from onestage.inference.exported import ExportedPredictor
+from onestage.inference.exported import ExportedPredictor, in_torch
 from onestage.inference.predictor import Predictor
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.predict import NMS
 from onestage.postprocess import Selection
 from onestage.runtime.exported_file import OpenVinoPrecision
+from onestage.structures import Categories
 from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
 from onestage.training.logging import Display
 
@@ -26,8 +30,8 @@ CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn pictures tha
 LEAST_SHARE = 0.98  # of the same detections, below which an fp32 file is not kept
 CALIBRATION_PICTURES = 300
 
-Format = Literal["onnx", "openvino"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
+Format = Literal["onnx", "openvino", "torch"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def export_model(
 
     Args:
         model: a run folder or a model file.
-        format: "onnx", one file for ONNX Runtime and others; or "openvino", an xml and a bin.
+        format: "onnx", one file for ONNX Runtime and others; "openvino", an xml and a bin; "torch", one file for
+            `torch.export.load`.
         precision: of an OpenVINO file: "fp32"; "bf16", for processors with AMX or AVX-512 bf16; "int8".
         calibration: a data set's folder for "int8": its training pictures show what passes through the network.
         out: the file; None: beside the model, under its name.
@@ -68,11 +73,6 @@ def export_model(
     Raises:
         UserError: no model, a missing package, or an fp32 file that does not find what the model finds.
     """
-    try:
-        from onestage.export.onnx import export_onnx
-        from onestage.export.openvino import export_openvino
-    except ImportError as error:
-        raise UserError(f"{error.name} is missing: pip install 'onestage[{format}]'") from error
     display = display or Display()
     loaded, path = load_model(model), _target(model, out, format, precision)
     papers = loaded.detector.evaluation_selection
@@ -84,12 +84,9 @@ def export_model(
         max_detections=max_detections or papers.max_detections,
     )
     origin = {key: loaded.header[key] for key in ("sha256", "imported_from") if key in loaded.header}
-    what = (loaded.detector, loaded.categories, selection, path, origin)
+    export = _exporter(format, precision, calibration, display)
     display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
-    if format == "openvino":
-        export_openvino(*what, precision, _calibration_pictures(calibration, display) if precision == "int8" else ())
-    else:
-        export_onnx(*what)
+    export(loaded.detector, loaded.categories, selection, path, origin)
     files = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
     agreement = _check(loaded, path, replace(selection, score_threshold=papers.score_threshold))
     display.say(f"read back: {agreement}")
@@ -102,13 +99,33 @@ def export_model(
     return Exported(path, agreement)
 
 
+def _exporter(
+    format: Format, precision: OpenVinoPrecision, calibration: str | os.PathLike[str] | None, display: Display
+) -> Callable[[Detector, Categories, Selection, Path, dict[str, Any]], None]:
+    """What writes a file of the format. Each needs packages of its own."""
+    try:
+        if format == "torch":
+            from onestage.export.torch_program import export_torch_program
+
+            return export_torch_program
+        if format == "openvino":
+            from onestage.export.openvino import export_openvino
+
+            pictures = _calibration_pictures(calibration, display) if precision == "int8" else ()
+            return partial(export_openvino, precision=precision, calibration=pictures)
+        from onestage.export.onnx import export_onnx
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: pip install 'onestage[{format}]'") from error
+    return export_onnx
+
+
 def _target(
     model: str | os.PathLike[str], out: str | os.PathLike[str] | None, format: Format, precision: OpenVinoPrecision
 ) -> Path:
     if format not in SUFFIXES:
-        raise UserError(f"format {format!r}: expected {' or '.join(SUFFIXES)}")
-    if format == "onnx" and precision != "fp32":
-        raise UserError(f"precision {precision!r}: an ONNX file is fp32; give --format openvino")
+        raise UserError(f"format {format!r}: expected {', '.join(SUFFIXES)}")
+    if format != "openvino" and precision != "fp32":
+        raise UserError(f"precision {precision!r}: a file of the format {format} is fp32; give --format openvino")
     model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
     path = Path(out) if out is not None else model_file.with_suffix(SUFFIXES[format])
     if path.suffix != SUFFIXES[format]:
@@ -127,5 +144,6 @@ def _calibration_pictures(data: str | os.PathLike[str] | None, display: Display)
 def _check(loaded: LoadedModel, path: Path, selection: Selection) -> Agreement:
     pictures = [draw_picture(np.random.default_rng(seed), size).image for seed, size in enumerate(CHECKED_SIZES)]
     original = Predictor(loaded.detector, loaded.categories, selection, device="cpu", precision="fp32")
-    exported = ExportedPredictor(path, selection=selection)
-    return compare([original(picture) for picture in pictures], [exported(picture) for picture in pictures])
+    exported = ExportedPredictor(path, device="cpu", selection=selection)
+    found = exported.session(pictures, selection.score_threshold)  # whole: the file's own resizing is checked too
+    return compare([original(picture) for picture in pictures], [in_torch(one) for one in found])

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.errors import UserError
 from onestage.inference.pictures import FramePrediction, PicturePredictor
 from onestage.inference.predictor import load
@@ -21,12 +22,11 @@ from onestage.inference.threads import Behind
 from onestage.inference.tracking import Tracker
 from onestage.inference.video import Sound, VideoReader, VideoWriter
 from onestage.jobs.results import Format, ResultFiles
-from onestage.postprocess import Nms
+from onestage.postprocess import Nms, Selection
 from onestage.structures import Detections
 from onestage.training.logging import Display
 
 NMS: dict[str, Nms] = {"hard": "hard", "soft": "soft-gaussian"}
-SMALLEST_DRAWN_SIDE = 400  # pixels; smaller pictures are drawn enlarged, so that their tags can be read
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,8 @@ def predict(
     """
     display = display or Display()
     predictor = load(model, device=device)
-    papers = predictor.papers_selection
-    predictor.selection = replace(
-        papers,
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        nms=papers.nms if nms is None else NMS[nms],
-        class_agnostic=class_agnostic or papers.class_agnostic,  # which may be part of an exported file
+    predictor.selection = chosen_selection(
+        predictor.papers_selection, score_threshold, nms, class_agnostic, max_detections
     )
     opened, folder = open_sources(list(sources)), Path(out)
     _refuse_to_overwrite(opened, folder)
@@ -109,6 +104,23 @@ def predict(
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
     return Predicted(folder, results.pictures, results.frames, results.detections)
+
+
+def chosen_selection(
+    papers: Selection,
+    score_threshold: float,
+    nms: Literal["hard", "soft"] | None,
+    class_agnostic: bool,
+    max_detections: int,
+) -> Selection:
+    """A detector's paper's selection with what a person asked for; see `predict`."""
+    return replace(
+        papers,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        nms=papers.nms if nms is None else NMS[nms],
+        class_agnostic=class_agnostic or papers.class_agnostic,  # which may be part of an exported file
+    )
 
 
 def _refuse_to_overwrite(sources: Sequence[PictureSource | VideoSource], folder: Path) -> None:

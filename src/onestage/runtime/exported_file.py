@@ -163,6 +163,7 @@ def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
         format_, expected = values["format"], values["sha256"]
         fits = len(names) == len(source_ids) > 0 and all(isinstance(n, str) for n in names)
         fits = fits and all(isinstance(i, int) for i in source_ids) and len(set(names)) == len(names)
+        fits = fits and isinstance(values["detector"], str)
         fits = fits and isinstance(values["evaluation_score_threshold"], float)
         fits = fits and isinstance(values["selection"]["score_threshold"], float)
         fits = fits and all(isinstance(values[key], dict) for key in ("resize", "selection", "origin"))

@@ -31,6 +31,10 @@ class ImageError(UserError):
     """A picture that can't be used; the text is one line that names it and says why."""
 
 
+class TooManyPixelsError(ImageError):
+    """A picture whose header says that it is too large."""
+
+
 @dataclass(frozen=True)
 class ImageHeader:
     """A picture's header.
@@ -71,7 +75,8 @@ def parse_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> ImageH
     """Read the header of a whole file's bytes and hold its size against `max_pixels` (H * W).
 
     Raises:
-        ImageError: not one of `FORMATS`, a damaged header, or too many pixels. `name` stands in its text.
+        ImageError: not one of `FORMATS`, or a damaged header; `name` stands in its text.
+        TooManyPixelsError: more than `max_pixels`.
     """
     kind = sniff_format(data)
     if kind is None:
@@ -80,13 +85,13 @@ def parse_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> ImageH
     try:
         header = {"JPEG": _jpeg, "PNG": _png, "WebP": _webp}.get(kind, _by_pillow)(data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: too large to decode safely ({error}); make it smaller") from error
+        raise TooManyPixelsError(f"{name}: too large to decode safely ({error}); make it smaller") from error
     except Exception as error:  # a damaged header makes Pillow raise nearly anything
         raise ImageError(f"{name}: damaged {kind} header ({error}); replace or delete it") from error
     if header.width < 1 or header.height < 1:
         raise ImageError(f"{name}: the {kind} header says {header.width}x{header.height} pixels; replace or delete it")
     if header.width * header.height > max_pixels:
-        raise ImageError(
+        raise TooManyPixelsError(
             f"{name}: {header.width}x{header.height} pixels, more than the {max_pixels:,} allowed; make it smaller"
         )
     return header

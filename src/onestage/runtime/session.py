@@ -109,7 +109,10 @@ class OnnxSession(Session):
 
 
 def cores() -> int:
-    """That this process may use: in a container fewer than the machine has."""
+    """That this process may use: what OMP_NUM_THREADS says, else, in a container, fewer than the machine has."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

@@ -1,0 +1,38 @@
+"""What OpenVINO makes of the graphs: it reads the same operators in its own way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import onnxscript
+import openvino
+import pytest
+
+from onestage.data.augment import resize_image
+from onestage.data.loader import stack_images
+from onestage.export.input_graph import prepare
+from onestage.export.onnx import IR_VERSION, OPSET
+from onestage.input_size import KeepRatio, Resize, Stretch
+
+
+@pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])
+def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_path: Path) -> None:
+    graph = onnx_ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="g")
+    builder = onnxscript.GraphBuilder(graph)
+    images = builder.input("images", onnx_ir.DataType.UINT8, [None, None, None, 3])
+    builder.add_output(prepare(builder.op, images, resize).images, "input")
+    content = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
+    (tmp_path / "prepare.onnx").write_bytes(content)
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(openvino.convert_model(tmp_path / "prepare.onnx"), "CPU", hints)
+    random = np.random.default_rng(0)
+    for size_hw in ((96, 96), (50, 70), (150, 191), (480, 640), (40, 400)):
+        pictures = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
+        found = model({"images": pictures})[0]
+        resized = [resize_image(picture, resize.picture_hw(size_hw)) for picture in pictures]
+        expected = stack_images(resized, resize).transpose(0, 3, 1, 2)
+        difference = np.abs(found - expected)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.01  # float32, so more halves are rounded either way
