@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from onestage.jobs.import_checkpoint import import_checkpoint
     from onestage.jobs.info import info
     from onestage.jobs.predict import predict
+    from onestage.jobs.predict_collection import predict_collection
     from onestage.jobs.recipes import list_recipes
+    from onestage.jobs.serve import serve
     from onestage.jobs.train import train
     from onestage.structures import Categories, Detections
     from onestage.weights import import_weights
@@ -47,6 +49,8 @@ __all__ = [
     "list_recipes",
     "load",
     "predict",
+    "predict_collection",
+    "serve",
     "train",
 ]
 
@@ -65,6 +69,8 @@ _HOMES = {
     "list_recipes": "onestage.jobs.recipes",
     "load": "onestage.inference.predictor",
     "predict": "onestage.jobs.predict",
+    "predict_collection": "onestage.jobs.predict_collection",
+    "serve": "onestage.jobs.serve",
     "train": "onestage.jobs.train",
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 
 else:  # every other field of a recipe, as an option that is not given
     RecipeSettings = make_dataclass("RecipeSettings", [(name, _RECIPE_TYPES[name] | None, None) for name in _SETTINGS])
+
+
+_NOT_WITH_RAY = {"every": "--every", "start": "--from", "end": "--to", "track": "--track", "write": "--write"}
+_ONLY_WITH_RAY = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("address", "concurrency", "gpus_per_worker", "column", "source_column", "part_size")
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,9 @@ class Train(Common):
     """Use only some training pictures: a fraction below 1, or a count."""
     seed: int | None = None
     resume: bool = False
-    """Go on with the run in --out."""
+    """Go on with the run in --out, by its own recipe; --epochs, --steps or --minutes may change its length."""
+    save_minutes: float = 5.0
+    """Between two checkpoints; there is one at every evaluation besides."""
     skip_bad_data: bool = False
     """Leave out pictures and objects that are broken, and say how many, instead of stopping."""
     device: str | None = None
@@ -101,6 +111,7 @@ class Train(Common):
             resume=self.resume,
             skip_bad_data=self.skip_bad_data,
             device=self.device,
+            save_minutes=self.save_minutes,
             settings=vars(self.settings),
         )
 
@@ -159,8 +170,28 @@ class Predict(Common):
     """Results also as CSV, in COCO's result format, or as a VOC folder to correct in a labelling tool and train on."""
     batch_size: int = 8
     device: str | None = None
+    engine: Literal["local", "ray"] = "local"
+    """ray is for collections too large for one machine: pictures also from Parquet files and object storage (s3://,
+    gs://), results as Parquet, workers on all cores and GPUs; the same command again goes on where it stopped."""
+    address: str | None = None
+    """Of a Ray cluster, as auto. Default: this machine alone."""
+    concurrency: int | None = None
+    """Workers of Ray. Default: one a GPU, or where there is none one a core."""
+    gpus_per_worker: float | None = None
+    """Of Ray's workers, as 1 or 0.5. Default: 1 where there are GPUs."""
+    column: str = "bytes"
+    """Of Parquet files, the column with the pictures; a dot leads into a struct, as image.bytes."""
+    source_column: str | None = None
+    """Of Parquet files, the column with the pictures' names. Default: FILE#ROW."""
+    part_size: int | None = None
+    """Pictures in a Parquet file of results, which is also what a worker that died does again. Default: 64 to 2000."""
 
     def run(self) -> None:
+        if self.engine == "ray":
+            self._refuse(_NOT_WITH_RAY, "not with --engine ray, which takes pictures and writes Parquet; leave one out")
+            self._predict_collection()
+            return
+        self._refuse(_ONLY_WITH_RAY, "only with --engine ray; add that, or leave it out")
         onestage.predict(
             self.model,
             list(self.sources),
@@ -178,13 +209,37 @@ class Predict(Common):
             device=self.device,
         )
 
+    def _predict_collection(self) -> None:
+        onestage.predict_collection(
+            self.model,
+            self.sources,
+            out=self.out,
+            address=self.address,
+            concurrency=self.concurrency,
+            gpus_per_worker=self.gpus_per_worker,
+            column=self.column,
+            source_column=self.source_column,
+            part_size=self.part_size,
+            score_threshold=self.score_threshold,
+            nms=self.nms,
+            class_agnostic=self.class_agnostic,
+            max_detections=self.max_detections,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _refuse(self, options: Mapping[str, str], why: str) -> None:
+        for option in fields(self):
+            if option.name in options and getattr(self, option.name) != option.default:
+                raise UserError(f"{options[option.name]}: {why}")
+
 
 @dataclass(frozen=True)
 class Export(Common):
     """Write a model as one file from pictures of any size to final boxes, and check it against the model."""
 
     model: Positional[Path] = tyro.MISSING
-    format: Literal["onnx", "openvino"] = "onnx"
+    format: Literal["onnx", "openvino", "torch"] = "onnx"
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """Of an OpenVINO file."""
     calibration: str | None = None
@@ -211,6 +266,32 @@ class Export(Common):
             nms=self.nms,
             class_agnostic=self.class_agnostic,
             max_detections=self.max_detections,
+        )
+
+
+@dataclass(frozen=True)
+class Serve(Common):
+    """Answer HTTP requests with detections (POST /v1/detect), and show a page to try the model in the browser."""
+
+    model: Positional[Path] = tyro.MISSING
+    host: str = "127.0.0.1"
+    """The address to listen at. Any but this machine's own wants a token."""
+    port: int = 8000
+    """0 takes a free one."""
+    token: str | None = None
+    """That every client must send. Default: the environment variable ONESTAGE_TOKEN, else none."""
+    batch_size: int = 8
+    """Pictures of several requests that go through the network together, at most."""
+    device: str | None = None
+
+    def run(self) -> None:
+        onestage.serve(
+            self.model,
+            host=self.host,
+            port=self.port,
+            token=self.token,
+            batch_size=self.batch_size,
+            device=self.device,
         )
 
 
@@ -270,6 +351,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[Serve, subcommand("serve")]
     | Annotated[Import, subcommand("import")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Recipes, subcommand("recipes")]

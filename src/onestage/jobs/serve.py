@@ -1,0 +1,90 @@
+"""A model behind HTTP, until Ctrl-C."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from urllib.parse import quote
+
+from onestage.errors import UserError
+from onestage.inference.predictor import load
+from onestage.training.logging import Display
+
+SHORTEST_TOKEN = 8  # characters
+TOKEN_VARIABLE = "ONESTAGE_TOKEN"
+
+
+def serve(
+    model: str | os.PathLike[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    batch_size: int = 8,
+    device: str | None = None,
+    display: Display | None = None,
+) -> None:
+    """Answer requests with detections, and show a page to try it at `/`. Returns when it is stopped.
+
+    Args:
+        model: a run folder, a model file or an exported file.
+        host: the address to listen at. Any but this machine's own (loopback) wants a token.
+        port: 0 takes a free one.
+        token: that every client must send; None: that of the environment variable ONESTAGE_TOKEN, if any.
+        batch_size: pictures of several requests that go through the network together, at most.
+        device: None takes a GPU where there is one.
+        display: where to print.
+
+    Raises:
+        UserError: no model, a missing package, an address that can't be listened at, or no token where one is needed.
+    """
+    display = display or Display()
+    token = token or os.environ.get(TOKEN_VARIABLE)
+    _check_token(host, token)
+    try:
+        from onestage.serving.app import create_app
+        from onestage.serving.connections import run
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: pip install 'onestage[serve]'") from error
+    predictor = load(model, device=device)
+    app = create_app(predictor, token=token, batch_size=batch_size)
+    with _listening(host, port) as listening:
+        place = _address(host, listening.getsockname()[1])
+        what = f"{predictor.detector_name}, {len(predictor.categories)} classes"
+        token_part = f"#token={quote(token, safe='')}" if token else ""
+        display.say(f"{what}: {place}/{token_part}  (Ctrl-C stops)")
+        run(app, listening)
+    display.say("stopped")
+
+
+def _check_token(host: str, token: str | None) -> None:
+    if token is None and not _is_loopback(host):
+        raise UserError(
+            f"--host {host}: others can reach this address, so say a secret that they must know: --token SECRET, or "
+            f"the environment variable {TOKEN_VARIABLE}"
+        )
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+        raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise UserError(f"--host {host} --port {port}: can't be listened at ({reason}); give another") from error
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

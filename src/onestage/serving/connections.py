@@ -1,0 +1,111 @@
+"""The HTTP server under the application: uvicorn, with an end to patience.
+
+uvicorn waits without limit for the head of a request, of any length, so that clients that send a byte a second could
+hold connections for ever. Here a request must be whole in time, and its head short, or its connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from onestage.serving.limits import Limits
+
+KEEP_ALIVE_SECONDS = 20  # that a connection may stay idle between two requests
+SHUTDOWN_SECONDS = 10  # for the requests that are being answered when the server is stopped
+MOST_HEAD_BYTES = 1 << 19  # of a request's line and headers, with what came in one piece before them
+MOST_OPEN_FILES = 65_536
+
+
+def run(app: FastAPI, listening: socket.socket) -> None:
+    """Answer requests at an opened socket until Ctrl-C or SIGTERM; what was begun is answered first."""
+    _allow_many_connections()
+    with contextlib.suppress(KeyboardInterrupt):
+        http_server(app).run(sockets=[listening])
+
+
+def http_server(app: FastAPI) -> uvicorn.Server:
+    """Its `run(sockets=[...])` answers requests until its `should_exit` is set or a signal comes."""
+    config = uvicorn.Config(
+        app,
+        http=ImpatientProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+class ImpatientProtocol(HttpToolsProtocol):
+    """Closes a connection whose request is not whole in time, or whose head has no end.
+
+    The application allows a body `Limits.body_seconds` and answers 408; this is for heads, and for what is still sent
+    after an answer.
+    """
+
+    seconds = 1.5 * Limits().body_seconds
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_head, self._head_bytes = True, 0
+        self._wait_for_a_request()
+
+    def data_received(self, data: bytes) -> None:
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait_for_a_request()
+        super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+        if self._head_bytes > MOST_HEAD_BYTES:
+            self._give_up()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_a_request(self) -> None:
+        self._timer = self.loop.call_later(self.seconds, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def _allow_many_connections() -> None:
+    """Each connection is an open file, of which a process may have few at first."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MOST_OPEN_FILES)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

@@ -1,0 +1,81 @@
+"""`onestage serve` as people start and stop it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from served import ask
+
+import onestage
+from onestage import cli
+from onestage.data.generated import KINDS
+from onestage.detectors import build
+from onestage.errors import UserError
+from onestage.structures import Categories
+from onestage.training.checkpoint import save_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    detector = build("ssd300-test_efficientnet", len(KINDS))
+    save_model(path, detector, detector.state_dict(), Categories.from_names(tuple(KINDS)))
+    return path
+
+
+def test_it_says_where_it_is_answers_and_ends_with_ctrl_c(model: Path) -> None:
+    command = [sys.executable, "-m", "onestage", "serve", str(model), "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ONESTAGE_TOKEN": "correct/horse"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        line = process.stdout.readline()
+        told = re.search(
+            r"ssd300-test_efficientnet, 6 classes: http://127\.0\.0\.1:(\d+)/#token=correct%2Fhorse ", line
+        )
+        assert told is not None, line
+        answer = ask(int(told[1]), "/v1/model", headers={"Authorization": "Bearer correct/horse"})
+        assert answer.json["names"] == list(KINDS)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        assert process.stdout.read() == "stopped\n"
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_an_address_that_others_reach_wants_a_token(model: Path, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONESTAGE_TOKEN", raising=False)
+    with pytest.raises(UserError, match="so say a secret that they must know: --token SECRET"):
+        onestage.serve(model, host=host)
+
+
+@pytest.mark.parametrize("token", ["short", "", "tränenreich", "with\nline break"])
+def test_a_token_that_can_be_guessed_or_not_be_sent_is_refused(model: Path, token: str) -> None:
+    with pytest.raises(UserError, match="token"):
+        onestage.serve(model, host="0.0.0.0", token=token)
+
+
+def test_a_port_that_is_taken_is_one_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as status:
+        cli.main(["serve", str(model), "--port", str(taken.getsockname()[1])])
+    assert status.value.code == 1
+    assert re.fullmatch(
+        r"onestage: --host 127\.0\.0\.1 --port \d+: can't be listened at \(Address already in use\); give another\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_a_missing_package_names_the_extra(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("onestage.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(UserError, match=r"fastapi is missing: pip install 'onestage\[serve\]'"):
+        onestage.serve(model)
