@@ -44,10 +44,11 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_folder_holds_what_the_design_promises(trained: Path) -> None:
-    names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
-    assert names == {
+    files = [path for path in trained.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert {path.relative_to(trained).as_posix() for path in files} == {
         "model.safetensors",
         "checkpoint/training.safetensors",
+        "checkpoint/previous.safetensors",
         "recipe.json",
         "log.csv",
         "metrics.json",

@@ -54,7 +54,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("onestage.training.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"x\.safetensors: can't be written \(No space left on device\); [\d,]+ bytes"):
         write_tensors(path, TENSORS, {"step": 8})
     assert read_tensors(path)[1]["step"] == 7
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]

@@ -1,8 +1,8 @@
 """The self-describing model file, the training checkpoint, and the folder of a run.
 
 Both files are safetensors: tensors plus a JSON header, so that loading one can't run code. The header holds a SHA-256
-of the tensors, because safetensors alone doesn't notice a flipped bit. A file is written under a temporary name,
-flushed to the disk and renamed, so a reader sees the old one or the new one and nothing between.
+of itself and the tensors, because safetensors alone doesn't notice a flipped bit. A file is written under a temporary
+name, flushed to the disk and renamed, so a reader sees the old one or the new one and nothing between.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,8 +24,9 @@ from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.weights import read_safetensors
+from onestage.whole_file import flush_folder
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         return self.root / "checkpoint" / "training.safetensors"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before, in case the newest is damaged."""
+        return self.root / "checkpoint" / "previous.safetensors"
 
     @property
     def recipe(self) -> Path:
@@ -80,7 +87,6 @@ def save_model(
         about: more JSON-able facts for the header (recipe, metrics).
     """
     header = {
-        "format": FORMAT,
         "config": config_of(detector),
         "categories": {"names": categories.names, "source_ids": categories.source_ids},
         **about,
@@ -121,20 +127,41 @@ def _check_shapes(path: Path, tensors: Mapping[str, Tensor], config: dict[str, A
             )
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header so that a crash leaves the old file or the new one."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], *, keep_as: Path | None = None
+) -> None:
+    """Write tensors and a JSON header so that a crash leaves the old file or the new one.
+
+    Args:
+        keep_as: what was at `path` is found there afterwards, instead of being replaced.
+
+    Raises:
+        UserError: the disk is full, or can't be written; `path` is as it was.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {**header, "sha256": _digest(plain)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    as_read = json.loads(json.dumps({**header, "format": FORMAT}))
+    as_read["sha256"] = _digest(plain, as_read)
+    text = json.dumps(as_read)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(plain, temporary, metadata={"onestage": json.dumps(header)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(plain, temporary, metadata={"onestage": text})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            if keep_as is not None and path.exists():
+                path.replace(keep_as)
+            temporary.replace(path)
+            flush_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        needed = sum(tensor.nbytes for tensor in plain.values()) + len(text)
+        raise UserError(f"{path}: can't be written ({_reason(error)}); {needed:,} bytes are needed there") from error
+
+
+def _reason(error: OSError | SafetensorError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -146,27 +173,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = read_safetensors(path)
     try:
         header = json.loads(metadata["onestage"])
-    except (KeyError, json.JSONDecodeError) as error:
+        if not isinstance(header, dict):
+            raise KeyError("onestage")
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a onestage file; `onestage import` reads other projects' weights") from error
-    if header.get("format", FORMAT) != FORMAT:
-        raise UserError(f"{path}: file format {header['format']}; this onestage reads {FORMAT}; upgrade it")
-    if header.get("sha256") != _digest(tensors):
-        raise UserError(f"{path}: damaged, its tensors do not have the SHA-256 of its header; use another copy")
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path}: file format {header.get('format')}; this onestage reads {FORMAT}")
+    if header.get("sha256") != _digest(tensors, header):
+        raise UserError(f"{path}: damaged, it does not have the SHA-256 that it names; use another copy")
     return tensors, header
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """Of the header but for this digest, and of the tensors."""
+    without = {key: value for key, value in header.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(without, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

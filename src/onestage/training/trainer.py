@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.evaluation import Measurement, measure
 from onestage.structures import Batch, Detections, DetectionTable
-from onestage.training.checkpoint import RunFolder, read_tensors, save_model, write_tensors
+from onestage.training.checkpoint import RunFolder, save_model
 from onestage.training.logging import Display, LogFile, LogRow
 from onestage.training.optimizer import (
     AveragedWeights,
@@ -39,11 +39,11 @@ from onestage.training.optimizer import (
 )
 from onestage.training.precision import Compute, keep_freed_memory
 from onestage.training.recipe import Recipe
+from onestage.training.saved_state import check_identity, identity, load_state, save_state
 from onestage.training.schedule import learning_rate_factor
 from onestage.training.validation import detect_all, on_cpu
 
 LOG_EVERY_STEPS = 10
-SAVE_EVERY_SECONDS = 300.0
 EVALUATION_SHARE = 0.2  # a run of so many minutes evaluates as often as fits into so much of the time that it trained
 
 
@@ -82,8 +82,11 @@ class Trainer:
         compute: Compute,
         display: Display,
         workers: int,
+        save_minutes: float = 5.0,
     ) -> None:
-        self.detector, self.recipe = detector, recipe
+        """`save_minutes`: a checkpoint is written at every evaluation, and after so many minutes since the last."""
+        self.detector, self.recipe, self.save_minutes = detector, recipe, save_minutes
+        self.stopped: Sequence[int] = ()  # true once a signal came
         self.train_table, self.test_table = train, test
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
         keep_freed_memory()
@@ -107,30 +110,30 @@ class Trainer:
         log = LogFile(self.folder.log, resume_at_step=self.position.step)
         interval = Interval(self.position.seconds)
         saved_at = time.monotonic()
-        with self.display, stop_signals() as stopped:
+        with self.display, stop_signals() as stopped, closing(self.batches()) as batches:
+            self.stopped = stopped
             train_mode(self.detector)
-            batches = self.batches()
-            while self.progress < 1 and not stopped:
-                started = time.monotonic()
-                batch = next(batches)
-                interval.add(self.step(batch), len(batch.images))
-                self.position.seconds += time.monotonic() - started
-                evaluation_due = self.evaluation_due
-                map_area = self.evaluate_and_keep() if evaluation_due else None
-                if evaluation_due or self.position.step % LOG_EVERY_STEPS == 0:
+            while not stopped and (self.evaluation_due or self.progress < 1):
+                if not self.evaluation_due:  # else it was cut off when the run was stopped
+                    started = time.monotonic()
+                    batch = next(batches)
+                    interval.add(self.step(batch), len(batch.images))
+                    self.position.seconds += time.monotonic() - started
+                evaluated = self.evaluation_due
+                map_area = self.evaluate_and_keep() if evaluated else None
+                if interval.steps and (evaluated or self.position.step % LOG_EVERY_STEPS == 0):
                     row = interval.row(self.position, self.epoch, self.learning_rate, map_area)
                     log.write(row)
                     self.display.training(row, self.progress, self.epoch / max(self.progress, 1e-9))
                     interval = Interval(self.position.seconds)
-                if evaluation_due or time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+                if evaluated or stopped or time.monotonic() - saved_at > 60 * self.save_minutes:
                     self.save()
                     saved_at = time.monotonic()
         log.close()
         if stopped:
-            self.save()
             raise KeyboardInterrupt
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch, None, None]:
         """Batches from where the run stands, without end."""
         return training_loader(
             self.train_table,
@@ -208,24 +211,24 @@ class Trainer:
         has_time = self.recipe.minutes is None or seconds_after <= EVALUATION_SHARE * position.seconds
         return has_time or progress >= 1
 
-    def evaluate_and_keep(self) -> float:
-        """Evaluate the weights that would be kept now, and keep them if they are the best. Returns VOC's area AP."""
-        self.position.evaluations = int(self.progress * self.recipe.evaluations)
+    def evaluate_and_keep(self) -> float | None:
+        """Evaluate the weights that would be kept now, and keep them if they are the best.
+
+        Returns VOC's area AP; None where a signal cut it off: the resumed run then evaluates first.
+        """
         started = time.monotonic()
         with self.weights_to_keep():
-            evaluated = self.evaluate()
+            try:
+                evaluated = self.evaluate()
+            except StoppedError:
+                return None
             map_area = evaluated.measurement.metrics["voc"]["map_area"] or 0.0
             coco_ap = evaluated.measurement.coco["AP"]
             if map_area > self.position.best_map_area:
                 self.position.best_map_area = map_area
-                tensors = self.detector.state_dict()
-                facts: dict[str, Any] = {
-                    "recipe": self.recipe.as_dict(),
-                    "map_area": map_area,
-                    "step": self.position.step,
-                }
-                save_model(self.folder.model, self.detector, tensors, self.train_table.categories, **facts)
+                self.keep(map_area)
         seconds = time.monotonic() - started
+        self.position.evaluations = int(self.progress * self.recipe.evaluations)
         self.position.evaluation_seconds += seconds
         self.position.longest_evaluation_seconds = max(seconds, self.position.longest_evaluation_seconds)
         self.display.say(
@@ -234,11 +237,26 @@ class Trainer:
         )
         return map_area
 
+    def keep(self, map_area: float) -> None:
+        """Write the model file with the weights that the detector has."""
+        facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": self.position.step}
+        save_model(self.folder.model, self.detector, self.detector.state_dict(), self.train_table.categories, **facts)
+
     def evaluate(self) -> Evaluated:
-        """Detect in the test pictures with the detector's present weights, and measure."""
+        """Detect in the test pictures with the detector's present weights, and measure.
+
+        Raises:
+            StoppedError: a signal came.
+        """
         with self.display.stage("evaluating", len(self.test_table)) as stage:
+
+            def advance(pictures: int) -> None:
+                stage.advance(pictures)
+                if self.stopped:
+                    raise StoppedError
+
             found = on_cpu(
-                detect_all(self.detector, self.test_table, self.compute, workers=self.workers, advance=stage.advance)
+                detect_all(self.detector, self.test_table, self.compute, workers=self.workers, advance=advance)
             )
         truth, table = self.test_table.ground_truth(), DetectionTable.from_detections(found)
         return Evaluated(found, measure(truth, table, self.test_table.categories))
@@ -258,32 +276,36 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint that `resume` reads."""
-        tensors = {f"model/{name}": tensor for name, tensor in self.detector.state_dict().items()}
-        if self.average is not None:
-            tensors |= {f"average/{name}": tensor for name, tensor in self.average.tensors.items()}
-        tensors |= {f"optimizer/{k}": t for k, t in optimizer_tensors(self.optimizer, self.detector).items()}
-        write_tensors(self.folder.checkpoint, tensors, {"position": vars(self.position)})
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.detector.state_dict(),
+            "average": self.average.tensors if self.average is not None else {},
+            "optimizer": optimizer_tensors(self.optimizer, self.detector),
+        }
+        header = {"position": vars(self.position), **identity(self.recipe, self.train_table)}
+        save_state(self.folder, parts, header)
 
     def resume(self) -> None:
-        """Go on from the folder's checkpoint.
+        """Go on from the folder's newest checkpoint that can be read.
 
         Raises:
-            UserError: none there, or it is of another network.
+            UserError: none there, or it is of another recipe, of other classes or other data.
         """
-        tensors, header = read_tensors(self.folder.checkpoint)
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-        for key, tensor in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = tensor
-        try:
-            self.detector.load_state_dict(parts["model"])
-        except RuntimeError as error:
-            raise UserError(f"{self.folder.checkpoint}: of another network than {self.recipe.detector}") from error
+        saved = load_state(self.folder)
+        if saved.warning is not None:
+            self.display.say(f"warning: {saved.warning}")
+        check_identity(self.folder, saved.header, identity(self.recipe, self.train_table))
+        self.detector.load_state_dict(saved.parts["model"])
         if self.average is not None:
-            for name, tensor in parts["average"].items():
+            for name, tensor in saved.parts["average"].items():
                 self.average.tensors[name].copy_(tensor)
-        load_optimizer_tensors(self.optimizer, self.detector, parts["optimizer"])
-        self.position = Position(**header["position"])
+        load_optimizer_tensors(self.optimizer, self.detector, saved.parts["optimizer"])
+        self.position = Position(**saved.header["position"])
+        due = int(self.progress * self.recipe.evaluations)
+        self.position.evaluations = min(self.position.evaluations, due)  # fewer are done where the run is now longer
+
+
+class StoppedError(Exception):
+    """A signal came in mid-evaluation."""
 
 
 @dataclass(frozen=True)

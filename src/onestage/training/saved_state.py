@@ -1,0 +1,96 @@
+"""The state that a run goes on from: the newest checkpoint, and the one before it in case the newest is damaged.
+
+A checkpoint says which run it is of, so that a run is not gone on with by mistake on other data or another recipe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from onestage.data.table import Table
+from onestage.errors import UserError
+from onestage.training.checkpoint import RunFolder, read_tensors, write_tensors
+from onestage.training.recipe import Recipe
+
+MAY_CHANGE = ("epochs", "steps", "minutes", "workers")  # fields of a recipe, from one start of a run to the next
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A checkpoint that was read.
+
+    Attributes:
+        parts: tensors by part ("model", "average", "optimizer") and name.
+        header: "position", and what `identity` says.
+        warning: what was wrong with a newer one that could not be used; None where nothing was.
+    """
+
+    parts: dict[str, dict[str, Tensor]]
+    header: dict[str, Any]
+    warning: str | None
+
+
+def identity(recipe: Recipe, table: Table) -> dict[str, Any]:
+    """What makes a run that run, JSON-able: its recipe, its classes, its training data."""
+    data = {"pictures": len(table), "objects": len(table.labels), "sha256": table.digest()}
+    return {"recipe": recipe.as_dict(), "categories": list(table.categories.names), "data": data}
+
+
+def save_state(folder: RunFolder, parts: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any]) -> None:
+    """Write a checkpoint. The one before is kept too, and at every moment one of them can be read.
+
+    Raises:
+        UserError: the disk is full, or can't be written.
+    """
+    tensors = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+    write_tensors(folder.checkpoint, tensors, header, keep_as=folder.previous_checkpoint)
+
+
+def load_state(folder: RunFolder) -> SavedState:
+    """The newest checkpoint that can be read.
+
+    Raises:
+        UserError: there is none.
+    """
+    refusals: list[str] = []
+    for file in (folder.checkpoint, folder.previous_checkpoint):
+        try:
+            tensors, header = read_tensors(file)
+        except UserError as error:
+            refusals.append(str(error))
+            continue
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+        for key, tensor in tensors.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = tensor
+        warning = f"{refusals[0]}; going on from the one before, {file.name}" if refusals else None
+        return SavedState(parts, header, warning)
+    raise UserError(f"{folder.root}: no checkpoint can be read ({'; '.join(refusals)}); start another run")
+
+
+def check_identity(folder: RunFolder, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run under other conditions.
+
+    Raises:
+        UserError: the first thing that differs, with both values.
+    """
+    differs = f"{folder.root}: this run can't go on so:"
+    if saved["categories"] != now["categories"]:
+        names, names_now = (", ".join(one["categories"]) for one in (saved, now))
+        raise UserError(f"{differs} its classes are {names}, now {names_now}")
+    if saved["data"] != now["data"]:
+        size, size_now = (_size(one["data"]) for one in (saved, now))
+        raise UserError(f"{differs} its training data has changed ({size}, now {size_now}); start another run")
+    as_json = json.loads(json.dumps(now["recipe"]))
+    for name, value in saved["recipe"].items():
+        if name not in MAY_CHANGE and as_json.get(name) != value:
+            raise UserError(f"{differs} its {name} is {value}, now {as_json.get(name)}; leave it, or start another run")
+
+
+def _size(data: Mapping[str, Any]) -> str:
+    return f"{data['pictures']:,} pictures, {data['objects']:,} objects"

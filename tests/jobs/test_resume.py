@@ -1,0 +1,153 @@
+"""`--resume`: the case kill-step, what is refused, and signals in mid-evaluation."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lives import outcome
+
+import onestage
+from onestage.data.generated import write_generated_voc
+from onestage.errors import UserError
+from onestage.jobs.train import train
+from onestage.training import trainer
+from onestage.training.checkpoint import read_tensors
+
+LIVES = 20
+STEPS = 24
+SETTINGS = {"batch_size": 2, "evaluations": 2, "ema_decay": 0.9, "image_size": 96, "workers": 0}
+RUN: dict[str, Any] = {
+    "detector": "retinanet-test_efficientnet",
+    "steps": STEPS,
+    "backbone_weights": "none",
+    "save_minutes": 0.0,  # after every step
+    "settings": SETTINGS,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drawn") / "data"
+    write_generated_voc(root, seed=1, train=6, test=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert outcome(life, data, out) == 0
+    return out
+
+
+def life(data: Path, out: Path) -> None:
+    """Start the run, or go on with it, as its user would."""
+    torch.set_num_threads(1)
+    train(data, out=out, resume=(out / "recipe.json").exists(), **RUN)
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two runs ended with the same weights, averages and optimizer, and kept the same model, bit by bit."""
+    tensors, others = (read_tensors(run / "checkpoint/training.safetensors")[0] for run in (one, other))
+    equal = tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
+    return equal and (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def test_kill_step_a_run_killed_twenty_times_ends_as_the_one_that_was_not(
+    data: Path, straight: Path, tmp_path: Path
+) -> None:
+    moments = random.Random(0)
+    died = 0
+    for _ in range(LIVES):
+        code = outcome(life, data, tmp_path / "run", moment=moments.randint(1, 24))
+        assert code in (-9, 0)
+        died += code == -9
+    assert died == LIVES
+    assert outcome(life, data, tmp_path / "run") == 0
+    assert read_tensors(tmp_path / "run/checkpoint/training.safetensors")[1]["position"]["step"] == STEPS
+    assert same(straight, tmp_path / "run")
+
+
+def test_a_signal_in_mid_evaluation_ends_it_at_once_and_the_resumed_run_evaluates_first(
+    data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect_all, begun = trainer.detect_all, []
+
+    def interrupted(*arguments: Any, advance: Callable[[int], None], **more: Any) -> Any:
+        def then_a_signal(pictures: int) -> None:
+            begun.append(pictures)
+            signal.raise_signal(signal.SIGTERM)
+            advance(pictures)
+            raise AssertionError("the evaluation went on")
+
+        return detect_all(*arguments, advance=then_a_signal, **more)
+
+    monkeypatch.setattr(trainer, "detect_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        life(data, tmp_path / "run")
+    assert len(begun) == 1
+    assert not (tmp_path / "run/model.safetensors").exists()
+    monkeypatch.undo()
+    life(data, tmp_path / "run")
+    assert same(straight, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"settings": {**SETTINGS, "learning_rate": 0.5}}, r"its learning_rate is [\d.e-]+, now 0\.5"),
+        ({"seed": 7}, "its seed is 0, now 7"),
+        ({"detector": "retinanet-resnet18"}, "its detector is retinanet-test_efficientnet, now retinanet-resnet18"),
+        ({"subset": 4}, r"its training data has changed \(6 pictures, \d+ objects, now 4 pictures, \d+ objects\)"),
+    ],
+)
+def test_a_run_does_not_go_on_under_other_conditions(
+    data: Path, straight: Path, changed: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        onestage.train(data, out=straight, resume=True, **{**RUN, **changed})
+
+
+def test_a_box_that_was_moved_is_other_data_and_a_class_less_is_another_detector(
+    straight: Path, tmp_path: Path
+) -> None:
+    write_generated_voc(tmp_path / "moved", seed=1, train=6, test=2)
+    names = (tmp_path / "moved/ImageSets/Main/trainval.txt").read_text().split()
+    annotation = tmp_path / "moved/Annotations" / f"{names[0]}.xml"
+    text = annotation.read_text()
+    x = text.split("<xmin>")[1].split("</xmin>")[0]
+    annotation.write_text(text.replace(f"<xmin>{x}</xmin>", f"<xmin>{float(x) + 1:g}</xmin>", 1))
+    with pytest.raises(UserError, match="its training data has changed"):
+        onestage.train(tmp_path / "moved", out=straight, resume=True, **RUN)
+
+    write_generated_voc(tmp_path / "renamed", seed=1, train=6, test=2)
+    for path in (*(tmp_path / "renamed/Annotations").iterdir(), tmp_path / "renamed/classes.txt"):
+        path.write_text(path.read_text().replace("ball", "bowl"))
+    with pytest.raises(UserError, match=r"its classes are ball, .*, now bowl, "):
+        onestage.train(tmp_path / "renamed", out=straight, resume=True, **RUN)
+
+
+def test_a_run_may_be_made_longer_and_needs_none_of_its_settings_said_again(data: Path, tmp_path: Path) -> None:
+    onestage.train(data, out=tmp_path / "run", **{**RUN, "steps": 4})
+    onestage.train(data, out=tmp_path / "run", resume=True, steps=6)
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["steps"] == 6
+    tensors, header = read_tensors(tmp_path / "run/checkpoint/training.safetensors")
+    assert header["position"]["step"] == 6
+    assert header["recipe"]["image_size"] == 96
+    assert any(name.startswith("average/") for name in tensors)
+
+
+def test_a_folder_without_a_run_or_with_a_damaged_recipe_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no run to resume \(no recipe\.json\)"):
+        onestage.train(data, out=tmp_path / "none", resume=True)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/recipe.json").write_text('{"detector": "ssd3')
+    with pytest.raises(UserError, match=r"recipe\.json: damaged"):
+        onestage.train(data, out=tmp_path / "torn", resume=True)
