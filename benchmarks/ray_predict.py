@@ -1,0 +1,102 @@
+"""Pictures a second of the plain predictor and of --engine ray on this machine, in turn, on the same pictures.
+
+    python benchmarks/ray_predict.py MODEL PICTURES
+    python benchmarks/ray_predict.py MODEL PICTURES --concurrency 1 2 --rounds 5
+
+Both have all cores; so many workers share them. The rate of Ray is that from the first part's end to the last one's.
+How long it takes to get there from the start of Ray, less what a first part takes at that rate, is said beside it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import onestage
+from onestage.inference.collection import Columns, find_pieces, parts_of
+from onestage.inference.collection_results import ResultFolder
+from onestage.inference.pictures import PicturePredictor
+from onestage.inference.ray_cluster import choose_workers, joined_cluster, machines_of_cluster
+from onestage.inference.ray_engine import Work, predict_parts
+from onestage.inference.storage import Storage
+from onestage.postprocess import Selection
+from onestage.training.checkpoint import RunFolder
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compared."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    pictures: Annotated[str, tyro.conf.Positional]
+    concurrency: tuple[int, ...] = (2,)  # workers; each number is measured
+    rounds: int = 3
+    batch_size: int = 8
+    part_size: int = 64
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of Ray."""
+
+    rate: float  # pictures a second
+    start_s: float  # before it works at that rate
+    pictures: int
+
+
+def plain_rate(predictor: PicturePredictor, files: Sequence[str], batch_size: int) -> float:
+    """Of `predict_files`, from the first batch's end on."""
+    began = 0.0
+    for number, _ in enumerate(predictor.predict_files(files, batch_size), start=1):
+        if number == batch_size:
+            began = time.perf_counter()
+    return (len(files) - batch_size) / (time.perf_counter() - began)
+
+
+def ray_run(options: Options, model: Path, selection: Selection, concurrency: int, out: Path) -> Run:
+    """What `onestage predict --engine ray` does, with a clock."""
+    folder, words = ResultFolder.at(str(out)), [options.pictures]
+    settings = folder.begin({}, model, find_pieces(words, Columns()), options.part_size)
+    parts = parts_of(folder.open_plan(), options.part_size)
+    work = Work(folder, settings, Storage(), Columns(), selection, options.batch_size)
+    began = time.perf_counter()
+    ends: list[tuple[float, int]] = []
+    with joined_cluster(None):
+        workers = choose_workers(machines_of_cluster(), concurrency)
+        for done in predict_parts(parts, work, workers):
+            ends.append((time.perf_counter() - began, done.pictures))
+    counted = sum(pictures for _, pictures in ends[1:])
+    rate = counted / (ends[-1][0] - ends[0][0])
+    return Run(rate, ends[0][0] - concurrency * ends[0][1] / rate, counted + ends[0][1])
+
+
+def main(options: Options) -> None:
+    model = RunFolder(options.model).model if options.model.is_dir() else options.model
+    predictor = onestage.load(model)
+    files = [piece.source for piece in find_pieces([options.pictures], Columns())]
+    plain: list[float] = []
+    runs: dict[int, list[Run]] = {concurrency: [] for concurrency in options.concurrency}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.rounds):
+            plain.append(plain_rate(predictor, files, options.batch_size))
+            print(f"plain predictor: {plain[-1]:.2f} pictures/s", flush=True)
+            for concurrency, of_it in runs.items():
+                out = Path(folder, f"{number}-{concurrency}")
+                of_it.append(ray_run(options, model, predictor.selection, concurrency, out))
+                print(f"ray, {concurrency} workers: {of_it[-1]}", flush=True)
+    middle = statistics.median(plain)
+    print(f"\n{len(files)} pictures, medians of {options.rounds} rounds: plain {middle:.2f} pictures/s")
+    for concurrency, of_it in runs.items():
+        rate, start = (statistics.median(getattr(run, name) for run in of_it) for name in ("rate", "start_s"))
+        print(f"ray, {concurrency} workers: {rate:.2f} pictures/s, {rate / middle:.3f} of it; {start:.1f} s to start")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

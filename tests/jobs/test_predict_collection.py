@@ -1,0 +1,250 @@
+"""`onestage predict --engine ray` on a Ray of this machine: what is found, and what is left when something dies."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from folders import write_picture
+from object_store import object_store
+from rich.console import Console
+from small_model import write_small_model
+
+import onestage
+from onestage import cli
+from onestage.errors import UserError
+from onestage.inference.ray_cluster import joined_cluster
+from onestage.training.logging import Display
+
+PICTURES = 60
+THRESHOLD = 0.3
+
+
+@pytest.fixture(scope="module")
+def ray_of_this_machine() -> Iterator[None]:
+    """One Ray for the tests of the module; the workers that a test starts in it end with the test."""
+    with joined_cluster(None):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(PICTURES):
+        write_picture(folder / f"{number % 3}" / f"{number:02}.jpg", (60 + number, 80), seed=number)
+    return folder
+
+
+@pytest.fixture
+def quiet() -> Display:
+    return Display(Console(file=io.StringIO(), soft_wrap=True))
+
+
+def said(display: Display) -> str:
+    assert isinstance(display.console.file, io.StringIO)
+    return display.console.file.getvalue()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*.jpg"))
+
+
+def sources_of(out: Path) -> list[str]:
+    return sorted(pq.read_table(out, columns=["source"])["source"].to_pylist())
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return value
+
+
+def workers_below(process: psutil.Process) -> list[psutil.Process]:
+    """The processes of Ray's actors that predict."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            if "".join(child.cmdline()).startswith("ray::MapWorker"):
+                found.append(child)
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return found
+
+
+@pytest.mark.usefixtures("ray_of_this_machine")
+def test_the_rows_are_what_the_plain_predictor_finds(
+    model: Path, pictures: Path, tmp_path: Path, quiet: Display
+) -> None:
+    """Pictures on a disk, in a Parquet file and in object storage; one is broken; the results go to the storage."""
+    names = names_in(pictures)[:9]
+    contents = [Path(name).read_bytes() for name in names]
+    (tmp_path / "broken.jpg").write_text("<html>")
+    (tmp_path / "list.txt").write_text("\n".join([*names[:3], f"{tmp_path}/broken.jpg"]))
+    rows = [{"bytes": content, "path": f"row {number}"} for number, content in enumerate(contents[3:6])]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "a.parquet")
+    with object_store() as store:
+        store.objects |= {f"street/in/{number}.jpg": content for number, content in enumerate(contents[6:])}
+        done = onestage.predict_collection(
+            model,
+            [f"@{tmp_path}/list.txt", str(tmp_path / "a.parquet"), store.uri("street/in")],
+            out=store.uri("street/found"),
+            column="image.bytes",
+            source_column="image.path",
+            score_threshold=THRESHOLD,
+            concurrency=1,
+            display=quiet,
+        )
+        file = store.objects["street/found/part-00000000.parquet"]
+    assert (done.folder, done.pictures, done.done_before, done.unreadable) == ("s3://street/found", 10, 0, 1)
+    assert "10 pictures (1 unreadable)" in said(quiet)
+    found = {row["source"]: row for row in pq.read_table(io.BytesIO(file)).to_pylist()}
+    sources = [*names[:3], "row 0", "row 1", "row 2", *(f"s3://street/in/{number}.jpg" for number in range(3))]
+    assert set(found) == {*sources, f"{tmp_path}/broken.jpg"}
+    assert found[f"{tmp_path}/broken.jpg"]["error"].startswith(f"{tmp_path}/broken.jpg: not a JPEG, PNG")
+    predictor = onestage.load(model, device="cpu")
+    predictor.selection = replace(predictor.selection, score_threshold=THRESHOLD)
+    expected = predictor(names)
+    assert sum(map(len, expected)) == done.detections > 50
+    for source, one in zip(sources, expected, strict=True):
+        rows = found[source]["detections"]
+        assert [row["name"] for row in rows] == [one.name_of(label) for label in one.labels.tolist()]
+        np.testing.assert_allclose([row["score"] for row in rows], one.scores, atol=1e-5)
+        np.testing.assert_allclose([row["box_xyxy"] for row in rows], one.boxes_xyxy, atol=1e-3)
+
+
+@pytest.mark.usefixtures("ray_of_this_machine")
+def test_a_killed_worker_loses_and_doubles_no_row(model: Path, pictures: Path, tmp_path: Path, quiet: Display) -> None:
+    killed: list[psutil.Process] = []
+
+    def kill_one() -> None:
+        wait_for(lambda: list(tmp_path.glob("part-*.parquet")))
+        begun = wait_for(lambda: list(tmp_path.glob("_collection/tries-*")))
+        killed.append(workers_below(psutil.Process())[0])
+        assert begun
+        killed[0].kill()
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    onestage.predict_collection(
+        model, [str(pictures)], out=tmp_path, part_size=4, concurrency=2, batch_size=2, display=quiet
+    )
+    thread.join()
+    assert len(killed) == 1
+    assert not killed[0].is_running()
+    assert sources_of(tmp_path) == names_in(pictures)
+    assert len(list(tmp_path.glob("part-*.parquet"))) == PICTURES // 4
+    assert list(tmp_path.glob("_collection/tries-*")) == []
+
+
+@pytest.mark.usefixtures("ray_of_this_machine")
+def test_a_part_that_goes_on_killing_its_workers_ends_the_run_with_one_line(
+    model: Path, pictures: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onestage.inference.collection_results.ResultFolder.forget_tries", lambda folder: None)
+    (tmp_path / "_collection").mkdir()
+    (tmp_path / "_collection/tries-00000000").write_text("5")  # as five workers leave it
+    with pytest.raises(
+        UserError, match=r"5 workers died of part 0 \(.+/00\.jpg to .+\.jpg\): too little memory"
+    ) as told:
+        onestage.predict_collection(model, [str(pictures)], out=tmp_path, concurrency=1, display=quiet)
+    assert "\n" not in str(told.value)
+    assert str(told.value).endswith("what is done is kept, and the same command goes on with the rest")
+
+
+@pytest.mark.usefixtures("ray_of_this_machine")
+def test_a_run_whose_own_process_was_killed_goes_on_where_it_was(
+    model: Path, pictures: Path, tmp_path: Path, quiet: Display
+) -> None:
+    options = ["--engine", "ray", "--part-size", "4", "--batch-size", "2", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "onestage", "predict", str(model), str(pictures), *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        wait_for(lambda: list(tmp_path.glob("part-*.parquet")))
+        workers = workers_below(psutil.Process(run.pid))
+        others = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(signal.SIGKILL)
+    assert workers
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    for process in others:  # two helpers of Ray would stay for a minute
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    before = len(list(tmp_path.glob("part-*.parquet")))
+    assert before < PICTURES // 4
+    done = onestage.predict_collection(model, [str(pictures)], out=tmp_path, batch_size=2, concurrency=1, display=quiet)
+    assert sources_of(tmp_path) == names_in(pictures)
+    assert done.done_before == 4 * before
+    assert f"{PICTURES} pictures in 15 parts, {PICTURES - 4 * before} pictures left to do" in said(quiet)
+
+
+def test_a_collection_that_is_done_needs_no_cluster(
+    model: Path, pictures: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_cluster(address: str | None) -> None:
+        raise AssertionError("there is nothing to do")
+
+    monkeypatch.setattr("onestage.inference.ray_cluster.joined_cluster", no_cluster)
+    with pytest.raises(AssertionError, match="there is nothing to do"):
+        onestage.predict_collection(model, [str(pictures)], out=tmp_path, display=quiet)
+    (tmp_path / "part-00000000.parquet").touch()
+    done = onestage.predict_collection(model, [str(pictures)], out=tmp_path, display=quiet)
+    assert (done.pictures, done.done_before, done.unreadable, done.detections) == (PICTURES, PICTURES, 0, 0)
+    with pytest.raises(UserError, match="holds results of a run with another selection"):
+        onestage.predict_collection(model, [str(pictures)], out=tmp_path, nms="soft", display=quiet)
+
+
+def test_without_ray_it_is_said_what_to_install(
+    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("onestage.inference.ray_cluster", "onestage.inference.ray_engine"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"^ray is missing: pip install 'onestage\[ray\]'$"):
+        onestage.predict_collection(model, [str(pictures)], out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "ray", "--track"], "--track: not with --engine ray, which takes pictures and writes Parquet"),
+        (["--engine", "ray", "--every", "2"], "--every: not with --engine ray"),
+        (["--engine", "ray", "--from", "1"], "--from: not with --engine ray"),
+        (["--engine", "ray", "--to", "2"], "--to: not with --engine ray"),
+        (["--engine", "ray", "--write", "csv"], "--write: not with --engine ray"),
+        (["--engine", "ray", "--batch-size", "0"], "batch size 0: give 1 or more"),
+        (["--address", "auto"], "--address: only with --engine ray; add that, or leave it out"),
+        (["--concurrency", "2"], "--concurrency: only with --engine ray"),
+        (["--gpus-per-worker", "0"], "--gpus-per-worker: only with --engine ray"),
+        (["--column", "image"], "--column: only with --engine ray"),
+        (["--source-column", "path"], "--source-column: only with --engine ray"),
+        (["--part-size", "9"], "--part-size: only with --engine ray"),
+    ],
+)
+def test_options_of_the_other_engine_are_refused_in_one_line(
+    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["predict", str(model), str(pictures), "--out", str(tmp_path / "out"), *options])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"onestage: {message}")
+    assert not (tmp_path / "out").exists()
