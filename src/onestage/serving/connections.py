@@ -55,7 +55,7 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     seconds = 1.5 * Limits().body_seconds
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
         self._in_head, self._head_bytes = True, 0
