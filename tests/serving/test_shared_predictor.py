@@ -93,7 +93,7 @@ def test_more_than_may_wait_are_told_to_come_later_and_the_rest_is_answered() ->
     async def scene(one: SharedPredictor) -> list[object]:
         requests = [asyncio.create_task(one.look_at([red_png(BOX)])) for _ in range(10)]
         await until(lambda: sum(request.done() for request in requests) == 6)
-        assert one.full
+        assert one.waiting == 4
         for _ in range(4):
             detector.go.release()
         return list(await asyncio.gather(*requests, return_exceptions=True))

@@ -21,7 +21,7 @@ from onestage.inference.pictures import PicturePredictor
 from onestage.runtime import __version__
 from onestage.runtime.decode import ImageError
 from onestage.runtime.image_header import TooManyPixelsError
-from onestage.serving.limits import Limits, RefusedError, busy
+from onestage.serving.limits import Limits, RefusedError
 from onestage.serving.measures import MeasuredRequests, Measures
 from onestage.serving.page_files import FILES, add_page
 from onestage.serving.schema import DETECT_REQUEST, DETECT_RESPONSES, ModelFacts, PictureDetections
@@ -109,8 +109,7 @@ class Server:
         `Accept: image/png` the answer is the one picture, drawn.
         """
         drawn = _wants_png(request)
-        if self._shared.full:
-            raise busy("too many pictures are waiting")
+        # The body is read even where the answer will be 503: a connection closed over unread bytes loses the answer.
         async with self._bodies.body(request) as body:
             pictures = await run_in_threadpool(uploads, request.headers.get("content-type", ""), body, self._limits)
             if drawn and len(pictures) > 1:

@@ -69,11 +69,6 @@ class SharedPredictor:
         self._tasks: set[asyncio.Task[Looked]] = set()
 
     @property
-    def full(self) -> bool:
-        """Whether one more picture would be refused."""
-        return self.waiting >= self._limits.waiting
-
-    @property
     def healthy(self) -> bool:
         """Whether the network answers."""
         return self._network.healthy
