@@ -4,6 +4,11 @@
 
 int8 is NNCF's: weights and inputs of the convolutions, by what passes through them on calibration pictures. What lies
 before the first convolutions (resizing, normalisation) and behind the last (decoding, NMS) stays as it is.
+
+bfloat16 is written into the graph: from the first convolutions to the last, weights and what passes through are of that
+type, and all else is float32. Told to count in bfloat16 (its precision hint), OpenVINO would do so in the matrices that
+resize a picture and with boxes in hundreds of pixels too, which then have 8 bits; marks on operations don't keep it
+from that.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ def export_openvino(
 
     Args:
         path: the xml; the bin lies beside it.
-        precision: of the network. "bf16" is what the engine is told when it loads the file.
+        precision: of the convolutions and what lies between them.
         calibration: picture files like those to come, for "int8".
 
     Raises:
@@ -60,6 +65,8 @@ def export_openvino(
         model = openvino.convert_model(onnx_file)
     if precision == "int8":
         model = _quantised(model, calibration)
+    if precision == "bf16":
+        _to_bf16(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, path, compress_to_fp16=False)
     header["sha256"] = file_digest(path.with_suffix(".bin"))
@@ -106,3 +113,48 @@ def _outside_of_convolutions(model: Any) -> set[str]:
             seen.add(node.get_friendly_name())
             before += [use.get_node() for output in node.outputs() for use in output.get_target_inputs()]
     return names | seen
+
+
+def _to_bf16(model: Any) -> None:
+    """Bfloat16 from the first convolutions to the last, in place."""
+    from openvino import Type, opset13
+    from openvino.passes import ConstantFolding, Manager
+
+    inside, converted = _between_convolutions(model), {}
+    for node in model.get_ordered_ops():
+        name = node.get_friendly_name()
+        for place, reader in enumerate(node.inputs()):
+            value = reader.get_source_output()
+            key = (value.get_node().get_friendly_name(), value.get_index(), name in inside)
+            if value.get_element_type() != Type.f32 or (key[0] in inside) == (name in inside):
+                continue
+            if node.get_type_name() == "Interpolate" and place > 0:  # scales, of any type
+                continue
+            if key not in converted:
+                converted[key] = opset13.convert(value, Type.bf16 if name in inside else Type.f32)
+            reader.replace_source_output(converted[key].output(0))
+    model.validate_nodes_and_infer_types()
+    manager = Manager()
+    manager.register_pass(ConstantFolding())  # weights are kept in bfloat16
+    manager.run_passes(model)
+
+
+def _between_convolutions(model: Any) -> set[str]:
+    """Names of the convolutions, of the biases added to them, and of operations on the way from one to another.
+
+    Shapes are no such way: what follows from the size of a map stays as it is.
+    """
+    nodes = model.get_ordered_ops()  # each behind what it reads
+    behind_one: set[str] = set()
+    for node in nodes:
+        reads = {value.get_node().get_friendly_name() for value in node.input_values()}
+        passes_on = node.get_type_name() != "ShapeOf" and not reads.isdisjoint(behind_one)
+        if node.get_type_name() in CONVOLUTIONS or passes_on:
+            behind_one.add(node.get_friendly_name())
+    inside: set[str] = set()
+    for node in reversed(nodes):
+        sources = [value.get_node() for value in node.input_values()]
+        biased = node.get_type_name() == "Add" and any(source.get_type_name() in CONVOLUTIONS for source in sources)
+        if biased or node.get_type_name() in CONVOLUTIONS or node.get_friendly_name() in inside:
+            inside |= {node.get_friendly_name(), *(source.get_friendly_name() for source in sources)}
+    return inside & behind_one

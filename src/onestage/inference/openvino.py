@@ -12,11 +12,11 @@ from defusedxml.ElementTree import ParseError, fromstring
 from jaxtyping import UInt8
 
 from onestage.errors import UserError
-from onestage.runtime.exported_file import METADATA_KEY, ExportedFile, OpenVinoPrecision, check_header, file_digest
+from onestage.runtime.exported_file import METADATA_KEY, ExportedFile, check_header, file_digest
 from onestage.runtime.session import Outputs, Session, cores
 
 MAX_XML_BYTES = 1 << 27
-HINTS: dict[OpenVinoPrecision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not int8
+PRECISION = "f32"  # of what a file does not itself have in bfloat16 or int8
 
 
 class OpenVinoSession(Session):
@@ -35,8 +35,7 @@ class OpenVinoSession(Session):
             import openvino
         except ImportError as error:
             raise UserError("OpenVINO is missing: pip install openvino") from error
-        hint = HINTS.get(self.file.header.get("precision", "fp32"), "f32")
-        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads or cores()}
+        settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": threads or cores()}
         try:
             core = openvino.Core()
             self._model: Any = core.compile_model(core.read_model(os.fspath(path)), "CPU", settings)
