@@ -23,7 +23,7 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from onestage.data.augment import SSD_PAPER, Augmentation
+from onestage.augmentation import SSD_PAPER, Augmentation
 from onestage.data.generated import KINDS, draw_picture
 from onestage.data.loader import TrainingSet, pack, read_sample
 from onestage.data.table import Table, TableBuilder

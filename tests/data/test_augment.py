@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from onestage.augmentation import MILD, SSD_PAPER
 from onestage.data.augment import (
-    MILD,
-    SSD_PAPER,
     Augmentation,
     Colour,
     Geometry,

@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onestage.data.augment import Augmentation, Geometry, augment, sample_geometry, warp
+from onestage.augmentation import Augmentation
+from onestage.data.augment import Geometry, augment, sample_geometry, warp
 from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.structures import Sample
 

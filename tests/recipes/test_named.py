@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onestage.data.augment import FLIP_ONLY, SSD_PAPER
+from onestage.augmentation import FLIP_ONLY, SSD_PAPER
 from onestage.detectors import detector_config
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from onestage.data.augment import Augmentation
+from onestage.augmentation import Augmentation
 from onestage.errors import UserError
 from onestage.recipes import RECIPES, named_recipe
 from onestage.training.recipe import Recipe

@@ -2,36 +2,36 @@
 
 Neither the number of workers nor where a run was resumed changes a batch: the order of an epoch is drawn from (seed,
 epoch), the augmentation of a sample from (seed, epoch, sample). Samples are read, augmented and stacked by worker
-processes, or with `workers=0` by one thread behind the training loop (OpenCV runs outside Python's lock).
+processes, or with `workers=0` by one thread behind the training loop (OpenCV runs outside Python's lock);
+`loader_workers.py` is about those.
+
+Several training processes share the batches out (`shard`): each takes its samples of every batch in training, and its
+batches of all in evaluation. What a sample or an evaluated batch looks like does not depend on their number.
 
 The pictures of a batch lie in memory with their channels last, as they were decoded; the batch is a (B, 3, H, W) view.
 """
 
 from __future__ import annotations
 
-import queue
-import signal
-import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from itertools import islice
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from onestage.data.augment import Augmentation, augment, resize_only
+from onestage.augmentation import Augmentation
+from onestage.data.augment import augment, resize_only, sample_geometry
+from onestage.data.loader_workers import StartMethod, by_processes, by_thread, readable_worker_errors
 from onestage.data.table import Table
 from onestage.errors import UserError
-from onestage.input_size import PADDING, Resize
+from onestage.input_size import PADDING, Resize, SizeHW, Stretch
 from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Sample, Targets
-
-BATCHES_AHEAD = 3  # that wait for the training loop, per worker
 
 
 def epoch_order(num_images: int, repeat: int, seed: int, epoch: int) -> Int64[np.ndarray, " M"]:
@@ -65,12 +65,25 @@ class TrainingSet:
     seed: int
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, sample_index = key
-        sample = read_sample(self.table, sample_index % len(self.table))
+        sample = read_sample(self.table, key[1] % len(self.table))
         if self.augmentation is None:
             return resize_only(sample, self.resize)
-        rng = np.random.default_rng((self.seed, epoch, sample_index))
-        return augment(sample, self.resize, rng, self.augmentation)
+        return augment(sample, self.resize, self._rng(key), self.augmentation)
+
+    def picture_hw(self, key: tuple[int, int]) -> SizeHW:
+        """The size that this sample's picture has, by the table: nothing is read."""
+        index = key[1] % len(self.table)
+        height, width = self.table.image_sizes_hw[index].tolist()
+        if self.augmentation is None:
+            return self.resize.picture_hw((height, width))
+        objects = self.table.objects(index)
+        geometry = sample_geometry(
+            (height, width), objects.boxes_xyxy, objects.ignored, self.resize, self._rng(key), self.augmentation
+        )
+        return geometry.input_hw
+
+    def _rng(self, key: tuple[int, int]) -> np.random.Generator:
+        return np.random.default_rng((self.seed, *key))
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,9 @@ def training_loader(
     start: tuple[int, int] = (0, 0),
     repeat: int = 1,
     pin_memory: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    start_method: StartMethod | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Generator[Batch, None, None]:
     """Batches without end, from batch `start[1]` of epoch `start[0]` on. `close()` ends the readers.
 
@@ -102,20 +118,34 @@ def training_loader(
         table: the pictures.
         resize: how pictures are brought to the network's input.
         augmentation: how pictures are varied; None only resizes them.
-        batch_size: pictures a batch; a set smaller than that gives batches of the whole set.
+        batch_size: pictures a batch, of all training processes together; a set smaller than that gives batches of the
+            whole set.
         seed: of the order and of the augmentation, not negative.
         workers: processes that read pictures; 0 is one thread of this process.
         start: (epoch, batch) of the first batch. Earlier pictures are not read.
         repeat: how often an epoch shows each picture.
         pin_memory: put the pictures where a GPU can fetch them by itself.
+        shard: (rank, ranks): of every batch this loader gives the samples rank, rank + ranks, ...; all ranks together
+            give the batch of a single process, and each pads its part as that would.
+        start_method: how workers are started; None is PyTorch's choice for the platform.
+        warn: told in one line of workers that give nothing for `loader_workers.WARN_AFTER_SECONDS`.
 
     Raises:
-        UserError: the table is empty; later, a picture can't be read.
+        UserError: the table is empty, or a batch has fewer pictures than there are ranks; later, a picture can't be
+            read or a worker process died (outside of this loader's code: see `readable_worker_errors`).
     """
     if not len(table):
         raise UserError(f"{table.root}, {table.split}: no pictures to train on; choose another split")
+    ranks = shard[1]
+    pictures = min(batch_size, len(table) * repeat)
+    if pictures < ranks:
+        raise UserError(
+            f"batches of {pictures} pictures can't be shared by {ranks} processes; use a larger --batch-size, more "
+            f"pictures, or at most {pictures} processes"
+        )
     keys = _training_keys(len(table), repeat, batch_size, seed, start)
-    return _batches(TrainingSet(table, augmentation, resize, seed), keys, workers, pin_memory)
+    reader = _BatchReader(TrainingSet(table, augmentation, resize, seed), shard, pin_memory and not workers)
+    return _batches(reader, keys, workers, pin_memory, start_method, warn)
 
 
 def _training_keys(
@@ -130,12 +160,25 @@ def _training_keys(
 
 
 def evaluation_loader(
-    table: Table, *, resize: Resize, batch_size: int, workers: int = 0, pin_memory: bool = False
+    table: Table,
+    *,
+    resize: Resize,
+    batch_size: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    start_method: StartMethod | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Every picture once, in the table's order, only resized. Arguments as for `training_loader`."""
+    """Every picture once, in the table's order, only resized. Arguments as for `training_loader`, but for `shard`.
+
+    Whole batches are dealt out: rank r of n gets batches r, r + n, ... of a single process's, which may be none.
+    """
+    rank, ranks = shard
     rows = range(len(table))
-    keys = (list(rows[first : first + batch_size]) for first in range(0, len(table), batch_size))
-    return _batches(EvaluationSet(table, resize), keys, workers, pin_memory)
+    batches = (list(rows[first : first + batch_size]) for first in range(0, len(table), batch_size))
+    reader = _BatchReader(EvaluationSet(table, resize), (0, 1), pin_memory and not workers)
+    return _batches(reader, islice(batches, rank, None, ranks), workers, pin_memory, start_method, warn)
 
 
 @dataclass(frozen=True)
@@ -161,9 +204,12 @@ class PackedBatch:
         return Batch(self.images, targets, torch.from_numpy(self.image_indices))
 
 
-def pack(samples: Sequence[Sample], resize: Resize) -> PackedBatch:
-    """Put samples side by side; smaller ones lie in the upper left corner of their place, on padding."""
-    images = torch.from_numpy(stack_images([sample.image for sample in samples], resize))
+def pack(samples: Sequence[Sample], resize: Resize, beside_hw: Sequence[SizeHW] = ()) -> PackedBatch:
+    """Put samples side by side; smaller ones lie in the upper left corner of their place, on padding.
+
+    `beside_hw`: the sizes of the batch's pictures that another process has.
+    """
+    images = torch.from_numpy(stack_images([sample.image for sample in samples], resize, beside_hw))
     return PackedBatch(
         images=images.permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W), a view
         boxes_xyxy=np.concatenate([sample.boxes_xyxy for sample in samples]),
@@ -174,10 +220,12 @@ def pack(samples: Sequence[Sample], resize: Resize) -> PackedBatch:
     )
 
 
-def stack_images(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], resize: Resize) -> UInt8[np.ndarray, "B H W 3"]:
-    """Resized pictures as one array of the size that their detector takes."""
+def stack_images(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], resize: Resize, beside_hw: Sequence[SizeHW] = ()
+) -> UInt8[np.ndarray, "B H W 3"]:
+    """Resized pictures as one array of the size that their detector takes (for `beside_hw`, see `pack`)."""
     sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
-    input_hw = resize.input_hw(sizes_hw)
+    input_hw = resize.input_hw([*sizes_hw, *beside_hw])
     if all(size_hw == input_hw for size_hw in sizes_hw):
         return np.stack(images)
     stacked = np.empty((len(images), *input_hw, 3), dtype=np.uint8)
@@ -193,79 +241,40 @@ class _BatchReader:
     the batch is used: an error raised in a worker process would arrive as a page of traceback."""
 
     samples: TrainingSet | EvaluationSet
+    shard: tuple[int, int]  # of each batch; see `training_loader`
+    pin_memory: bool  # already here; a worker process has no GPU, there the DataLoader does it
 
     def __getitem__(self, keys: Sequence[Any]) -> PackedBatch | UserError:
+        rank, ranks = self.shard
         try:
-            return pack([self.samples[key] for key in keys], self.samples.resize)
+            samples = [self.samples[key] for key in keys[rank::ranks]]
+            batch = pack(samples, self.samples.resize, self._beside_hw(keys))
         except UserError as error:
             return error
+        return batch.pin_memory() if self.pin_memory else batch
 
-
-PackedBatches: TypeAlias = Generator[PackedBatch | UserError, None, None]
+    def _beside_hw(self, keys: Sequence[Any]) -> list[SizeHW]:
+        """The sizes of the pictures that other ranks have of this batch."""
+        if not isinstance(self.samples, TrainingSet) or isinstance(self.samples.resize, Stretch):
+            return []
+        rank, ranks = self.shard
+        return [self.samples.picture_hw(key) for place, key in enumerate(keys) if place % ranks != rank]
 
 
 def _batches(
-    samples: TrainingSet | EvaluationSet, keys: Iterable[Sequence[Any]], workers: int, pin_memory: bool
+    reader: _BatchReader,
+    keys: Iterable[Sequence[Any]],
+    workers: int,
+    pin_memory: bool,
+    start_method: StartMethod | None,
+    warn: Callable[[str], None] | None,
 ) -> Generator[Batch, None, None]:
-    reader = _BatchReader(samples)
-    packed = _by_processes(reader, keys, workers, pin_memory) if workers else _by_thread(reader, keys, pin_memory)
-    with closing(packed):
+    if workers:
+        packed = by_processes(reader, keys, workers, pin_memory=pin_memory, start_method=start_method, warn=warn)
+    else:
+        packed = by_thread(reader, keys, warn=warn)
+    with readable_worker_errors(), closing(packed):
         for item in packed:
             if isinstance(item, UserError):
                 raise item
             yield item.unpack()
-
-
-def _by_processes(reader: _BatchReader, keys: Iterable[Sequence[Any]], workers: int, pin_memory: bool) -> PackedBatches:
-    yield from DataLoader(
-        cast(Dataset, reader),
-        batch_size=None,  # the reader's items are batches
-        sampler=keys,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=_start_worker,
-        prefetch_factor=BATCHES_AHEAD,
-        pin_memory=pin_memory,
-    )
-
-
-def _unchanged(item: Any) -> Any:
-    return item
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the threads
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _by_thread(reader: _BatchReader, keys: Iterable[Sequence[Any]], pin_memory: bool) -> PackedBatches:
-    """Read ahead in one thread. It ends with the generator."""
-    ready: queue.Queue[PackedBatch | BaseException | None] = queue.Queue()
-    free = threading.Semaphore(BATCHES_AHEAD)
-    stopped = threading.Event()
-
-    def read_ahead() -> None:
-        try:
-            for batch_keys in keys:
-                free.acquire()
-                if stopped.is_set():
-                    return
-                item = reader[batch_keys]
-                ready.put(item.pin_memory() if pin_memory and isinstance(item, PackedBatch) else item)
-            ready.put(None)
-        except BaseException as error:  # raised again where the batches are used
-            ready.put(error)
-
-    thread = threading.Thread(target=read_ahead, name="onestage-read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            free.release()
-            if isinstance(item, BaseException) and not isinstance(item, UserError):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        free.release()
-        thread.join()

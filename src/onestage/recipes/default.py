@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from onestage.anchors import COVERAGE_GAIN, anchor_coverage
-from onestage.data.augment import MILD
+from onestage.augmentation import MILD
 from onestage.data.table import Table
 from onestage.detectors import DetectorConfig, M2DetConfig, RetinaNetConfig, detector_config
 from onestage.input_size import Resize

@@ -5,7 +5,7 @@ Both start from a ResNet-50 of ImageNet whose first layers and batch norms stay 
 
 from __future__ import annotations
 
-from onestage.data.augment import FLIP_ONLY
+from onestage.augmentation import FLIP_ONLY
 from onestage.training.recipe import Recipe
 
 

@@ -6,7 +6,7 @@ examples/ssd/ssd_pascal.py and ssd_coco.py), which the paper's last results ("SS
 
 from __future__ import annotations
 
-from onestage.data.augment import SSD_PAPER
+from onestage.augmentation import SSD_PAPER
 from onestage.detectors.ssd import SSD300_COCO_SIZES, SSD512_COCO_SIZES
 from onestage.training.recipe import Recipe
 

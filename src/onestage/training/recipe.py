@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from onestage.data.augment import Augmentation
+from onestage.augmentation import Augmentation
 from onestage.errors import UserError
 
 NETWORK_FIELDS = (
@@ -31,7 +31,8 @@ class Recipe:
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None  # of training; set-up and evaluations are not counted
-    batch_size: int = 32
+    batch_size: int = 32  # pictures a step, over all processes
+    accumulate: int = 1  # a step's pictures go through the network in so many parts: less memory, the same losses
     repeat: int = 1  # an epoch shows every picture this many times
 
     # --- the network; None: the detector's own. Each is for the detectors that have it (`DetectorConfig.adjusted`)
@@ -57,6 +58,7 @@ class Recipe:
     learning_rate: float = 1e-3
     backbone_learning_rate_factor: float = 1.0
     head_learning_rate_factor: float = 1.0  # SSD, M2Det
+    learning_rate_factors: tuple[tuple[str, float], ...] = ()  # more of them: (beginning of a parameter's name, factor)
     momentum: float = 0.9
     weight_decay: float = 5e-4
     gradient_clip: float | None = None  # largest norm of the whole gradient
@@ -71,17 +73,22 @@ class Recipe:
     # --- data
     augmentation: Augmentation = field(default_factory=Augmentation)
     workers: int | None = None  # None: chosen from the machine
+    worker_start_method: Literal["fork", "spawn", "forkserver"] | None = None  # None: Python's default
 
     # --- the rest
     evaluations: int = 8  # evenly over the run; the last is at its end. Fewer where they would slow `minutes` much
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False  # torch.compile: minutes at the start, faster steps on GPUs
+    deterministic: bool = False  # on GPUs, the same bits in each run; slower. CPUs are so always
+    max_skipped_steps: int = 5  # in a row, because a loss or gradient was not finite; then the run ends
     seed: int = 0
 
     def __post_init__(self) -> None:
         lengths = [name for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise UserError(f"recipe: {' and '.join(lengths)} are both set; a run has one length, so give one of them")
-        for name in ("epochs", "steps", "minutes", "batch_size", "repeat", "learning_rate", "evaluations"):
+        positive = ("epochs", "steps", "minutes", "batch_size", "accumulate", "repeat", "learning_rate", "evaluations")
+        for name in (*positive, "max_skipped_steps"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"recipe: {name} is {value}; expected a number above 0")
