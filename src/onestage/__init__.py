@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onestage.jobs.predict import predict
     from onestage.jobs.predict_collection import predict_collection
     from onestage.jobs.recipes import list_recipes
+    from onestage.jobs.replay import replay
     from onestage.jobs.serve import serve
     from onestage.jobs.train import train
     from onestage.structures import Categories, Detections
@@ -50,6 +51,7 @@ __all__ = [
     "load",
     "predict",
     "predict_collection",
+    "replay",
     "serve",
     "train",
 ]
@@ -70,6 +72,7 @@ _HOMES = {
     "load": "onestage.inference.predictor",
     "predict": "onestage.jobs.predict",
     "predict_collection": "onestage.jobs.predict_collection",
+    "replay": "onestage.jobs.replay",
     "serve": "onestage.jobs.serve",
     "train": "onestage.jobs.train",
 }

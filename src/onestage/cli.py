@@ -16,12 +16,12 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 import onestage
-from onestage.errors import UserError
+from onestage.errors import ToldByAnotherProcessError, UserError
 from onestage.training.logging import seconds
 from onestage.training.recipe import Recipe
 
 _LENGTH_AND_DETECTOR = ("detector", "epochs", "steps", "minutes", "seed")
-_RECIPE_TYPES = get_type_hints(Recipe)
+_RECIPE_TYPES = {**get_type_hints(Recipe), "batch_size": int | Literal["auto"]}
 _SETTINGS = [f.name for f in fields(Recipe) if f.name not in (*_LENGTH_AND_DETECTOR, "augmentation")]
 if TYPE_CHECKING:
 
@@ -62,7 +62,7 @@ class Demo(Common):
 class Train(Common):
     """Train a detector on a folder of labelled pictures (VOC, COCO or YOLO; the kind is found out)."""
 
-    data: Positional[str] = tyro.MISSING
+    data: Positional[str | None] = None
     """The data set's folder; several VOC years as VOC2007+VOC2012."""
     detector: str | None = None
     """ssd300-vgg16, ssd512-vgg16, retinanet-resnet18 (34, 50, 101), m2det320-vgg16 (512, 704, 800; also -resnet50,
@@ -88,6 +88,10 @@ class Train(Common):
     """Go on with the run in --out, by its own recipe; --epochs, --steps or --minutes may change its length."""
     save_minutes: float = 5.0
     """Between two checkpoints; there is one at every evaluation besides."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """What else gets the numbers of log.csv, and pictures."""
+    replay: Path | None = None
+    """Instead of training, look at a step that was skipped, from the file that the run wrote (no DATA then)."""
     skip_bad_data: bool = False
     """Leave out pictures and objects that are broken, and say how many, instead of stopping."""
     device: str | None = None
@@ -95,6 +99,11 @@ class Train(Common):
     settings: Annotated[RecipeSettings, arg(name="")] = field(default_factory=RecipeSettings)
 
     def run(self) -> None:
+        if self.replay is not None:
+            onestage.replay(self.replay, device=self.device)
+            return
+        if self.data is None:
+            raise UserError("train: which data? give a folder: onestage train DATA")
         onestage.train(
             self.data,
             detector=self.detector,
@@ -112,6 +121,7 @@ class Train(Common):
             skip_bad_data=self.skip_bad_data,
             device=self.device,
             save_minutes=self.save_minutes,
+            track=self.track,
             settings=vars(self.settings),
         )
 
@@ -373,7 +383,8 @@ def _status(command: Any) -> int:
     except (UserError, OSError) as error:
         if command.verbose:
             traceback.print_exc()
-        print(f"onestage: {error}", file=sys.stderr)
+        if not isinstance(error, ToldByAnotherProcessError):
+            print(f"onestage: {error}", file=sys.stderr)
         return 1
     return 0
 

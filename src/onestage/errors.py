@@ -2,4 +2,8 @@
 
 from onestage.runtime.errors import UserError
 
-__all__ = ["UserError"]
+__all__ = ["ToldByAnotherProcessError", "UserError"]
+
+
+class ToldByAnotherProcessError(UserError):
+    """The same error in a process whose user reads it elsewhere: of many processes, the first one prints."""

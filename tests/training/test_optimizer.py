@@ -44,6 +44,47 @@ def test_biases_and_norms_have_no_weight_decay_and_backbone_and_head_their_own_r
     }
 
 
+def rate_factors(net: nn.Module, recipe: Recipe) -> dict[str, float]:
+    groups = build_optimizer(net, recipe).param_groups
+    of = {id(parameter): group["rate_factor"] for group in groups for parameter in group["params"]}
+    return {name: of[id(parameter)] for name, parameter in net.named_parameters() if id(parameter) in of}
+
+
+def test_rate_factors_of_all_beginnings_that_a_name_has_are_multiplied() -> None:
+    factors = (("backbone.1", 0.5), ("backbone.1.b", 4.0), ("other", 3.0))
+    recipe = Recipe(backbone_learning_rate_factor=0.25, head_learning_rate_factor=8.0, learning_rate_factors=factors)
+    assert rate_factors(network(), recipe) == {
+        "backbone.0.weight": 0.25,
+        "backbone.0.bias": 0.25,
+        "backbone.1.weight": 0.125,
+        "backbone.1.bias": 0.5,  # 0.25 * 0.5 * 4
+        "other.weight": 3.0,
+        "other.bias": 3.0,
+        "head.weight": 8.0,
+        "head.bias": 8.0,
+    }
+
+
+def test_a_rate_factor_of_the_head_is_not_for_what_only_begins_like_it() -> None:
+    net = nn.ModuleDict({"head": nn.Linear(1, 1, bias=False), "head_norms": nn.Linear(1, 1, bias=False)})
+    recipe = Recipe(head_learning_rate_factor=0.5)
+    assert rate_factors(net, recipe) == {"head.weight": 0.5, "head_norms.weight": 1.0}
+
+
+def test_a_rate_factor_may_be_of_something_frozen() -> None:
+    net = network()
+    freeze(net, ("backbone", "other"))
+    factors = rate_factors(net, Recipe(learning_rate_factors=(("backbone", 0.5),)))
+    assert factors == {"head.weight": 1.0, "head.bias": 1.0}
+
+
+def test_a_rate_factor_for_an_unknown_beginning_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"learning_rate_factors: no parameter's name starts with 'bakcbone'.*'backbone"
+    ):
+        build_optimizer(network(), Recipe(learning_rate_factors=(("bakcbone", 0.5),)))
+
+
 def test_frozen_parameters_are_not_trained_and_an_unknown_prefix_is_refused() -> None:
     net = network()
     freeze(net, ("backbone.0",))

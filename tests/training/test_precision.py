@@ -1,11 +1,12 @@
 import copy
+import os
 
 import pytest
 import timm
 import torch
 
 from onestage.errors import UserError
-from onestage.training.precision import choose_compute, wide_depthwise_in_float32
+from onestage.training.precision import choose_compute, compiled, same_bits_in_each_run, wide_depthwise_in_float32
 
 
 def test_the_choice_is_said_with_its_reason() -> None:
@@ -15,9 +16,14 @@ def test_the_choice_is_said_with_its_reason() -> None:
     assert "AMX" in compute.reason
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
 def test_a_precision_that_is_asked_for_is_used(precision: str, dtype: torch.dtype) -> None:
     compute = choose_compute("cpu", precision)
+    assert compute.dtype == dtype
+    assert compute.reason == f"{precision}, as asked"
     with compute.autocast():
         assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2)).dtype == dtype
 
@@ -58,3 +64,31 @@ def test_a_wide_depthwise_convolution_under_autocast_is_float32s_to_the_rounding
     wide_depthwise_in_float32(conv)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(conv(x), expected.bfloat16())
+
+
+def test_float32_is_not_cast() -> None:
+    with choose_compute("cpu", "fp32").autocast():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_compiled_network_trains_the_networks_own_parameters() -> None:
+    network = torch.nn.Linear(2, 1)
+    twin = compiled(network)
+    ours, theirs = list(network.parameters()), list(twin.parameters())
+    assert len(ours) == len(theirs) == 2
+    assert all(one is other for one, other in zip(ours, theirs, strict=True))
+    with torch.compiler.set_stance("force_eager"):  # compiling takes half a minute
+        twin(torch.ones(1, 2)).sum().backward()
+    assert network.weight.grad.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", False), ("cuda", True)])
+def test_the_same_bits_are_asked_for_on_gpus(device: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "remembered")  # so that it is as before after the test
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        same_bits_in_each_run(torch.device(device))
+        assert torch.are_deterministic_algorithms_enabled() is expected
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if expected else None)
+    finally:
+        torch.use_deterministic_algorithms(False)

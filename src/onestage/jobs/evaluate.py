@@ -21,7 +21,7 @@ from onestage.structures import Categories, Detections, DetectionTable
 from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
 from onestage.training.logging import Display, LogRow
 from onestage.training.precision import Compute, choose_compute
-from onestage.training.validation import detect_all, on_cpu
+from onestage.training.validation import detect_all
 
 
 def evaluate(
@@ -105,7 +105,7 @@ def evaluate_and_report(
     """Detect in every picture, measure, print the table, write `metrics.json` and `report.html` into `folder`."""
     compute.place(loaded.detector)
     with display.stage("evaluating", len(table)) as stage:
-        found = on_cpu(detect_all(loaded.detector, table, compute, batch_size=batch_size, advance=stage.advance))
+        found = detect_all(loaded.detector, table, compute, batch_size=batch_size, advance=stage.advance)
     return _report(found, table, folder, display=display, settings=settings, log=log)
 
 

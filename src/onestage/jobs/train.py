@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,15 @@ from onestage.errors import UserError
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.evaluate import evaluate_and_report
 from onestage.recipes import default_recipe, named_recipe
+from onestage.training.batch_size import find_batch_size
 from onestage.training.checkpoint import RunFolder, load_model
-from onestage.training.logging import Display, read_log
-from onestage.training.precision import Compute, choose_compute
+from onestage.training.distributed import World, joined_processes
+from onestage.training.logging import Display, quiet, read_log
+from onestage.training.optimizer import freeze_untrained
+from onestage.training.precision import Compute, choose_compute, same_bits_in_each_run
 from onestage.training.recipe import Recipe
 from onestage.training.run_lock import sole_run
+from onestage.training.tracking import TrackerName, check_packages
 from onestage.training.trainer import Trainer
 from onestage.weights.imagenet import load_backbone_weights
 from onestage.whole_file import write_whole
@@ -33,6 +39,27 @@ class TrainResult:
 
     folder: Path
     metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What process 0 finds out before a run, for all processes.
+
+    Attributes:
+        folder: where the run lies, or will.
+        recipe: of the run, but for a batch size that is still to be found.
+        usual: the recipe before the user's changes.
+        batch_size_by_trial: whether it is still to be found.
+        resume: the folder holds the run, which goes on.
+    """
+
+    folder: RunFolder
+    train: Table
+    test: Table
+    recipe: Recipe
+    usual: Recipe
+    batch_size_by_trial: bool
+    resume: bool
 
 
 def train(
@@ -53,10 +80,13 @@ def train(
     skip_bad_data: bool = False,
     device: str | None = None,
     save_minutes: float = 5.0,
+    track: Sequence[TrackerName] = (),
     settings: dict[str, Any] | None = None,
     display: Display | None = None,
 ) -> TrainResult:
     """Train on a VOC, COCO or YOLO folder, keep the best weights, evaluate them and write the report.
+
+    Where torchrun started this process, it trains together with the others.
 
     Args:
         data: the folder; several VOC years as `VOC2007+VOC2012`.
@@ -72,45 +102,142 @@ def train(
         skip_bad_data: leave out what is broken instead of stopping.
         device: None takes a GPU where there is one.
         save_minutes: between two checkpoints; there is one at every evaluation besides.
-        settings: recipe fields by name; None values keep the recipe's.
+        track: what else gets the numbers of `log.csv`, and pictures: "tensorboard", "wandb", "mlflow".
+        settings: recipe fields by name; None values keep the recipe's. A `batch_size` of "auto" is found by trial.
         display: where to print.
 
     Raises:
         UserError: anything in the arguments or the data that the user can mend.
     """
-    display = display or Display()
-    data = os.fspath(data)
-    if resume and out is None:
-        raise UserError("--resume goes on with the run in --out; say which folder")
-    run = _recipe_of_run(RunFolder(Path(out))) if resume and out is not None else None
-    if run is None and out is not None:
-        _refuse_second_run(RunFolder(Path(out)))  # before the data is looked through
-    tables = _open_both(data, train_split, test_split, subset, display, skip_bad_data)
-    pretrained = str(backbone_weights) != "none"
-    chosen = _choose_recipe(recipe, run, detector, tables["train"], pretrained, display)
-    chosen = chosen.with_length(epochs=epochs, steps=steps, minutes=minutes)
-    chosen = chosen.with_settings({**(settings or {}), "detector": detector, "seed": seed})
-    folder = RunFolder(_run_folder(out, data, chosen.detector))
-    with sole_run(folder.root):
-        if run is None:
-            _refuse_second_run(folder)
-        compute = choose_compute(device, chosen.precision)
-        network = _build(chosen, tables["train"], None if resume else (backbone_weights or "imagenet"), display)
-        display.say(_in_one_line(network, compute))
-        workers = chosen.workers if chosen.workers is not None else usual_workers()
-        how = {"folder": folder, "compute": compute, "display": display, "save_minutes": save_minutes}
-        trainer = Trainer(network, chosen, **tables, **how, workers=workers)
-        _start(trainer, resume)
+    data, weights = os.fspath(data), os.fspath(backbone_weights or "imagenet")
+    length = {"epochs": epochs, "steps": steps, "minutes": minutes}
+    changes = {**(settings or {}), "detector": detector, "seed": seed}
+    with joined_processes(device) as world, ExitStack() as until_the_end:
+        display = (display or Display()) if world.is_main else quiet()
+
+        def plan_run() -> Plan:
+            check_packages(track)
+            if world.size > 1 and changes.get("batch_size") == "auto":
+                raise UserError("--batch-size auto is tried by one process; find it so, then give torchrun the number")
+            folder = _named_folder(out, resume, world)
+            goes_on = resume or (world.restarted and folder is not None and folder.recipe.exists())
+            tables = _open_both(data, train_split, test_split, subset, display, skip_bad_data)
+            return _plan(data, recipe, folder, goes_on, length, changes, tables, weights != "none", display)
+
+        plan = world.on_main(plan_run)
+        world.on_main(lambda: until_the_end.enter_context(sole_run(plan.folder.root)))
+        trainer = _prepare(plan, weights, device, save_minutes, tuple(track), world, display)
         trainer.run()
-        log, shown = read_log(folder.log), {"data": data, **chosen.as_dict()}
-        settings_of_report = {"compute": compute, "display": display, "log": log, "settings": shown}
-        metrics = evaluate_and_report(load_model(folder.model), tables["test"], folder.root, **settings_of_report)
-    return TrainResult(folder.root, metrics)
+        metrics = world.on_main(lambda: _evaluate_the_best(trainer, data))
+    return TrainResult(plan.folder.root, metrics)
 
 
-def usual_workers() -> int:
-    """Loader processes that pay: none on a small machine, whose cores the network needs and threads feed well."""
-    cores = os.cpu_count() or 1
+def _named_folder(out: str | os.PathLike[str] | None, resume: bool, world: World) -> RunFolder | None:
+    """The run folder where the user named one; one that holds a run already only to go on with it."""
+    if out is None:
+        if resume or world.may_restart:
+            what = "--resume" if resume else "torchrun's --max-restarts"
+            raise UserError(f"{what} goes on with the run in --out; say which folder")
+        return None
+    folder = RunFolder(Path(out))
+    if not resume and not world.restarted:
+        _refuse_second_run(folder)  # before the data is looked through
+    return folder
+
+
+def _plan(
+    data: str,
+    recipe: str | Recipe | None,
+    folder: RunFolder | None,
+    resume: bool,
+    length: dict[str, Any],
+    changes: dict[str, Any],
+    tables: dict[str, Table],
+    pretrained: bool,
+    display: Display,
+) -> Plan:
+    run = _recipe_of_run(folder) if resume and folder is not None else None
+    usual = _choose_recipe(recipe, run, changes["detector"], tables["train"], pretrained, display)
+    by_trial = changes.get("batch_size") == "auto"
+    if by_trial:
+        changes = {name: value for name, value in changes.items() if name != "batch_size"}
+    chosen = usual.with_length(**length).with_settings(changes)
+    folder = folder or RunFolder(_free_folder(data, chosen.detector))
+    by_trial = by_trial and not resume
+    return Plan(folder, **tables, recipe=chosen, usual=usual, batch_size_by_trial=by_trial, resume=resume)
+
+
+def _prepare(
+    plan: Plan,
+    weights: str,
+    device: str | None,
+    save_minutes: float,
+    track: tuple[TrackerName, ...],
+    world: World,
+    display: Display,
+) -> Trainer:
+    """The trainer, ready to run; the run folder holds its first checkpoint or the one that it goes on from."""
+    if not plan.resume:
+        world.on_main(lambda: _refuse_second_run(plan.folder))  # again, since the folder is locked only now
+    world.begin_run()
+    recipe = plan.recipe
+    compute = choose_compute(world.device or device, recipe.precision)
+    if recipe.deterministic:
+        same_bits_in_each_run(compute.device)
+    network = _build(recipe, plan.train)
+    if not plan.resume:
+        world.on_main(lambda: display.say(str(load_backbone_weights(network, weights))))  # the others get them from it
+    display.say(_in_one_line(network, compute, world))
+    if plan.batch_size_by_trial:
+        recipe = _with_batch_size(recipe, network, compute, plan.train, world, display)
+    trainer = Trainer(
+        network,
+        recipe,
+        train=plan.train,
+        test=plan.test,
+        folder=plan.folder,
+        compute=compute,
+        display=display,
+        workers=recipe.workers if recipe.workers is not None else usual_workers(world.processes_here),
+        save_minutes=save_minutes,
+        world=world,
+        track=track,
+        usual=plan.usual,
+    )
+    _start(trainer, plan.resume)
+    return trainer
+
+
+def _with_batch_size(
+    recipe: Recipe, network: Detector, compute: Compute, table: Table, world: World, display: Display
+) -> Recipe:
+    """The recipe with the pictures a step that fit and are fast."""
+    freeze_untrained(network, recipe)
+    found = find_batch_size(network, compute, recipe=recipe, limit=len(table), say=display.say)
+    display.say(found.reason)
+    return replace(recipe, batch_size=found.batch_size, accumulate=found.accumulate, learning_rate=found.learning_rate)
+
+
+def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
+    """Measure the weights that were kept, and write `metrics.json` and the report."""
+    folder = trainer.folder
+    return evaluate_and_report(
+        load_model(folder.model),
+        trainer.test_table,
+        folder.root,
+        compute=trainer.compute,
+        display=trainer.display,
+        settings={"data": data, **trainer.recipe.as_dict()},
+        log=read_log(folder.log),
+    )
+
+
+def usual_workers(processes: int = 1) -> int:
+    """Loader processes that pay: none on a small machine, whose cores the network needs and threads feed well.
+
+    `processes`: that train on this machine together, and share its cores.
+    """
+    cores = (os.cpu_count() or 1) // processes
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
@@ -158,24 +285,22 @@ def _choose_recipe(
     return chosen
 
 
-def _build(recipe: Recipe, table: Table, backbone_weights: str | os.PathLike[str] | None, display: Display) -> Detector:
-    """The network with fresh weights by the recipe's seed, and a backbone from `backbone_weights` if not None."""
+def _build(recipe: Recipe, table: Table) -> Detector:
+    """The network with fresh weights by the recipe's seed."""
     torch.manual_seed(recipe.seed)
     config = detector_config(recipe.detector).adjusted(recipe.network_settings())
     if recipe.quick_start:
         config = config.with_quick_start()
-    network = build(recipe.detector, len(table.categories), config=config)
-    if backbone_weights is not None:
-        display.say(str(load_backbone_weights(network, os.fspath(backbone_weights))))
-    return network
+    return build(recipe.detector, len(table.categories), config=config)
 
 
-def _in_one_line(network: Detector, compute: Compute) -> str:
+def _in_one_line(network: Detector, compute: Compute, world: World) -> str:
     about = describe(network)
     width_by_height = f"{about.input_hw[1]} x {about.input_hw[0]}"
+    processes = f"; {world.size} processes" if world.size > 1 else ""
     return (
         f"{about.name}: {about.parameters / 1e6:.1f} M parameters; at {width_by_height} {about.gmacs:.2f} GMACs, "
-        f"{about.anchors:,} anchors; {compute.device}, {compute.reason}"
+        f"{about.anchors:,} anchors; {compute.device}, {compute.reason}{processes}"
     )
 
 
@@ -187,7 +312,8 @@ def _start(trainer: Trainer, resume: bool) -> None:
         display.say(f"{folder.root}: resumed at step {trainer.position.step}")
     else:
         trainer.save()
-    write_whole(folder.recipe, (json.dumps(trainer.recipe.as_dict(), indent=1) + "\n").encode())
+    recipe = json.dumps(trainer.recipe.as_dict(), indent=1) + "\n"
+    trainer.world.on_main(lambda: write_whole(folder.recipe, recipe.encode()))
     display.say(f"run folder: {folder.root}; Ctrl-C saves and stops, --resume goes on")
 
 
@@ -207,9 +333,7 @@ def _recipe_of_run(folder: RunFolder) -> Recipe:
         raise UserError(f"{folder.recipe}: damaged; start another run") from error
 
 
-def _run_folder(out: str | os.PathLike[str] | None, data: str, detector: str) -> Path:
-    if out is not None:
-        return Path(out)
+def _free_folder(data: str, detector: str) -> Path:
     name = f"{Path(data).resolve().name}-{detector}"
     folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
     return next(folder for folder in folders if not folder.exists())

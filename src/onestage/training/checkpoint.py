@@ -60,6 +60,10 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.root / "metrics.json"
 
+    def replay(self, step: int) -> Path:
+        """A step that was skipped."""
+        return self.root / "replay" / f"step-{step:08}.safetensors"
+
     @property
     def report(self) -> Path:
         return self.root / "report.html"

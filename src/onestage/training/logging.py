@@ -137,6 +137,11 @@ class Display:
             yield Stage(None, TaskID(0), total)
 
 
+def quiet() -> Display:
+    """A display that shows nothing."""
+    return Display(Console(quiet=True))
+
+
 class Stage:
     """The progress of one piece of work."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.training.recipe import Recipe
 
@@ -28,6 +30,13 @@ def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> None:
             parameter.requires_grad_(False)
 
 
+def freeze_untrained(detector: Detector, recipe: Recipe) -> None:
+    """Freeze what a recipe does not train."""
+    freeze(detector, recipe.frozen)
+    if not recipe.train_stem:
+        freeze(detector, tuple(f"backbone.{name}" for name in detector.backbone.stem))
+
+
 def train_mode(detector: nn.Module) -> None:
     """Training mode, but for batch norms whose parameters are frozen: they use and keep the statistics they have."""
     detector.train()
@@ -44,15 +53,30 @@ def trained_batch_norms(detector: nn.Module) -> set[nn.Module]:
 
 
 def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW over groups: backbone, head or neither; with weight decay or not (biases, norms and scales: none).
+    """SGD or AdamW over groups: by factor on the learning rate, and with weight decay or not (biases, norms and scales:
+    none).
 
-    Each group keeps its own factor on the scheduled rate in `group["rate_factor"]`.
+    Each group keeps its own factor on the scheduled rate in `group["rate_factor"]`: the product of those factors whose
+    beginning its parameters' names have.
+
+    Raises:
+        UserError: a factor for a beginning that no parameter's name has.
     """
-    factors = {"backbone": recipe.backbone_learning_rate_factor, "head": recipe.head_learning_rate_factor}
+    factors = [
+        ("backbone.", recipe.backbone_learning_rate_factor),
+        ("head.", recipe.head_learning_rate_factor),
+        *recipe.learning_rate_factors,
+    ]
+    names = [name for name, _ in detector.named_parameters()]
+    for beginning, _ in recipe.learning_rate_factors:
+        if not any(name.startswith(beginning) for name in names):
+            raise UserError(
+                f"learning_rate_factors: no parameter's name starts with {beginning!r}; names look like {names[0]!r}"
+            )
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
-            rate_factor = factors.get(name.split(".", 1)[0], 1.0)
+            rate_factor = math.prod(factor for beginning, factor in factors if name.startswith(beginning))
             weight_decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate_factor, weight_decay), []).append(parameter)
     parameters = [

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from onestage.errors import UserError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Compute:
 
     def autocast(self) -> torch.autocast:
         """The context in which the network's forward pass runs; losses stay in float32."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        reduced = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if reduced else None, enabled=reduced)
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network there, channels last (what oneDNN and cuDNN convolve fastest)."""
@@ -48,7 +51,7 @@ def choose_compute(device: str | None = None, precision: Precision = "auto") -> 
         raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu") from error
     fast, why = _bfloat16_is_fast(chosen)
     if precision != "auto":
-        return Compute(chosen, torch.bfloat16 if precision == "bf16" else torch.float32, f"{precision}, as asked")
+        return Compute(chosen, DTYPES[precision], f"{precision}, as asked")
     return Compute(chosen, torch.bfloat16 if fast else torch.float32, f"{'bf16' if fast else 'fp32'}: {why}")
 
 
@@ -63,6 +66,22 @@ def _bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
             return True, "this processor has AMX"
         return False, "this processor has no AMX"
     return False, f"bfloat16 is not tried on {device.type}"
+
+
+def same_bits_in_each_run(device: torch.device) -> None:
+    """Use kernels that give the same bits in each run, from now on. On a CPU they are the only ones in use.
+
+    Raises:
+        RuntimeError: by PyTorch, later: an operation has no such kernel.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS, before its first use
+        torch.use_deterministic_algorithms(True)
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """The network by torch.compile; it is compiled at its first call."""
+    return cast(nn.Module, torch.compile(network))
 
 
 class _InFloat32:

@@ -17,7 +17,22 @@ from onestage.errors import UserError
 from onestage.training.checkpoint import RunFolder, read_tensors, write_tensors
 from onestage.training.recipe import Recipe
 
-MAY_CHANGE = ("epochs", "steps", "minutes", "workers")  # fields of a recipe, from one start of a run to the next
+# fields of a recipe, from one start of a run to the next
+MAY_CHANGE = ("epochs", "steps", "minutes", "workers", "worker_start_method", "max_skipped_steps")
+
+
+@dataclass
+class Position:
+    """Where a run stands; what a checkpoint's header holds."""
+
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0  # of training: without set-up and evaluations
+    evaluations: int = 0  # how many of the recipe's are done or were passed over
+    evaluation_seconds: float = 0.0  # of all of them
+    longest_evaluation_seconds: float = 0.0
+    best_map_area: float = -1.0
+    skipped_in_a_row: int = 0  # steps whose loss or gradient was not finite
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,21 @@ def identity(recipe: Recipe, table: Table) -> dict[str, Any]:
     """What makes a run that run, JSON-able: its recipe, its classes, its training data."""
     data = {"pictures": len(table), "objects": len(table.labels), "sha256": table.digest()}
     return {"recipe": recipe.as_dict(), "categories": list(table.categories.names), "data": data}
+
+
+def check_finite(parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse to put numbers into a checkpoint that no run could go on from.
+
+    Raises:
+        UserError: the first tensor with a NaN or an infinity.
+    """
+    for part, tensors in parts.items():
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise UserError(
+                    f"{part}, {name}: not finite, so no checkpoint was written; the one before is whole. Start again "
+                    "with a smaller --learning-rate"
+                )
 
 
 def save_state(folder: RunFolder, parts: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any]) -> None:

@@ -3,61 +3,52 @@
     batch -> predictions -> loss sums / positives -> backward -> step -> average -> (log, evaluate, save)
 
 Everything random in a run is a function of (seed, epoch, index), so a run that was stopped and resumed sees the same
-batches as one that was not.
+batches as one that was not, and many processes see what one would.
 """
 
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from types import FrameType
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from onestage.data.loader import batches_per_epoch, training_loader
+from onestage.data.loader_workers import readable_worker_errors
 from onestage.data.table import Table
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.evaluation import Measurement, measure
 from onestage.structures import Batch, Detections, DetectionTable
 from onestage.training.checkpoint import RunFolder, save_model
-from onestage.training.logging import Display, LogFile, LogRow
+from onestage.training.distributed import ALONE, World
+from onestage.training.journal import LOG_EVERY_STEPS, Interval, Journal
+from onestage.training.logging import Display, LogFile
 from onestage.training.optimizer import (
     AveragedWeights,
-    build_optimizer,
-    freeze,
+    freeze_untrained,
     load_optimizer_tensors,
     optimizer_tensors,
-    set_learning_rate,
     train_mode,
     trained_batch_norms,
 )
-from onestage.training.precision import Compute, keep_freed_memory
+from onestage.training.precision import Compute, compiled, keep_freed_memory
 from onestage.training.recipe import Recipe
-from onestage.training.saved_state import check_identity, identity, load_state, save_state
+from onestage.training.replay_file import save_skipped_step
+from onestage.training.saved_state import Position, check_finite, check_identity, identity, load_state, save_state
 from onestage.training.schedule import learning_rate_factor
-from onestage.training.validation import detect_all, on_cpu
+from onestage.training.sickness import diagnose
+from onestage.training.signals import stop_signals
+from onestage.training.step import OptimizerStep, StepLosses, in_parts
+from onestage.training.tracking import TrackerName, Trackers
+from onestage.training.validation import StoppedError, detect_all
+from onestage.training.watch import Watch
 
-LOG_EVERY_STEPS = 10
 EVALUATION_SHARE = 0.2  # a run of so many minutes evaluates as often as fits into so much of the time that it trained
-
-
-@dataclass
-class Position:
-    """Where a run stands; what a checkpoint's header holds."""
-
-    step: int = 0
-    images: int = 0
-    seconds: float = 0.0  # of training: without set-up and evaluations
-    evaluations: int = 0  # how many of the recipe's are done or were passed over
-    evaluation_seconds: float = 0.0  # of all of them
-    longest_evaluation_seconds: float = 0.0
-    best_map_area: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -83,58 +74,97 @@ class Trainer:
         display: Display,
         workers: int,
         save_minutes: float = 5.0,
+        world: World = ALONE,
+        track: tuple[TrackerName, ...] = (),
+        usual: Recipe | None = None,
     ) -> None:
-        """`save_minutes`: a checkpoint is written at every evaluation, and after so many minutes since the last."""
-        self.detector, self.recipe, self.save_minutes = detector, recipe, save_minutes
-        self.stopped: Sequence[int] = ()  # true once a signal came
-        self.train_table, self.test_table = train, test
+        """Prepare a run.
+
+        Args:
+            save_minutes: a checkpoint is written at every evaluation, and after so many minutes since the last.
+            world: the processes that train together.
+            track: the trackers that get what `log.csv` gets, and pictures.
+            usual: the recipe before a user's changes; warnings compare with it.
+        """
+        self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
+        self.train_table, self.test_table, self.track, self.usual = train, test, track, usual
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
+        self.stopped: list[float] = []  # true once a signal came
         keep_freed_memory()
         compute.place(detector)
-        freeze(detector, recipe.frozen)
-        if not recipe.train_stem:
-            freeze(detector, tuple(f"backbone.{name}" for name in detector.backbone.stem))
-        batch_size = min(recipe.batch_size, len(train))
-        if batch_size == 1 and trained_batch_norms(detector):
+        freeze_untrained(detector, recipe)
+        self._check_batch_size()
+        self.network = world.connect(compiled(detector) if recipe.compile else detector)
+        self.take_step = OptimizerStep(detector, self.network, recipe, compute, world)
+        self.optimizer = self.take_step.optimizer
+        self.average = AveragedWeights(detector, recipe.ema_decay) if recipe.ema_decay else None
+        self.position = Position()
+
+    def _check_batch_size(self) -> None:
+        batch_size, parts = self.images_per_step, self.recipe.accumulate
+        least = batch_size // self.world.size // parts
+        if least == 0:
+            raise UserError(
+                f"batches of {batch_size} pictures can't be cut into {parts * self.world.size} parts (--accumulate "
+                f"{parts}, {self.world.size} processes); use a larger --batch-size, or more pictures"
+            )
+        if least * self.world.size == 1 and trained_batch_norms(self.detector):
             raise UserError(
                 "batches of 1 picture: this detector's batch norms need 2 or more; use --batch-size 2, or more pictures"
             )
-        self.optimizer = build_optimizer(detector, recipe)
-        self.average = AveragedWeights(detector, recipe.ema_decay) if recipe.ema_decay else None
-        self.position = Position()
 
     # --- the loop
 
     def run(self) -> None:
         """Train to the end of the recipe. Ctrl-C or SIGTERM saves and raises KeyboardInterrupt."""
-        log = LogFile(self.folder.log, resume_at_step=self.position.step)
-        interval = Interval(self.position.seconds)
         saved_at = time.monotonic()
-        with self.display, stop_signals() as stopped, closing(self.batches()) as batches:
-            self.stopped = stopped
+        with (
+            self.display,
+            self.open_journal() as self.journal,
+            stop_signals() as self.stopped,
+            readable_worker_errors(),
+            closing(self.batches()) as batches,
+        ):
             train_mode(self.detector)
+            stopped = False
             while not stopped and (self.evaluation_due or self.progress < 1):
                 if not self.evaluation_due:  # else it was cut off when the run was stopped
                     started = time.monotonic()
-                    batch = next(batches)
-                    interval.add(self.step(batch), len(batch.images))
-                    self.position.seconds += time.monotonic() - started
-                evaluated = self.evaluation_due
+                    batch, stopped = self.next_batch(batches)
+                    waited_s = time.monotonic() - started
+                    losses = self.step(batch)
+                    spent_s = self.world.from_main(time.monotonic() - started)
+                    self.position.seconds += spent_s
+                    self.journal.step(losses, batch, waited_s, spent_s)
+                evaluated = self.evaluation_due and not stopped
                 map_area = self.evaluate_and_keep() if evaluated else None
-                if interval.steps and (evaluated or self.position.step % LOG_EVERY_STEPS == 0):
-                    row = interval.row(self.position, self.epoch, self.learning_rate, map_area)
-                    log.write(row)
-                    self.display.training(row, self.progress, self.epoch / max(self.progress, 1e-9))
-                    interval = Interval(self.position.seconds)
+                stopped |= evaluated and map_area is None
+                if evaluated or self.position.step % LOG_EVERY_STEPS == 0:
+                    self.journal.row(self.position, self.epoch, self.progress, self.learning_rate, map_area)
+                if self.position.step % self.steps_per_epoch == 0:
+                    self.journal.epoch()
+                stopped |= bool(self.stopped) and self.world.size == 1
                 if evaluated or stopped or time.monotonic() - saved_at > 60 * self.save_minutes:
                     self.save()
                     saved_at = time.monotonic()
-        log.close()
         if stopped:
             raise KeyboardInterrupt
 
+    def open_journal(self) -> Journal:
+        say, main = self.display.say, self.world.is_main
+        watch = Watch(
+            self.recipe, self.train_table, reference=self.usual, steps_per_epoch=self.steps_per_epoch, say=say
+        )
+        trackers = Trackers(
+            self.track, folder=self.folder.root, settings=self.recipe.as_dict(), step=self.position.step, say=say
+        )
+        self.world.on_main(trackers.start)
+        log = LogFile(self.folder.log, resume_at_step=self.position.step) if main else None
+        watch.begin()
+        return Journal(self.display, watch, trackers, log, Interval(self.position), self.test_table)
+
     def batches(self) -> Generator[Batch, None, None]:
-        """Batches from where the run stands, without end."""
+        """Batches (this process's part of each) from where the run stands, without end."""
         return training_loader(
             self.train_table,
             resize=self.detector.resize,
@@ -145,39 +175,70 @@ class Trainer:
             start=divmod(self.position.step, self.steps_per_epoch),
             repeat=self.recipe.repeat,
             pin_memory=self.compute.device.type == "cuda",
+            shard=(self.world.rank, self.world.size),
+            start_method=self.recipe.worker_start_method,
+            warn=self.warn,
         )
 
+    def next_batch(self, batches: Iterator[Batch]) -> tuple[Batch, bool]:
+        """The next batch, and whether a process was told to stop after it.
+
+        Raises:
+            UserError: one of the processes can't read its own.
+        """
+        batch, error = None, None
+        try:
+            batch = next(batches)
+        except UserError as raised:
+            error = raised
+        stopped = self.world.agree(error, bool(self.stopped))
+        assert batch is not None  # else the error was raised
+        return batch, stopped
+
+    def warn(self, line: str) -> None:
+        self.world.warn(line, self.display.say)
+
     def step(self, batch: Batch) -> StepLosses:
-        """One optimizer step; the losses are divided by the batch's positives."""
-        set_learning_rate(self.optimizer, self.learning_rate)
+        """One optimizer step, if its losses and gradient are finite."""
         batch = batch.to(self.compute.device)
-        with self.compute.autocast():
-            predictions = self.detector(batch.images)
-        sums = self.detector.losses(predictions, batch.targets, (batch.images.shape[2], batch.images.shape[3]))
-        positives = sums.num_positives.clamp(min=1)
-        losses = StepLosses(sums.classification / positives, self.recipe.box_loss_weight * sums.box / positives)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        self.check_finite(losses)
-        if self.recipe.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.detector.parameters(), self.recipe.gradient_clip, foreach=True)
-        self.optimizer.step()
+        losses = self.take_step(batch, self.learning_rate)
+        if not losses.finite and not losses.overflow:
+            self.step_skipped(batch, losses)
         self.position.step += 1
-        self.position.images += len(batch.images)
-        if self.average is not None:
-            self.average.update(self.detector, self.position.step)
+        self.position.images += self.images_per_step
+        if losses.finite:
+            self.position.skipped_in_a_row = 0
+            if self.average is not None:
+                self.average.update(self.detector, self.position.step)
         return losses
 
-    def check_finite(self, losses: StepLosses) -> None:
-        """Stop before the weights are spoiled."""
-        if not math.isfinite(losses.total.item()):
+    def step_skipped(self, batch: Batch, losses: StepLosses) -> None:
+        """Say what was not finite, and where; save the step for a replay.
+
+        Raises:
+            UserError: too many in a row.
+        """
+        self.position.skipped_in_a_row += 1
+        number, in_a_row = self.position.step + 1, self.position.skipped_in_a_row
+        names = [self.train_table.image_name(index) for index in batch.image_indices.tolist()]
+        diagnosis = diagnose(self.take_step, in_parts(batch, self.recipe.accumulate), names, losses)
+        facts = {"number": number, "steps_taken": number - in_a_row, "learning_rate": self.learning_rate}
+        file = self.folder.replay(number)
+        saved = save_skipped_step(file, self.take_step, batch, diagnosis, **facts)
+        again = f"; look at it again by: onestage train --replay {file}" if saved else ""
+        self.display.say(f"warning: step {number} was skipped, {diagnosis}; no weight was changed{again}")
+        if in_a_row >= self.recipe.max_skipped_steps:
             raise UserError(
-                f"step {self.position.step + 1}: the loss is {losses.total.item()} (class "
-                f"{losses.classification.item():.4g}, box {losses.box.item():.4g}) at learning rate "
-                f"{self.learning_rate:.2g}; no weight was changed. Resume with a smaller --learning-rate"
+                f"{in_a_row} steps in a row were skipped, the last {number}; the checkpoint {self.folder.checkpoint} "
+                f"is whole; {diagnosis.advice(number - in_a_row)}"
             )
 
     # --- where the run stands
+
+    @property
+    def images_per_step(self) -> int:
+        """Over all processes."""
+        return min(self.recipe.batch_size, len(self.train_table) * self.recipe.repeat)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -226,11 +287,12 @@ class Trainer:
             coco_ap = evaluated.measurement.coco["AP"]
             if map_area > self.position.best_map_area:
                 self.position.best_map_area = map_area
-                self.keep(map_area)
-        seconds = time.monotonic() - started
+                self.world.on_main(lambda: self.keep(map_area))
+        seconds = self.world.from_main(time.monotonic() - started)
         self.position.evaluations = int(self.progress * self.recipe.evaluations)
         self.position.evaluation_seconds += seconds
         self.position.longest_evaluation_seconds = max(seconds, self.position.longest_evaluation_seconds)
+        self.journal.evaluated(evaluated.measurement.metrics, evaluated.found, self.position.step)
         self.display.say(
             f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {coco_ap:.4f} (COCO) on "
             f"{len(self.test_table)} pictures; best AP50 {self.position.best_map_area:.4f}"
@@ -249,14 +311,16 @@ class Trainer:
             StoppedError: a signal came.
         """
         with self.display.stage("evaluating", len(self.test_table)) as stage:
-
-            def advance(pictures: int) -> None:
-                stage.advance(pictures)
-                if self.stopped:
-                    raise StoppedError
-
-            found = on_cpu(
-                detect_all(self.detector, self.test_table, self.compute, workers=self.workers, advance=advance)
+            found = detect_all(
+                self.detector,
+                self.test_table,
+                self.compute,
+                workers=self.workers,
+                start_method=self.recipe.worker_start_method,
+                advance=stage.advance,
+                stopped=lambda: bool(self.stopped),
+                warn=self.warn,
+                world=self.world,
             )
         truth, table = self.test_table.ground_truth(), DetectionTable.from_detections(found)
         return Evaluated(found, measure(truth, table, self.test_table.categories))
@@ -275,13 +339,24 @@ class Trainer:
             self.detector.load_state_dict(latest)
 
     def save(self) -> None:
-        """Write the checkpoint that `resume` reads."""
+        """Write the checkpoint that `resume` reads; process 0 does.
+
+        Raises:
+            UserError: a number in it is not finite: the one before stays.
+        """
+        if not self.world.is_main:
+            return
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self.detector.state_dict(),
             "average": self.average.tensors if self.average is not None else {},
             "optimizer": optimizer_tensors(self.optimizer, self.detector),
         }
-        header = {"position": vars(self.position), **identity(self.recipe, self.train_table)}
+        check_finite(parts)
+        header = {
+            "position": asdict(self.position),
+            "scaler": self.take_step.scaler.state_dict(),
+            **identity(self.recipe, self.train_table),
+        }
         save_state(self.folder, parts, header)
 
     def resume(self) -> None:
@@ -290,7 +365,7 @@ class Trainer:
         Raises:
             UserError: none there, or it is of another recipe, of other classes or other data.
         """
-        saved = load_state(self.folder)
+        saved = self.world.on_main(lambda: load_state(self.folder))
         if saved.warning is not None:
             self.display.say(f"warning: {saved.warning}")
         check_identity(self.folder, saved.header, identity(self.recipe, self.train_table))
@@ -299,74 +374,7 @@ class Trainer:
             for name, tensor in saved.parts["average"].items():
                 self.average.tensors[name].copy_(tensor)
         load_optimizer_tensors(self.optimizer, self.detector, saved.parts["optimizer"])
+        self.take_step.scaler.load_state_dict(saved.header["scaler"])
         self.position = Position(**saved.header["position"])
         due = int(self.progress * self.recipe.evaluations)
         self.position.evaluations = min(self.position.evaluations, due)  # fewer are done where the run is now longer
-
-
-class StoppedError(Exception):
-    """A signal came in mid-evaluation."""
-
-
-@dataclass(frozen=True)
-class StepLosses:
-    """The losses of one step, per positive anchor, with their graph."""
-
-    classification: Tensor
-    box: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        return self.classification + self.box
-
-
-class Interval:
-    """The sums between two rows of the log."""
-
-    def __init__(self, started_at_seconds: float) -> None:
-        self.started_at_seconds = started_at_seconds  # of training
-        self.steps, self.images = 0, 0
-        self.classification, self.box = 0.0, 0.0
-
-    def add(self, losses: StepLosses, images: int) -> None:
-        self.steps += 1
-        self.images += images
-        self.classification += losses.classification.item()
-        self.box += losses.box.item()
-
-    def row(self, position: Position, epoch: float, learning_rate: float, map_area: float | None) -> LogRow:
-        classification, box = self.classification / self.steps, self.box / self.steps
-        return LogRow(
-            step=position.step,
-            epoch=epoch,
-            images=position.images,
-            lr=learning_rate,
-            loss=classification + box,
-            classification_loss=classification,
-            box_loss=box,
-            images_per_second=self.images / max(position.seconds - self.started_at_seconds, 1e-9),
-            seconds=position.seconds,
-            map_area=map_area,
-        )
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list (true once one came); a second SIGINT interrupts at once."""
-    received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever started the thread stops it
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

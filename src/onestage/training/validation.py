@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import torch
 from jaxtyping import Float
@@ -11,12 +12,19 @@ from torch import Tensor
 
 from onestage.boxes import clip_boxes, rescale_boxes
 from onestage.data.loader import evaluation_loader
+from onestage.data.loader_workers import StartMethod
 from onestage.data.table import Table
 from onestage.detectors import Detector
+from onestage.errors import UserError
 from onestage.input_size import Resize
 from onestage.postprocess import Selection
 from onestage.structures import Detections
+from onestage.training.distributed import ALONE, World
 from onestage.training.precision import Compute
+
+
+class StoppedError(Exception):
+    """A signal came in mid-evaluation."""
 
 
 @torch.inference_mode()
@@ -28,9 +36,13 @@ def detect_all(
     selection: Selection | None = None,
     batch_size: int = 8,
     workers: int = 0,
+    start_method: StartMethod | None = None,
     advance: Callable[[int], None] = lambda images: None,
+    stopped: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] | None = None,
+    world: World = ALONE,
 ) -> list[Detections]:
-    """Detect in every picture of a data set.
+    """Detect in every picture of a data set, each process of the run in its share of the batches.
 
     Args:
         detector: placed by `compute`; the training mode of each of its parts is put back afterwards.
@@ -39,39 +51,66 @@ def detect_all(
         selection: which detections to keep; None: as the detector's paper evaluates.
         batch_size: pictures at once.
         workers: loader processes.
+        start_method: how they are started.
         advance: told the number of pictures after each batch.
+        stopped: asked before each batch.
+        warn: told in one line of pictures that are long in coming.
+        world: the processes that share the work.
 
     Returns:
-        One `Detections` a picture, in the table's order, boxes in the original picture's pixels.
+        One `Detections` a picture in main memory, in the table's order, boxes in the original picture's pixels.
+
+    Raises:
+        StoppedError: `stopped` said so in one of the processes.
+        UserError: a picture can't be read.
     """
     modes = {module: module.training for module in detector.modules()}
     detector.eval()
-    found: list[Detections] = []
     selection = selection or detector.evaluation_selection
-    for batch in evaluation_loader(table, resize=detector.resize, batch_size=batch_size, workers=workers):
-        images = batch.images.to(compute.device, non_blocking=True)
-        with compute.autocast():
-            predictions = detector(images)
-        detected = detector.detect(predictions, selection, (images.shape[2], images.shape[3]))
-        for one, (height, width) in zip(
-            detected, table.image_sizes_hw[batch.image_indices.numpy()].tolist(), strict=True
-        ):
-            boxes_xyxy = to_original(one.boxes_xyxy, detector.resize, (height, width))
-            found.append(dataclasses.replace(one, boxes_xyxy=boxes_xyxy, names=table.categories.names))
-        advance(len(images))
+    found: dict[int, Detections] = {}
+    error: UserError | None = None
+    shard = (world.rank, world.size)
+    how = {"workers": workers, "start_method": start_method, "shard": shard, "warn": warn}
+    loader = evaluation_loader(table, resize=detector.resize, batch_size=batch_size, **how)
+    with closing(loader) as batches:
+        try:
+            for batch in batches:
+                if stopped():
+                    break
+                images = batch.images.to(compute.device, non_blocking=True)
+                with compute.autocast():
+                    predictions = detector(images)
+                detected = detector.detect(predictions, selection, (images.shape[2], images.shape[3]))
+                indices = batch.image_indices.tolist()
+                found |= dict(zip(indices, in_pictures(detected, indices, table, detector.resize), strict=True))
+                advance(len(images) * world.size)
+        except UserError as raised:
+            error = raised
     for module, training in modes.items():  # not all the same: frozen batch norms stay in evaluation mode
         module.training = training
-    return found
+    if world.agree(error, stopped()):
+        raise StoppedError
+    together = {index: one for part in world.gather(found) for index, one in part.items()}
+    return [together[index] for index in range(len(table))]
+
+
+def in_pictures(
+    detected: Sequence[Detections], indices: Sequence[int], table: Table, resize: Resize
+) -> list[Detections]:
+    """Detections of a batch in pixels of the original pictures, with names, in main memory."""
+    sizes_hw = table.image_sizes_hw[list(indices)].tolist()
+    return [
+        dataclasses.replace(
+            one,
+            boxes_xyxy=to_original(one.boxes_xyxy, resize, (height, width)).cpu(),
+            scores=one.scores.cpu(),
+            labels=one.labels.cpu(),
+            names=table.categories.names,
+        )
+        for one, (height, width) in zip(detected, sizes_hw, strict=True)
+    ]
 
 
 def to_original(boxes_xyxy: Float[Tensor, "N 4"], resize: Resize, original_hw: tuple[int, int]) -> Float[Tensor, "N 4"]:
     """Boxes in pixels of the input as boxes in pixels of the picture, clipped to it (the input may be padded)."""
     return clip_boxes(rescale_boxes(boxes_xyxy, resize.picture_hw(original_hw), original_hw), original_hw)
-
-
-def on_cpu(found: Sequence[Detections]) -> list[Detections]:
-    """The same detections in main memory."""
-    return [
-        dataclasses.replace(d, boxes_xyxy=d.boxes_xyxy.cpu(), scores=d.scores.cpu(), labels=d.labels.cpu())
-        for d in found
-    ]

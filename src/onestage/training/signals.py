@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM end a run between two steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ONE_PRESS_S = 1.0  # torchrun hands Ctrl-C on, so its processes get it once or twice
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[float]]:
+    """Collect SIGINT and SIGTERM in a list (true once one came); another interrupts at once.
+
+    Under torchrun, one within a second of the first is taken for the same.
+    """
+    received: list[float] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received and ("TORCHELASTIC_RUN_ID" not in os.environ or time.monotonic() - received[0] > ONE_PRESS_S):
+            raise KeyboardInterrupt
+        received.append(time.monotonic())
+
+    try:
+        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever started the thread stops it
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

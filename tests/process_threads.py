@@ -1,0 +1,54 @@
+"""Two processes of a run, as threads of this one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from onestage.training.distributed import World
+
+T = TypeVar("T")
+PATIENCE_S = 30
+
+
+class Threads(World):
+    """What is gathered and summed goes over a board that both see; networks are not connected."""
+
+    size = 2
+
+    def __init__(self, rank: int, barrier: threading.Barrier, board: dict[int, Any]) -> None:
+        self.rank, self._barrier, self._board = rank, barrier, board
+
+    def gather(self, value: Any) -> list[Any]:
+        self._board[self.rank] = value
+        self._barrier.wait(PATIENCE_S)
+        values = [self._board[rank] for rank in range(self.size)]
+        self._barrier.wait(PATIENCE_S)
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        return sum(self.gather(values), torch.zeros_like(values))
+
+    def from_main(self, value: T) -> T:
+        return self.gather(value)[0]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        return self.gather(work() if self.is_main else None)[0]
+
+    @classmethod
+    def run(cls, work: Callable[[World], T]) -> list[T]:
+        """What the work gives in each."""
+        barrier, board, results = threading.Barrier(cls.size), {}, {}
+        worlds = [cls(rank, barrier, board) for rank in range(cls.size)]
+        threads = [
+            threading.Thread(target=lambda world=world: results.update({world.rank: work(world)})) for world in worlds
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * PATIENCE_S)
+        return [results[rank] for rank in range(cls.size)]
