@@ -1,8 +1,8 @@
 """Several processes that train together: forked from a server that has imported the package, or started by torchrun.
 
-Run by torchrun, this file is the command line with something that goes wrong, once:
+Run by torchrun, this file is the command line, but process 1 is killed in its middle, once:
 
-    torchrun ... tests/many_processes.py TROUBLE FOLDER train ...
+    torchrun ... tests/many_processes.py FOLDER_FOR_A_MARK train ...
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ import psutil
 import torch
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-TIMEOUT_S = 120.0
-DEATH_AT_STEP, DAMAGE_AT_STEP = 30, 2
+TIMEOUT_S = 240.0
+DEATH_AT_STEP = 30
 
 
 def results_of(function: Callable[..., Any], count: int, *arguments: Any) -> list[Any]:
@@ -53,11 +54,12 @@ def results_of(function: Callable[..., Any], count: int, *arguments: Any) -> lis
             process.join()
 
 
-PRELOADED = ("lives", "onestage.jobs.train", "onestage.evaluation", "onestage.detectors.ssd", "accelerate", "pytest")
+PRELOADED = ("lives", "onestage.cli", "onestage.evaluation", "onestage.detectors.ssd", "accelerate", "pytest")
 
 
 def _member(pipe: Connection, rank: int, count: int, port: int, function: Callable[..., Any], arguments: Any) -> None:
     torch.set_num_threads(1)
+    warnings.simplefilter("error")  # as in the tests themselves
     as_torchrun_says = {
         **{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True},
@@ -79,43 +81,42 @@ def _received(pipe: Connection) -> Any:
 # --- torchrun
 
 
-@dataclass(frozen=True)
-class Ended:
-    """What torchrun's processes printed, and its exit code."""
-
-    code: int
-    out: str
-    errors: str
-
-    @property
-    def lines(self) -> list[str]:
-        """Of the package's processes: torchrun's own reports and tracebacks left out."""
-        return [line for line in self.out.splitlines() if line] + [
-            line for line in self.errors.splitlines() if line.startswith(("onestage:", "stopped"))
-        ]
-
-
 class Torchrun:
     """A torchrun in the background. With `with`: nothing of it outlives that."""
 
-    def __init__(self, arguments: Sequence[str], *, processes: int = 2, restarts: int = 0) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, *, processes: int = 2, restarts: int = 0) -> None:
+        """`folder`: for what it prints."""
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        self.process = subprocess.Popen(
-            [sys.executable, *launcher, f"--max-restarts={restarts}", *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self.files = [folder / "printed.txt", folder / "errors.txt"]
+        with self.files[0].open("w") as printed, self.files[1].open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, *launcher, f"--max-restarts={restarts}", *arguments],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=printed,
+                stderr=errors,
+                start_new_session=True,
+            )
 
     def __enter__(self) -> Torchrun:
         return self
 
-    def end(self) -> Ended:
-        """Wait for it."""
-        out, errors = self.process.communicate(timeout=TIMEOUT_S)
-        return Ended(self.process.returncode, out, errors)
+    def wait_for(self, text: str) -> None:
+        """Until its processes have printed that."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while text not in self.files[0].read_text():
+            assert self.process.poll() is None, "it ended"
+            assert time.monotonic() < deadline, "it hangs"
+            time.sleep(0.05)
+
+    def end(self) -> int:
+        """Wait for it; its exit code."""
+        return self.process.wait(timeout=TIMEOUT_S)
+
+    @property
+    def lines(self) -> list[str]:
+        """What its processes printed: without empty lines, and without torchrun's own reports."""
+        printed, errors = (file.read_text().splitlines() for file in self.files)
+        return [line for line in printed if line] + [line for line in errors if not _is_by_torchrun(line)]
 
     def __exit__(self, *error: object) -> None:
         if self.process.poll() is not None:
@@ -124,27 +125,32 @@ class Torchrun:
         self.process.kill()
         for one in family:
             one.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
-def _command_line(trouble: str, folder: Path, arguments: list[str]) -> None:
+def _is_by_torchrun(line: str) -> bool:
+    """Its log lines, and the traceback and table that it ends with where a process failed."""
+    starts = ("W", "E", "Traceback", " ", "torch.distributed.elastic", "=====", "-----", "Failures", "Root Cause", "[")
+    return not line or line.startswith(starts) or line.endswith("FAILED")
+
+
+def _command_line(folder: Path, arguments: list[str]) -> None:
     from unittest import mock
 
     from onestage.cli import main
     from onestage.training.trainer import Trainer
 
-    step, rank = Trainer.step, os.environ["RANK"]
+    step, died = Trainer.step, folder / "died"
 
-    def troubled_step(trainer: Trainer, *arguments: Any) -> Any:
-        at, once = trainer.position.step, folder / f"{trouble}-{rank}"
-        if trouble == "die" and rank == "1" and at == DEATH_AT_STEP and not once.exists():
-            once.touch()
+    def last_step(trainer: Trainer, *arguments: Any) -> Any:
+        if os.environ["RANK"] == "1" and trainer.position.step == DEATH_AT_STEP and not died.exists():
+            died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return step(trainer, *arguments)
 
-    with mock.patch.object(Trainer, "step", troubled_step):
+    with mock.patch.object(Trainer, "step", last_step):
         main(arguments)
 
 
 if __name__ == "__main__":
-    _command_line(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    _command_line(Path(sys.argv[1]), sys.argv[2:])

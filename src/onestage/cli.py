@@ -62,7 +62,7 @@ class Demo(Common):
 class Train(Common):
     """Train a detector on a folder of labelled pictures (VOC, COCO or YOLO; the kind is found out)."""
 
-    data: Positional[str | None] = None
+    data: Annotated[Positional[str | None], arg(metavar="DATA")] = None
     """The data set's folder; several VOC years as VOC2007+VOC2012."""
     detector: str | None = None
     """ssd300-vgg16, ssd512-vgg16, retinanet-resnet18 (34, 50, 101), m2det320-vgg16 (512, 704, 800; also -resnet50,

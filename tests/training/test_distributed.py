@@ -275,6 +275,9 @@ def a_detector(name: str, seed: int = 0, frozen: tuple[str, ...] = STEM) -> Dete
     torch.manual_seed(seed)
     config = detector_config(name)
     detector = build(name, 3, config=config.adjusted({"image_size": 96}) if name == RETINANET else config)
+    for module in detector.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
     freeze(detector, frozen)
     train_mode(detector)
     return detector
@@ -352,6 +355,25 @@ def test_a_step_of_many_processes_is_that_of_one(count: int) -> None:
             difference = (first["gradients"][key] - own).norm().item()
             assert difference < 1e-5 * scale, (name, key)
         assert_close(first["weights"], alone["weights"], name, rtol=1e-4, atol=1e-6)
+
+
+def second_steps() -> list[dict[str, Tensor]]:
+    """The weights after two steps, the second taken as it comes and as by processes that were started again."""
+    with joined_processes("cpu") as world:
+        recipe, batch = Recipe(steps=1, momentum=0.0), share_of(a_batch(96, (True,) * 3), world.rank, world.size)
+        going_on = a_detector(RETINANET)
+        step = OptimizerStep(going_on, world.connect(going_on), recipe, CPU, world)
+        step(batch, 0.01)
+        restarted = a_detector(RETINANET)
+        restarted.load_state_dict(going_on.state_dict())
+        step(batch, 0.01)
+        OptimizerStep(restarted, world.connect(restarted), recipe, CPU, world)(batch, 0.01)
+    return [dict(going_on.state_dict()), dict(restarted.state_dict())]
+
+
+def test_a_step_of_three_processes_after_a_restart_has_the_same_bits() -> None:
+    for going_on, restarted in results_of(second_steps, 3):  # of two, a sum is the same in any order
+        assert_close(restarted, going_on, "after a restart", rtol=0, atol=0)
 
 
 # --- evaluation

@@ -4,9 +4,16 @@ import os
 import pytest
 import timm
 import torch
+from torch import nn
 
 from onestage.errors import UserError
-from onestage.training.precision import choose_compute, compiled, same_bits_in_each_run, wide_depthwise_in_float32
+from onestage.training.precision import (
+    choose_compute,
+    compiled,
+    readable_compile_errors,
+    same_bits_in_each_run,
+    wide_depthwise_in_float32,
+)
 
 
 def test_the_choice_is_said_with_its_reason() -> None:
@@ -92,3 +99,20 @@ def test_the_same_bits_are_asked_for_on_gpus(device: str, expected: bool, monkey
         assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if expected else None)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_what_torch_compile_can_not_do_is_told_in_one_line() -> None:
+    class Unknown(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch._dynamo.graph_break()
+            return x
+
+    network = torch.compile(Unknown(), backend="eager", fullgraph=True)
+    expected = r"^--compile: the network can't be compiled here \(.*\); leave it out$"
+    with pytest.raises(UserError, match=expected), readable_compile_errors():
+        network(torch.zeros(1))
+
+
+def test_other_errors_stay_as_they_are_beside_torch_compile() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"), readable_compile_errors():
+        raise RuntimeError("size mismatch")

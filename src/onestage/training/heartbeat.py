@@ -57,8 +57,8 @@ class Heartbeat:
     def stop(self) -> None:
         """The process is done: it says so, so that nobody misses it."""
         self._ended.set()
-        self._thread.join()
-        if not self._store_lost:
+        self._thread.join(MISSED_S)
+        if not self._store_lost and not self._thread.is_alive():  # else the store does not answer
             with suppress(RuntimeError):  # it is lost now, and with it those that would ask
                 self._store.add(f"{self._rank}/done", 1)
 

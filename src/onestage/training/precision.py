@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -80,8 +82,21 @@ def same_bits_in_each_run(device: torch.device) -> None:
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """The network by torch.compile; it is compiled at its first call."""
+    """The network by torch.compile; it is compiled at its first call, inside of `readable_compile_errors`."""
     return cast(nn.Module, torch.compile(network))
+
+
+@contextmanager
+def readable_compile_errors() -> Iterator[None]:
+    """Inside of `with`, an error of torch.compile, which may have pages, is a `UserError` in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        dynamo = sys.modules.get("torch._dynamo.exc")  # it takes seconds to import, and is there if it raised
+        if dynamo is None or not isinstance(error, dynamo.TorchDynamoException):
+            raise
+        first = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"--compile: the network can't be compiled here ({first}); leave it out") from error
 
 
 class _InFloat32:

@@ -36,7 +36,7 @@ from onestage.training.optimizer import (
     train_mode,
     trained_batch_norms,
 )
-from onestage.training.precision import Compute, compiled, keep_freed_memory
+from onestage.training.precision import Compute, compiled, keep_freed_memory, readable_compile_errors
 from onestage.training.recipe import Recipe
 from onestage.training.replay_file import save_skipped_step
 from onestage.training.saved_state import Position, check_finite, check_identity, identity, load_state, save_state
@@ -123,6 +123,7 @@ class Trainer:
             self.open_journal() as self.journal,
             stop_signals() as self.stopped,
             readable_worker_errors(),
+            readable_compile_errors(),
             closing(self.batches()) as batches,
         ):
             train_mode(self.detector)

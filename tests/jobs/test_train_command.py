@@ -1,0 +1,119 @@
+"""What `onestage train` does with its options beside training itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import onestage
+from onestage import cli
+from onestage.data.generated import write_generated_voc
+from onestage.errors import ToldByAnotherProcessError, UserError
+from onestage.jobs import train as job
+from onestage.training.batch_size import BatchSizeFound
+from onestage.training.checkpoint import RunFolder
+from onestage.training.distributed import World
+
+TINY = ("--detector", "retinanet-test_efficientnet", "--image-size", "96", "--backbone-weights", "none")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drawn") / "data"
+    write_generated_voc(root, seed=1, train=6, test=2)
+    return root
+
+
+def failed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command ends with."""
+    with pytest.raises(SystemExit) as done:
+        cli.main(arguments)
+    assert done.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_without_a_folder_it_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(["train"], capsys) == "onestage: train: which data? give a folder: onestage train DATA"
+
+
+def test_replay_wants_a_file_that_a_run_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "step.safetensors"
+    assert failed(["train", "--replay", str(missing)], capsys).startswith(f"onestage: {missing}: ")
+
+
+def test_a_tracker_whose_package_is_missing_is_told_before_the_data_is_read(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("onestage.training.tracking.find_spec", lambda name: None)
+    line = failed(["train", str(data / "nowhere"), "--track", "wandb"], capsys)
+    assert line == "onestage: --track wandb: the package wandb is missing: pip install 'onestage[wandb]'"
+
+
+def test_an_error_that_another_process_tells_is_not_told_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raise_it(*arguments: Any, **more: Any) -> None:
+        raise ToldByAnotherProcessError("a picture can't be read")
+
+    monkeypatch.setattr(onestage, "train", raise_it, raising=False)
+    with pytest.raises(SystemExit) as done:
+        cli.main(["train", "data"])
+    assert done.value.code == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_batch_size_found_by_trial_becomes_part_of_the_recipe(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def find(*arguments: Any, **more: Any) -> BatchSizeFound:
+        asked.update(more)
+        return BatchSizeFound(batch_size=4, accumulate=2, learning_rate=0.0005, reason="batch size 4 by trial")
+
+    monkeypatch.setattr(job, "find_batch_size", find)
+    arguments = ["train", str(data), "--out", str(tmp_path / "run"), *TINY, "--steps", "2", "--evaluations", "1"]
+    with pytest.raises(SystemExit) as done:
+        cli.main([*arguments, "--batch-size", "auto", "--learning-rate-factors", "backbone.", "0.5", "fpn.", "2"])
+    assert done.value.code == 0
+    assert asked["limit"] == 6
+    recipe = json.loads(RunFolder(tmp_path / "run").recipe.read_text())
+    assert (recipe["batch_size"], recipe["accumulate"], recipe["learning_rate"]) == (4, 2, 0.0005)
+    assert recipe["learning_rate_factors"] == [["backbone.", 0.5], ["fpn.", 2.0]]
+    assert "batch size 4 by trial" in capsys.readouterr().out
+
+
+def test_many_processes_want_a_number(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "size", 2)
+    with pytest.raises(UserError, match="tried by one process"):
+        onestage.train(data, settings={"batch_size": "auto"})
+
+
+def test_a_run_that_may_be_restarted_needs_a_folder_that_is_found_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(UserError, match="--max-restarts goes on with the run in --out"):
+        onestage.train(data)
+
+
+def test_the_readers_of_processes_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, processes, expected in ((2, 1, 0), (4, 1, 0), (16, 1, 8), (64, 1, 8), (64, 8, 4), (16, 4, 0)):
+        monkeypatch.setattr(job.os, "cpu_count", lambda cores=cores: cores)
+        assert job.usual_workers(processes) == expected
+
+
+def test_the_plan_keeps_the_recipe_before_the_users_changes(data: Path) -> None:
+    usual = replace(job.named_recipe("ssd300-voc0712"), steps=10)
+    tables = job._open_both(str(data), None, None, None, job.quiet(), False)
+    changes = {"detector": None, "seed": 7, "learning_rate": 0.5}
+    length = {"epochs": None, "steps": 20, "minutes": None}
+    plan = job._plan(str(data), usual, None, False, length, changes, tables, True, job.quiet())
+    assert plan.usual == usual
+    assert plan.recipe == replace(usual, steps=20, seed=7, learning_rate=0.5)
+    assert not plan.resume
