@@ -91,11 +91,11 @@ def test_a_worker_that_is_killed_during_a_training_step_is_told_in_the_same_word
     killed = worker_pids()[1]
 
     def step() -> None:
-        os.kill(killed, signal.SIGTERM)
+        os.kill(killed, signal.SIGUSR1)
         for _ in range(3000):
             time.sleep(0.01)
 
-    with pytest.raises(UserError, match=rf"process {killed}\) was killed by SIGTERM;"), readable_worker_errors():
+    with pytest.raises(UserError, match=rf"process {killed}\) was killed by SIGUSR1;"), readable_worker_errors():
         step()
     loader.close()
     assert worker_pids() == []

@@ -92,11 +92,12 @@ def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Pat
     batch = next(batches)
     batches.close()  # pyright: ignore[reportAttributeAccessIssue]
     trainer.detector.train()
-    losses = [trainer.step(batch).total.item() for _ in range(20)]  # the same two pictures each time
+    losses = [trainer.step(batch).total for _ in range(20)]  # the same two pictures each time
     assert np.isfinite(losses).all()
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
 
-    trainer.evaluate_and_keep()
+    with trainer.open_journal() as trainer.journal:
+        trainer.evaluate_and_keep()
     metrics = onestage.evaluate(tmp_path, data, out=tmp_path / "evaluation", device="cpu", display=display)
     assert metrics["images"] == 2
     predicted = onestage.predict(

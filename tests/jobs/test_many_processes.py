@@ -90,7 +90,7 @@ def test_two_processes_have_the_loss_curve_and_the_metrics_of_one(runs: dict[int
     assert first.keys() == second.keys()
     weights = [name for name, tensor in first.items() if tensor.is_floating_point() and name.startswith("model/")]
     apart = math.sqrt(sum((first[name] - second[name]).square().sum().item() for name in weights))
-    assert apart < 1e-5 * math.sqrt(sum(first[name].square().sum().item() for name in weights))
+    assert apart < 5e-5 * math.sqrt(sum(first[name].square().sum().item() for name in weights))
 
 
 def test_a_run_whose_process_was_killed_ends_as_the_one_whose_was_not(

@@ -6,6 +6,7 @@ A worker may be killed from outside (memory ran out) or hang (a dead network sha
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import signal
@@ -97,7 +98,8 @@ def _unchanged(item: Any) -> Any:
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # torchrun sends SIGTERM to all; the training process then saves, and needs its workers until it has
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from onestage.jobs.dataset import open_dataset
 from onestage.runtime.decode import ImageError, decode_image
 from onestage.structures import Categories, Detections, DetectionTable
 from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
+from onestage.training.distributed import ALONE, World
 from onestage.training.logging import Display, LogRow
 from onestage.training.precision import Compute, choose_compute
 from onestage.training.validation import detect_all
@@ -101,12 +102,16 @@ def evaluate_and_report(
     settings: dict[str, Any],
     log: Sequence[LogRow] = (),
     batch_size: int = 8,
+    world: World = ALONE,
 ) -> dict[str, Any]:
-    """Detect in every picture, measure, print the table, write `metrics.json` and `report.html` into `folder`."""
+    """Detect in every picture, measure, print the table, write `metrics.json` and `report.html` into `folder`.
+
+    The processes of `world` share the pictures; process 0 does the rest.
+    """
     compute.place(loaded.detector)
     with display.stage("evaluating", len(table)) as stage:
-        found = detect_all(loaded.detector, table, compute, batch_size=batch_size, advance=stage.advance)
-    return _report(found, table, folder, display=display, settings=settings, log=log)
+        found = detect_all(loaded.detector, table, compute, batch_size=batch_size, advance=stage.advance, world=world)
+    return world.on_main(lambda: _report(found, table, folder, display=display, settings=settings, log=log))
 
 
 def _report(

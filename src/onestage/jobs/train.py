@@ -128,7 +128,7 @@ def train(
         world.on_main(lambda: until_the_end.enter_context(sole_run(plan.folder.root)))
         trainer = _prepare(plan, weights, device, save_minutes, tuple(track), world, display)
         trainer.run()
-        metrics = world.on_main(lambda: _evaluate_the_best(trainer, data))
+        metrics = _evaluate_the_best(trainer, data)
     return TrainResult(plan.folder.root, metrics)
 
 
@@ -220,15 +220,16 @@ def _with_batch_size(
 
 def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
     """Measure the weights that were kept, and write `metrics.json` and the report."""
-    folder = trainer.folder
+    folder, world = trainer.folder, trainer.world
     return evaluate_and_report(
-        load_model(folder.model),
+        world.on_main(lambda: load_model(folder.model)),
         trainer.test_table,
         folder.root,
         compute=trainer.compute,
         display=trainer.display,
         settings={"data": data, **trainer.recipe.as_dict()},
-        log=read_log(folder.log),
+        log=read_log(folder.log) if world.is_main else (),
+        world=world,
     )
 
 

@@ -192,13 +192,12 @@ class _ManyProcesses(World):
             raise kind(next(message for message in messages if message is not None))
         return stopped > 0
 
-    def tell_once(self, error: UserError) -> UserError:
-        """The error as it is in the first process that asks, told by another in the rest."""
+    def tells(self, error: UserError) -> bool:
+        """Whether it is this process that tells of an error: the first that has it."""
         try:
-            first = self._store.add(f"{self._own_keys}/told/{error}", 1) == 1
+            return self._store.add(f"{self._own_keys}/told/{error}", 1) == 1
         except RuntimeError:  # the store is gone
-            first = self.is_main
-        return error if first else ToldByAnotherProcessError(str(error))
+            return self.is_main
 
     def leave(self) -> None:
         if self._heartbeat is not None:
@@ -219,7 +218,8 @@ def joined_processes(device: str | None) -> Generator[World, None, None]:
         yield ALONE
         return
     if device not in (None, "cpu", "cuda"):
-        raise UserError(f"device {device!r}: torchrun gives each process its own; use cuda or cpu, or leave it out")
+        kind = UserError if _from_launcher("RANK", 0) == 0 else ToldByAnotherProcessError
+        raise kind(f"device {device!r}: torchrun gives each process its own; use cuda or cpu, or leave it out")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     with _process_group("gloo" if on_cpu else "cpu:gloo,cuda:nccl", int(os.environ["RANK"]), size) as store:
         world = _ManyProcesses(store, on_cpu)
@@ -228,7 +228,9 @@ def joined_processes(device: str | None) -> Generator[World, None, None]:
         except ToldByAnotherProcessError:
             raise
         except UserError as error:
-            raise world.tell_once(error) from error
+            if world.tells(error):
+                raise
+            raise ToldByAnotherProcessError(str(error)) from error
         except KeyboardInterrupt:
             if world.is_main:
                 raise
