@@ -1,4 +1,5 @@
 # make demo   the whole path in minutes: draws a data set, trains, evaluates, writes report.html
+# make benchmark   all benchmarks side by side, half an hour on two idle cores; writes docs/performance.md
 # make test   the tests        make lint   lint, format, types, floors        make setup   only the environment
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ STAMP  := $(VENV)/.installed
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo benchmark test lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -28,6 +29,9 @@ $(STAMP): pyproject.toml
 
 demo: setup
 	$(BIN)/onestage demo
+
+benchmark: setup
+	$(BIN)/python benchmarks/performance.py
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)

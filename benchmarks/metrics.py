@@ -1,26 +1,28 @@
 """Seconds for the VOC and COCO metrics of a data set of COCO val2017's size, on random boxes.
 
-python benchmarks/metrics.py [--pictures 5000] [--detections 400000] [--pycocotools]
+python benchmarks/metrics.py [--pictures 5000] [--detections 400000] [--pycocotools] [--json metrics.json]
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.table import Table as Screen
+from side_by_side import Result, time_in_turn, write_results
 
 from onestage.evaluation import coco_metrics, voc_average_precision
 from onestage.structures import DetectionTable, GroundTruth
 
 OBJECTS_A_PICTURE = 7  # as in COCO
+GOAL_SECONDS = 3.0  # VOC's and COCO's together
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Options:
     detections: int = 400_000
     classes: int = 80
     rounds: int = 5
-    pycocotools: bool = False  # beside them, which takes most of a minute
+    pycocotools: bool = False  # beside them, once, which takes most of a minute
+    json: Path | None = None
 
 
 def draw_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -89,21 +92,42 @@ def pycocotools_metrics(truth: GroundTruth, found: DetectionTable, classes: int)
 
 def main(options: Options) -> None:
     truth, found = draw_tables(options)
-
-    def seconds(what: Callable[[], object], rounds: int) -> float:
-        times = []
-        for _ in range(rounds):
-            began = time.perf_counter()
-            what()
-            times.append(time.perf_counter() - began)
-        return statistics.median(times)
-
-    say = Console().print
-    say(f"{options.pictures:,} pictures, {len(truth.labels):,} objects, {len(found.labels):,} detections")
-    say(f"VOC  {seconds(lambda: voc_average_precision(truth, found, options.classes), options.rounds):.2f} s")
-    say(f"COCO {seconds(lambda: coco_metrics(truth, found, options.classes), options.rounds):.2f} s")
+    timings = time_in_turn(
+        {
+            "VOC": lambda: voc_average_precision(truth, found, options.classes),
+            "COCO": lambda: coco_metrics(truth, found, options.classes),
+        },
+        rounds=options.rounds,
+    )
+    rows = [(name, f"{timing.median:.2f}") for name, timing in timings.items()]
     if options.pycocotools:
-        say(f"pycocotools {seconds(lambda: pycocotools_metrics(truth, found, options.classes), 1):.1f} s")
+        began = time.perf_counter()
+        pycocotools_metrics(truth, found, options.classes)
+        rows.append(("COCO by pycocotools", f"{time.perf_counter() - began:.1f}"))
+    both = sum(timing.median for timing in timings.values())
+    result = Result(
+        name="Metrics",
+        command="python benchmarks/metrics.py" + (" --pycocotools" if options.pycocotools else ""),
+        columns=("metrics", "s"),
+        rows=tuple(rows),
+        goals=(
+            f"VOC and COCO together under {GOAL_SECONDS:g} s; measured {both:.2f}: "
+            f"{'met' if both < GOAL_SECONDS else 'not met'}",
+        ),
+        notes=(
+            f"{options.pictures:,} pictures, {len(truth.labels):,} objects, {len(found.labels):,} detections of "
+            f"{options.classes} classes; medians of {options.rounds} rounds"
+            + (", pycocotools once." if options.pycocotools else "."),
+        ),
+    )
+    console = Console()
+    screen = Screen(*result.columns, title=result.name)
+    for row in result.rows:
+        screen.add_row(*row)
+    console.print(screen)
+    for line in (*result.goals, *result.notes):
+        console.print(line)
+    write_results(options.json, [result])
 
 
 if __name__ == "__main__":

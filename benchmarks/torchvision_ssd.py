@@ -84,21 +84,25 @@ SETTINGS = {
 }
 
 
+def ssd_transform(train: bool) -> v2.Transform:
+    """The paper's augmentation in training, then SSD's input."""
+    resize = [v2.Resize((IMAGE_SIZE, IMAGE_SIZE), antialias=True), v2.ToDtype(torch.float32, scale=True)]
+    augment = [
+        v2.RandomPhotometricDistort(),
+        v2.RandomZoomOut(fill={tv_tensors.Image: (123, 117, 104)}),
+        v2.RandomIoUCrop(),
+        v2.RandomHorizontalFlip(),
+        v2.SanitizeBoundingBoxes(),
+    ]
+    return v2.Compose(augment + resize if train else resize)
+
+
 class Pictures(Dataset):
     """A table's pictures as torchvision's detectors take them: float (3, H, W) in 0..1, a dict of boxes and labels."""
 
-    def __init__(self, table: Table, train: bool) -> None:
+    def __init__(self, table: Table, transform: v2.Transform) -> None:
         self.table = table
-        self.train = train
-        resize = [v2.Resize((IMAGE_SIZE, IMAGE_SIZE), antialias=True), v2.ToDtype(torch.float32, scale=True)]
-        augment = [
-            v2.RandomPhotometricDistort(),
-            v2.RandomZoomOut(fill={tv_tensors.Image: (123, 117, 104)}),
-            v2.RandomIoUCrop(),
-            v2.RandomHorizontalFlip(),
-            v2.SanitizeBoundingBoxes(),
-        ]
-        self.transform = v2.Compose(augment + resize if train else resize)
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.table)
@@ -204,7 +208,7 @@ def train(model: nn.Module, table: Table, options: Options, settings: Settings, 
     batch_size = options.batch_size or settings.batch_size
     base_rate = options.learning_rate or settings.learning_rate
     loader = DataLoader(
-        Pictures(table, train=True),
+        Pictures(table, ssd_transform(train=True)),
         batch_size,
         shuffle=True,
         drop_last=True,
@@ -252,7 +256,9 @@ def train(model: nn.Module, table: Table, options: Options, settings: Settings, 
 @torch.inference_mode()
 def detect(model: nn.Module, table: Table, options: Options, compute: Compute) -> DetectionTable:
     """All detections by torchvision's own post-processing (scores from 0.01), in pixels of the original pictures."""
-    loader = DataLoader(Pictures(table, train=False), 16, num_workers=options.workers, collate_fn=collate)
+    loader = DataLoader(
+        Pictures(table, ssd_transform(train=False)), 16, num_workers=options.workers, collate_fn=collate
+    )
     found: list[Detections] = []
     model.eval()
     for images, _, indices in loader:

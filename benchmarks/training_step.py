@@ -1,107 +1,171 @@
-"""Where the time of a training step goes, on a folder of pictures with full augmentation.
+"""Where the time of a training step goes, on pictures from disk with full augmentation.
 
-    python benchmarks/training_step.py NEU-DET --detectors ssd300-vgg16 ssd300-tf_efficientnet_lite0
+    python benchmarks/training_step.py
+    python benchmarks/training_step.py --data NEU-DET --detectors ssd300-vgg16 --precision bf16 --json step.json
 
-Each detector with the recipe that `onestage train` would make for the folder, from random weights (the speed is that of
-trained ones); medians over the steps after the warm-up. Run it on an idle machine.
+Each detector with the recipe that `onestage train` would make for the data, from random weights (the speed is that of
+trained ones): the parts of a step, medians over the steps after the warm-up, and the kinds of operations by PyTorch's
+profiler in one step more. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
+import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Annotated
+from pathlib import Path
 
+import augmentation
 import tyro
 from rich.console import Console
 from rich.table import Table as Screen
-from torch import nn
+from side_by_side import Result, write_results
+from torch.profiler import ProfilerActivity, profile
+from trainers import Ours
 
+from onestage.augmentation import SSD_PAPER
 from onestage.data import choose_splits, read_dataset
-from onestage.data.loader import training_loader
 from onestage.data.table import Table
-from onestage.detectors import build, detector_config
-from onestage.recipes.default import default_recipe
-from onestage.structures import Batch
-from onestage.training.optimizer import AveragedWeights, build_optimizer, freeze, train_mode
-from onestage.training.precision import Compute, Precision, choose_compute, keep_freed_memory
+from onestage.recipes import default_recipe
+from onestage.structures import Batch, LossSums
+from onestage.training.precision import Precision, choose_compute
+from onestage.training.step import OptimizerStep, StepLosses
 
 PARTS = ("wait for data", "forward", "loss", "backward", "update")
+KINDS = {  # of operations: beginnings of their names
+    "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv", "aten::slow_conv"),
+    "batch and group norms": ("aten::native_batch_norm", "aten::native_group_norm", "aten::_batch_norm"),
+    "activations": ("aten::clamp", "aten::hardtanh", "aten::threshold_backward", "aten::relu", "aten::silu"),
+    "pooling, resizing": ("aten::max_pool2d", "aten::upsample"),
+    "copies, casts, padding": ("aten::copy_", "aten::fill_", "aten::zero_", "aten::cat", "aten::_to_copy"),
+    "optimizer, averaged weights, clipping": (
+        "aten::_fused",
+        "aten::lerp",
+        "aten::linalg_vector_norm",
+        "aten::_foreach",
+    ),
+}
+REST = "other (normalisation, L2 norm, sums, loss and matching)"
 
 
 @dataclass(frozen=True)
 class Options:
     """Time training steps."""
 
-    data: Annotated[str, tyro.conf.Positional]
+    data: str | None = None
+    """A VOC, COCO or YOLO folder; without, drawn pictures of 500x375."""
     detectors: tuple[str, ...] = ("ssd300-vgg16", "ssd300-tf_efficientnet_lite0")
-    batch_size: int | None = None  # the recipe's if not given
-    train_stem: bool = False  # train the backbone's first layers, too
+    batch_size: int | None = None
+    """The recipe's if not given."""
+    train_stem: bool = False
+    """Train the backbone's first layers, too."""
     precision: Precision = "auto"
-    warm_up: int = 5
-    steps: int = 15
+    warm_up: int = 2
+    steps: int = 7
+    pictures: int = 128
+    """To draw."""
+    json: Path | None = None
 
 
-def time_steps(name: str, table: Table, options: Options, compute: Compute) -> tuple[int, list[list[float]]]:
-    """The batch size, and the seconds of every part of every step."""
+class TimedStep(OptimizerStep):
+    """An optimizer step that notes the time after each of its parts."""
+
+    times: list[float]
+
+    def losses(self, part: Batch) -> LossSums:
+        with self.compute.autocast():
+            predictions = self.network(part.images)
+        self.times.append(time.perf_counter())
+        sums = self.detector.losses(predictions, part.targets, (part.images.shape[2], part.images.shape[3]))
+        self.times.append(time.perf_counter())
+        return sums
+
+    def gradient(self, parts: Sequence[Batch]) -> StepLosses:
+        losses = super().gradient(parts)
+        self.times.append(time.perf_counter())
+        return losses
+
+
+def run(name: str, table: Table, options: Options) -> tuple[Ours, list[list[float]], Counter[str]]:
+    """The seconds of every part of every step, and the microseconds of every operation of the last one."""
     recipe, _ = default_recipe(name, table, pretrained=not options.train_stem)
-    recipe = replace(recipe, batch_size=options.batch_size or recipe.batch_size)
-    config = detector_config(name).adjusted(recipe.network_settings())
-    config = config.with_quick_start() if recipe.quick_start else config
-    detector = build(name, len(table.categories), config=config)
-    compute.place(detector)
-    if not recipe.train_stem:
-        freeze(detector, tuple(f"backbone.{stem}" for stem in detector.backbone.stem))
-    optimizer, average = build_optimizer(detector, recipe), AveragedWeights(detector, recipe.ema_decay or 0.998)
-    train_mode(detector)
-    batches = training_loader(
-        table,
-        resize=detector.resize,
-        augmentation=recipe.augmentation,
-        batch_size=recipe.batch_size,
-        seed=0,
+    batch_size = options.batch_size or recipe.batch_size
+    ours = Ours(replace(recipe, batch_size=batch_size, augmentation=SSD_PAPER), table, options.precision)
+    trainer = ours.trainer
+    trainer.take_step = step = TimedStep(
+        trainer.detector, trainer.network, trainer.recipe, trainer.compute, trainer.world
     )
-
-    def step(batches: Iterator[Batch]) -> Iterator[float]:
-        """The time after each part."""
-        batch = next(batches)
-        yield time.perf_counter()
-        with compute.autocast():
-            predictions = detector(batch.images)
-        yield time.perf_counter()
-        sums = detector.losses(predictions, batch.targets, (batch.images.shape[2], batch.images.shape[3]))
-        loss = (sums.classification + sums.box) / sums.num_positives.clamp(min=1)
-        yield time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        yield time.perf_counter()
-        nn.utils.clip_grad_norm_(detector.parameters(), 5.0, foreach=True)
-        optimizer.step()
-        average.update(detector, 1)
-        yield time.perf_counter()
-
     seconds: list[list[float]] = []
-    for _ in range(options.warm_up + options.steps):
-        times = [time.perf_counter(), *step(batches)]
-        seconds.append([after - before for before, after in itertools.pairwise(times)])
-    batches.close()
-    return recipe.batch_size, seconds[options.warm_up :]
+    with closing(ours.batches()) as batches:
+        for _ in range(options.warm_up + options.steps):
+            step.times = times = [time.perf_counter()]
+            batch = next(batches)
+            times.append(time.perf_counter())
+            ours.step(batch)
+            times.append(time.perf_counter())
+            seconds.append([after - before for before, after in itertools.pairwise(times)])
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            ours.step(next(batches))
+    operations = Counter({event.key: event.self_cpu_time_total for event in profiler.key_averages()})
+    return ours, seconds[options.warm_up :], operations
+
+
+def kinds(operations: Counter[str]) -> dict[str, float]:
+    """The parts of the time that went into each kind of operations."""
+    total: Counter[str] = Counter()
+    for operation, microseconds in operations.items():
+        kind = next((kind for kind, names in KINDS.items() if operation.startswith(names)), REST)
+        total[kind] += microseconds
+    return {kind: total[kind] / total.total() for kind in (*KINDS, REST)}
 
 
 def main(options: Options) -> None:
-    keep_freed_memory()
-    compute = choose_compute("cpu", options.precision)
-    table, _ = read_dataset(options.data, choose_splits(options.data).train)
-    screen = Screen("detector", "batch", *(f"{part}, ms" for part in PARTS), "pictures/s", title=compute.reason)
-    for name in options.detectors:
-        batch_size, seconds = time_steps(name, table, options, compute)
-        parts = [f"{1000 * statistics.median(column):.0f}" for column in zip(*seconds, strict=True)]
-        rate = batch_size / statistics.median(map(sum, seconds))
-        screen.add_row(name, str(batch_size), *parts, f"{rate:.1f}")
-    Console().print(screen)
+    by_part: list[tuple[str, ...]] = []
+    by_kind: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if options.data is None:
+            table = augmentation.write_pictures(Path(folder), augmentation.Options(pictures=options.pictures))
+        else:
+            table, _ = read_dataset(options.data, choose_splits(options.data).train)
+        for name in options.detectors:
+            ours, seconds, operations = run(name, table, options)
+            batch_size = ours.trainer.images_per_step
+            parts = [f"{1000 * statistics.median(column):.0f}" for column in zip(*seconds, strict=True)]
+            rate = batch_size / statistics.median(map(sum, seconds))
+            by_part.append((name, str(batch_size), *parts, f"{rate:.1f}"))
+            by_kind[name] = kinds(operations)
+    command = f"python benchmarks/training_step.py --detectors {' '.join(options.detectors)}"
+    notes = (f"Medians of {options.steps} steps, {choose_compute('cpu', options.precision).reason}.",)
+    results = (
+        Result(
+            "Parts of a training step",
+            command,
+            ("detector", "batch", *(f"{part}, ms" for part in PARTS), "pictures/s"),
+            tuple(by_part),
+            notes=notes,
+        ),
+        Result(
+            "Operations of a training step",
+            command,
+            ("operations", *by_kind),
+            tuple((kind, *(f"{shares[kind]:.1%}" for shares in by_kind.values())) for kind in (*KINDS, REST)),
+            notes=("By PyTorch's profiler, in the step after those.",),
+        ),
+    )
+    console = Console()
+    for result in results:
+        screen = Screen(*result.columns, title=result.name)
+        for row in result.rows:
+            screen.add_row(*row)
+        console.print(screen)
+        for line in result.notes:
+            console.print(line)
+    write_results(options.json, results)
 
 
 if __name__ == "__main__":

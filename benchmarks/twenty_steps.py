@@ -66,9 +66,10 @@ def run(name: str, options: Options, folder: Path) -> tuple[float, float, float,
     batch = next(batches)
     detector.train()
     started = time.perf_counter()
-    losses = [trainer.step(batch).total.item() for _ in range(options.steps)]
+    losses = [trainer.step(batch).total for _ in range(options.steps)]
     seconds = time.perf_counter() - started
-    map_area = trainer.evaluate_and_keep() or 0.0
+    with trainer.open_journal() as trainer.journal:
+        map_area = trainer.evaluate_and_keep() or 0.0
     found = load(folder, device="cpu")([test.image_path(index) for index in range(len(test))])
     rate = options.steps * options.batch_size / seconds
     return float(np.mean(losses[:4])), float(np.mean(losses[-4:])), rate, map_area, sum(map(len, found))
