@@ -134,12 +134,12 @@ class Options:
 # --- pictures and models
 
 
-def picture_files(options: Options, count: int, folder: Path) -> list[Path]:
+def picture_files(given_in: Path | None, count: int, folder: Path) -> list[Path]:
     """JPEG files: those that are given, again and again, or drawn ones."""
-    if options.pictures is not None:
-        given = sorted(file for file in options.pictures.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if given_in is not None:
+        given = sorted(file for file in given_in.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not given:
-            raise UserError(f"{options.pictures}: no JPEG file in it; give a folder of some")
+            raise UserError(f"{given_in}: no JPEG file in it; give a folder of some")
         return [given[index % len(given)] for index in range(count)]
     files = [folder / f"{index}.jpg" for index in range(count)]
     for index, file in enumerate(files):
@@ -374,7 +374,7 @@ def main(options: Options) -> None:
     for name in sections:
         section = SECTIONS.get(name, Section(ALL, (1, 8), (4, 8)))
         with tempfile.TemporaryDirectory() as folder:
-            files = picture_files(options, max(section.pictures), Path(folder))
+            files = picture_files(options.pictures, max(section.pictures), Path(folder))
             measured = measure(name, section, files, options, Path(folder))
         for result in as_results(name, section, measured, options):
             show(console, result)
