@@ -246,7 +246,11 @@ def measure(name: str, section: Section, files: Sequence[Path], options: Options
             alone[candidate, batch_size] = batch_size / timings[f"{candidate}, alone"].median
             convolutions[candidate, batch_size] = batch_size / network.convolutions_seconds(options.rounds)
     own = found["torch fp32"]
-    same = {candidate: compare(own, others).share for candidate, others in found.items()}
+    # In lower precision the deep networks of random weights find other objects.
+    comparable = [
+        name for name in found if options.model is not None or name in ("torch fp32", "onnx", "openvino fp32")
+    ]
+    same = {candidate: compare(own, found[candidate]).share for candidate in comparable}
     return Measured(rates, alone, convolutions, same, sum(map(len, own)) / len(own))
 
 
@@ -285,7 +289,7 @@ def as_results(name: str, section: Section, measured: Measured, options: Options
             NAMES[candidate],
             *(f"{measured.rates[candidate, size]:.1f}" for size in section.batch_sizes),
             *(_times_torchvision(measured, candidate, size) for size in section.batch_sizes),
-            f"{measured.same[candidate]:.1%}",
+            f"{measured.same[candidate]:.1%}" if candidate in measured.same else "",
         )
         for candidate in candidates
     )
