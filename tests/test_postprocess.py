@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from ssd300_case import DEVICES, golden, multibox_inputs, ssd300_anchors
 from torch.testing import assert_close
 
@@ -95,6 +99,20 @@ def test_equal_scores_stay_in_the_order_of_anchor_then_class() -> None:
     (found,) = select(boxes_xyxy, tied, Selection(candidates_per_class=30, max_detections=None))
     assert_close(found.boxes_xyxy, boxes_xyxy[0, :30].repeat_interleave(2, dim=0))
     assert found.labels.tolist() == [0, 1] * 30
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([10, 100]), st.booleans())
+def test_the_best_of_many_are_those_of_an_nms_of_all(seed: int, wanted: int, spread: int, agnostic: bool) -> None:
+    random = torch.Generator().manual_seed(seed)
+    corner = torch.rand(1, 300, 2, generator=random) * spread
+    boxes_xyxy = torch.cat([corner, corner + 1 + 20 * torch.rand(1, 300, 2, generator=random)], dim=2)
+    values = (torch.rand(1, 300, 3, generator=random) * 50).round() / 50  # many are equal
+    selection = Selection(candidates_per_class=90, max_detections=wanted, class_agnostic=agnostic)
+    (found,) = select(boxes_xyxy, values, selection)
+    (of_all,) = select(boxes_xyxy, values, replace(selection, max_detections=None))
+    assert torch.equal(found.scores, of_all.scores[:wanted])
+    assert torch.equal(found.labels, of_all.labels[:wanted])
+    assert torch.equal(found.boxes_xyxy, of_all.boxes_xyxy[:wanted])
 
 
 @pytest.mark.parametrize("nms", ["hard", "soft-linear", "soft-gaussian"])

@@ -4,7 +4,7 @@
     python benchmarks/reliability/growth.py --epochs 50 --plot docs/memory.svg
 
 `onestage.train` runs in this process, a tiny network on small drawn pictures, with loader workers that live as long as
-the run; each evaluation starts its own besides. Memory is the proportional set size (PSS) of this process and all below
+the run; each evaluation, one an epoch, starts its own besides. Memory is the proportional set size (PSS) of this process and all below
 it: a page that several share counts once in the sum. MB are 10^6 bytes. Linux only.
 
 PSS holds the pages of library files as well, and other programs that come and go on the machine with the same files
@@ -61,7 +61,7 @@ class Options:
     batch_size: int = 50
     workers: int = 2
     start_method: Literal["fork", "spawn", "forkserver"] | None = None  # None: Python's default
-    evaluations: int = 5
+    evaluations: int = 50
     picture_size: int = 80  # nominal side of the drawn pictures
     image_size: int = 32  # of the network's input
     seed: int = 0

@@ -13,6 +13,8 @@ from torchvision.ops import batched_nms
 from onestage.structures import Detections
 
 Nms = Literal["hard", "soft-linear", "soft-gaussian"]
+FIRST_CANDIDATES = 4  # times the detections wanted go into NMS at first
+MORE_CANDIDATES = 4  # times as many where too few of them stayed
 
 
 @dataclass(frozen=True)
@@ -82,26 +84,62 @@ def select(
 
 
 def _select_one(boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection) -> Detections:
-    above = _candidates(scores, selection.score_threshold, selection.candidates_per_class)
-    _, anchors, labels, scores = best_of_each_class(above[None], scores[None], selection.candidates_per_class)
-    boxes_xyxy = boxes_xyxy[anchors]
-    groups = torch.zeros_like(labels) if selection.class_agnostic else labels
     if selection.nms == "hard":
-        keep = nms_by_group(boxes_xyxy, scores, groups, selection.iou_threshold)
+        anchors, labels, scores = _hard_nms(boxes_xyxy, scores, selection)
     else:
-        decay = "linear" if selection.nms == "soft-linear" else "gaussian"
-        scores = soft_nms(
-            boxes_xyxy, scores, groups, decay, selection.iou_threshold, selection.sigma, selection.score_threshold
-        )
-        order = scores.argsort(descending=True, stable=True)
-        keep = order[scores[order] > selection.score_threshold]
-    keep = keep[: selection.max_detections]
-    return Detections(boxes_xyxy[keep], scores[keep], labels[keep])
+        anchors, labels, scores = _soft_nms(boxes_xyxy, scores, selection)
+    best = slice(selection.max_detections)
+    return Detections(boxes_xyxy[anchors[best]], scores[best], labels[best])
 
 
-def _candidates(scores: Float[Tensor, "A K"], score_threshold: float, per_class: int) -> Bool[Tensor, "A K"]:
+def _hard_nms(
+    boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection
+) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
+    """Anchor, label and score of what stays, best first; of more than `max_detections`, the best.
+
+    Whether a candidate stays depends on better ones only. So the best go first, and more only where too few stayed.
+    """
+    wanted = selection.max_detections
+    enough = len(scores) if wanted is None else FIRST_CANDIDATES * wanted
+    while True:
+        above, all_are_in = _best_candidates(scores, selection, enough)
+        _, anchors, labels, best = best_of_each_class(above[None], scores[None], selection.candidates_per_class)
+        groups = torch.zeros_like(labels) if selection.class_agnostic else labels
+        keep = nms_by_group(boxes_xyxy[anchors], best, groups, selection.iou_threshold)
+        if all_are_in or (wanted is not None and len(keep) >= wanted):
+            return anchors[keep], labels[keep], best[keep]
+        enough *= MORE_CANDIDATES
+
+
+def _soft_nms(
+    boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection
+) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
+    """Anchor, label and decayed score of what stays, best first."""
+    above = _candidates(scores, selection)
+    _, anchors, labels, best = best_of_each_class(above[None], scores[None], selection.candidates_per_class)
+    groups = torch.zeros_like(labels) if selection.class_agnostic else labels
+    decay, threshold = ("linear" if selection.nms == "soft-linear" else "gaussian"), selection.score_threshold
+    decayed = soft_nms(boxes_xyxy[anchors], best, groups, decay, selection.iou_threshold, selection.sigma, threshold)
+    order = decayed.argsort(descending=True, stable=True)
+    keep = order[decayed[order] > threshold]
+    return anchors[keep], labels[keep], decayed[keep]
+
+
+def _best_candidates(
+    scores: Float[Tensor, "A K"], selection: Selection, enough: int
+) -> tuple[Bool[Tensor, "A K"], bool]:
+    """At least the `enough` best candidates, no worse one without all that are better; and whether they are all."""
+    if 0 < enough < len(scores) and scores.shape[1]:
+        # So many anchors have a score of at least this; to look for it among the scores themselves takes longer.
+        least = scores.amax(dim=1).topk(enough).values[-1]
+        if least > selection.score_threshold:
+            return scores >= least, False
+    return _candidates(scores, selection), True
+
+
+def _candidates(scores: Float[Tensor, "A K"], selection: Selection) -> Bool[Tensor, "A K"]:
     """Scores above the threshold; of a class with more than enough, the best and those equal to the last of them."""
-    above = scores > score_threshold
+    above, per_class = scores > selection.score_threshold, selection.candidates_per_class
     if 0 < per_class < len(scores) and (above.sum(dim=0) > per_class).any():
         above &= scores >= scores.topk(per_class, dim=0).values[-1]
     return above

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,11 @@ class Categories:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def label_of(self) -> dict[str, int]:
+        """Name -> label."""
+        return {name: label for label, name in enumerate(self.names)}
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,39 @@
 import copy
 import os
+import re
 
 import pytest
 import timm
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from onestage.errors import UserError
 from onestage.training.precision import (
     choose_compute,
     compiled,
+    leave_bfloat16_where_better,
     readable_compile_errors,
     same_bits_in_each_run,
-    wide_depthwise_in_float32,
 )
 
 
-def test_the_choice_is_said_with_its_reason() -> None:
+@pytest.mark.parametrize(
+    ("amx", "processor", "dtype", "reason"),
+    [
+        (True, {"cpu_name": "Intel Xeon", "avx512_bf16": True}, torch.bfloat16, "bf16: this processor has AMX"),
+        (False, {"cpu_name": "AMD EPYC", "avx512_bf16": True}, torch.bfloat16, "bf16: this AMD processor has AVX-512"),
+        (False, {"cpu_name": "AMD EPYC", "avx512_bf16": False}, torch.float32, "fp32: .*no AMX"),
+        (False, {"cpu_name": "Intel Xeon", "avx512_bf16": True}, torch.float32, "fp32: .*no AMX"),
+        (False, {}, torch.float32, "fp32: .*no AMX"),
+    ],
+)
+def test_the_choice_is_said_with_its_reason(amx, processor, dtype, reason, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     compute = choose_compute("cpu")
-    amx = torch.cpu._is_amx_tile_supported()
-    assert compute.dtype == (torch.bfloat16 if amx else torch.float32)
-    assert "AMX" in compute.reason
+    assert compute.dtype == dtype
+    assert re.match(reason, compute.reason)
 
 
 @pytest.mark.parametrize(
@@ -49,18 +62,41 @@ def test_a_device_that_is_not_there_is_named(device: str) -> None:
 def test_a_network_with_wide_depthwise_convolutions_can_be_copied_and_keeps_its_names() -> None:
     body = timm.create_model("tf_efficientnet_lite0", features_only=True)
     names = list(body.state_dict())
-    wide_depthwise_in_float32(body)
-    wide_depthwise_in_float32(body)  # a second time changes nothing
+    leave_bfloat16_where_better(body)
+    leave_bfloat16_where_better(body)  # a second time changes nothing
     twin = copy.deepcopy(body)
     assert list(twin.state_dict()) == names
     with torch.autocast("cpu", torch.bfloat16):
         assert {one.dtype for one in twin(torch.ones(1, 3, 64, 64))} == {torch.bfloat16}
 
 
-def test_only_wide_depthwise_convolutions_are_changed() -> None:
-    narrow, dense = torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 8, 5)
-    wide_depthwise_in_float32(torch.nn.Sequential(narrow, dense))
-    assert type(narrow) is type(dense) is torch.nn.Conv2d
+@pytest.mark.parametrize("groups", [1, 8])
+def test_other_convolutions_stay_in_bfloat16(groups: int) -> None:
+    conv, x = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups), torch.randn(2, 8, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = conv(x)
+        leave_bfloat16_where_better(conv)
+        assert torch.equal(conv(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "height", "width"), [(3, 2, 1, 1), (3, 2, 10, 1), (5, 1, 1, 5), (3, 3, 10, 2)]
+)
+def test_the_gradient_on_maps_smaller_than_the_kernel_is_right(kernel, stride, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(24, 36, kernel, stride, kernel // 2)
+    x = torch.randn(2, 24, height, width)
+    conv(x).square().sum().backward()
+    expected = conv.weight.grad.clone()
+    leave_bfloat16_where_better(conv)
+    for size in (1000, 10_000, 30_000, 100_000):  # what the gradient's memory may hold
+        del [torch.full((size,), 1e30) for _ in range(3)][:]
+    conv.weight.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(x)
+    assert found.dtype == torch.bfloat16
+    found.float().square().sum().backward()
+    assert_close(conv.weight.grad, expected, rtol=0.02, atol=0.05)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -68,7 +104,7 @@ def test_a_wide_depthwise_convolution_under_autocast_is_float32s_to_the_rounding
     conv = torch.nn.Conv2d(8, 8, 5, stride, padding=2, groups=8)
     x = torch.randn(2, 8, 9, 9).bfloat16()
     expected = conv(x.float())
-    wide_depthwise_in_float32(conv)
+    leave_bfloat16_where_better(conv)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(conv(x), expected.bfloat16())
 

@@ -134,9 +134,8 @@ def _own_categories(file: str, records: list[Record]) -> Categories:
 
 def _labels_by_id(own: Categories, categories: Categories) -> dict[str, int]:
     """Category id, in its one spelling -> label in the wanted list, by name; classes that it lacks are left out."""
-    label_of_name = {name: label for label, name in enumerate(categories.names)}
-    pairs = zip(own.source_ids, own.names, strict=True)
-    return {str(source_id): label_of_name[name] for source_id, name in pairs if name in label_of_name}
+    label_of, pairs = categories.label_of, zip(own.source_ids, own.names, strict=True)
+    return {str(source_id): label_of[name] for source_id, name in pairs if name in label_of}
 
 
 def _group_by_image(file: str, content: Record, problems: list[Problem]) -> dict[str, list[tuple[int, Record]]]:

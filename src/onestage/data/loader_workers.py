@@ -6,6 +6,7 @@ A worker may be killed from outside (memory ran out) or hang (a dead network sha
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import re
@@ -96,6 +97,7 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
+    gc.freeze()  # the collector writes into what it looks at, so it would copy all that is shared with the parent
     cv2.setNumThreads(0)  # the workers are the threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which ends its workers
     # torchrun sends SIGTERM to all; the training process then saves, and needs its workers until it has

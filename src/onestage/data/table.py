@@ -117,7 +117,7 @@ class Table:
         """
         if categories == self.categories:
             return self
-        label_of = {name: label for label, name in enumerate(categories.names)}
+        label_of = categories.label_of
         missing = [name for name in self.categories.names if name not in label_of]
         if missing:
             raise UserError(f"{self.root}: the class list {', '.join(categories.names)} lacks {', '.join(missing)}")

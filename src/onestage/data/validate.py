@@ -34,6 +34,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from math import isfinite
 from typing import Literal
 
@@ -130,6 +131,7 @@ class PictureObjects:
         )
 
 
+@lru_cache  # a class that the list lacks comes with each of its objects
 def unknown_class(name: str, categories: Categories) -> str:
     """The message for a class that the list lacks, with the nearest that it has."""
     lowered = {known.lower(): known for known in categories.names}

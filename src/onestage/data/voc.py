@@ -276,7 +276,7 @@ def _add_object(picture: PictureObjects, number: int, found: dict[str, str], cat
     sides = _numbers(texts)
     if not name:
         picture.report(number, "annotation", "it has no <name>; name its class")
-    elif name not in categories.names:
+    elif name not in categories.label_of:
         picture.report(number, "class", unknown_class(name, categories))
     elif sides is None:
         picture.report(number, "annotation", f"no box in numbers ({written}); write xmin, ymin, xmax, ymax")
@@ -289,7 +289,7 @@ def _add_object(picture: PictureObjects, number: int, found: dict[str, str], cat
                 return
         box_xyxy = (xmin - 1.0, ymin - 1.0, xmax, ymax)  # 1-based inclusive -> 0-based half-open
         ignored = found.get("difficult", "0").lower() in ("1", "true")
-        picture.add(number, box_xyxy, categories.names.index(name), written=written, ignored=ignored)
+        picture.add(number, box_xyxy, categories.label_of[name], written=written, ignored=ignored)
 
 
 def _numbers(texts: list[str]) -> list[float] | None:

@@ -206,10 +206,10 @@ def _add_object(picture: PictureObjects, number: int, line: str, own: Categories
         picture.report(number, "class", message)
         return
     name = own.names[int(first)]
-    if name not in categories.names:
+    if name not in categories.label_of:
         picture.report(number, "class", unknown_class(name, categories))
         return
-    label = categories.names.index(name)
+    label = categories.label_of[name]
     picture.add(number, _box_xyxy(numbers, picture.size_hw), label, written=f"box {shown(' '.join(line.split()[1:]))}")
 
 

@@ -87,7 +87,9 @@ def voc_average_precision(
     assigned = assign_detections(truth, found, iou_threshold)
     ground_truths = np.bincount(truth.labels[~truth.ignored], minlength=num_classes)
     ignored = np.bincount(truth.labels[truth.ignored], minlength=num_classes)
-    order = np.lexsort((-found.scores, found.labels))  # by class, then best first; ties keep the order given
+    order = np.argsort(-found.scores, kind="stable")  # best first; ties keep the order given
+    labels = found.labels[order].astype(np.min_scalar_type(num_classes))  # numpy sorts small integers in linear time
+    order = order[np.argsort(labels, kind="stable")]  # by class, each of them as before
     bounds = np.searchsorted(found.labels[order], np.arange(num_classes + 1))
     per_class = []
     for label in range(num_classes):

@@ -21,7 +21,7 @@ from onestage.structures import Categories, Detections, DetectionTable
 from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
 from onestage.training.distributed import ALONE, World
 from onestage.training.logging import Display, LogRow
-from onestage.training.precision import Compute, choose_compute
+from onestage.training.precision import Compute, choose_compute, keep_freed_memory
 from onestage.training.validation import detect_all
 
 
@@ -55,6 +55,7 @@ def evaluate(
         UserError: no model, no data, or data that the model's classes do not fit.
     """
     display = display or Display()
+    keep_freed_memory()
     data = os.fspath(data)
     split = split or choose_splits(data).test
     settings = {"model": str(model), "data": data, "split": split}

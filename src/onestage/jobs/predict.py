@@ -25,6 +25,7 @@ from onestage.jobs.results import Format, ResultFiles
 from onestage.postprocess import Nms, Selection
 from onestage.structures import Detections
 from onestage.training.logging import Display
+from onestage.training.precision import keep_freed_memory
 
 NMS: dict[str, Nms] = {"hard": "hard", "soft": "soft-gaussian"}
 
@@ -81,6 +82,7 @@ def predict(
             were done, sources that could not be read.
     """
     display = display or Display()
+    keep_freed_memory()
     predictor = load(model, device=device)
     predictor.selection = chosen_selection(
         predictor.papers_selection, score_threshold, nms, class_agnostic, max_detections

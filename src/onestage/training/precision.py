@@ -35,7 +35,7 @@ class Compute:
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network there, channels last (what oneDNN and cuDNN convolve fastest)."""
         if self.device.type == "cpu" and self.dtype == torch.bfloat16:
-            wide_depthwise_in_float32(module)
+            leave_bfloat16_where_better(module)
         return module.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
@@ -63,10 +63,13 @@ def _bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
             return True, f"{torch.cuda.get_device_name(device)} has bfloat16 units"
         return False, f"{torch.cuda.get_device_name(device)} has no bfloat16 units"
     if device.type == "cpu":
-        # AVX512-BF16 alone does not pay: its convolutions' backward pass is slower than float32's.
         if torch.cpu._is_amx_tile_supported():
             return True, "this processor has AMX"
-        return False, "this processor has no AMX"
+        # AVX512-BF16: a step takes half of float32's time on AMD's Zen 4, more than float32's on Intel's without AMX.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not there in every torch
+        if capabilities.get("avx512_bf16") and str(capabilities.get("cpu_name")).startswith("AMD"):
+            return True, "this AMD processor has AVX-512 for it"
+        return False, "this processor has no AMX, nor is it one of AMD's with AVX-512 for bfloat16"
     return False, f"bfloat16 is not tried on {device.type}"
 
 
@@ -99,31 +102,43 @@ def readable_compile_errors() -> Iterator[None]:
         raise UserError(f"--compile: the network can't be compiled here ({first}); leave it out") from error
 
 
-class _InFloat32:
-    """Put before a convolution's class: float32 inside autocast, too. The output has the input's type."""
+class _InFloat32WhereBetter:
+    """Put before a convolution's class; see `leave_bfloat16_where_better`. The output has autocast's type."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        smaller_than_the_kernel = min(x.shape[-2:]) < max(self.kernel_size)
+        if not (smaller_than_the_kernel or _is_wide_depthwise(self)) or not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)  # pyright: ignore[reportAttributeAccessIssue]
         with torch.autocast(x.device.type, enabled=False):
             convolved: Tensor = super().forward(x.float())  # pyright: ignore[reportAttributeAccessIssue]
-        return convolved.to(x.dtype)
+        return convolved.to(torch.get_autocast_dtype(x.device.type))
 
 
-def wide_depthwise_in_float32(module: nn.Module) -> None:
-    """Let the depthwise convolutions of kernels above 3x3 leave bfloat16.
+def leave_bfloat16_where_better(module: nn.Module) -> None:
+    """Let convolutions compute in float32 inside autocast where oneDNN's bfloat16 is wrong or slow.
 
-    oneDNN has no fast gradient for their bfloat16 weights: 94 ms for 16 maps of (672, 19, 19) and a 5x5 kernel, 18 ms
-    in float32. In tf_efficientnet_lite0 they are half of a training step.
+    Wrong: on maps smaller than the kernel the gradient of the weights may hold what lay in memory before, for 3x3 with
+    stride 2 on maps of one column for example (torch 2.14, Zen 4; all other kernels, strides and sides up to 10 that
+    were tried were right). Slow: for depthwise convolutions of kernels above 3x3 the gradient of 16 maps of
+    (672, 19, 19) and a 5x5 kernel takes 94 ms, and 18 ms in float32. In tf_efficientnet_lite0 they are half of a step.
     """
     for conv in module.modules():
-        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1 and max(conv.kernel_size) > 3:
+        if isinstance(conv, nn.Conv2d) and max(conv.kernel_size) > 1:
             cls: Any = type(conv)
-            if not issubclass(cls, _InFloat32):
-                conv.__class__ = type(cls.__name__, (_InFloat32, cls), {})
+            if not issubclass(cls, _InFloat32WhereBetter):
+                conv.__class__ = type(cls.__name__, (_InFloat32WhereBetter, cls), {})
+
+
+def _is_wide_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups == conv.in_channels > 1 and max(conv.kernel_size) > 3
 
 
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next step instead of returning it to the kernel, which would hand it out
-    again page by page, zeroed: a fifth of a training step on CPUs. Changes nothing elsewhere."""
+    again page by page, zeroed: a fifth of a training step on CPUs, and of RetinaNet's prediction.
+
+    Changes nothing elsewhere.
+    """
     if not sys.platform.startswith("linux"):
         return
     try:
