@@ -21,9 +21,7 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table as Screen
-from side_by_side import Result, write_results
+from side_by_side import Result, show, write_results
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
@@ -153,13 +151,7 @@ def main(options: Options) -> None:
             f"{options.image_size}x{options.image_size}; medians of {options.rounds} rounds.",
         ),
     )
-    console = Console()
-    screen = Screen(*result.columns, title=result.name)
-    for row in result.rows:
-        screen.add_row(*row)
-    console.print(screen)
-    for line in (*result.goals, *result.notes):
-        console.print(line)
+    show(result)
     write_results(options.json, [result])
 
 

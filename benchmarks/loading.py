@@ -23,9 +23,7 @@ import augmentation
 import cv2
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table as Screen
-from side_by_side import Result, write_results
+from side_by_side import Result, show, write_results
 from torch.utils.data import DataLoader
 from torchvision_ssd import Pictures, collate, ssd_transform
 
@@ -160,13 +158,7 @@ def main(options: Options) -> None:
             "there are four cores or fewer.",
         ),
     )
-    console = Console()
-    screen = Screen(*result.columns, title=result.name)
-    for row in result.rows:
-        screen.add_row(*row)
-    console.print(screen)
-    for line in (*result.goals, *result.notes):
-        console.print(line)
+    show(result)
     write_results(options.json, [result])
 
 

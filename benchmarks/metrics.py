@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table as Screen
-from side_by_side import Result, time_in_turn, write_results
+from side_by_side import Result, show, time_in_turn, write_results
 
 from onestage.evaluation import coco_metrics, voc_average_precision
 from onestage.structures import DetectionTable, GroundTruth
@@ -120,13 +118,7 @@ def main(options: Options) -> None:
             + (", pycocotools once." if options.pycocotools else "."),
         ),
     )
-    console = Console()
-    screen = Screen(*result.columns, title=result.name)
-    for row in result.rows:
-        screen.add_row(*row)
-    console.print(screen)
-    for line in (*result.goals, *result.notes):
-        console.print(line)
+    show(result)
     write_results(options.json, [result])
 
 

@@ -27,7 +27,15 @@ from line_plot import line_plot
 from rich.console import Console
 
 Name = Literal[
-    "prediction", "postprocessing", "training", "loading", "augmentation", "metrics", "start_up", "scaling"
+    "prediction",
+    "postprocessing",
+    "training",
+    "training_step",
+    "loading",
+    "augmentation",
+    "metrics",
+    "start_up",
+    "scaling",
 ]  # in the order of the page
 NAMES: tuple[Name, ...] = get_args(Name)
 SCRIPTS = Path(__file__).parent

@@ -20,9 +20,8 @@ from typing import Any
 
 import torch
 import tyro
-from prediction import picture_files, show
-from rich.console import Console
-from side_by_side import Result, time_in_turn, write_results
+from prediction import picture_files
+from side_by_side import Result, show, time_in_turn, write_results
 from torch import Tensor
 from torchvision.models.detection import ssd300_vgg16
 
@@ -194,7 +193,7 @@ def main(options: Options) -> None:
             "torchvision, as in the paper's release.",
         ),
     )
-    show(Console(), result)
+    show(result)
     write_results(options.json, [result])
 
 

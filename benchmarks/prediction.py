@@ -24,9 +24,7 @@ import random_models
 import torch
 import tyro
 from openvino_bounds import NetworkAlone
-from rich.console import Console
-from rich.table import Table as Screen
-from side_by_side import Result, machine, time_in_turn, write_results
+from side_by_side import Result, machine, show, time_in_turn, write_results
 from torch import Tensor, nn
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.functional import convert_image_dtype
@@ -35,6 +33,7 @@ from trainers import RETINANET_EDGES
 from onestage.data.generated import draw_picture
 from onestage.detectors.base import Detector
 from onestage.errors import UserError
+from onestage.export.calibration import Calibration
 from onestage.export.check import compare
 from onestage.export.onnx import export_onnx
 from onestage.export.openvino import export_openvino
@@ -180,7 +179,7 @@ def exported(model: LoadedModel, candidate: Candidate, files: Sequence[Path], fo
         export_onnx(model.detector, model.categories, selection, folder / "model.onnx", {})
         return folder / "model.onnx"
     precision, path = PRECISIONS[candidate], folder / f"{PRECISIONS[candidate]}.xml"
-    calibration = list(dict.fromkeys(files))[:CALIBRATION_PICTURES]
+    calibration = Calibration(list(dict.fromkeys(files))[:CALIBRATION_PICTURES])
     export_openvino(model.detector, model.categories, selection, path, {}, precision, calibration)
     return path
 
@@ -363,17 +362,8 @@ def _ratio_line(section: Section, measured: Measured) -> list[str]:
     ]
 
 
-def show(console: Console, result: Result) -> None:
-    screen = Screen(*result.columns, title=result.name)
-    for row in result.rows:
-        screen.add_row(*row)
-    console.print(screen)
-    for line in (*result.goals, *result.notes):
-        console.print(line)
-
-
 def main(options: Options) -> None:
-    console, results = Console(), list[Result]()
+    results: list[Result] = []
     sections = options.sections if options.model is None else (load_model(options.model).detector.name,)
     for name in sections:
         section = SECTIONS.get(name, Section(ALL, (1, 8), (4, 8)))
@@ -381,7 +371,7 @@ def main(options: Options) -> None:
             files = picture_files(options.pictures, max(section.pictures), Path(folder))
             measured = measure(name, section, files, options, Path(folder))
         for result in as_results(name, section, measured, options):
-            show(console, result)
+            show(result)
             results.append(result)
     write_results(options.json, results)
 

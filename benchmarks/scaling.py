@@ -25,9 +25,8 @@ import numpy as np
 import psutil
 import tyro
 from rich.console import Console
-from rich.table import Table as Screen
 from scaling_work import GROWTHS, Growth, GrowthName, Workload
-from side_by_side import Result, write_results
+from side_by_side import Result, show, write_results
 
 LINEAR = 1.1  # the largest exponent that is taken for linear: few points and caches that overflow blur it
 CALLS = 5
@@ -189,10 +188,7 @@ def main(options: Options) -> None:
             console.print(f"{time.perf_counter() - started:5.0f} s  {growth.title}: {workload.name}")
         results += result(name, growth, rows)
         table = results[-2]
-        screen = Screen(*table.columns, title=f"{table.name}; {table.notes[0]}")
-        for row in table.rows:
-            screen.add_row(*row)
-        console.print(screen, *table.goals, sep="\n")
+        show(table)
     write_results(options.json, results)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 import torch
+from rich.console import Console
+from rich.table import Table as Screen
 
 FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
 PACKAGES = ("torch", "torchvision", "openvino", "onnxruntime", "timm", "opencv-python-headless")
@@ -71,6 +73,16 @@ def time_in_turn(
             if round_number >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def show(*results: Result) -> None:
+    """On the screen."""
+    console = Console()
+    for result in results:
+        screen = Screen(*result.columns, title=result.name)
+        for row in result.rows:
+            screen.add_row(*row)
+        console.print(screen, *result.goals, *result.notes, sep="\n")
 
 
 def write_results(path: Path | None, results: Sequence[Result]) -> None:

@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.table import Table as Screen
-from side_by_side import Result, time_in_turn, write_results
+from side_by_side import Result, show, time_in_turn, write_results
 
 COMMANDS: dict[str, Sequence[str]] = {
     "python, nothing imported": (sys.executable, "-c", "pass"),
@@ -56,13 +54,7 @@ def main(options: Options) -> None:
         goals=tuple(goals),
         notes=(f"Medians of {options.rounds} fresh processes each, after one that fills the file cache.",),
     )
-    console = Console()
-    screen = Screen(*result.columns, title=result.name)
-    for row in result.rows:
-        screen.add_row(*row)
-    console.print(screen)
-    for line in (*result.goals, *result.notes):
-        console.print(line)
+    show(result)
     write_results(options.json, [result])
 
 

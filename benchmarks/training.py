@@ -25,9 +25,7 @@ from typing import Any, Literal, TypeAlias
 import augmentation
 import tyro
 from convolutions import convolution_seconds
-from rich.console import Console
-from rich.table import Table as Screen
-from side_by_side import Result, write_results
+from side_by_side import Result, show, write_results
 from trainers import RETINANET_EDGES, Candidate, made, papers, their_retinanet, their_ssd
 
 from onestage.data import choose_splits, read_dataset
@@ -241,7 +239,6 @@ def as_result(
 
 
 def main(options: Options) -> None:
-    console = Console()
     with tempfile.TemporaryDirectory() as folder:
         if options.data is None:
             table = augmentation.write_pictures(Path(folder), augmentation.Options(pictures=options.pictures))
@@ -250,17 +247,8 @@ def main(options: Options) -> None:
         results = []
         for name in options.sections:
             results.append(measure(name, table, options))
-            show(console, results[-1])
+            show(results[-1])
     write_results(options.json, results)
-
-
-def show(console: Console, result: Result) -> None:
-    screen = Screen(*result.columns, title=result.name)
-    for row in result.rows:
-        screen.add_row(*row)
-    console.print(screen)
-    for line in (*result.goals, *result.notes):
-        console.print(line)
 
 
 if __name__ == "__main__":

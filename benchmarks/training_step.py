@@ -22,9 +22,7 @@ from pathlib import Path
 
 import augmentation
 import tyro
-from rich.console import Console
-from rich.table import Table as Screen
-from side_by_side import Result, write_results
+from side_by_side import Result, show, write_results
 from torch.profiler import ProfilerActivity, profile
 from trainers import Ours
 
@@ -157,14 +155,7 @@ def main(options: Options) -> None:
             notes=("By PyTorch's profiler, in the step after those.",),
         ),
     )
-    console = Console()
-    for result in results:
-        screen = Screen(*result.columns, title=result.name)
-        for row in result.rows:
-            screen.add_row(*row)
-        console.print(screen)
-        for line in result.notes:
-            console.print(line)
+    show(*results)
     write_results(options.json, results)
 
 

@@ -4,8 +4,8 @@
     python benchmarks/reliability/growth.py --epochs 50 --plot docs/memory.svg
 
 `onestage.train` runs in this process, a tiny network on small drawn pictures, with loader workers that live as long as
-the run; each evaluation, one an epoch, starts its own besides. Memory is the proportional set size (PSS) of this process and all below
-it: a page that several share counts once in the sum. MB are 10^6 bytes. Linux only.
+the run; each evaluation, one an epoch, starts its own besides. Memory is the proportional set size (PSS) of this
+process and all below it: a page that several share counts once in the sum. MB are 10^6 bytes. Linux only.
 
 PSS holds the pages of library files as well, and other programs that come and go on the machine with the same files
 (a torch in the same environment) take and leave a share of them: tens of MB. What the run allocated by itself stands

@@ -3,7 +3,8 @@
     NAME.xml, NAME.bin; the header of the ONNX file stands in the xml, with the SHA-256 of the bin
 
 int8 is NNCF's: weights and inputs of the convolutions, by what passes through them on calibration pictures. What lies
-before the first convolutions (resizing, normalisation) and behind the last (decoding, NMS) stays as it is.
+before the first convolutions (resizing, normalisation) and behind the last (decoding, NMS) stays as it is. If the
+pictures' AP falls by more than `MOST_LOST`, NNCF takes those operations back to float32 that cost most of it.
 
 bfloat16 is written into the graph: from the first convolutions to the last, weights and what passes through are of that
 type, and all else is float32. Told to count in bfloat16 (its precision hint), OpenVINO would do so in the matrices that
@@ -17,22 +18,26 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from onestage.detectors import Detector
 from onestage.errors import UserError
+from onestage.export.calibration import Calibration
 from onestage.export.onnx import export_onnx
 from onestage.postprocess import Selection
 from onestage.runtime.decode import decode_image
 from onestage.runtime.exported_file import METADATA_KEY, OpenVinoPrecision, file_digest, read_exported
-from onestage.structures import Categories
+from onestage.runtime.session import Outputs
+from onestage.structures import Categories, Detections
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
 CALIBRATION_THRESHOLD = 0.05  # of scores, while NNCF looks on; it does not reach what is measured
+MOST_LOST = 0.01  # `map_area` that int8 may cost
 
 
 def export_openvino(
@@ -42,14 +47,14 @@ def export_openvino(
     path: Path,
     origin: dict[str, Any],
     precision: OpenVinoPrecision = "fp32",
-    calibration: Sequence[Path] = (),
+    calibration: Calibration | None = None,
 ) -> None:
     """Write the files.
 
     Args:
         path: the xml; the bin lies beside it.
         precision: of the convolutions and what lies between them.
-        calibration: picture files like those to come, for "int8".
+        calibration: for "int8".
 
     Raises:
         UserError: OpenVINO or NNCF is missing, or int8 without pictures.
@@ -64,7 +69,7 @@ def export_openvino(
         header = {**read_exported(onnx_file).header, "precision": precision}
         model = openvino.convert_model(onnx_file)
     if precision == "int8":
-        model = _quantised(model, calibration)
+        model = _quantised(model, calibration or Calibration(()), detector.evaluation_selection.score_threshold)
     if precision == "bf16":
         _to_bf16(model)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,8 @@ def export_openvino(
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def _quantised(model: Any, pictures: Sequence[Path]) -> Any:
+def _quantised(model: Any, calibration: Calibration, score_threshold: float) -> Any:
+    pictures, measure = calibration.pictures, calibration.map_area
     if not pictures:
         raise UserError("int8 needs pictures to calibrate on: --calibration DATA, the training data is good")
     try:
@@ -82,19 +88,35 @@ def _quantised(model: Any, pictures: Sequence[Path]) -> Any:
     except ImportError as error:
         raise UserError("NNCF is missing: pip install 'onestage[openvino]'") from error
 
-    def as_inputs(picture: Path) -> dict[str, np.ndarray]:
+    def as_inputs(place: int, score_threshold: float = CALIBRATION_THRESHOLD) -> dict[str, np.ndarray]:
         return {
-            "images": decode_image(picture)[None],
-            "score_threshold": np.array([CALIBRATION_THRESHOLD], dtype=np.float32),
+            "images": decode_image(pictures[place])[None],
+            "score_threshold": np.array([score_threshold], dtype=np.float32),
         }
+
+    def map_area(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
+        """Of all, and of each picture: if it were not given, NNCF would run all pictures again for it."""
+        places = list(places)
+        outputs = [compiled(as_inputs(place, score_threshold)) for place in places]
+        found = [_first_picture(Outputs(*(output[name] for name in Outputs._fields))) for output in outputs]
+        assert measure is not None
+        return measure(places, found), [measure([place], [one]) for place, one in zip(places, found, strict=True)]
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     ignored = nncf.IgnoredScope(names=sorted(_outside_of_convolutions(model)), validate=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNCF's, about other frameworks
-        return nncf.quantize(
-            model, nncf.Dataset(list(pictures), as_inputs), subset_size=len(pictures), ignored_scope=ignored
-        )
+        data = nncf.Dataset(range(len(pictures)), as_inputs)
+        how = {"subset_size": len(pictures), "ignored_scope": ignored}
+        if measure is None:
+            return nncf.quantize(model, data, **how)
+        return nncf.quantize_with_accuracy_control(model, data, data, map_area, max_drop=MOST_LOST, **how)
+
+
+def _first_picture(outputs: Outputs) -> Detections:
+    count = int(outputs.counts[0])
+    boxes_xyxy, scores, labels = (part[0, :count] for part in outputs[:3])
+    return Detections(torch.from_numpy(boxes_xyxy), torch.from_numpy(scores), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _outside_of_convolutions(model: Any) -> set[str]:

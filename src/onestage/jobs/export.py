@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from onestage.data import choose_splits
 from onestage.data.generated import draw_picture
 from onestage.detectors import Detector
 from onestage.errors import UserError
+from onestage.evaluation.voc import voc_average_precision
+from onestage.export.calibration import Calibration
 from onestage.export.check import Agreement, compare
 from onestage.inference.exported import ExportedPredictor, in_torch
 from onestage.inference.predictor import Predictor
@@ -22,7 +24,7 @@ from onestage.jobs.dataset import open_dataset
 from onestage.jobs.predict import NMS
 from onestage.postprocess import Selection
 from onestage.runtime.exported_file import OpenVinoPrecision
-from onestage.structures import Categories
+from onestage.structures import Categories, Detections, DetectionTable
 from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
 from onestage.training.logging import Display
 
@@ -84,7 +86,7 @@ def export_model(
         max_detections=max_detections or papers.max_detections,
     )
     origin = {key: loaded.header[key] for key in ("sha256", "imported_from") if key in loaded.header}
-    export = _exporter(format, precision, calibration, display)
+    export = _exporter(loaded.categories, format, precision, calibration, display)
     display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
     export(loaded.detector, loaded.categories, selection, path, origin)
     files = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
@@ -100,7 +102,11 @@ def export_model(
 
 
 def _exporter(
-    format: Format, precision: OpenVinoPrecision, calibration: str | os.PathLike[str] | None, display: Display
+    categories: Categories,
+    format: Format,
+    precision: OpenVinoPrecision,
+    calibration: str | os.PathLike[str] | None,
+    display: Display,
 ) -> Callable[[Detector, Categories, Selection, Path, dict[str, Any]], None]:
     """What writes a file of the format. Each needs packages of its own."""
     try:
@@ -111,7 +117,7 @@ def _exporter(
         if format == "openvino":
             from onestage.export.openvino import export_openvino
 
-            pictures = _calibration_pictures(calibration, display) if precision == "int8" else ()
+            pictures = _calibration(calibration, categories, display) if precision == "int8" else None
             return partial(export_openvino, precision=precision, calibration=pictures)
         from onestage.export.onnx import export_onnx
     except ImportError as error:
@@ -133,12 +139,20 @@ def _target(
     return path
 
 
-def _calibration_pictures(data: str | os.PathLike[str] | None, display: Display) -> list[Path]:
+def _calibration(data: str | os.PathLike[str] | None, categories: Categories, display: Display) -> Calibration:
     if data is None:
         raise UserError("int8 needs pictures to calibrate on: --calibration DATA, the training data is good")
-    table = open_dataset(os.fspath(data), choose_splits(os.fspath(data)).train, display=display, skip_bad_data=True)
+    split = choose_splits(os.fspath(data)).train
+    table = open_dataset(os.fspath(data), split, display=display, skip_bad_data=True, categories=categories)
     table = table.subset(count=min(CALIBRATION_PICTURES, len(table)))
-    return [table.image_path(index) for index in range(len(table))]
+
+    def map_area(places: Sequence[int], found: Sequence[Detections]) -> float:
+        truth = table.subset(indices=places).ground_truth()
+        map_area = voc_average_precision(truth, DetectionTable.from_detections(found), len(categories)).map_area
+        return float(np.nan_to_num(map_area))  # of pictures without objects
+
+    pictures = [table.image_path(index) for index in range(len(table))]
+    return Calibration(pictures, map_area if not table.ignored.all() else None)
 
 
 def _check(loaded: LoadedModel, path: Path, selection: Selection) -> Agreement:
