@@ -36,6 +36,7 @@ from onestage.training.checkpoint import load_model
 NAME = "ssd300-vgg16"
 ANCHORS = 8_732
 GOALS = {20: 3.0, 80: 8.0}  # ms a picture, by classes
+WORST = "every score passes"  # which has no goal
 THEIR_CANDIDATES = 400  # of each class, as torchvision's SSD comes; ours takes 200
 OBJECTS = 5  # a picture
 BACKGROUND = -7.0  # mean of the other logits where nothing is, as far below that of background
@@ -99,7 +100,7 @@ def worst(detector: Detector, count: int) -> Case:
         Predictions(0.05 * torch.randn(1, ANCHORS, detector.num_classes + 1), torch.randn(1, ANCHORS, 4))
         for _ in range(count)
     ]
-    return Case("every score passes", detector, outputs)
+    return Case(WORST, detector, outputs)
 
 
 # --- both
@@ -173,7 +174,7 @@ def main(options: Options) -> None:
         row, ms = measure(case, options)
         rows.append(row)
         limit = GOALS.get(case.detector.num_classes)
-        if limit is not None:
+        if limit is not None and case.name != WORST:
             goals.append(
                 f"{row[0]}: at most {limit:g} ms a picture; measured {ms:.2f}: {'met' if ms <= limit else 'not met'}"
             )

@@ -11,6 +11,7 @@ ones. Scores are cut and detections limited as each paper's evaluation does (SSD
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,11 @@ NAMES: dict[Candidate, str] = {
     "torch bf16": "onestage, torch bf16",
     "onnx": "onestage, ONNX Runtime",
     **{target: f"onestage, OpenVINO {precision}" for target, precision in PRECISIONS.items()},
+    "torchvision, GPU": "torchvision as it comes, on the GPU",
+    "torch fp32, GPU": "onestage, torch fp32, on the GPU",
+    "torch bf16, GPU": "onestage, torch bf16, on the GPU",
 }
+ON_GPU: tuple[Candidate, ...] = ("torchvision, GPU", "torch fp32, GPU", "torch bf16, GPU")  # where there is one
 Found = tuple[list[Any], list[Any], list[Any]]  # a picture's boxes, scores and labels
 CALIBRATION_PICTURES = 8
 SUFFIXES = (".jpg", ".jpeg")
@@ -98,7 +103,7 @@ SECTIONS: dict[str, Section] = {
     "ssd300-vgg16": Section(
         ALL,
         (1, 8),
-        (4, 8),
+        (2, 8),
         (
             Goal("openvino int8", 8, 45, alone=1000 / 15.4),
             Goal("openvino bf16", 8, 28, alone=1000 / 27),
@@ -150,10 +155,11 @@ def picture_files(given_in: Path | None, count: int, folder: Path) -> list[Path]
 def torchvisions_lists(model: nn.Module, files: Sequence[Path], batch_size: int) -> list[Found]:
     """As its documentation does it: decoded by torchvision, to floats, the model's own transform."""
     found: list[Found] = []
+    device = next(model.parameters()).device
     for start in range(0, len(files), batch_size):
         with torch.inference_mode():
             batch = [
-                convert_image_dtype(decode_image(str(file), ImageReadMode.RGB))
+                convert_image_dtype(decode_image(str(file), ImageReadMode.RGB).to(device))
                 for file in files[start : start + batch_size]
             ]
             outputs: list[dict[str, Tensor]] = model(batch)
@@ -188,11 +194,11 @@ def predictor_of(
     model: LoadedModel, model_file: Path, candidate: Candidate, files: Sequence[Path], folder: Path
 ) -> PicturePredictor:
     """Ours, keeping what the paper's evaluation keeps."""
-    if candidate in ("torch fp32", "torch bf16"):
-        precision = "fp32" if candidate == "torch fp32" else "bf16"
+    if candidate.startswith("torch "):
+        precision, device = ("fp32" if "fp32" in candidate else "bf16"), ("cuda" if candidate in ON_GPU else "cpu")
         # Read again: bfloat16 changes some layers of the network that it is given.
         fresh = load_model(model_file)
-        predictor: PicturePredictor = Predictor(fresh.detector, fresh.categories, device="cpu", precision=precision)
+        predictor: PicturePredictor = Predictor(fresh.detector, fresh.categories, device=device, precision=precision)
     else:
         predictor = load(exported(model, candidate, files, folder), device="cpu")
     predictor.selection = predictor.papers_selection
@@ -218,11 +224,12 @@ def measure(name: str, section: Section, files: Sequence[Path], options: Options
     model_file, theirs = _model(name, files, options, folder)
     model = load_model(model_file)
     run: dict[Candidate, Callable[[Sequence[Path], int], list[Found]]] = {}
-    for candidate in section.candidates:
-        if candidate != "torchvision":
+    for candidate in (*section.candidates, *(ON_GPU if torch.cuda.is_available() else ())):
+        if not candidate.startswith("torchvision"):
             run[candidate] = partial(our_lists, predictor_of(model, model_file, candidate, files, folder))
         elif theirs is not None:
-            run[candidate] = partial(torchvisions_lists, theirs)
+            network = copy.deepcopy(theirs).cuda() if candidate in ON_GPU else theirs
+            run[candidate] = partial(torchvisions_lists, network)
     looked_at = files[: section.pictures[0]]
     found = {candidate: list(map(as_detections, call(looked_at, 1))) for candidate, call in run.items()}
     rates, alone, convolutions = {}, {}, {}

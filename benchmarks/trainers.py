@@ -59,7 +59,7 @@ class Candidate(Protocol):
 class Ours:
     """The package's own trainer, without evaluations."""
 
-    def __init__(self, recipe: Recipe, table: Table, precision: Precision) -> None:
+    def __init__(self, recipe: Recipe, table: Table, precision: Precision, device: str) -> None:
         torch.manual_seed(0)
         recipe = replace(recipe, learning_rate=RATE, workers=usual_workers()).with_length(steps=1000)
         config = detector_config(recipe.detector).adjusted(recipe.network_settings())
@@ -70,7 +70,7 @@ class Ours:
             train=table,
             test=table,
             folder=RunFolder(Path()),  # nothing is written without an evaluation
-            compute=choose_compute("cpu", precision),
+            compute=choose_compute(device, precision),
             display=quiet(),
             workers=usual_workers(),
         )
@@ -84,18 +84,21 @@ class Ours:
             raise RuntimeError("the loss or the gradient is not finite")
 
 
-def made(detector: str, batch_size: int, table: Table, precision: Precision, *, whole: bool = False) -> Ours:
+def made(
+    detector: str, batch_size: int, table: Table, precision: Precision, device: str, *, whole: bool = False
+) -> Ours:
     """By the recipe that `onestage train` makes for the data, with the paper's full augmentation.
 
     `whole`: the backbone's first layers are trained, too.
     """
     recipe, _ = default_recipe(detector, table, pretrained=True)
-    return Ours(replace(recipe, batch_size=batch_size, augmentation=SSD_PAPER, train_stem=whole), table, precision)
+    recipe = replace(recipe, batch_size=batch_size, augmentation=SSD_PAPER, train_stem=whole)
+    return Ours(recipe, table, precision, device)
 
 
-def papers(recipe: str, settings: Mapping[str, Any], table: Table, precision: Precision) -> Ours:
+def papers(recipe: str, settings: Mapping[str, Any], table: Table, precision: Precision, device: str) -> Ours:
     """By a recipe of that name, some settings changed."""
-    return Ours(replace(named_recipe(recipe), **settings), table, precision)
+    return Ours(replace(named_recipe(recipe), **settings), table, precision, device)
 
 
 # --- torchvision's
@@ -104,9 +107,9 @@ def papers(recipe: str, settings: Mapping[str, Any], table: Table, precision: Pr
 class Torchvisions:
     """A torchvision detector, trained as its references do: SGD, a DataLoader (here with one worker process)."""
 
-    def __init__(self, model: nn.Module, pictures: Pictures, batch_size: int, *, bf16: bool) -> None:
-        self.pictures, self.batch_size, self.bf16 = pictures, batch_size, bf16
-        self.model = model.to(memory_format=cast(Any, torch.channels_last)) if bf16 else model
+    def __init__(self, model: nn.Module, pictures: Pictures, batch_size: int, device: str, *, bf16: bool) -> None:
+        self.pictures, self.batch_size, self.device, self.bf16 = pictures, batch_size, device, bf16
+        self.model = (model.to(memory_format=cast(Any, torch.channels_last)) if bf16 else model).to(device)
         self.model.train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, RATE, momentum=0.9, weight_decay=5e-4)
@@ -119,14 +122,16 @@ class Torchvisions:
             drop_last=True,
             num_workers=1,
             persistent_workers=True,
+            pin_memory=self.device == "cuda",
             collate_fn=collate,
         )
         while True:
             yield from loader
 
     def step(self, batch: Any) -> None:
-        images, targets, _ = batch
-        with torch.autocast("cpu", dtype=torch.bfloat16) if self.bf16 else nullcontext():
+        images = [image.to(self.device, non_blocking=True) for image in batch[0]]
+        targets = [{name: value.to(self.device) for name, value in target.items()} for target in batch[1]]
+        with torch.autocast(self.device, dtype=torch.bfloat16) if self.bf16 else nullcontext():
             losses = self.model(images, targets)
         loss = torch.stack([value.float() for value in losses.values()]).sum()
         if not loss.isfinite():
@@ -136,7 +141,9 @@ class Torchvisions:
         self.optimizer.step()
 
 
-def their_ssd(network: str, batch_size: int, table: Table, precision: Precision, *, bf16: bool) -> Torchvisions:
+def their_ssd(
+    network: str, batch_size: int, table: Table, precision: Precision, device: str, *, bf16: bool
+) -> Torchvisions:
     """A network of `torchvision_ssd.py`. `precision` is ours."""
     torch.manual_seed(0)
     model = build(network, CLASSES, None)
@@ -144,10 +151,10 @@ def their_ssd(network: str, batch_size: int, table: Table, precision: Precision,
         # By default, `trainable_backbone_layers` freezes what is before the first pooling (with ImageNet weights).
         for layer in cast(Any, model).backbone.features[:4]:
             layer.requires_grad_(False)
-    return Torchvisions(model, Pictures(table, ssd_transform(train=True)), batch_size, bf16=bf16)
+    return Torchvisions(model, Pictures(table, ssd_transform(train=True)), batch_size, device, bf16=bf16)
 
 
-def their_retinanet(batch_size: int, table: Table, precision: Precision, *, bf16: bool) -> Torchvisions:
+def their_retinanet(batch_size: int, table: Table, precision: Precision, device: str, *, bf16: bool) -> Torchvisions:
     """`retinanet_resnet50_fpn`; as by default with ImageNet weights, two stages and all batch norms are frozen.
 
     `precision` is ours.
@@ -163,4 +170,4 @@ def their_retinanet(batch_size: int, table: Table, precision: Precision, *, bf16
     shorter, longer = RETINANET_EDGES
     model = RetinaNet(backbone, CLASSES + 1, min_size=shorter, max_size=longer)
     flips = v2.Compose([v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
-    return Torchvisions(model, Pictures(table, flips), batch_size, bf16=bf16)
+    return Torchvisions(model, Pictures(table, flips), batch_size, device, bf16=bf16)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import augmentation
+import torch
 import tyro
 from convolutions import convolution_seconds
 from side_by_side import Result, show, write_results
@@ -57,8 +58,9 @@ class Options:
     """To draw."""
     precision: Precision = "auto"
     """Of ours."""
-    bounds: bool = True
-    """Time the convolutions alone, too."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    bounds: bool = not torch.cuda.is_available()
+    """Time the convolutions alone, too; on processors."""
     json: Path | None = None
 
 
@@ -91,7 +93,7 @@ class Section:
 
     title: str
     batch_size: int
-    candidates: Mapping[str, Callable[[Table, Precision], Candidate]]
+    candidates: Mapping[str, Callable[[Table, Precision, str], Candidate]]
     goals: tuple[Goal, ...] = ()
 
 
@@ -138,7 +140,7 @@ SECTIONS: dict[SectionName, Section] = {
 
 def serve(connection: Connection, section: SectionName, name: str, table: Table, options: Options) -> None:
     """A candidate's process: does what it is told, until there is nobody to tell it more."""
-    candidate = SECTIONS[section].candidates[name](table, options.precision)
+    candidate = SECTIONS[section].candidates[name](table, options.precision, options.device)
     connection.send("ready")
     with suppress(EOFError, BrokenPipeError):
         while True:
@@ -153,6 +155,8 @@ def block(candidate: Candidate, steps: int) -> list[float]:
         for _ in range(1 + steps):
             started = time.perf_counter()
             candidate.step(next(batches))
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
     return seconds[1:]
 
@@ -233,7 +237,7 @@ def as_result(
         goals=tuple(f"{section.title}, {goal.line(rates, most)}" for goal in section.goals),
         notes=(
             f"Batches of {section.batch_size} of {data}, medians of {options.blocks * options.steps} steps each; "
-            f"ours in {choose_compute('cpu', options.precision).reason}.",
+            f"ours in {choose_compute(options.device, options.precision).reason}.",
         ),
     )
 

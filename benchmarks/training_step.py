@@ -93,7 +93,8 @@ def run(name: str, table: Table, options: Options) -> tuple[Ours, list[list[floa
     """The seconds of every part of every step, and the microseconds of every operation of the last one."""
     recipe, _ = default_recipe(name, table, pretrained=not options.train_stem)
     batch_size = options.batch_size or recipe.batch_size
-    ours = Ours(replace(recipe, batch_size=batch_size, augmentation=SSD_PAPER), table, options.precision)
+    recipe = replace(recipe, batch_size=batch_size, augmentation=SSD_PAPER)
+    ours = Ours(recipe, table, options.precision, "cpu")
     trainer = ours.trainer
     trainer.take_step = step = TimedStep(
         trainer.detector, trainer.network, trainer.recipe, trainer.compute, trainer.world

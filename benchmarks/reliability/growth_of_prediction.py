@@ -19,6 +19,7 @@ from growth import DETECTOR, MOST_SLOPE, Sample, measured, slope
 
 import onestage
 from onestage.data.generated import write_generated_voc
+from onestage.structures import Detections
 from onestage.training.logging import quiet
 
 REPORTS, SETTLED_REPORTS = 50, 2  # measurements, and those before which readers and heaps fill
@@ -55,6 +56,7 @@ def samples(root: Path, options: Options) -> Iterator[Sample]:
     distance, detections = options.predictions // REPORTS, 0
     found = predictor.predict_paths(itertools.islice(files, options.predictions), options.batch_size)
     for number, (_, objects) in enumerate(found, start=1):
+        assert isinstance(objects, Detections)  # all of these can be read
         detections += len(objects)
         if number % distance == 0:
             sample = measured(number // distance)

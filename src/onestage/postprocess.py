@@ -14,7 +14,7 @@ from onestage.structures import Detections
 
 Nms = Literal["hard", "soft-linear", "soft-gaussian"]
 FIRST_CANDIDATES = 4  # times the detections wanted go into NMS at first
-MORE_CANDIDATES = 4  # times as many where too few of them stayed
+MORE_CANDIDATES = 2  # times as many where too few of them stayed
 
 
 @dataclass(frozen=True)

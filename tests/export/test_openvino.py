@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx_ir
 import onnxscript
@@ -13,11 +16,17 @@ from small_model import write_small_model
 
 import onestage
 from onestage.data.augment import resize_image
+from onestage.data.generated import draw_picture
 from onestage.data.loader import stack_images
 from onestage.export import check
+from onestage.export.calibration import Calibration
 from onestage.export.input_graph import prepare
 from onestage.export.onnx import IR_VERSION, OPSET
+from onestage.export.openvino import export_openvino
 from onestage.input_size import KeepRatio, Resize, Stretch
+from onestage.postprocess import Nms
+from onestage.structures import Detections
+from onestage.training.checkpoint import load_model
 
 
 @pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])
@@ -67,3 +76,31 @@ def test_a_bf16_file_finds_what_the_model_finds_on_whole_pictures(
     exported = onestage.export_model(model, format="openvino", precision="bf16", out=tmp_path / "bf16.xml")
     assert exported.agreement.of > 100
     assert exported.agreement.share > 0.95
+
+
+# --- int8
+
+
+def quantised(model: Path, path: Path, nms: Nms, worth: Callable[..., float] | None) -> list[str]:
+    """The operations of an int8 file."""
+    loaded = load_model(model)
+    cv2.imwrite(str(path.with_suffix(".png")), draw_picture(np.random.default_rng(0), 100).image)
+    selection = replace(loaded.detector.evaluation_selection, nms=nms)
+    calibration = Calibration([path.with_suffix(".png")], worth)
+    export_openvino(loaded.detector, loaded.categories, selection, path, {}, "int8", calibration)
+    return [node.get_type_name() for node in openvino.Core().read_model(path).get_ordered_ops()]
+
+
+def test_int8_goes_with_soft_nms(model: Path, tmp_path: Path) -> None:
+    assert "FakeQuantize" in quantised(model, tmp_path / "m.xml", "soft-linear", None)
+
+
+def test_int8_that_costs_accuracy_is_taken_back(model: Path, tmp_path: Path) -> None:
+    worth = iter([1.0, 1.0])  # of float32: of the picture, and of all; nothing of what is quantised
+
+    def map_area(places: Sequence[int], found: Sequence[Detections]) -> float:
+        assert list(places) == [0]
+        assert len(found) == 1
+        return next(worth, 0.0)
+
+    assert "FakeQuantize" not in quantised(model, tmp_path / "m.xml", "hard", map_area)

@@ -102,6 +102,7 @@ def _quantised(model: Any, calibration: Calibration, score_threshold: float) -> 
         assert measure is not None
         return measure(places, found), [measure([place], [one]) for place, one in zip(places, found, strict=True)]
 
+    model = model.clone()  # else soft-NMS's loop shares operations with what is around it, which NNCF can't follow
     logging.getLogger("nncf").setLevel(logging.ERROR)
     ignored = nncf.IgnoredScope(names=sorted(_outside_of_convolutions(model)), validate=False)
     with warnings.catch_warnings():
