@@ -22,6 +22,7 @@ from onestage.errors import UserError
 from onestage.export.check import Agreement, compare
 from onestage.structures import Categories
 from onestage.torch_archive.operators import OPERATORS
+from onestage.training import precision
 from onestage.training.checkpoint import save_model
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
@@ -239,8 +240,10 @@ def in_torch(model: Path) -> Path:
 
 
 def test_torchs_file_is_predicted_with_evaluated_and_described_as_the_model(
-    model: Path, in_torch: Path, pictures: list[Path], tmp_path: Path
+    model: Path, in_torch: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The file computes in float32, so on processors where the model would not, it has to.
+    monkeypatch.setattr(precision, "_bfloat16_is_fast", lambda device: (False, "for this test"))
     write_generated_voc(tmp_path / "data", train=2, test=3)
     for name, source in (("model", model), ("file", in_torch)):
         onestage.predict(source, [str(path) for path in pictures], out=tmp_path / name, score_threshold=0.2)

@@ -38,6 +38,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 0,
     "optimizer": "sgd",
     "learning_rate": 1e-4,
+    "precision": "fp32",
     "ema_decay": 0.9,
     "frozen": ("backbone.body.conv_stem", "backbone.body.bn1", "backbone.body.blocks.0"),
 }
