@@ -104,7 +104,6 @@ SECTIONS: dict[SectionName, Section] = {
         8,
         {
             OURS_MADE: partial(made, "ssd300-vgg16", 8),
-            OURS_PAPER: partial(papers, "ssd300-voc0712", {"batch_size": 8}),
             AS_IT_COMES: partial(their_ssd, "vgg16", 8, bf16=False),
             IN_BF16: partial(their_ssd, "vgg16", 8, bf16=True),
         },
