@@ -99,14 +99,13 @@ def _hard_nms(
 
     Whether a candidate stays depends on better ones only. So the best go first, and more only where too few stayed.
     """
-    wanted = selection.max_detections
-    enough = len(scores) if wanted is None else FIRST_CANDIDATES * wanted
+    wanted = scores.numel() if selection.max_detections is None else selection.max_detections
+    enough = FIRST_CANDIDATES * wanted
     while True:
         above, all_are_in = _best_candidates(scores, selection, enough)
-        _, anchors, labels, best = best_of_each_class(above[None], scores[None], selection.candidates_per_class)
-        groups = torch.zeros_like(labels) if selection.class_agnostic else labels
+        anchors, labels, best, groups = _best_first(above, scores, selection)
         keep = nms_by_group(boxes_xyxy[anchors], best, groups, selection.iou_threshold)
-        if all_are_in or (wanted is not None and len(keep) >= wanted):
+        if all_are_in or len(keep) >= wanted:
             return anchors[keep], labels[keep], best[keep]
         enough *= MORE_CANDIDATES
 
@@ -115,9 +114,7 @@ def _soft_nms(
     boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection
 ) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
     """Anchor, label and decayed score of what stays, best first."""
-    above = _candidates(scores, selection)
-    _, anchors, labels, best = best_of_each_class(above[None], scores[None], selection.candidates_per_class)
-    groups = torch.zeros_like(labels) if selection.class_agnostic else labels
+    anchors, labels, best, groups = _best_first(_candidates(scores, selection), scores, selection)
     decay, threshold = ("linear" if selection.nms == "soft-linear" else "gaussian"), selection.score_threshold
     decayed = soft_nms(boxes_xyxy[anchors], best, groups, decay, selection.iou_threshold, selection.sigma, threshold)
     order = decayed.argsort(descending=True, stable=True)
@@ -143,6 +140,14 @@ def _candidates(scores: Float[Tensor, "A K"], selection: Selection) -> Bool[Tens
     if 0 < per_class < len(scores) and (above.sum(dim=0) > per_class).any():
         above &= scores >= scores.topk(per_class, dim=0).values[-1]
     return above
+
+
+def _best_first(
+    above: Bool[Tensor, "A K"], scores: Float[Tensor, "A K"], selection: Selection
+) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"], Int64[Tensor, " M"]]:
+    """Anchor, label and score of what enters NMS, by falling score, and the group within which it does."""
+    _, anchors, labels, best = best_of_each_class(above[None], scores[None], selection.candidates_per_class)
+    return anchors, labels, best, torch.zeros_like(labels) if selection.class_agnostic else labels
 
 
 def best_of_each_class(

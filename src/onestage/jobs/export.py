@@ -148,11 +148,15 @@ def _calibration(data: str | os.PathLike[str] | None, categories: Categories, di
 
     def map_area(places: Sequence[int], found: Sequence[Detections]) -> float:
         truth = table.subset(indices=places).ground_truth()
-        map_area = voc_average_precision(truth, DetectionTable.from_detections(found), len(categories)).map_area
-        return float(np.nan_to_num(map_area))  # of pictures without objects
+        value = voc_average_precision(truth, DetectionTable.from_detections(found), len(categories)).map_area
+        if len(places) > 1:
+            display.say(f"map_area {value:.4f} of {len(places)} calibration pictures")
+        return float(np.nan_to_num(value))  # of pictures without objects
 
-    pictures = [table.image_path(index) for index in range(len(table))]
-    return Calibration(pictures, map_area if not table.ignored.all() else None)
+    has_objects = not table.ignored.all()
+    if has_objects:
+        display.say(f"map_area of {len(table)} calibration pictures: in float32, in int8, as operations are taken back")
+    return Calibration([table.image_path(index) for index in range(len(table))], map_area if has_objects else None)
 
 
 def _check(loaded: LoadedModel, path: Path, selection: Selection) -> Agreement:

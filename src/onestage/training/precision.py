@@ -65,8 +65,8 @@ def _bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
     if device.type == "cpu":
         if torch.cpu._is_amx_tile_supported():
             return True, "this processor has AMX"
-        # AVX512-BF16: a step takes half of float32's time on AMD's Zen 4, more than float32's on Intel's without AMX.
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not there in every torch
+        # AVX-512's bfloat16: half of float32's time a step on AMD's Zen 4; on an Intel without AMX it took longer.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # a torch may lack it
         if capabilities.get("avx512_bf16") and str(capabilities.get("cpu_name")).startswith("AMD"):
             return True, "this AMD processor has AVX-512 for it"
         return False, "this processor has no AMX, nor is it one of AMD's with AVX-512 for bfloat16"
