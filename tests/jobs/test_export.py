@@ -210,6 +210,24 @@ def test_int8_is_calibrated_on_pictures_and_smaller(model: Path, in_openvino: Pa
         onestage.export_model(model, format="openvino", precision="int8", out=tmp_path / "n.xml")
 
 
+CTRL_C = """
+import signal, sys
+from onestage.inference.openvino import OpenVinoSession
+first, second = OpenVinoSession(sys.argv[1]), OpenVinoSession(sys.argv[1])
+del first
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_heard_after_two_openvino_files_were_used(in_openvino: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", CTRL_C, str(in_openvino)], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("interrupted\n", 0)
+
+
 def test_openvinos_files_that_were_changed_or_are_not_ours_are_refused(in_openvino: Path, tmp_path: Path) -> None:
     xml, weights = tmp_path / "m.xml", tmp_path / "m.bin"
     xml.write_bytes(in_openvino.read_bytes())

@@ -33,6 +33,7 @@ from onestage.postprocess import Selection
 from onestage.runtime.decode import decode_image
 from onestage.runtime.exported_file import METADATA_KEY, OpenVinoPrecision, file_digest, read_exported
 from onestage.runtime.session import Outputs
+from onestage.signal_stack import kept_signal_stack
 from onestage.structures import Categories, Detections
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -105,7 +106,7 @@ def _quantised(model: Any, calibration: Calibration, score_threshold: float) -> 
     model = model.clone()  # else soft-NMS's loop shares operations with what is around it, which NNCF can't follow
     logging.getLogger("nncf").setLevel(logging.ERROR)
     ignored = nncf.IgnoredScope(names=sorted(_outside_of_convolutions(model)), validate=False)
-    with warnings.catch_warnings():
+    with kept_signal_stack(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNCF's, about other frameworks
         data = nncf.Dataset(range(len(pictures)), as_inputs)
         how = {"subset_size": len(pictures), "ignored_scope": ignored}

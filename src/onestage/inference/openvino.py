@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from onestage.errors import UserError
 from onestage.runtime.exported_file import METADATA_KEY, ExportedFile, check_header, file_digest
 from onestage.runtime.session import Outputs, Session, cores
+from onestage.signal_stack import kept_signal_stack
 
 MAX_XML_BYTES = 1 << 27
 PRECISION = "f32"  # of what a file does not itself have in bfloat16 or int8
@@ -37,8 +38,9 @@ class OpenVinoSession(Session):
             raise UserError("OpenVINO is missing: pip install openvino") from error
         settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": threads or cores()}
         try:
-            core = openvino.Core()
-            self._model: Any = core.compile_model(core.read_model(os.fspath(path)), "CPU", settings)
+            with kept_signal_stack():
+                core = openvino.Core()
+                self._model: Any = core.compile_model(core.read_model(os.fspath(path)), "CPU", settings)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.file.name}: OpenVINO can't run it ({reason})") from error
