@@ -8,28 +8,17 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
 import onestage
 from onestage.errors import ToldByAnotherProcessError, UserError
+from onestage.options import Device, Maybe, Model, RecipeSettings
 from onestage.training.logging import seconds
-from onestage.training.recipe import Recipe
-
-_LENGTH_AND_DETECTOR = ("detector", "epochs", "steps", "minutes", "seed")
-_RECIPE_TYPES = {**get_type_hints(Recipe), "batch_size": int | Literal["auto"]}
-_SETTINGS = [f.name for f in fields(Recipe) if f.name not in (*_LENGTH_AND_DETECTOR, "augmentation")]
-if TYPE_CHECKING:
-
-    class RecipeSettings: ...
-
-else:  # every other field of a recipe, as an option that is not given
-    RecipeSettings = make_dataclass("RecipeSettings", [(name, _RECIPE_TYPES[name] | None, None) for name in _SETTINGS])
-
 
 _NOT_WITH_RAY = {"every": "--every", "start": "--from", "end": "--to", "track": "--track", "write": "--write"}
 _ONLY_WITH_RAY = {
@@ -53,6 +42,7 @@ class Demo(Common):
     minutes: float = 4.75
     """Of training."""
     seed: int = 0
+    """Of the pictures drawn, and of the training."""
 
     def run(self) -> None:
         onestage.demo(out=self.out, minutes=self.minutes, seed=self.seed)
@@ -62,40 +52,42 @@ class Demo(Common):
 class Train(Common):
     """Train a detector on a folder of labelled pictures (VOC, COCO or YOLO; the kind is found out)."""
 
-    data: Annotated[Positional[str | None], arg(metavar="DATA")] = None
+    data: Annotated[Positional[str | None], arg(metavar="DATA", help_behavior_hint="")] = None
     """The data set's folder; several VOC years as VOC2007+VOC2012."""
-    detector: str | None = None
+    detector: Maybe[str] = None
     """ssd300-vgg16, ssd512-vgg16, retinanet-resnet18 (34, 50, 101), m2det320-vgg16 (512, 704, 800; also -resnet50,
     -resnet101), or ssd300-NAME, ssd512-NAME, retinanet-NAME with any timm backbone. Default: ssd300-vgg16."""
-    recipe: str | None = None
+    recipe: Maybe[str] = None
     """A named recipe (ssd300-voc0712, ...). Default: one made for the data."""
-    out: Path | None = None
+    out: Maybe[Path] = None
     """The run folder. Default: runs/DATA-DETECTOR, with a number where that exists."""
-    epochs: float | None = None
-    steps: int | None = None
-    minutes: float | None = None
-    """Of training; evaluations and set-up are not counted."""
-    backbone_weights: str | None = None
+    epochs: Maybe[float] = None
+    """The run's length, in one of three ways. Default: the recipe's."""
+    steps: Maybe[int] = None
+    """The run's length, in batches."""
+    minutes: Maybe[float] = None
+    """The run's length, without evaluations and set-up."""
+    backbone_weights: Maybe[str] = None
     """imagenet, none, or a .safetensors or .pth file. Default: imagenet."""
-    train_split: str | None = None
+    train_split: Maybe[str] = None
     """Default: trainval, else train."""
-    test_split: str | None = None
+    test_split: Maybe[str] = None
     """Default: test, else val."""
-    subset: float | None = None
+    subset: Maybe[float] = None
     """Use only some training pictures: a fraction below 1, or a count."""
-    seed: int | None = None
+    seed: Maybe[int] = None
+    """Of fresh weights, the order of the pictures and their augmentation. Default: 0."""
     resume: bool = False
     """Go on with the run in --out, by its own recipe; --epochs, --steps or --minutes may change its length."""
     save_minutes: float = 5.0
     """Between two checkpoints; there is one at every evaluation besides."""
-    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], arg(help_behavior_hint="")] = ()
     """What else gets the numbers of log.csv, and pictures."""
-    replay: Path | None = None
+    replay: Maybe[Path] = None
     """Instead of training, look at a step that was skipped, from the file that the run wrote (no DATA then)."""
     skip_bad_data: bool = False
     """Leave out pictures and objects that are broken, and say how many, instead of stopping."""
-    device: str | None = None
-    """cpu, cuda, cuda:1, ... Default: a GPU where there is one."""
+    device: Device = None
     settings: Annotated[RecipeSettings, arg(name="")] = field(default_factory=RecipeSettings)
 
     def run(self) -> None:
@@ -130,15 +122,19 @@ class Train(Common):
 class Evaluate(Common):
     """Measure a model on a labelled split by the VOC and COCO protocols: table, metrics.json, report.html."""
 
-    model: Positional[Path] = tyro.MISSING
-    data: Positional[str] = tyro.MISSING
-    split: str | None = None
+    model: Model = tyro.MISSING
+    """A run folder, a model file or an exported file."""
+    data: Annotated[Positional[str], arg(metavar="DATA")] = tyro.MISSING
+    """The data set's folder; several VOC years as VOC2007+VOC2012."""
+    split: Maybe[str] = None
     """Default: test, else val."""
-    out: Path | None = None
+    out: Maybe[Path] = None
     """Default: the folder evaluation/ beside the model."""
     skip_bad_data: bool = False
+    """Leave out pictures and objects that are broken, and say how many, instead of stopping."""
     batch_size: int = 8
-    device: str | None = None
+    """Pictures that go through the network together."""
+    device: Device = None
 
     def run(self) -> None:
         onestage.evaluate(
@@ -156,12 +152,17 @@ class Evaluate(Common):
 class Predict(Common):
     """Detect in pictures and videos: writes them with boxes drawn, and detections.json."""
 
-    model: Positional[Path] = tyro.MISSING
-    sources: Positional[tuple[str, ...]] = tyro.MISSING
+    model: Model = tyro.MISSING
+    """A run folder, a model file or an exported file."""
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="(required)")] = (
+        tyro.MISSING
+    )
     """Pictures, videos, folders, globs, @list.txt, camera:0, addresses (rtsp://, https://), - for standard input."""
     out: Path = Path("predictions")
+    """The folder for the results."""
     score_threshold: float = 0.5
-    nms: Literal["hard", "soft"] | None = None
+    """Detections below it are left out."""
+    nms: Maybe[Literal["hard", "soft"]] = None
     """soft lowers the scores of overlapping boxes instead of dropping them (Gaussian soft-NMS). Default: as the
     detector's paper: hard for SSD and RetinaNet, linear soft-NMS for M2Det."""
     class_agnostic: bool = False
@@ -170,30 +171,31 @@ class Predict(Common):
     """At most so many a picture."""
     every: int = 1
     """Of videos, look at each n-th frame only."""
-    start: Annotated[str | None, arg(name="from")] = None
+    start: Annotated[str | None, arg(name="from", help_behavior_hint="")] = None
     """Of videos, begin at this time: seconds, or as 1:23:45.6."""
-    end: Annotated[str | None, arg(name="to")] = None
+    end: Annotated[str | None, arg(name="to", help_behavior_hint="")] = None
     """Of videos, end before this time."""
     track: bool = False
     """Of videos, number each object through the frames (ByteTrack)."""
-    write: tuple[Literal["csv", "coco", "voc"], ...] = ()
+    write: Annotated[tuple[Literal["csv", "coco", "voc"], ...], arg(help_behavior_hint="")] = ()
     """Results also as CSV, in COCO's result format, or as a VOC folder to correct in a labelling tool and train on."""
     batch_size: int = 8
-    device: str | None = None
+    """Pictures that go through the network together."""
+    device: Device = None
     engine: Literal["local", "ray"] = "local"
     """ray is for collections too large for one machine: pictures also from Parquet files and object storage (s3://,
     gs://), results as Parquet, workers on all cores and GPUs; the same command again goes on where it stopped."""
-    address: str | None = None
+    address: Maybe[str] = None
     """Of a Ray cluster, as auto. Default: this machine alone."""
-    concurrency: int | None = None
+    concurrency: Maybe[int] = None
     """Workers of Ray. Default: one a GPU, or where there is none one a core."""
-    gpus_per_worker: float | None = None
+    gpus_per_worker: Maybe[float] = None
     """Of Ray's workers, as 1 or 0.5. Default: 1 where there are GPUs."""
     column: str = "bytes"
     """Of Parquet files, the column with the pictures; a dot leads into a struct, as image.bytes."""
-    source_column: str | None = None
+    source_column: Maybe[str] = None
     """Of Parquet files, the column with the pictures' names. Default: FILE#ROW."""
-    part_size: int | None = None
+    part_size: Maybe[int] = None
     """Pictures in a Parquet file of results, which is also what a worker that died does again. Default: 64 to 2000."""
 
     def run(self) -> None:
@@ -248,21 +250,24 @@ class Predict(Common):
 class Export(Common):
     """Write a model as one file from pictures of any size to final boxes, and check it against the model."""
 
-    model: Positional[Path] = tyro.MISSING
+    model: Model = tyro.MISSING
+    """A run folder or a model file."""
     format: Literal["onnx", "openvino", "torch"] = "onnx"
+    """onnx is one file that many engines run; openvino is fastest on Intel's and AMD's processors (an xml and a bin);
+    torch is a program (.pt2) that torch and torchvision run."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """Of an OpenVINO file."""
-    calibration: str | None = None
+    calibration: Maybe[str] = None
     """For int8: a data set's folder, whose training pictures show what passes through the network."""
-    out: Path | None = None
+    out: Maybe[Path] = None
     """The file. Default: beside the model, under its name."""
     score_threshold: float = 0.5
     """The file's own; whoever runs it may give another."""
-    nms: Literal["hard", "soft"] | None = None
+    nms: Maybe[Literal["hard", "soft"]] = None
     """soft is Gaussian soft-NMS. Default: as the detector's paper."""
     class_agnostic: bool = False
     """Let boxes of different classes suppress each other."""
-    max_detections: int | None = None
+    max_detections: Maybe[int] = None
     """At most so many a picture. Default: as the detector's paper."""
 
     def run(self) -> None:
@@ -283,16 +288,17 @@ class Export(Common):
 class Serve(Common):
     """Answer HTTP requests with detections (POST /v1/detect), and show a page to try the model in the browser."""
 
-    model: Positional[Path] = tyro.MISSING
+    model: Model = tyro.MISSING
+    """A run folder, a model file or an exported file."""
     host: str = "127.0.0.1"
     """The address to listen at. Any but this machine's own wants a token."""
     port: int = 8000
     """0 takes a free one."""
-    token: str | None = None
+    token: Maybe[str] = None
     """That every client must send. Default: the environment variable ONESTAGE_TOKEN, else none."""
     batch_size: int = 8
     """Pictures of several requests that go through the network together, at most."""
-    device: str | None = None
+    device: Device = None
 
     def run(self) -> None:
         onestage.serve(
@@ -309,17 +315,18 @@ class Serve(Common):
 class Import(Common):
     """Turn another project's checkpoint into a model file, strictly: every entry is used or accounted for."""
 
-    file: Positional[Path] = tyro.MISSING
+    file: Annotated[Positional[Path], arg(metavar="FILE")] = tyro.MISSING
+    """The checkpoint: .pth, .pt or .safetensors."""
     detector: str = tyro.MISSING
     """The network that the file holds, as ssd300-vgg16."""
     categories: Path = tyro.MISSING
     """A text file with one class name a line, in the order of the file's labels, without background."""
     out: Path = tyro.MISSING
     """The model file to write (.safetensors)."""
-    layout: str | None = None
+    layout: Maybe[str] = None
     """torchvision, mmdetection-1, mmdetection (2 and 3), ssd.pytorch, lufficc, m2det, seed; of a backbone alone
     vgg16_caffe, vgg16_reducedfc, torchvision, timm. Default: found out from the entry names."""
-    anchor_sizes: tuple[float, ...] | None = None
+    anchor_sizes: Maybe[tuple[float, ...]] = None
     """Sizes of the anchors that it was trained with, pixels. Default: the paper's for VOC. SSD300's for COCO are
     21 45 99 153 207 261 315, SSD512's 20.48 51.2 133.12 215.04 296.96 378.88 460.8 542.72."""
 
@@ -338,7 +345,7 @@ class Import(Common):
 class Info(Common):
     """Parameters, GMACs, anchors, input and classes of a model or of a detector's name."""
 
-    model: Positional[str] = tyro.MISSING
+    model: Annotated[Positional[str], arg(metavar="MODEL")] = tyro.MISSING
     """A run folder, a model file, an exported file, or a detector's name."""
     num_classes: int = 20
     """For a detector's name."""

@@ -212,6 +212,7 @@ def test_int8_is_calibrated_on_pictures_and_smaller(model: Path, in_openvino: Pa
 
 CTRL_C = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 from onestage.inference.openvino import OpenVinoSession
 first, second = OpenVinoSession(sys.argv[1]), OpenVinoSession(sys.argv[1])
 del first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from onestage.jobs import train as job
 from onestage.training.batch_size import BatchSizeFound
 from onestage.training.checkpoint import RunFolder
 from onestage.training.distributed import World
+from onestage.training.recipe import Recipe
 
 TINY = ("--detector", "retinanet-test_efficientnet", "--image-size", "96", "--backbone-weights", "none")
 
@@ -35,6 +36,17 @@ def failed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert done.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_help_says_what_each_option_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "--batch-size {None}|INT|{auto} pictures a step, over all processes. Default: the recipe's. --acc" in words
+    assert "--detector {None}|STR ssd300-vgg16, " in words
+    assert "default: None" not in words
+    options = {f"--{field.name.replace('_', '-')} " for field in fields(Recipe)} - {"--augmentation "}
+    assert all(option in words for option in options)
 
 
 def test_without_a_folder_it_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:

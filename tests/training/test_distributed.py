@@ -185,6 +185,7 @@ def join_often() -> list[Any]:
 def test_processes_can_join_again_and_know_that_the_run_was_begun_before() -> None:
     both = [[0 + 1, 1 + 2, 2 + 3, 3 + 4], [False, False, True, True]]
     assert results_of(join_often, 2) == [both, both]
+    assert results_of(join_often, 1) == [[[0, 1, 2, 3], [False, False, True, True]]]
 
 
 # --- batch norms

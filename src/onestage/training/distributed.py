@@ -119,21 +119,15 @@ class World:
 ALONE = World()
 
 
-class _ManyProcesses(World):
-    def __init__(self, store: Store, on_cpu: bool) -> None:
-        """`store`: the launcher's. The processes have been put in touch already."""
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+class _Launched(World):
+    """A process that torchrun started, and starts again; where it is the only one, it talks to nobody.
 
-        # Unused parameters are looked for so that DDP leaves the order of its messages as it is: reordered after the
-        # first step, sums over three or more processes differ in their last bits on resume.
-        how = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[how])
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.processes_here = _from_launcher("LOCAL_WORLD_SIZE", self.size)
-        self.device = "cpu" if on_cpu else str(self._accelerator.device)
-        self._store, self._own_keys = store, f"onestage/{self.from_main(uuid.uuid4().hex)}"
-        self._heartbeat: Heartbeat | None = None
+    Attributes:
+        _store: the launcher's.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     @property
     def restarted(self) -> bool:
@@ -142,6 +136,24 @@ class _ManyProcesses(World):
     def begin_run(self) -> None:
         if self.is_main:
             self._store.set(STARTED, "")
+
+
+class _ManyProcesses(_Launched):
+    def __init__(self, store: Store, on_cpu: bool) -> None:
+        """`store`: the launcher's. The processes have been put in touch already."""
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        super().__init__(store)
+        # Unused parameters are looked for so that DDP leaves the order of its messages as it is: reordered after the
+        # first step, sums over three or more processes differ in their last bits on resume.
+        how = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[how])
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.processes_here = _from_launcher("LOCAL_WORLD_SIZE", self.size)
+        self.device = "cpu" if on_cpu else str(self._accelerator.device)
+        self._own_keys = f"onestage/{self.from_main(uuid.uuid4().hex)}"
+        self._heartbeat: Heartbeat | None = None
 
     def connect(self, network: nn.Module) -> nn.Module:
         synchronise_batch_norms(network)
@@ -215,7 +227,7 @@ def joined_processes(device: str | None) -> Generator[World, None, None]:
     """
     size = _from_launcher("WORLD_SIZE", 1)
     if size == 1:
-        yield ALONE
+        yield _Launched(_launchers_store(0)) if _launcher_has_store() else ALONE
         return
     if device not in (None, "cpu", "cuda"):
         kind = UserError if _from_launcher("RANK", 0) == 0 else ToldByAnotherProcessError

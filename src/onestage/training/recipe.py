@@ -40,35 +40,35 @@ class Recipe:
     aspect_ratios: tuple[float, ...] | None = None  # RetinaNet: width / height
     image_size: int | None = None  # RetinaNet: every picture stretched to a square of so many pixels
     edges: tuple[int, int] | None = None  # RetinaNet: what the shorter side becomes, and the longer one's limit
-    neck: Literal["none", "top_down"] | None = None  # SSD
-    backbone_norm: Literal["batch", "frozen"] | None = None  # RetinaNet
-    sfam: bool | None = None  # M2Det
+    neck: Literal["none", "top_down"] | None = None  # SSD: a way back from deep maps to fine ones
+    backbone_norm: Literal["batch", "frozen"] | None = None  # RetinaNet: frozen ones stay as their weights have them
+    sfam: bool | None = None  # M2Det: attention over channels (Zhao 2019, 3.2)
     checkpoint_activations: bool | None = None  # M2Det: less memory, more time
-    quick_start: bool = False  # batch norms in fresh layers and a calm head: see `DetectorConfig.with_quick_start`
+    quick_start: bool = False  # batch norms in fresh layers and a calm head (`DetectorConfig.with_quick_start`)
     train_stem: bool = True  # False: the backbone's first layers (`FeatureMaps.stem`) keep their weights
     frozen: tuple[str, ...] = ()  # parameters whose name starts so are not trained
 
     # --- the loss; None: the detector's own
-    negatives_per_positive: float | None = None  # SSD, M2Det (Liu 2016, 2.2)
+    negatives_per_positive: float | None = None  # SSD, M2Det: anchors without an object that count (Liu 2016, 2.2)
     box_loss: Literal["smooth_l1", "l1", "giou"] | None = None  # RetinaNet
-    box_loss_weight: float = 1.0
+    box_loss_weight: float = 1.0  # beside the loss of the classes, which has 1
 
-    # --- the optimizer; biases and norms have no weight decay
+    # --- the optimizer
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 1e-3
-    backbone_learning_rate_factor: float = 1.0
-    head_learning_rate_factor: float = 1.0  # SSD, M2Det
+    learning_rate: float = 1e-3  # the highest; the schedule's parts are of it
+    backbone_learning_rate_factor: float = 1.0  # of the learning rate, for the backbone
+    head_learning_rate_factor: float = 1.0  # SSD, M2Det: of the learning rate, for the last convolutions
     learning_rate_factors: tuple[tuple[str, float], ...] = ()  # more of them: (beginning of a parameter's name, factor)
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 5e-4  # not of biases and norms
     gradient_clip: float | None = None  # largest norm of the whole gradient
     ema_decay: float | None = None  # of the averaged weights that are evaluated and kept
 
     # --- the schedule
-    schedule: Literal["steps", "cosine", "one_cycle"] = "steps"
+    schedule: Literal["steps", "cosine", "one_cycle"] = "steps"  # how the learning rate changes over the run
     milestones: tuple[float, ...] = ()  # "steps": fractions of the run after which the rate is another one
     milestone_factors: tuple[float, ...] | None = None  # of the rate, after each; None: a tenth each time
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # in which the learning rate rises to what the schedule says
 
     # --- data
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -77,7 +77,7 @@ class Recipe:
 
     # --- the rest
     evaluations: int = 8  # evenly over the run; the last is at its end. Fewer where they would slow `minutes` much
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # bf16 where the processor or the GPU is fast at it
     compile: bool = False  # torch.compile: minutes at the start, faster steps on GPUs
     deterministic: bool = False  # on GPUs, the same bits in each run; slower. CPUs are so always
     max_skipped_steps: int = 5  # in a row, because a loss or gradient was not finite; then the run ends

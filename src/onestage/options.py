@@ -1,0 +1,43 @@
+"""What options of several commands look like, and a recipe's settings as options of `onestage train`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+
+from tyro.conf import Positional, arg
+
+from onestage.training.recipe import Recipe
+
+T = TypeVar("T")
+Maybe = Annotated[T | None, arg(help_behavior_hint="")]  # may be left out; its text says what is then done
+Model = Annotated[Positional[Path], arg(metavar="MODEL")]
+Device = Annotated[
+    str | None, arg(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.", help_behavior_hint="")
+]
+
+# --- settings of a recipe
+
+_COMMANDS_OWN = ("detector", "epochs", "steps", "minutes", "seed")
+_NO_OPTION = "augmentation"
+_SOURCE = inspect.getsource(Recipe)
+_TYPES = {**get_type_hints(Recipe), "batch_size": int | Literal["auto"]}
+
+
+def _option(name: str) -> Any:
+    """Its type; its help is what the comment of the recipe's field says."""
+    comment = re.search(rf"^    {name}: .*?  # (.*)$", _SOURCE, re.MULTILINE)
+    text = f"{comment[1]}. Default: the recipe's." if comment else "Default: the recipe's."
+    return Annotated[_TYPES[name] | None, arg(help=text, help_behavior_hint="")]
+
+
+if TYPE_CHECKING:
+
+    class RecipeSettings: ...
+
+else:
+    _names = [one.name for one in fields(Recipe) if one.name not in (*_COMMANDS_OWN, _NO_OPTION)]
+    RecipeSettings = make_dataclass("RecipeSettings", [(name, _option(name), None) for name in _names])
