@@ -27,6 +27,8 @@ from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.structures import Detections
 from onestage.training.checkpoint import load_model
 
+pytestmark = pytest.mark.no_cover  # torch's tracing would take two thirds longer
+
 
 @pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])
 def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ SMALL_RETINANET = detector_config("retinanet-test_resnet")
 CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
 
 
+@pytest.mark.no_cover  # torch's tracing would take two thirds longer
 @pytest.mark.parametrize(
     ("name", "config"),
     [
