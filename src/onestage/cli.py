@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg, subcommand
 
 import onestage
 from onestage.errors import ToldByAnotherProcessError, UserError
-from onestage.options import Device, Maybe, Model, RecipeSettings
+from onestage.options import Device, Maybe, Model, RecipeSettings, Sources
 from onestage.training.logging import seconds
 
 _NOT_WITH_RAY = {"every": "--every", "start": "--from", "end": "--to", "track": "--track", "write": "--write"}
@@ -154,9 +154,7 @@ class Predict(Common):
 
     model: Model = tyro.MISSING
     """A run folder, a model file or an exported file."""
-    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="(required)")] = (
-        tyro.MISSING
-    )
+    sources: Sources = tyro.MISSING
     """Pictures, videos, folders, globs, @list.txt, camera:0, addresses (rtsp://, https://), - for standard input."""
     out: Path = Path("predictions")
     """The folder for the results."""

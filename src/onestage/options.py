@@ -15,6 +15,7 @@ from onestage.training.recipe import Recipe
 T = TypeVar("T")
 Maybe = Annotated[T | None, arg(help_behavior_hint="")]  # may be left out; its text says what is then done
 Model = Annotated[Positional[Path], arg(metavar="MODEL")]
+Sources = Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="(required)")]
 Device = Annotated[
     str | None, arg(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.", help_behavior_hint="")
 ]
