@@ -112,7 +112,7 @@ SECTIONS: dict[str, Section] = {
         ),
         ratio=12,
     ),
-    "ssd300-tf_efficientnet_lite0": Section(ALL, (1, 8), (32, 64)),
+    "ssd300-tf_efficientnet_lite0": Section(ALL, (1, 8), (16, 32)),
     "retinanet-resnet50": Section(
         ("torchvision", "torch fp32", "openvino bf16", "openvino int8"), (1, 4), (2, 4), ratio=4
     ),
