@@ -112,7 +112,9 @@ SECTIONS: dict[str, Section] = {
         ),
         ratio=12,
     ),
-    "ssd300-tf_efficientnet_lite0": Section(ALL, (1, 8), (16, 32)),
+    "ssd300-tf_efficientnet_lite0": Section(
+        ("torchvision", "torch fp32", "torch bf16", "onnx", "openvino bf16", "openvino int8"), (1, 8), (16, 32)
+    ),
     "retinanet-resnet50": Section(
         ("torchvision", "torch fp32", "openvino bf16", "openvino int8"), (1, 4), (2, 4), ratio=4
     ),
