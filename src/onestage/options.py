@@ -24,15 +24,24 @@ Device = Annotated[
 
 _COMMANDS_OWN = ("detector", "epochs", "steps", "minutes", "seed")
 _NO_OPTION = "augmentation"
-_SOURCE = inspect.getsource(Recipe)
 _TYPES = {**get_type_hints(Recipe), "batch_size": int | Literal["auto"]}
 
 
-def _option(name: str) -> Any:
-    """Its type; its help is what the comment of the recipe's field says."""
-    comment = re.search(rf"^    {name}: .*?  # (.*)$", _SOURCE, re.MULTILINE)
-    text = f"{comment[1]}. Default: the recipe's." if comment else "Default: the recipe's."
-    return Annotated[_TYPES[name] | None, arg(help=text, help_behavior_hint="")]
+def _comments() -> dict[str, str]:
+    """What stands beside each field of a recipe; nothing where Python has no sources, as in a frozen program."""
+    try:
+        return dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Recipe), re.MULTILINE))
+    except OSError:
+        return {}
+
+
+def _options() -> list[tuple[str, Any, None]]:
+    """Name, type and default of each setting; its help is the comment of the recipe's field."""
+    comments, options = _comments(), []
+    for name in (one.name for one in fields(Recipe) if one.name not in (*_COMMANDS_OWN, _NO_OPTION)):
+        text = f"{comments[name]}. Default: the recipe's." if name in comments else "Default: the recipe's."
+        options.append((name, Annotated[_TYPES[name] | None, arg(help=text, help_behavior_hint="")], None))
+    return options
 
 
 if TYPE_CHECKING:
@@ -40,5 +49,4 @@ if TYPE_CHECKING:
     class RecipeSettings: ...
 
 else:
-    _names = [one.name for one in fields(Recipe) if one.name not in (*_COMMANDS_OWN, _NO_OPTION)]
-    RecipeSettings = make_dataclass("RecipeSettings", [(name, _option(name), None) for name in _names])
+    RecipeSettings = make_dataclass("RecipeSettings", _options())
