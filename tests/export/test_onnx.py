@@ -27,7 +27,8 @@ from onestage.export.check import compare
 from onestage.export.input_graph import prepare
 from onestage.export.onnx import IR_VERSION, OPSET, export_onnx
 from onestage.export.selection_graph import by_picture, choose_candidates, suppress
-from onestage.inference.exported import ExportedPredictor, selection_of
+from onestage.inference.exported import ExportedPredictor
+from onestage.inference.exported_header import selection_of
 from onestage.inference.predictor import Predictor
 from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.postprocess import Selection, select

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from onestage.export.calibration import Calibration
 from onestage.export.input_graph import prepare
 from onestage.export.onnx import IR_VERSION, OPSET
 from onestage.export.openvino import export_openvino
+from onestage.inference.openvino import OpenVinoSession, skip_resizing
 from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.structures import Detections
 from onestage.training.checkpoint import load_model
@@ -30,16 +32,27 @@ from onestage.training.checkpoint import load_model
 pytestmark = pytest.mark.no_cover  # torch's tracing would take two thirds longer
 
 
-@pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])
-def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_path: Path) -> None:
+RESIZES = pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])
+HINTS = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+def graph_that_prepares(resize: Resize, folder: Path) -> Any:
     graph = onnx_ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="g")
     builder = onnxscript.GraphBuilder(graph)
     images = builder.input("images", onnx_ir.DataType.UINT8, [None, None, None, 3])
     builder.add_output(prepare(builder.op, images, resize).images, "input")
     content = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
-    (tmp_path / "prepare.onnx").write_bytes(content)
-    hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(openvino.convert_model(tmp_path / "prepare.onnx"), "CPU", hints)
+    (folder / "prepare.onnx").write_bytes(content)
+    return openvino.convert_model(folder / "prepare.onnx")
+
+
+def matrix_products(compiled: Any) -> int:
+    return [node.get_rt_info()["layerType"] for node in compiled.get_runtime_model().get_ops()].count("MatMul")
+
+
+@RESIZES
+def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_path: Path) -> None:
+    model = openvino.Core().compile_model(graph_that_prepares(resize, tmp_path), "CPU", HINTS)
     random = np.random.default_rng(0)
     for size_hw in ((96, 96), (50, 70), (150, 191), (480, 640), (40, 400)):
         pictures = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
@@ -49,6 +62,21 @@ def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_pat
         difference = np.abs(found - expected)
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.01  # float32, so more halves are rounded either way
+
+
+@RESIZES
+def test_pictures_of_the_networks_size_go_past_the_resizing(resize: Resize, tmp_path: Path) -> None:
+    graph = graph_that_prepares(resize, tmp_path)
+    whole = openvino.Core().compile_model(graph, "CPU", HINTS)
+    skip_resizing(graph)
+    short = openvino.Core().compile_model(graph, "CPU", HINTS)
+    assert (matrix_products(whole), matrix_products(short)) == (2, 0)
+    for size_hw in ((50, 70), (40, 400)):
+        size_hw = resize.picture_hw(size_hw)
+        pictures = np.random.default_rng(0).integers(0, 256, (2, *size_hw, 3), np.uint8)
+        expected = stack_images(list(pictures), resize).transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(short({"images": pictures})[0], expected)
+        np.testing.assert_array_equal(whole({"images": pictures})[0], expected)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +93,7 @@ def test_a_bf16_file_has_bfloat16_convolutions_and_float32_pixels_and_boxes(mode
     assert types["Convolution"] == types["GroupConvolution"] == {"bf16"}
     assert types["MatMul"] == {"f32"}  # they resize
     assert types["Exp"] == types["Softmax"] == {"f32"}  # they decode boxes and scores
+    assert matrix_products(OpenVinoSession(tmp_path / "bf16.xml").without_resizing) == 0
     assert (tmp_path / "bf16.bin").stat().st_size < 0.6 * model.stat().st_size
 
 
@@ -102,3 +131,4 @@ def test_int8_goes_with_soft_nms_and_what_costs_accuracy_is_taken_back(model: Pa
         if node.get_type_name() in ("Convolution", "GroupConvolution")
     ]
     assert 0 < read.count("FakeQuantize") < len(read)  # all of them, were nothing measured
+    assert matrix_products(OpenVinoSession(path).without_resizing) == 0

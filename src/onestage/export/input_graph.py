@@ -11,6 +11,7 @@ from typing import Any
 from onnx_ir import DataType
 
 from onestage.input_size import PADDING, Resize, Stretch
+from onestage.runtime.exported_file import BEFORE_RESIZING, RESIZED
 
 Op = Any  # onnxscript's OpBuilder: each attribute is an ONNX operator
 Value = Any  # of the graph
@@ -32,8 +33,10 @@ def prepare(op: Op, images_rgb: Value, resize: Resize) -> Prepared:
     planes = op.Cast(op.Transpose(images_rgb, perm=[0, 3, 1, 2]), to=DataType.FLOAT)
     by_means = _shrinks_much(op, original, picture)
     rows, columns = (_matrix(op, op.Gather(original, side), op.Gather(picture, side), by_means) for side in (0, 1))
-    resized = op.MatMul(op.MatMul(rows, planes), op.Transpose(columns, perm=[1, 0]))
-    resized = op.Where(by_means, op.Round(resized), op.Floor(op.Add(resized, 0.5)))  # as OpenCV rounds either
+    exact = op.MatMul(op.MatMul(rows, planes), op.Transpose(columns, perm=[1, 0]))
+    rounded = op.Round(exact), op.Floor(op.Add(exact, 0.5))  # as OpenCV rounds means, and bilinear
+    resized = op.Where(by_means, *rounded)
+    planes.name, resized.name = BEFORE_RESIZING, RESIZED
     if isinstance(resize, Stretch):
         images = op.Reshape(resized, [-1, 3, resize.side, resize.side])  # says the size to what follows
     else:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from onestage.errors import UserError
+from onestage.inference.exported_header import resize_of, selection_of
 from onestage.inference.openvino import OpenVinoSession, read_openvino
 from onestage.inference.pictures import PicturePredictor, Shrunk
 from onestage.inference.torch_program import TorchSession, read_torch_program
-from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.postprocess import Selection
 from onestage.runtime import detections
 from onestage.runtime.exported_file import ExportedFile, read_exported
@@ -106,32 +106,6 @@ def read_any_exported(path: str | os.PathLike[str]) -> ExportedFile:
         case ".pt2":
             return read_torch_program(path)
     return read_exported(path)
-
-
-def resize_of(file: ExportedFile) -> Resize:
-    """How pictures are brought to an exported network's input.
-
-    Raises:
-        UserError: a header that holds another thing.
-    """
-    given = file.header["resize"]
-    for kind in (Stretch, KeepRatio):
-        if given.keys() == {field.name for field in fields(kind)} and all(type(v) is int for v in given.values()):
-            return kind(**given)
-    raise UserError(f"{file.name}: the input size in its header is damaged; export it again")
-
-
-def selection_of(file: ExportedFile) -> Selection:
-    """The selection that is part of an exported file.
-
-    Raises:
-        UserError: a header that holds another thing.
-    """
-    known, given = {field.name: field.default for field in fields(Selection)}, file.header["selection"]
-    fits = given.keys() == known.keys() and isinstance(given["max_detections"], int)
-    if not fits or any(type(given[name]) is not type(known[name]) for name in known):
-        raise UserError(f"{file.name}: the selection in its header is damaged; export it again")
-    return Selection(**given)
 
 
 def _session(path: str | os.PathLike[str], device: str | None) -> Session:

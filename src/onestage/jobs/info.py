@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from onestage.detectors import Description, build, describe
-from onestage.inference.exported import is_exported, read_any_exported, selection_of
+from onestage.inference.exported import is_exported, read_any_exported
+from onestage.inference.exported_header import selection_of
 from onestage.input_size import Stretch
 from onestage.runtime.exported_file import ExportedFile
 from onestage.training.checkpoint import load_model
