@@ -19,6 +19,7 @@ from openvino import opset13
 from onestage.export.openvino import CONVOLUTIONS
 from onestage.inference.openvino import PRECISION
 from onestage.runtime.session import cores
+from onestage.signal_stack import kept_signal_stack
 
 NORMALISATION = ("Convert", "Add", "Subtract", "Multiply", "Divide", "FakeQuantize")
 
@@ -33,11 +34,10 @@ class NetworkAlone:
     """
 
     def __init__(self, path: Path, batch_size: int, input_hw: tuple[int, int]) -> None:
-        core = openvino.Core()
-        model = core.read_model(path)
-        shape = (batch_size, 3, *input_hw)
+        core, shape = openvino.Core(), (batch_size, 3, *input_hw)
         settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": cores(), "PERF_COUNT": True}
-        compiled: Any = core.compile_model(_cut(model, shape), "CPU", settings)
+        with kept_signal_stack():
+            compiled: Any = core.compile_model(_cut(core.read_model(path), shape), "CPU", settings)
         self._request = compiled.create_infer_request()
         self._images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
 

@@ -26,6 +26,7 @@ from onestage.export.onnx import IR_VERSION, OPSET
 from onestage.export.openvino import export_openvino
 from onestage.inference.openvino import OpenVinoSession, skip_resizing
 from onestage.input_size import KeepRatio, Resize, Stretch
+from onestage.signal_stack import kept_signal_stack
 from onestage.structures import Detections
 from onestage.training.checkpoint import load_model
 
@@ -33,7 +34,6 @@ pytestmark = pytest.mark.no_cover  # torch's tracing would take two thirds longe
 
 
 RESIZES = pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])
-HINTS = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def graph_that_prepares(resize: Resize, folder: Path) -> Any:
@@ -46,13 +46,18 @@ def graph_that_prepares(resize: Resize, folder: Path) -> Any:
     return openvino.convert_model(folder / "prepare.onnx")
 
 
-def matrix_products(compiled: Any) -> int:
-    return [node.get_rt_info()["layerType"] for node in compiled.get_runtime_model().get_ops()].count("MatMul")
+def compiled(graph: Any) -> Any:
+    with kept_signal_stack():
+        return openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def matrix_products(model: Any) -> int:
+    return [node.get_rt_info()["layerType"] for node in model.get_runtime_model().get_ops()].count("MatMul")
 
 
 @RESIZES
 def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_path: Path) -> None:
-    model = openvino.Core().compile_model(graph_that_prepares(resize, tmp_path), "CPU", HINTS)
+    model = compiled(graph_that_prepares(resize, tmp_path))
     random = np.random.default_rng(0)
     for size_hw in ((96, 96), (50, 70), (150, 191), (480, 640), (40, 400)):
         pictures = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
@@ -67,9 +72,9 @@ def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_pat
 @RESIZES
 def test_pictures_of_the_networks_size_go_past_the_resizing(resize: Resize, tmp_path: Path) -> None:
     graph = graph_that_prepares(resize, tmp_path)
-    whole = openvino.Core().compile_model(graph, "CPU", HINTS)
+    whole = compiled(graph)
     skip_resizing(graph)
-    short = openvino.Core().compile_model(graph, "CPU", HINTS)
+    short = compiled(graph)
     assert (matrix_products(whole), matrix_products(short)) == (2, 0)
     for size_hw in ((50, 70), (40, 400)):
         size_hw = resize.picture_hw(size_hw)
