@@ -103,7 +103,7 @@ def test_a_bf16_file_has_bfloat16_convolutions_and_float32_pixels_and_boxes(mode
 
 
 def test_a_bf16_file_finds_what_the_model_finds_on_whole_pictures(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # 8 bits of a logit's mantissa: a hundredth or two of score at the steepest; the resizing in bfloat16 found nothing
     monkeypatch.setattr(check, "SAME_IOU", 0.9)
@@ -111,6 +111,7 @@ def test_a_bf16_file_finds_what_the_model_finds_on_whole_pictures(
     exported = onestage.export_model(model, format="openvino", precision="bf16", out=tmp_path / "bf16.xml")
     assert exported.agreement.of > 100
     assert exported.agreement.share > 0.95
+    assert f"onestage evaluate {tmp_path / 'bf16.xml'} DATA" in " ".join(capsys.readouterr().out.split())
 
 
 # --- int8

@@ -92,6 +92,8 @@ def export_model(
     files = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
     agreement = _check(loaded, path, replace(selection, score_threshold=papers.score_threshold))
     display.say(f"read back: {agreement}")
+    if precision != "fp32":
+        display.say(f"{precision} moves scores a little; what it costs tells: onestage evaluate {path} DATA")
     if precision == "fp32" and agreement.share < LEAST_SHARE:
         for file in files:
             file.unlink(missing_ok=True)
