@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from onestage.data.generated import KINDS, draw_picture, write_generated_voc
 from onestage.detectors import build
 from onestage.errors import UserError
 from onestage.export.check import Agreement, compare
+from onestage.inference.exported import ExportedPredictor
 from onestage.structures import Categories
 from onestage.torch_archive.operators import OPERATORS
 from onestage.training import precision
@@ -197,6 +199,24 @@ def test_openvinos_file_finds_what_the_onnx_file_finds(exported: Path, in_openvi
     agreement = compare(*found)
     assert agreement.of > 30
     assert agreement.share > 0.995
+    assert isinstance(predictor, ExportedPredictor)
+    assert "with_resizing" not in vars(predictor.session)  # it was never compiled
+
+
+OVERWRITTEN = """
+import sys
+import numpy as np
+import onestage
+predictor, picture = onestage.load(sys.argv[1]), np.zeros((50, 50, 3), np.uint8)
+open(sys.argv[2], "wb").close()  # as who writes it anew begins
+print(len(predictor(picture)), len(predictor.session([picture])))
+"""
+
+
+def test_an_openvino_file_that_is_written_anew_goes_on_as_it_was(in_openvino: Path, tmp_path: Path) -> None:
+    xml, weights = (shutil.copy(in_openvino.with_suffix(suffix), tmp_path) for suffix in (".xml", ".bin"))
+    done = subprocess.run([sys.executable, "-c", OVERWRITTEN, xml, weights], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("0 1\n", 0)
 
 
 def test_int8_is_calibrated_on_pictures_and_smaller(model: Path, in_openvino: Path, tmp_path: Path) -> None:

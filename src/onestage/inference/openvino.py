@@ -55,6 +55,8 @@ class OpenVinoSession(Session):
         self._settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": threads or cores()}
         with self._in_one_line(), kept_signal_stack():
             self._core: Any = openvino.Core()
+            # Mapped weights would be read from the file as long as it runs: exporting over it would end the process.
+            self._core.set_property({"ENABLE_MMAP": False})
             self._model: Any = self._core.read_model(os.fspath(path))
         sized = self._model.clone()
         skip_resizing(sized)
