@@ -1,10 +1,10 @@
-"""Pictures a second on one core, from JPEG files of 500x375 to augmented 300x300 uint8 tensors: ours and torchvision's.
+"""Images a second on one core, from JPEG files of 500x375 to augmented 300x300 uint8 tensors: ours and torchvision's.
 
 Both decode the same files and draw the same kind of choices (the paper's: photometric distortion, expand, IoU crop,
 flip, resize). Rates are by processor time, so that other work on the machine counts little; those by the clock beside.
 Medians of rounds in turn.
 
-    python benchmarks/augmentation.py [--pictures 200] [--rounds 5] [--image-size 300] [--json augmentation.json]
+    python benchmarks/augmentation.py [--images 200] [--rounds 5] [--image-size 300] [--json augmentation.json]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
 from onestage.augmentation import SSD_PAPER, Augmentation
-from onestage.data.generated import KINDS, draw_picture
+from onestage.data.generated import KINDS, draw_image
 from onestage.data.loader import TrainingSet, pack, read_sample
 from onestage.data.table import Table, TableBuilder
 from onestage.input_size import Stretch
@@ -35,27 +35,27 @@ from onestage.structures import Categories
 
 BATCH_SIZE = 32
 OURS, THEIRS = "onestage, the paper's augmentation", "torchvision v2, the paper's augmentation"
-GOAL = 350  # pictures/s a core
+GOAL = 350  # images/s a core
 
 
 @dataclass(frozen=True)
 class Options:
     """What is measured."""
 
-    pictures: int = 200
-    rounds: int = 5  # through all pictures
+    images: int = 200
+    rounds: int = 5  # through all images
     image_size: int = 300
     width: int = 500
     height: int = 375
     json: Path | None = None
 
 
-def write_pictures(root: Path, options: Options) -> Table:
-    """Draw the pictures and write them as JPEG files of one size."""
+def write_images(root: Path, options: Options) -> Table:
+    """Draw the images and write them as JPEG files of one size."""
     builder = TableBuilder(root, "train", "voc")
     categories = Categories.from_names(KINDS)
-    for index in range(options.pictures):
-        drawing = draw_picture(np.random.default_rng((0, index)), 440)
+    for index in range(options.images):
+        drawing = draw_image(np.random.default_rng((0, index)), 440)
         height, width = drawing.image.shape[:2]
         image = cv2.resize(drawing.image, (options.width, options.height))
         scale = np.array([options.width / width, options.height / height] * 2, dtype=np.float32)
@@ -88,9 +88,9 @@ class TorchvisionSet:
         )
 
     def batch(self, indices: list[int]) -> torch.Tensor:
-        return torch.stack([self.picture(index) for index in indices])
+        return torch.stack([self.transformed(index) for index in indices])
 
-    def picture(self, index: int) -> torch.Tensor:
+    def transformed(self, index: int) -> torch.Tensor:
         image = tv_tensors.Image(decode_image(read_file(str(self.table.image_path(index))), ImageReadMode.RGB))
         objects = self.table.objects(index)
         height, width = image.shape[-2:]
@@ -103,15 +103,15 @@ class TorchvisionSet:
 
 
 def rates(candidates: Mapping[str, Callable[[list[int]], object]], options: Options) -> dict[str, tuple[float, float]]:
-    """Pictures a second by processor time and by the clock: medians of rounds, in each of which all take their turn."""
+    """Images a second by processor time and by the clock: medians of rounds, in each of which all take their turn."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     for _ in range(options.rounds + 1):  # one more, which warms up
         for name, work in candidates.items():
             processor, clock = time.process_time(), time.perf_counter()
-            for first in range(0, options.pictures, BATCH_SIZE):
-                work(list(range(first, min(first + BATCH_SIZE, options.pictures))))
+            for first in range(0, options.images, BATCH_SIZE):
+                work(list(range(first, min(first + BATCH_SIZE, options.images))))
             seconds = time.process_time() - processor, time.perf_counter() - clock
-            found[name].append((options.pictures / seconds[0], options.pictures / seconds[1]))
+            found[name].append((options.images / seconds[0], options.images / seconds[1]))
     medians = {
         name: [statistics.median(column) for column in zip(*rows[1:], strict=True)] for name, rows in found.items()
     }
@@ -122,7 +122,7 @@ def main(options: Options) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        table = write_pictures(Path(folder), options)
+        table = write_images(Path(folder), options)
         size = sum(path.stat().st_size for path in Path(folder).iterdir()) / len(table) / 1024
 
         def ours(augmentation: Augmentation | None) -> Callable[[list[int]], object]:
@@ -140,12 +140,12 @@ def main(options: Options) -> None:
     result = Result(
         name="Augmentation on one core",
         command="python benchmarks/augmentation.py",
-        columns=("what", "pictures/s of processor time", "by the clock", "times torchvision"),
+        columns=("what", "images/s of processor time", "by the clock", "times torchvision"),
         rows=tuple(
             (name, f"{processor:.0f}", f"{clock:.0f}", f"{processor / found[THEIRS][0]:.1f}")
             for name, (processor, clock) in found.items()
         ),
-        goals=(f"at least {GOAL} pictures/s a core; measured {rate:.0f}: {'met' if rate >= GOAL else 'not met'}",),
+        goals=(f"at least {GOAL} images/s a core; measured {rate:.0f}: {'met' if rate >= GOAL else 'not met'}",),
         notes=(
             f"{len(table)} JPEG files of {options.width}x{options.height}, {size:.0f} KiB on average, to "
             f"{options.image_size}x{options.image_size}; medians of {options.rounds} rounds.",

@@ -1,10 +1,10 @@
-"""Exported files against their model on real pictures: the same detections, the same AP, how fast.
+"""Exported files against their model on real images: the same detections, the same AP, how fast.
 
 python benchmarks/exported.py runs/mine MY-DATA
-python benchmarks/exported.py runs/mine MY-DATA --formats onnx openvino openvino-int8 torch --pictures 300
+python benchmarks/exported.py runs/mine MY-DATA --formats onnx openvino openvino-int8 torch --images 300
 
-int8 is calibrated on MY-DATA's training pictures. Predictors shrink pictures as they read them; "whole" are those that
-the file resized itself. A rate counts all from picture files to detections by the predictor, reading included.
+int8 is calibrated on MY-DATA's training images. Predictors shrink images as they read them; "whole" are those that
+the file resized itself. A rate counts all from image files to detections by the predictor, reading included.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.evaluation import measure
 from onestage.export.check import compare
+from onestage.inference.base_predictor import BasePredictor
 from onestage.inference.exported import ExportedPredictor, in_torch
-from onestage.inference.pictures import PicturePredictor
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.export import SUFFIXES, Format
 from onestage.runtime.decode import decode_image
 from onestage.runtime.exported_file import OpenVinoPrecision
 from onestage.structures import Detections, DetectionTable
-from onestage.training.logging import Display
+from onestage.terminal import Display
 
 ROUNDS = 3
 QUIET = Display(Console(quiet=True))
@@ -55,7 +55,7 @@ class Options:
     model: Annotated[str, tyro.conf.Positional]
     data: Annotated[str, tyro.conf.Positional]
     formats: tuple[Target, ...] = ("onnx",)
-    pictures: int = 100
+    images: int = 100
     """Of the test split, drawn by a fixed seed; all where it has fewer."""
 
 
@@ -63,11 +63,11 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         predictors = {"the model": onestage.load(options.model, device="cpu", precision="fp32")}
         predictors |= {target: _exported(options, target, Path(folder)) for target in options.formats}
-        table = _test_pictures(options, predictors["the model"])
+        table = _test_images(options, predictors["the model"])
         files = [table.image_path(index) for index in range(len(table))]
         found, rates = _run(predictors, files)
         whole = {name: _whole(one, files) for name, one in predictors.items() if isinstance(one, ExportedPredictor)}
-    printed = PrintedTable("", "the model's own", "largest difference", "the same, whole", "map_area", "pictures/s")
+    printed = PrintedTable("", "the model's own", "largest difference", "the same, whole", "map_area", "images/s")
     for name, detections in found.items():
         same = compare(found["the model"], detections)
         printed.add_row(
@@ -79,11 +79,11 @@ def main(options: Options) -> None:
             f"{rates[name]:.1f}",
         )
     console = Console()
-    console.print(f"{options.data}: {len(table)} test pictures")
+    console.print(f"{options.data}: {len(table)} test images")
     console.print(printed)
 
 
-def _exported(options: Options, target: Target, folder: Path) -> PicturePredictor:
+def _exported(options: Options, target: Target, folder: Path) -> BasePredictor:
     format_, precision = EXPORTS[target]
     exported = onestage.export_model(
         options.model,
@@ -96,16 +96,16 @@ def _exported(options: Options, target: Target, folder: Path) -> PicturePredicto
     return onestage.load(exported.path, device="cpu")
 
 
-def _test_pictures(options: Options, predictor: PicturePredictor) -> Table:
+def _test_images(options: Options, predictor: BasePredictor) -> Table:
     split = choose_splits(options.data).test
     table = open_dataset(options.data, split, display=QUIET, skip_bad_data=True, categories=predictor.categories)
-    return table.subset(count=min(options.pictures, len(table)))
+    return table.subset(count=min(options.images, len(table)))
 
 
 def _run(
-    predictors: dict[str, PicturePredictor], files: Sequence[Path]
+    predictors: dict[str, BasePredictor], files: Sequence[Path]
 ) -> tuple[dict[str, list[Detections]], dict[str, float]]:
-    """What each finds, and its pictures a second: the median of rounds in turn."""
+    """What each finds, and its images a second: the median of rounds in turn."""
     found: dict[str, list[Detections]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in predictors}
     for _ in range(ROUNDS):
@@ -118,7 +118,7 @@ def _run(
 
 
 def _whole(predictor: ExportedPredictor, files: Sequence[Path]) -> list[Detections]:
-    """What the file finds in pictures that it resizes itself."""
+    """What the file finds in images that it resizes itself."""
     found: list[Detections] = []
     for start in range(0, len(files), AT_ONCE):
         images = [decode_image(file) for file in files[start : start + AT_ONCE]]

@@ -16,14 +16,14 @@ from onestage.data import choose_splits
 from onestage.data.loader import training_loader
 from onestage.detectors import M2DetConfig, build, detector_config
 from onestage.jobs.dataset import open_dataset
+from onestage.models.imagenet import load_backbone_weights
 from onestage.recipes import default_recipe
-from onestage.training.logging import Display
-from onestage.weights.imagenet import load_backbone_weights
+from onestage.terminal import Display
 
 
 @dataclass(frozen=True)
 class Options:
-    """On which pictures."""
+    """On which images."""
 
     data: Annotated[str, tyro.conf.Positional]
     detector: str = "m2det320-vgg16"

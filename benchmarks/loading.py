@@ -1,4 +1,4 @@
-"""Pictures a second from the training loader on one core and on two: JPEG files of 500x375 to batches of 300x300.
+"""Images a second from the training loader on one core and on two: JPEG files of 500x375 to batches of 300x300.
 
     python benchmarks/loading.py [--seconds 1.2] [--rounds 5] [--json loading.json]
 
@@ -25,7 +25,7 @@ import torch
 import tyro
 from side_by_side import Result, show, write_results
 from torch.utils.data import DataLoader
-from torchvision_ssd import Pictures, collate, ssd_transform
+from torchvision_ssd import Images, collate, ssd_transform
 
 from onestage.augmentation import SSD_PAPER
 from onestage.data.loader import training_loader
@@ -41,7 +41,7 @@ GOAL = 1.9
 class Options:
     """What is measured."""
 
-    pictures: int = 200
+    images: int = 200
     seconds: float = 1.2
     """At least so long, each time."""
     rounds: int = 5
@@ -83,7 +83,7 @@ def our_batches(table: Table, workers: int, image_size: int) -> Generator[Any, N
 
 def their_batches(table: Table, workers: int, image_size: int) -> Generator[Any, None, None]:
     loader = DataLoader(
-        Pictures(table, ssd_transform(train=True)),
+        Images(table, ssd_transform(train=True)),
         BATCH_SIZE,
         shuffle=True,
         drop_last=True,
@@ -106,7 +106,7 @@ def bound_to(cores: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def pictures_per_second(batches: Generator[Any, None, None], read_ahead: int, seconds: float) -> float:
+def images_per_second(batches: Generator[Any, None, None], read_ahead: int, seconds: float) -> float:
     """The rate after the first batches, over at least so many seconds."""
     with closing(batches):
         for _ in range(read_ahead):
@@ -130,7 +130,7 @@ def measure(table: Table, options: Options) -> dict[Configuration, float]:
             read_ahead = 2 * BATCHES_AHEAD * max(1, one.workers)
             with bound_to(one.cores):
                 batches = makers[one.whose](table, one.workers, options.image_size)
-                found.append(pictures_per_second(batches, read_ahead, options.seconds))
+                found.append(images_per_second(batches, read_ahead, options.seconds))
     return {one: statistics.median(found) for one, found in rates.items()}
 
 
@@ -140,13 +140,13 @@ def main(options: Options) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        table = augmentation.write_pictures(Path(folder), augmentation.Options(pictures=options.pictures))
+        table = augmentation.write_images(Path(folder), augmentation.Options(images=options.images))
         rates = measure(table, options)
     scaling = rates[TWO_CORES] / rates[ONE_CORE]
     result = Result(
-        name="Loading and augmenting training pictures",
+        name="Loading and augmenting training images",
         command="python benchmarks/loading.py",
-        columns=("read by", "worker processes", "cores", "pictures/s"),
+        columns=("read by", "worker processes", "cores", "images/s"),
         rows=tuple((one.whose, str(one.workers), str(one.cores), f"{rate:.0f}") for one, rate in rates.items()),
         goals=(
             f"two workers on two cores against one on one: at least {GOAL:g} times; measured {scaling:.2f}: "

@@ -1,6 +1,6 @@
 """Seconds for the VOC and COCO metrics of a data set of COCO val2017's size, on random boxes.
 
-python benchmarks/metrics.py [--pictures 5000] [--detections 400000] [--no-pycocotools] [--json metrics.json]
+python benchmarks/metrics.py [--images 5000] [--detections 400000] [--no-pycocotools] [--json metrics.json]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from side_by_side import Result, show, time_in_turn, write_results
 from onestage.evaluation import coco_metrics, voc_average_precision
 from onestage.structures import DetectionTable, GroundTruth
 
-OBJECTS_A_PICTURE = 7  # as in COCO
+OBJECTS_A_IMAGE = 7  # as in COCO
 GOAL_SECONDS = 3.0  # VOC's and COCO's together
 
 
@@ -27,7 +27,7 @@ GOAL_SECONDS = 3.0  # VOC's and COCO's together
 class Options:
     """Time the metrics."""
 
-    pictures: int = 5_000
+    images: int = 5_000
     detections: int = 400_000
     classes: int = 80
     rounds: int = 5
@@ -43,17 +43,17 @@ def draw_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
 def draw_tables(options: Options) -> tuple[GroundTruth, DetectionTable]:
     """Random objects, and detections of which half lie near an object."""
     rng = np.random.default_rng(0)
-    objects = OBJECTS_A_PICTURE * options.pictures
+    objects = OBJECTS_A_IMAGE * options.images
     boxes_xyxy, labels = draw_boxes(rng, objects), rng.integers(0, options.classes, objects)
-    image_index = rng.integers(0, options.pictures, objects)
+    image_index = rng.integers(0, options.images, objects)
     sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
     truth = GroundTruth(
-        options.pictures, image_index, labels, boxes_xyxy, np.zeros(objects, dtype=bool), sides.prod(axis=1)
+        options.images, image_index, labels, boxes_xyxy, np.zeros(objects, dtype=bool), sides.prod(axis=1)
     )
     near = rng.integers(0, objects, options.detections // 2)
     others = options.detections - len(near)
     found = DetectionTable(
-        np.concatenate([image_index[near], rng.integers(0, options.pictures, others)]),
+        np.concatenate([image_index[near], rng.integers(0, options.images, others)]),
         np.concatenate([labels[near], rng.integers(0, options.classes, others)]),
         rng.uniform(0, 1, options.detections),
         np.concatenate([boxes_xyxy[near] + rng.normal(0, 6, (len(near), 4)).clip(-2, 2), draw_boxes(rng, others)]),
@@ -113,7 +113,7 @@ def main(options: Options) -> None:
             f"{'met' if both < GOAL_SECONDS else 'not met'}",
         ),
         notes=(
-            f"{options.pictures:,} pictures, {len(truth.labels):,} objects, {len(found.labels):,} detections of "
+            f"{options.images:,} images, {len(truth.labels):,} objects, {len(found.labels):,} detections of "
             f"{options.classes} classes; medians of {options.rounds} rounds"
             + (", pycocotools once." if options.pycocotools else "."),
         ),

@@ -16,10 +16,10 @@ import numpy as np
 import openvino
 from openvino import opset13
 
+from onestage.compute.signal_stack import kept_signal_stack
 from onestage.export.openvino import CONVOLUTIONS
 from onestage.inference.openvino import PRECISION
 from onestage.runtime.session import cores
-from onestage.signal_stack import kept_signal_stack
 
 NORMALISATION = ("Convert", "Add", "Subtract", "Multiply", "Divide", "FakeQuantize")
 
@@ -29,7 +29,7 @@ class NetworkAlone:
 
     Args:
         path: the xml.
-        batch_size: pictures at once.
+        batch_size: images at once.
         input_hw: of the network.
     """
 
@@ -62,7 +62,7 @@ def _is_convolution(profiled: Any) -> bool:
 
 
 def _cut(model: Any, shape: tuple[int, ...]) -> Any:
-    """From pictures (B, 3, H, W), not yet normalised, to the maps of the last convolutions."""
+    """From images (B, 3, H, W), not yet normalised, to the maps of the last convolutions."""
     nodes = model.get_ordered_ops()
     first = next(node for node in nodes if node.get_type_name() in CONVOLUTIONS)
     start = first.input_value(0).get_node()

@@ -1,10 +1,10 @@
-"""Post-processing on one core, from SSD300's raw outputs to a picture's detections: ours beside torchvision's.
+"""Post-processing on one core, from SSD300's raw outputs to an image's detections: ours beside torchvision's.
 
     python benchmarks/postprocessing.py
-    python benchmarks/postprocessing.py --model runs/mine --pictures MY-PICTURES --json postprocessing.json
+    python benchmarks/postprocessing.py --model runs/mine --images MY-IMAGES --json postprocessing.json
 
 8,732 anchors, scores above 0.01, NMS at 0.45, at most 200 detections; softmax and the decoding of boxes are part of it.
-The outputs are those of a network with random weights on drawn pictures; synthetic ones as of a trained network (a few
+The outputs are those of a network with random weights on drawn images; synthetic ones as of a trained network (a few
 objects, each seen by the anchors that overlap it, on a background that lets 2 % of the scores pass); and the worst that
 there are: every score passes. `--model` adds a trained SSD300.
 """
@@ -20,25 +20,25 @@ from typing import Any
 
 import torch
 import tyro
-from prediction import picture_files
+from prediction import image_files
 from side_by_side import Result, show, time_in_turn, write_results
 from torch import Tensor
 from torchvision.models.detection import ssd300_vgg16
 
 from onestage.boxes import cxcywh_to_xyxy, encode_deltas, pairwise_iou
-from onestage.data.augment import resize_image
 from onestage.detectors import Detector, build
 from onestage.errors import UserError
+from onestage.input_size import resize_image
+from onestage.models.model_file import load_model
 from onestage.runtime.decode import decode_image
 from onestage.structures import Predictions
-from onestage.training.checkpoint import load_model
 
 NAME = "ssd300-vgg16"
 ANCHORS = 8_732
-GOALS = {20: 3.0, 80: 8.0}  # ms a picture, by classes
+GOALS = {20: 3.0, 80: 8.0}  # ms an image, by classes
 WORST = "every score passes"  # which has no goal
 THEIR_CANDIDATES = 400  # of each class, as torchvision's SSD comes; ours takes 200
-OBJECTS = 5  # a picture
+OBJECTS = 5  # an image
 BACKGROUND = -7.0  # mean of the other logits where nothing is, as far below that of background
 BACKGROUND_SPREAD = 1.15  # so that 2 % of the scores pass
 
@@ -49,17 +49,17 @@ class Options:
 
     model: Path | None = None
     """A trained SSD300, beside the others."""
-    pictures: Path | None = None
-    """A folder of JPEG files; without, drawn pictures of 500x375."""
+    images: Path | None = None
+    """A folder of JPEG files; without, drawn images of 500x375."""
     count: int = 8
-    """Of pictures."""
+    """Of images."""
     rounds: int = 5
     json: Path | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """Raw outputs of a network, picture by picture."""
+    """Raw outputs of a network, image by image."""
 
     name: str
     detector: Detector
@@ -71,14 +71,14 @@ class Case:
 
 @torch.no_grad()
 def of_network(name: str, detector: Detector, files: Sequence[Path]) -> Case:
-    """What a network says of pictures."""
+    """What a network says of images."""
     detector = detector.eval()
     pixels = [resize_image(decode_image(file), (300, 300)) for file in files]
     return Case(name, detector, [detector(torch.from_numpy(one)[None].permute(0, 3, 1, 2)) for one in pixels])
 
 
 def as_trained(detector: Detector, count: int) -> Case:
-    """What a trained network might say of pictures with a few objects."""
+    """What a trained network might say of images with a few objects."""
     anchors, size = detector.anchors_cxcywh((300, 300)), 300
     outputs = []
     for _ in range(count):
@@ -107,14 +107,14 @@ def worst(detector: Detector, count: int) -> Case:
 
 
 def ours(case: Case, candidates: int) -> int:
-    """All pictures; how many were found in them."""
+    """All images; how many were found in them."""
     selection = replace(case.detector.evaluation_selection, candidates_per_class=candidates)
     return sum(len(case.detector.detect(output, selection, (300, 300))[0]) for output in case.outputs)
 
 
 @torch.inference_mode()
 def torchvisions(model: Any, anchors_xyxy: Tensor, case: Case) -> int:
-    """All pictures; how many were found in them."""
+    """All images; how many were found in them."""
     found = 0
     for output in case.outputs:
         heads = {"bbox_regression": output.box_deltas, "cls_logits": output.class_logits}
@@ -123,7 +123,7 @@ def torchvisions(model: Any, anchors_xyxy: Tensor, case: Case) -> int:
 
 
 def measure(case: Case, options: Options) -> tuple[tuple[str, ...], float]:
-    """The row of a table, and our ms a picture."""
+    """The row of a table, and our ms an image."""
     classes, count = case.detector.num_classes, len(case.outputs)
     model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=classes + 1).eval()
     anchors_xyxy = cxcywh_to_xyxy(case.detector.anchors_cxcywh((300, 300)))
@@ -167,7 +167,7 @@ def main(options: Options) -> None:
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        every_case = cases(options, picture_files(options.pictures, options.count, Path(folder)))
+        every_case = cases(options, image_files(options.images, options.count, Path(folder)))
     torch.set_num_threads(1)
     rows, goals = [], []
     for case in every_case:
@@ -176,7 +176,7 @@ def main(options: Options) -> None:
         limit = GOALS.get(case.detector.num_classes)
         if limit is not None and case.name != WORST:
             goals.append(
-                f"{row[0]}: at most {limit:g} ms a picture; measured {ms:.2f}: {'met' if ms <= limit else 'not met'}"
+                f"{row[0]}: at most {limit:g} ms an image; measured {ms:.2f}: {'met' if ms <= limit else 'not met'}"
             )
     torch.set_num_threads(threads)
     result = Result(
@@ -189,7 +189,7 @@ def main(options: Options) -> None:
         rows=tuple(rows),
         goals=tuple(goals),
         notes=(
-            f"One core, a picture at a time, {options.count} pictures, medians of {options.rounds} rounds.",
+            f"One core, an image at a time, {options.count} images, medians of {options.rounds} rounds.",
             f"NMS sees the best 200 of each class in ours, as in ssd.pytorch, and the best {THEIR_CANDIDATES} in "
             "torchvision, as in the paper's release.",
         ),

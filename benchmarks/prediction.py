@@ -1,11 +1,11 @@
 """Prediction end to end, JPEG files to final boxes in a Python list: ours in each engine and torchvision side by side.
 
     python benchmarks/prediction.py
-    python benchmarks/prediction.py --sections ssd300-vgg16 --pictures MY-PICTURES --json prediction.json
-    python benchmarks/prediction.py --model runs/mine --pictures MY-PICTURES
+    python benchmarks/prediction.py --sections ssd300-vgg16 --images MY-IMAGES --json prediction.json
+    python benchmarks/prediction.py --model runs/mine --images MY-IMAGES
 
 Weights are random, with outputs like those of trained networks (see `random_models.py`), unless `--model` gives trained
-ones. Scores are cut and detections limited as each paper's evaluation does (SSD: above 0.01, at most 200 a picture).
+ones. Scores are cut and detections limited as each paper's evaluation does (SSD: above 0.01, at most 200 an image).
 "The network alone" is explained in `openvino_bounds.py`.
 """
 
@@ -31,21 +31,21 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.functional import convert_image_dtype
 from trainers import RETINANET_EDGES
 
-from onestage.data.generated import draw_picture
+from onestage.compute.device import choose_compute
+from onestage.data.generated import draw_image
 from onestage.detectors.base import Detector
 from onestage.errors import UserError
 from onestage.export.calibration import Calibration
 from onestage.export.check import compare
 from onestage.export.onnx import export_onnx
 from onestage.export.openvino import export_openvino
-from onestage.inference.pictures import PicturePredictor
+from onestage.inference.base_predictor import BasePredictor
 from onestage.inference.predictor import Predictor, load
 from onestage.input_size import KeepRatio
+from onestage.models.model_file import LoadedModel, load_model
 from onestage.runtime.decode import read_header
 from onestage.runtime.exported_file import OpenVinoPrecision
 from onestage.structures import Detections
-from onestage.training.checkpoint import LoadedModel, load_model
-from onestage.training.precision import choose_compute
 
 Candidate: TypeAlias = str  # a key of `NAMES`
 PRECISIONS: dict[Candidate, OpenVinoPrecision] = {
@@ -64,14 +64,14 @@ NAMES: dict[Candidate, str] = {
     "torch bf16, GPU": "onestage, torch bf16, on the GPU",
 }
 ON_GPU: tuple[Candidate, ...] = ("torchvision, GPU", "torch fp32, GPU", "torch bf16, GPU")  # where there is one
-Found = tuple[list[Any], list[Any], list[Any]]  # a picture's boxes, scores and labels
-CALIBRATION_PICTURES = 8
+Found = tuple[list[Any], list[Any], list[Any]]  # an image's boxes, scores and labels
+CALIBRATION_IMAGES = 8
 SUFFIXES = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Pictures a second in batches of a size, set for a processor with AMX, where the network alone makes `alone`."""
+    """Images a second in batches of a size, set for a processor with AMX, where the network alone makes `alone`."""
 
     candidate: Candidate
     batch_size: int
@@ -86,14 +86,14 @@ class Section:
     Attributes:
         candidates: in the order of the table.
         batch_sizes: the smallest first.
-        pictures: of each timed call, by size of batch.
+        images: of each timed call, by size of batch.
         goals: rates.
         ratio: of the fastest of ours to torchvision's, in batches of the smallest size, at least.
     """
 
     candidates: tuple[Candidate, ...]
     batch_sizes: tuple[int, int]
-    pictures: tuple[int, int]
+    images: tuple[int, int]
     goals: tuple[Goal, ...] = ()
     ratio: float | None = None
 
@@ -130,17 +130,17 @@ class Options:
     """Detectors by name."""
     model: Path | None = None
     """A trained model, in place of the sections; torchvision's network keeps random weights."""
-    pictures: Path | None = None
-    """A folder of JPEG files; without, drawn pictures of 500x375."""
+    images: Path | None = None
+    """A folder of JPEG files; without, drawn images of 500x375."""
     classes: int = 20
     rounds: int = 5
     json: Path | None = None
 
 
-# --- pictures and models
+# --- images and models
 
 
-def picture_files(given_in: Path | None, count: int, folder: Path) -> list[Path]:
+def image_files(given_in: Path | None, count: int, folder: Path) -> list[Path]:
     """JPEG files: those that are given, again and again, or drawn ones."""
     if given_in is not None:
         given = sorted(file for file in given_in.rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -149,7 +149,7 @@ def picture_files(given_in: Path | None, count: int, folder: Path) -> list[Path]
         return [given[index % len(given)] for index in range(count)]
     files = [folder / f"{index}.jpg" for index in range(count)]
     for index, file in enumerate(files):
-        image = cv2.resize(draw_picture(np.random.default_rng((0, index)), 440).image, (500, 375))
+        image = cv2.resize(draw_image(np.random.default_rng((0, index)), 440).image, (500, 375))
         cv2.imwrite(str(file), image[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 90))
     return files
 
@@ -169,7 +169,7 @@ def torchvisions_lists(model: nn.Module, files: Sequence[Path], batch_size: int)
     return found
 
 
-def our_lists(predictor: PicturePredictor, files: Sequence[Path], batch_size: int) -> list[Found]:
+def our_lists(predictor: BasePredictor, files: Sequence[Path], batch_size: int) -> list[Found]:
     """By the predictor that `onestage.load` gives."""
     found = predictor(files, batch_size)
     return [(one.boxes_xyxy.tolist(), one.scores.tolist(), one.labels.tolist()) for one in found]
@@ -181,26 +181,26 @@ def as_detections(found: Found) -> Detections:
 
 
 def exported(model: LoadedModel, candidate: Candidate, files: Sequence[Path], folder: Path) -> Path:
-    """The model as a file for an engine; int8 is calibrated on the pictures."""
+    """The model as a file for an engine; int8 is calibrated on the images."""
     selection = model.detector.evaluation_selection
     if candidate == "onnx":
         export_onnx(model.detector, model.categories, selection, folder / "model.onnx", {})
         return folder / "model.onnx"
     precision, path = PRECISIONS[candidate], folder / f"{PRECISIONS[candidate]}.xml"
-    calibration = Calibration(list(dict.fromkeys(files))[:CALIBRATION_PICTURES])
+    calibration = Calibration(list(dict.fromkeys(files))[:CALIBRATION_IMAGES])
     export_openvino(model.detector, model.categories, selection, path, {}, precision, calibration)
     return path
 
 
 def predictor_of(
     model: LoadedModel, model_file: Path, candidate: Candidate, files: Sequence[Path], folder: Path
-) -> PicturePredictor:
+) -> BasePredictor:
     """Ours, keeping what the paper's evaluation keeps."""
     if candidate.startswith("torch "):
         precision, device = ("fp32" if "fp32" in candidate else "bf16"), ("cuda" if candidate in ON_GPU else "cpu")
         # Read again: bfloat16 changes some layers of the network that it is given.
         fresh = load_model(model_file)
-        predictor: PicturePredictor = Predictor(fresh.detector, fresh.categories, device=device, precision=precision)
+        predictor: BasePredictor = Predictor(fresh.detector, fresh.categories, device=device, precision=precision)
     else:
         predictor = load(exported(model, candidate, files, folder), device="cpu")
     predictor.selection = predictor.papers_selection
@@ -212,13 +212,13 @@ def predictor_of(
 
 @dataclass(frozen=True)
 class Measured:
-    """One section's figures: pictures a second, by candidate (or precision) and size of batch."""
+    """One section's figures: images a second, by candidate (or precision) and size of batch."""
 
     rates: Mapping[tuple[Candidate, int], float]
     alone: Mapping[tuple[Candidate, int], float]
     convolutions: Mapping[tuple[Candidate, int], float]
     same: Mapping[Candidate, float]  # share of the detections that "torch fp32" has
-    found: float  # detections a picture
+    found: float  # detections an image
 
 
 def measure(name: str, section: Section, files: Sequence[Path], options: Options, folder: Path) -> Measured:
@@ -232,10 +232,10 @@ def measure(name: str, section: Section, files: Sequence[Path], options: Options
         elif theirs is not None:
             network = copy.deepcopy(theirs).cuda() if candidate in ON_GPU else theirs
             run[candidate] = partial(torchvisions_lists, network)
-    looked_at = files[: section.pictures[0]]
+    looked_at = files[: section.images[0]]
     found = {candidate: list(map(as_detections, call(looked_at, 1))) for candidate, call in run.items()}
     rates, alone, convolutions = {}, {}, {}
-    for batch_size, count in zip(section.batch_sizes, section.pictures, strict=True):
+    for batch_size, count in zip(section.batch_sizes, section.images, strict=True):
         networks = {
             candidate: NetworkAlone(
                 folder / f"{PRECISIONS[candidate]}.xml", batch_size, _input_hw(model.detector, files)
@@ -278,7 +278,7 @@ def _model(name: str, files: Sequence[Path], options: Options, folder: Path) -> 
 
 def _input_hw(detector: Detector, files: Sequence[Path]) -> tuple[int, int]:
     header = read_header(files[0])
-    return detector.resize.input_hw([detector.resize.picture_hw((header.height, header.width))])
+    return detector.resize.input_hw([detector.resize.image_hw((header.height, header.width))])
 
 
 # --- what is told
@@ -289,7 +289,7 @@ def as_results(name: str, section: Section, measured: Measured, options: Options
     small, large = section.batch_sizes
     where = f"--model {options.model}" if options.model else f"--sections {name}"
     command = f"python benchmarks/prediction.py {where}"
-    columns = ("predicted by", *(f"batches of {size}, pictures/s" for size in section.batch_sizes))
+    columns = ("predicted by", *(f"batches of {size}, images/s" for size in section.batch_sizes))
     columns += tuple(f"times torchvision, batches of {size}" for size in section.batch_sizes)
     candidates = list(dict.fromkeys(candidate for candidate, _ in measured.rates))
     rows = tuple(
@@ -301,14 +301,14 @@ def as_results(name: str, section: Section, measured: Measured, options: Options
         )
         for candidate in candidates
     )
-    pictures = f"JPEG files of {options.pictures}" if options.pictures else "drawn JPEG files of 500x375"
+    images = f"JPEG files of {options.images}" if options.images else "drawn JPEG files of 500x375"
     weights = "trained weights" if options.model else "random weights, outputs as of trained ones"
     notes = (
-        f"{pictures[0].upper()}{pictures[1:]} to final boxes in Python lists; {weights}; medians of {options.rounds} "
-        f"calls for {section.pictures[0]} pictures in batches of {small} and {section.pictures[1]} in batches of "
-        f"{large}. fp32 finds {measured.found:.0f} objects a picture; the last column: so many of them are found again "
+        f"{images[0].upper()}{images[1:]} to final boxes in Python lists; {weights}; medians of {options.rounds} "
+        f"calls for {section.images[0]} images in batches of {small} and {section.images[1]} in batches of "
+        f"{large}. fp32 finds {measured.found:.0f} objects an image; the last column: so many of them are found again "
         "(IoU above 0.99, scores within 0.002).",
-        f"`onestage predict` without exporting: {choose_compute('cpu').reason}. Ours reads the next pictures while the "
+        f"`onestage predict` without exporting: {choose_compute('cpu').reason}. Ours reads the next images while the "
         "network works; torchvision as it comes decodes, resizes, predicts and filters one after the other.",
     )
     goals = (*(_goal_line(goal, measured) for goal in section.goals), *_ratio_line(section, measured))
@@ -330,7 +330,7 @@ def _bounds(title: str, command: str, section: Section, measured: Measured) -> R
         for size in section.batch_sizes
         for candidate in dict.fromkeys(candidate for candidate, _ in measured.alone)
     )
-    columns = ("OpenVINO, pictures/s", "files to boxes", "the network alone", "the convolutions alone")
+    columns = ("OpenVINO, images/s", "files to boxes", "the network alone", "the convolutions alone")
     notes = ("What OpenVINO allows here: the same network without decoding, resizing, boxes and NMS, sizes fixed.",)
     return Result(title, command, (*columns, "of the network's rate", "of the convolutions'"), rows, (), notes)
 
@@ -346,12 +346,12 @@ def _goal_line(goal: Goal, measured: Measured) -> str:
     what = f"{PRECISIONS[goal.candidate]}, batches of {goal.batch_size}"
     if "amx" in machine()["instructions"]:
         verdict = "met" if rate >= goal.least else "not met"
-        return f"{what}: at least {goal.least:g} pictures/s; measured {rate:.1f}: {verdict}"
+        return f"{what}: at least {goal.least:g} images/s; measured {rate:.1f}: {verdict}"
     share = goal.least / goal.alone
     verdict = "met" if rate >= share * alone else "not met"
     return (
-        f"{what}: at least {goal.least:g} pictures/s where the processor has AMX, which is {share:.0%} of the network "
-        f"alone there; measured, without AMX, {rate:.1f} pictures/s, {rate / alone:.0%} of it: {verdict}"
+        f"{what}: at least {goal.least:g} images/s where the processor has AMX, which is {share:.0%} of the network "
+        f"alone there; measured, without AMX, {rate:.1f} images/s, {rate / alone:.0%} of it: {verdict}"
     )
 
 
@@ -377,7 +377,7 @@ def main(options: Options) -> None:
     for name in sections:
         section = SECTIONS.get(name, Section(ALL, (1, 8), (4, 8)))
         with tempfile.TemporaryDirectory() as folder:
-            files = picture_files(options.pictures, max(section.pictures), Path(folder))
+            files = image_files(options.images, max(section.images), Path(folder))
             measured = measure(name, section, files, options, Path(folder))
         for result in as_results(name, section, measured, options):
             show(result)

@@ -23,14 +23,14 @@ from onestage.detectors import Detector, build, detector_config
 from onestage.detectors.multibox import MultiBoxDetector
 from onestage.detectors.retinanet import RetinaNet
 from onestage.input_size import KeepRatio
+from onestage.models.import_weights import import_weights, settings_of
+from onestage.models.model_file import save_model
 from onestage.structures import Categories
-from onestage.training.checkpoint import save_model
-from onestage.weights import import_weights, settings_of
 
 SHARE = 0.02  # of all scores above the threshold; networks trained for minutes have 1 to 4 %
 LOGIT_SPREAD = 1.5  # standard deviation of each level's logits
 BOX_SPREAD = 0.1  # of boxes about their anchors, in the anchors' sizes
-PICTURES = 4  # that are looked at
+IMAGES = 4  # that are looked at
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def make(
 
     Args:
         name: as `onestage.build` takes it.
-        files: pictures like those to come.
+        files: images like those to come.
         model: the file to write.
         classes: without background.
-        edges: of pictures brought to a RetinaNet's input, pixels: the shorter side, and the longer one's limit.
+        edges: of images brought to a RetinaNet's input, pixels: the shorter side, and the longer one's limit.
         share: of the scores that are above the threshold of the evaluation.
     """
     torch.manual_seed(0)
@@ -138,17 +138,17 @@ def _heads(classes: Iterable[Any], boxes: Iterable[Any], *rest: Any) -> Heads:
 
 
 def outputs(network: nn.Module, files: Sequence[Path], convs: Iterable[nn.Conv2d]) -> dict[nn.Conv2d, list[Tensor]]:
-    """What some convolutions give for the first pictures, call by call (a subnet sees every level)."""
+    """What some convolutions give for the first images, call by call (a subnet sees every level)."""
     found: dict[nn.Conv2d, list[Tensor]] = {}
 
     def keep(conv: Any, _: Any, output: Tensor) -> None:
         found.setdefault(conv, []).append(output)
 
     hooks = [conv.register_forward_hook(keep) for conv in convs]
-    images = [decode_image(str(file), ImageReadMode.RGB) for file in files[:PICTURES]]
+    images = [decode_image(str(file), ImageReadMode.RGB) for file in files[:IMAGES]]
     if isinstance(network, Detector):
         for image in images:
-            size_hw = network.resize.input_hw([network.resize.picture_hw((image.shape[1], image.shape[2]))])
+            size_hw = network.resize.input_hw([network.resize.image_hw((image.shape[1], image.shape[2]))])
             network(nn.functional.interpolate(image[None].float(), size_hw, mode="bilinear"))
     else:
         network([image / 255 for image in images])

@@ -1,7 +1,7 @@
-"""Pictures a second of the plain predictor and of --engine ray on this machine, in turn, on the same pictures.
+"""Images a second of the plain predictor and of --engine ray on this machine, in turn, on the same images.
 
-    python benchmarks/ray_predict.py MODEL PICTURES
-    python benchmarks/ray_predict.py MODEL PICTURES --concurrency 1 2 --rounds 5
+    python benchmarks/ray_predict.py MODEL IMAGES
+    python benchmarks/ray_predict.py MODEL IMAGES --concurrency 1 2 --rounds 5
 
 Both have all cores; so many workers share them. The rate of Ray is that from the first part's end to the last one's.
 How long it takes to get there from the start of Ray, less what a first part takes at that rate, is said beside it.
@@ -20,14 +20,14 @@ from typing import Annotated
 import tyro
 
 import onestage
-from onestage.inference.collection import Columns, find_pieces, parts_of
-from onestage.inference.collection_results import ResultFolder
-from onestage.inference.pictures import PicturePredictor
-from onestage.inference.ray_cluster import choose_workers, joined_cluster, machines_of_cluster
-from onestage.inference.ray_engine import Work, predict_parts
-from onestage.inference.storage import Storage
+from onestage.inference.base_predictor import BasePredictor
+from onestage.inference.collection.cluster import choose_workers, joined_cluster, machines_of_cluster
+from onestage.inference.collection.engine import Work, predict_parts
+from onestage.inference.collection.plan import Columns, find_pieces, parts_of
+from onestage.inference.collection.results import ResultFolder
+from onestage.inference.collection.storage import Storage
+from onestage.models.model_file import RunFolder
 from onestage.postprocess import Selection
-from onestage.training.checkpoint import RunFolder
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Options:
     """What is compared."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    pictures: Annotated[str, tyro.conf.Positional]
+    images: Annotated[str, tyro.conf.Positional]
     concurrency: tuple[int, ...] = (2,)  # workers; each number is measured
     rounds: int = 3
     batch_size: int = 8
@@ -46,12 +46,12 @@ class Options:
 class Run:
     """One run of Ray."""
 
-    rate: float  # pictures a second
+    rate: float  # images a second
     start_s: float  # before it works at that rate
-    pictures: int
+    images: int
 
 
-def plain_rate(predictor: PicturePredictor, files: Sequence[str], batch_size: int) -> float:
+def plain_rate(predictor: BasePredictor, files: Sequence[str], batch_size: int) -> float:
     """Of `predict_files`, from the first batch's end on."""
     began = 0.0
     for number, _ in enumerate(predictor.predict_files(files, batch_size), start=1):
@@ -62,7 +62,7 @@ def plain_rate(predictor: PicturePredictor, files: Sequence[str], batch_size: in
 
 def ray_run(options: Options, model: Path, selection: Selection, concurrency: int, out: Path) -> Run:
     """What `onestage predict --engine ray` does, with a clock."""
-    folder, words = ResultFolder.at(str(out)), [options.pictures]
+    folder, words = ResultFolder.at(str(out)), [options.images]
     settings = folder.begin({}, model, find_pieces(words, Columns()), options.part_size)
     parts = parts_of(folder.open_plan(), options.part_size)
     work = Work(folder, settings, Storage(), Columns(), selection, options.batch_size)
@@ -71,8 +71,8 @@ def ray_run(options: Options, model: Path, selection: Selection, concurrency: in
     with joined_cluster(None):
         workers = choose_workers(machines_of_cluster(), concurrency)
         for done in predict_parts(parts, work, workers):
-            ends.append((time.perf_counter() - began, done.pictures))
-    counted = sum(pictures for _, pictures in ends[1:])
+            ends.append((time.perf_counter() - began, done.images))
+    counted = sum(images for _, images in ends[1:])
     rate = counted / (ends[-1][0] - ends[0][0])
     return Run(rate, ends[0][0] - concurrency * ends[0][1] / rate, counted + ends[0][1])
 
@@ -80,22 +80,22 @@ def ray_run(options: Options, model: Path, selection: Selection, concurrency: in
 def main(options: Options) -> None:
     model = RunFolder(options.model).model if options.model.is_dir() else options.model
     predictor = onestage.load(model)
-    files = [piece.source for piece in find_pieces([options.pictures], Columns())]
+    files = [piece.source for piece in find_pieces([options.images], Columns())]
     plain: list[float] = []
     runs: dict[int, list[Run]] = {concurrency: [] for concurrency in options.concurrency}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             plain.append(plain_rate(predictor, files, options.batch_size))
-            print(f"plain predictor: {plain[-1]:.2f} pictures/s", flush=True)
+            print(f"plain predictor: {plain[-1]:.2f} images/s", flush=True)
             for concurrency, of_it in runs.items():
                 out = Path(folder, f"{number}-{concurrency}")
                 of_it.append(ray_run(options, model, predictor.selection, concurrency, out))
                 print(f"ray, {concurrency} workers: {of_it[-1]}", flush=True)
     middle = statistics.median(plain)
-    print(f"\n{len(files)} pictures, medians of {options.rounds} rounds: plain {middle:.2f} pictures/s")
+    print(f"\n{len(files)} images, medians of {options.rounds} rounds: plain {middle:.2f} images/s")
     for concurrency, of_it in runs.items():
         rate, start = (statistics.median(getattr(run, name) for run in of_it) for name in ("rate", "start_s"))
-        print(f"ray, {concurrency} workers: {rate:.2f} pictures/s, {rate / middle:.3f} of it; {start:.1f} s to start")
+        print(f"ray, {concurrency} workers: {rate:.2f} images/s, {rate / middle:.3f} of it; {start:.1f} s to start")
 
 
 if __name__ == "__main__":

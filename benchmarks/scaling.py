@@ -1,9 +1,9 @@
-"""What work costs as it grows: time and memory for more pictures, pixels, classes, objects and annotations.
+"""What work costs as it grows: time and memory for more images, pixels, classes, objects and annotations.
 
     python benchmarks/scaling.py [--only classes objects] [--seconds 1] [--quick] [--json FILE]
 
 Each point is a process of its own. Its time is the median of up to five calls, and its memory what the calls take at
-their peak on top of what they are given (the network, the pictures, the files). How fast either grows is the exponent
+their peak on top of what they are given (the network, the images, the files). How fast either grows is the exponent
 e in `cost = c * work^e`, fitted to the last two doublings: 1 is linear, and fixed costs make it less.
 """
 

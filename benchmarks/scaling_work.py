@@ -1,6 +1,6 @@
 """The work that `scaling.py` measures: functions that make ready what it takes and give the call; then its sizes.
 
-Pictures, boxes and scores are drawn at random from a fixed seed. Networks have fresh weights on timm's smallest
+Images, boxes and scores are drawn at random from a fixed seed. Networks have fresh weights on timm's smallest
 backbone, so that what is measured is this package's own part more than convolutions.
 """
 
@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scaling_data import PICTURE_SIDE, Kind, draw_boxes, write_dataset
+from scaling_data import IMAGE_SIDE, Kind, draw_boxes, write_dataset
 
 from onestage.augmentation import SSD_PAPER
+from onestage.compute.device import keep_freed_memory
 from onestage.data import read_dataset
 from onestage.data.augment import augment
 from onestage.data.loader import epoch_order
@@ -25,7 +26,6 @@ from onestage.input_size import Stretch
 from onestage.postprocess import Selection, select
 from onestage.structures import DetectionTable, GroundTruth, Predictions, Sample, Targets
 from onestage.training.optimizer import build_optimizer, train_mode
-from onestage.training.precision import keep_freed_memory
 from onestage.training.recipe import Recipe
 
 Call = Callable[[], object]
@@ -34,9 +34,9 @@ Protocol = Literal["voc", "coco"]
 
 BACKBONE = "test_efficientnet"
 CLASSES = 20
-OBJECTS = 10  # of a picture
+OBJECTS = 10  # of an image
 ANCHORS = 8732  # of SSD300
-CANDIDATES = 200  # a class; and so many detections a picture: SSD's selection
+CANDIDATES = 200  # a class; and so many detections an image: SSD's selection
 
 
 def draw_targets(images: int, objects: int, classes: int, side: int) -> list[Targets]:
@@ -61,9 +61,9 @@ def make_detector(family: Family, side: int, classes: int) -> Detector:
     return detector.to(memory_format=torch.channels_last)
 
 
-def draw_pictures(batch: int, side: int) -> torch.Tensor:
-    pictures = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
-    return pictures.contiguous(memory_format=torch.channels_last)
+def draw_images(batch: int, side: int) -> torch.Tensor:
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def training_step(family: Family, *, side: int, batch: int = 2, classes: int = CLASSES) -> Call:
@@ -72,7 +72,7 @@ def training_step(family: Family, *, side: int, batch: int = 2, classes: int = C
     detector = make_detector(family, side, classes)
     train_mode(detector)
     optimizer = build_optimizer(detector, Recipe(steps=1, learning_rate=1e-6))
-    images, targets = draw_pictures(batch, side), draw_targets(batch, OBJECTS, classes, side)
+    images, targets = draw_images(batch, side), draw_targets(batch, OBJECTS, classes, side)
 
     def step() -> None:
         sums = detector.losses(detector(images), targets, (side, side))
@@ -86,7 +86,7 @@ def training_step(family: Family, *, side: int, batch: int = 2, classes: int = C
 def prediction(family: Family, *, side: int, batch: int = 2, classes: int = CLASSES) -> Call:
     """Network, decoding, selection, and the boxes as Python lists."""
     detector = make_detector(family, side, classes).eval()
-    images = draw_pictures(batch, side)
+    images = draw_images(batch, side)
 
     @torch.inference_mode()
     def predict() -> list[list[list[float]]]:
@@ -97,7 +97,7 @@ def prediction(family: Family, *, side: int, batch: int = 2, classes: int = CLAS
 
 
 def selection(classes: int) -> Call:
-    """NMS where each class fills its places: the worst that a picture can bring."""
+    """NMS where each class fills its places: the worst that an image can bring."""
     rng = np.random.default_rng(0)
     boxes_xyxy = torch.from_numpy(draw_boxes(rng, ANCHORS, 300)).float()[None]
     scores = torch.rand((1, ANCHORS, classes), generator=torch.Generator().manual_seed(0)) * 0.01
@@ -107,12 +107,12 @@ def selection(classes: int) -> Call:
 
 
 def matching_and_loss(family: Family, objects: int) -> Call:
-    """Of two pictures, with the gradient to the network's outputs."""
+    """Of two images, with the gradient to the network's outputs."""
     keep_freed_memory()
     side = 300 if family == "ssd" else 320
     detector = make_detector(family, side, CLASSES)
     with torch.no_grad():
-        outputs = detector(draw_pictures(2, side))
+        outputs = detector(draw_images(2, side))
     targets = draw_targets(2, objects, CLASSES, side)
     predictions = Predictions(*(one.float().requires_grad_() for one in outputs))
 
@@ -124,9 +124,9 @@ def matching_and_loss(family: Family, objects: int) -> Call:
 
 
 def augmentation(objects: int) -> Call:
-    """The paper's, of 20 decoded pictures, so that every kind of crop is among them."""
+    """The paper's, of 20 decoded images, so that every kind of crop is among them."""
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (PICTURE_SIDE, PICTURE_SIDE, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (IMAGE_SIDE, IMAGE_SIDE, 3), dtype=np.uint8)
     boxes_xyxy = draw_boxes(rng, objects).astype(np.float32)
     sample = Sample(image, boxes_xyxy, rng.integers(0, CLASSES, objects), np.zeros(objects, dtype=bool), 0)
     resize = Stretch(300)
@@ -138,15 +138,15 @@ def augmentation(objects: int) -> Call:
     return augment_all
 
 
-def metrics(protocol: Protocol, *, pictures: int, objects: int, detections: int, classes: int = CLASSES) -> Call:
-    """Of so many objects and detections in each picture, half of the detections near an object."""
+def metrics(protocol: Protocol, *, images: int, objects: int, detections: int, classes: int = CLASSES) -> Call:
+    """Of so many objects and detections in each image, half of the detections near an object."""
     rng = np.random.default_rng(0)
-    image_index = np.repeat(np.arange(pictures), objects)
+    image_index = np.repeat(np.arange(images), objects)
     boxes_xyxy, labels = draw_boxes(rng, len(image_index)), rng.integers(0, classes, len(image_index))
     areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
-    truth = GroundTruth(pictures, image_index, labels, boxes_xyxy, np.zeros(len(labels), dtype=bool), areas)
+    truth = GroundTruth(images, image_index, labels, boxes_xyxy, np.zeros(len(labels), dtype=bool), areas)
 
-    found_index = np.repeat(np.arange(pictures), detections)
+    found_index = np.repeat(np.arange(images), detections)
     near = found_index * objects + rng.integers(0, objects, len(found_index))
     is_near = rng.random(len(found_index)) < 0.5
     shifted = boxes_xyxy[near] + rng.uniform(-5, 5, (len(near), 4))
@@ -160,12 +160,12 @@ def metrics(protocol: Protocol, *, pictures: int, objects: int, detections: int,
     return lambda: measure(truth, found, classes)
 
 
-def order_of_an_epoch(pictures: int) -> Call:
-    return lambda: epoch_order(pictures, 1, 0, 0).tolist()
+def order_of_an_epoch(images: int) -> Call:
+    return lambda: epoch_order(images, 1, 0, 0).tolist()
 
 
 def reading(kind: Kind, folder: Path, *, annotations: int, objects: int, classes: int = CLASSES) -> Call:
-    """A data set read into the table; so many objects a picture."""
+    """A data set read into the table; so many objects an image."""
     write_dataset(kind, folder, -(-annotations // objects), objects, classes)
 
     def read() -> None:
@@ -217,9 +217,9 @@ OBJECTS_A_FILE = 20
 
 GROWTHS: dict[GrowthName, Growth] = {
     "batch": Growth(
-        "pictures in a batch",
-        "pictures in a batch",
-        "a picture",
+        "images in a batch",
+        "images in a batch",
+        "an image",
         (
             Workload("SSD300, training step", BATCHES[1:], lambda n, _: training_step("ssd", side=300, batch=n)),
             Workload("SSD300, prediction", BATCHES, lambda n, _: prediction("ssd", side=300, batch=n)),
@@ -264,22 +264,22 @@ GROWTHS: dict[GrowthName, Growth] = {
         ),
     ),
     "objects": Growth(
-        "objects in a picture",
-        "objects in a picture",
-        "an object of each picture",
+        "objects in an image",
+        "objects in an image",
+        "an object of each image",
         (
             Workload("SSD300, matching and loss", THOUSANDS, lambda n, _: matching_and_loss("ssd", n)),
             Workload("RetinaNet 320, matching and loss", THOUSANDS, lambda n, _: matching_and_loss("retinanet", n)),
-            Workload("SSD's augmentation, 20 pictures", THOUSANDS, lambda n, _: augmentation(n)),
+            Workload("SSD's augmentation, 20 images", THOUSANDS, lambda n, _: augmentation(n)),
             Workload(
-                "VOC metrics, 50 pictures, 200 detections each", THOUSANDS, lambda n, _: _metrics_by_objects("voc", n)
+                "VOC metrics, 50 images, 200 detections each", THOUSANDS, lambda n, _: _metrics_by_objects("voc", n)
             ),
             Workload(
-                "COCO metrics, 50 pictures, 200 detections each", THOUSANDS, lambda n, _: _metrics_by_objects("coco", n)
+                "COCO metrics, 50 images, 200 detections each", THOUSANDS, lambda n, _: _metrics_by_objects("coco", n)
             ),
         ),
-        note="Detections stay at the 200 of a picture that SSD keeps. Were there as many as objects, their pairs would "
-        "grow as the square: a detection is held against every object of its class in its picture.",
+        note="Detections stay at the 200 of an image that SSD keeps. Were there as many as objects, their pairs would "
+        "grow as the square: a detection is held against every object of its class in its image.",
     ),
     "annotations": Growth(
         "annotations",
@@ -298,15 +298,15 @@ GROWTHS: dict[GrowthName, Growth] = {
 
 
 def _metrics_by_classes(protocol: Protocol, classes: int) -> Call:
-    return metrics(protocol, pictures=500, objects=OBJECTS, detections=80, classes=classes)
+    return metrics(protocol, images=500, objects=OBJECTS, detections=80, classes=classes)
 
 
 def _metrics_by_objects(protocol: Protocol, objects: int) -> Call:
-    return metrics(protocol, pictures=50, objects=objects, detections=CANDIDATES)
+    return metrics(protocol, images=50, objects=objects, detections=CANDIDATES)
 
 
 def _metrics_by_annotations(protocol: Protocol, annotations: int) -> Call:
-    return metrics(protocol, pictures=annotations // OBJECTS, objects=OBJECTS, detections=2 * OBJECTS)
+    return metrics(protocol, images=annotations // OBJECTS, objects=OBJECTS, detections=2 * OBJECTS)
 
 
 def _reading_by_classes(kind: Kind, folder: Path, classes: int) -> Call:

@@ -1,8 +1,8 @@
 """`onestage serve` under load, beside the same predictor without a server, in one run.
 
-    python benchmarks/serving.py MODEL PICTURES [--clients 64] [--seconds 60] [--slow 500]
+    python benchmarks/serving.py MODEL IMAGES [--clients 64] [--seconds 60] [--slow 500]
 
-MODEL is what `onestage serve` takes; PICTURES is a folder. Each client keeps its connection and sends one picture after
+MODEL is what `onestage serve` takes; IMAGES is a folder. Each client keeps its connection and sends one image after
 the other. With --slow, so many more connections send a byte a second meanwhile. Client and server share this machine.
 """
 
@@ -23,7 +23,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import onestage
-from onestage.inference.sources import PictureSource, open_sources
+from onestage.inference.sources import ImageSource, open_sources
 
 BATCH_SIZE = 8
 BARE_SECONDS = 15.0  # of the predictor alone, before and after
@@ -37,11 +37,11 @@ class Tally:
     statuses: dict[int, int] = field(default_factory=dict)
 
 
-def bare_rate(model: Path, pictures: list[Path], seconds: float) -> float:
-    """Pictures a second of `predict_files` in batches, from files to detections."""
+def bare_rate(model: Path, images: list[Path], seconds: float) -> float:
+    """Images a second of `predict_files` in batches, from files to detections."""
     predictor = onestage.load(model)
     predictor.selection = replace(predictor.selection, score_threshold=0.05)
-    endless = predictor.predict_files(cycle(pictures), BATCH_SIZE)
+    endless = predictor.predict_files(cycle(images), BATCH_SIZE)
     for _ in islice(endless, 4 * BATCH_SIZE):  # warm-up
         pass
     begun, count = time.monotonic(), 0
@@ -111,34 +111,34 @@ def report(what: str, tally: Tally, seconds: float) -> float:
     rate = tally.statuses.get(200, 0) / seconds
     errors = sum(count for status, count in tally.statuses.items() if status != 200)
     p99 = ms[int(0.99 * (len(ms) - 1))]
-    print(f"{what}: {rate:.1f} pictures/s, p50 {statistics.median(ms):.0f} ms, p99 {p99:.0f} ms, {errors} errors")
+    print(f"{what}: {rate:.1f} images/s, p50 {statistics.median(ms):.0f} ms, p99 {p99:.0f} ms, {errors} errors")
     return rate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--slow", type=int, default=0)
     arguments = parser.parse_args()
-    sources = open_sources([str(arguments.pictures)])
-    files = [source.picture for source in sources if isinstance(source, PictureSource)]
-    pictures = [file for file in files if isinstance(file, Path)][:200]
-    bodies = [picture.read_bytes() for picture in pictures]
+    sources = open_sources([str(arguments.images)])
+    files = [source.image for source in sources if isinstance(source, ImageSource)]
+    images = [file for file in files if isinstance(file, Path)][:200]
+    bodies = [image.read_bytes() for image in images]
 
-    rates = [bare_rate(arguments.model, pictures, BARE_SECONDS)]
+    rates = [bare_rate(arguments.model, images, BARE_SECONDS)]
     with served(arguments.model) as port:
         asyncio.run(load(port, bodies, arguments.clients, 0, 5.0))  # warm-up
         tally = asyncio.run(load(port, bodies, arguments.clients, 0, arguments.seconds))
         slow = Tally()
         if arguments.slow:
             slow = asyncio.run(load(port, bodies, arguments.clients, arguments.slow, arguments.seconds))
-    rates.append(bare_rate(arguments.model, pictures, BARE_SECONDS))
+    rates.append(bare_rate(arguments.model, images, BARE_SECONDS))
 
     bare = statistics.mean(rates)
-    print(f"the predictor alone, batches of {BATCH_SIZE}: {rates[0]:.1f} before, {rates[1]:.1f} pictures/s after")
+    print(f"the predictor alone, batches of {BATCH_SIZE}: {rates[0]:.1f} before, {rates[1]:.1f} images/s after")
     rate = report(f"{arguments.clients} clients, {arguments.seconds:g} s", tally, arguments.seconds)
     print(f"the server's share of the predictor's rate: {rate / bare:.3f}")
     if arguments.slow:

@@ -3,7 +3,7 @@
     python benchmarks/sparse_coco.py OUT
     onestage train OUT --detector ssd300-tf_efficientnet_lite0 --minutes 8 --backbone-weights FILE
 
-Stands in for COCO128 where its annotations are not at hand. Each picture holds a few two-digit numbers, the class of
+Stands in for COCO128 where its annotations are not at hand. Each image holds a few two-digit numbers, the class of
 each being the number; the crowds are heaps of small numbers under one run-length mask (`iscrowd` 1), which must teach
 nothing and count nothing. The split is `train2017`, on which the run is measured too.
 """
@@ -30,7 +30,7 @@ class Options:
     """Where to, and how much."""
 
     out: Annotated[Path, tyro.conf.Positional]
-    pictures: int = 128
+    images: int = 128
     crowds: int = 10
     seed: int = 0
 
@@ -57,8 +57,8 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     rng = np.random.default_rng(options.seed)
-    pictures = options.out / "train2017"
-    pictures.mkdir(parents=True, exist_ok=True)
+    folder = options.out / "train2017"
+    folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
 
     def annotate(image_id: int, label: int, bbox: list[int], **rest: Any) -> None:
@@ -67,11 +67,11 @@ def main(options: Options) -> None:
         row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": IDS[label], "bbox": bbox}
         annotations.append({**row, **usual, **rest})
 
-    order = rng.permutation(np.arange(options.pictures * 4) % CLASSES).reshape(-1, 4)
+    order = rng.permutation(np.arange(options.images * 4) % CLASSES).reshape(-1, 4)
     for index, labels in enumerate(order.tolist()):
         image = np.full((HEIGHT, WIDTH, 3), rng.integers(60, 120), np.uint8)
         image_id = 1_000 + 7 * index
-        for quarter, label in enumerate(labels):  # one number a quarter of the picture, the crowd in the last one
+        for quarter, label in enumerate(labels):  # one number a quarter of the image, the crowd in the last one
             x0, y0 = quarter % 2 * WIDTH // 2, quarter // 2 * HEIGHT // 2
             if quarter == 3 and index < options.crowds:
                 mask = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -87,7 +87,7 @@ def main(options: Options) -> None:
             y = y0 + int(rng.integers(0, HEIGHT // 2 - round(0.7 * side)))
             annotate(image_id, label, put_number(image, label, x, y, side))
         name = f"{image_id:012d}.jpg"
-        cv2.imwrite(str(pictures / name), image)
+        cv2.imwrite(str(folder / name), image)
         images.append({"id": image_id, "file_name": name, "width": WIDTH, "height": HEIGHT})
     categories = [
         {"id": IDS[label], "name": f"number {label:02d}", "supercategory": "number"} for label in range(CLASSES)
@@ -95,7 +95,7 @@ def main(options: Options) -> None:
     (options.out / "annotations").mkdir(exist_ok=True)
     table = {"images": images, "annotations": annotations, "categories": categories}
     (options.out / "annotations" / "instances_train2017.json").write_text(json.dumps(table))
-    print(f"{options.out}: {len(images)} pictures, {len(annotations)} objects, {options.crowds} of them crowds")
+    print(f"{options.out}: {len(images)} images, {len(annotations)} objects, {options.crowds} of them crowds")
 
 
 if __name__ == "__main__":

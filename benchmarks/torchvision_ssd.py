@@ -5,7 +5,7 @@
 
 Networks:
 - `vgg16`: torchvision's `ssd300_vgg16`. SGD 2e-3, batch 8, learning rate divided by 10 at 70 and 90 % of the minutes,
-  gradients clipped at norm 5 (without, it ended in NaN after 1,500 pictures of NEU-DET).
+  gradients clipped at norm 5 (without, it ended in NaN after 1,500 images of NEU-DET).
 - `tf_efficientnet_lite0`: torchvision's `SSD` class on timm's features: lateral maps at strides 8, 16 and 32 joined by
   a top-down path, three extra maps. SGD 2e-2, batch 16, cosine to zero over the minutes, gradients clipped at norm 5
   (without, the first hundred steps at this learning rate diverge).
@@ -43,11 +43,11 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import Conv2dNormActivation
 from torchvision.transforms import v2
 
+from onestage.compute.device import Compute, choose_compute
 from onestage.data import choose_splits, read_dataset
 from onestage.data.table import Table
 from onestage.evaluation import measure, print_table
 from onestage.structures import Detections, DetectionTable
-from onestage.training.precision import Compute, choose_compute
 
 IMAGE_SIZE = 300
 
@@ -97,8 +97,8 @@ def ssd_transform(train: bool) -> v2.Transform:
     return v2.Compose(augment + resize if train else resize)
 
 
-class Pictures(Dataset):
-    """A table's pictures as torchvision's detectors take them: float (3, H, W) in 0..1, a dict of boxes and labels."""
+class Images(Dataset):
+    """A table's images as torchvision's detectors take them: float (3, H, W) in 0..1, a dict of boxes and labels."""
 
     def __init__(self, table: Table, transform: v2.Transform) -> None:
         self.table = table
@@ -208,7 +208,7 @@ def train(model: nn.Module, table: Table, options: Options, settings: Settings, 
     batch_size = options.batch_size or settings.batch_size
     base_rate = options.learning_rate or settings.learning_rate
     loader = DataLoader(
-        Pictures(table, ssd_transform(train=True)),
+        Images(table, ssd_transform(train=True)),
         batch_size,
         shuffle=True,
         drop_last=True,
@@ -238,7 +238,7 @@ def train(model: nn.Module, table: Table, options: Options, settings: Settings, 
         optimizer.step()
         seen, steps = seen + len(images), steps + 1
         if not math.isfinite(loss.item()):
-            raise SystemExit(f"the loss is {loss.item()} after {seen} pictures; try a lower --learning-rate")
+            raise SystemExit(f"the loss is {loss.item()} after {seen} images; try a lower --learning-rate")
         recent = loss.item() if math.isnan(recent) else 0.98 * recent + 0.02 * loss.item()
         if time.perf_counter() - said > 30:
             said = time.perf_counter()
@@ -255,10 +255,8 @@ def train(model: nn.Module, table: Table, options: Options, settings: Settings, 
 
 @torch.inference_mode()
 def detect(model: nn.Module, table: Table, options: Options, compute: Compute) -> DetectionTable:
-    """All detections by torchvision's own post-processing (scores from 0.01), in pixels of the original pictures."""
-    loader = DataLoader(
-        Pictures(table, ssd_transform(train=False)), 16, num_workers=options.workers, collate_fn=collate
-    )
+    """All detections by torchvision's own post-processing (scores from 0.01), in pixels of the original images."""
+    loader = DataLoader(Images(table, ssd_transform(train=False)), 16, num_workers=options.workers, collate_fn=collate)
     found: list[Detections] = []
     model.eval()
     for images, _, indices in loader:
@@ -280,7 +278,7 @@ def main(options: Options) -> None:
     splits = choose_splits(options.data)
     table, _ = read_dataset(options.data, splits.train)
     test, _ = read_dataset(options.data, splits.test, table.categories)
-    console.print(f"{len(table)} training and {len(test)} test pictures; {compute.reason}")
+    console.print(f"{len(table)} training and {len(test)} test images; {compute.reason}")
     model = build(options.network, len(table.categories), options.backbone_weights)
     model = model.to(compute.device).to(memory_format=cast(Any, torch.channels_last))  # none of `Compute.place`'s mends
     run = train(model, table, options, settings, compute)

@@ -20,19 +20,19 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms import v2
-from torchvision_ssd import Pictures, build, collate, ssd_transform
+from torchvision_ssd import Images, build, collate, ssd_transform
 
 from onestage.augmentation import SSD_PAPER
+from onestage.compute.device import Precision, choose_compute
 from onestage.data.table import Table
 from onestage.detectors import build as build_detector
 from onestage.detectors import detector_config
 from onestage.jobs.train import usual_workers
+from onestage.models.model_file import RunFolder
 from onestage.recipes import default_recipe, named_recipe
 from onestage.structures import Batch
-from onestage.training.checkpoint import RunFolder
-from onestage.training.logging import quiet
+from onestage.terminal import quiet
 from onestage.training.optimizer import train_mode
-from onestage.training.precision import Precision, choose_compute
 from onestage.training.recipe import Recipe
 from onestage.training.trainer import Trainer
 
@@ -107,8 +107,8 @@ def papers(recipe: str, settings: Mapping[str, Any], table: Table, precision: Pr
 class Torchvisions:
     """A torchvision detector, trained as its references do: SGD, a DataLoader (here with one worker process)."""
 
-    def __init__(self, model: nn.Module, pictures: Pictures, batch_size: int, device: str, *, bf16: bool) -> None:
-        self.pictures, self.batch_size, self.device, self.bf16 = pictures, batch_size, device, bf16
+    def __init__(self, model: nn.Module, dataset: Images, batch_size: int, device: str, *, bf16: bool) -> None:
+        self.dataset, self.batch_size, self.device, self.bf16 = dataset, batch_size, device, bf16
         self.model = (model.to(memory_format=cast(Any, torch.channels_last)) if bf16 else model).to(device)
         self.model.train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -116,7 +116,7 @@ class Torchvisions:
 
     def batches(self) -> Generator[Any, None, None]:
         loader = DataLoader(
-            self.pictures,
+            self.dataset,
             self.batch_size,
             shuffle=True,
             drop_last=True,
@@ -151,7 +151,7 @@ def their_ssd(
         # By default, `trainable_backbone_layers` freezes what is before the first pooling (with ImageNet weights).
         for layer in cast(Any, model).backbone.features[:4]:
             layer.requires_grad_(False)
-    return Torchvisions(model, Pictures(table, ssd_transform(train=True)), batch_size, device, bf16=bf16)
+    return Torchvisions(model, Images(table, ssd_transform(train=True)), batch_size, device, bf16=bf16)
 
 
 def their_retinanet(batch_size: int, table: Table, precision: Precision, device: str, *, bf16: bool) -> Torchvisions:
@@ -170,4 +170,4 @@ def their_retinanet(batch_size: int, table: Table, precision: Precision, device:
     shorter, longer = RETINANET_EDGES
     model = RetinaNet(backbone, CLASSES + 1, min_size=shorter, max_size=longer)
     flips = v2.Compose([v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
-    return Torchvisions(model, Pictures(table, flips), batch_size, device, bf16=bf16)
+    return Torchvisions(model, Images(table, flips), batch_size, device, bf16=bf16)

@@ -1,4 +1,4 @@
-"""Training rates on pictures from disk: ours and torchvision's side by side, and what the convolutions alone allow.
+"""Training rates on images from disk: ours and torchvision's side by side, and what the convolutions alone allow.
 
     python benchmarks/training.py
     python benchmarks/training.py --data NEU-DET --sections ssd300-vgg16 --json training.json
@@ -29,9 +29,9 @@ from convolutions import convolution_seconds
 from side_by_side import Result, show, write_results
 from trainers import RETINANET_EDGES, Candidate, made, papers, their_retinanet, their_ssd
 
+from onestage.compute.device import Precision, choose_compute
 from onestage.data import choose_splits, read_dataset
 from onestage.data.table import Table
-from onestage.training.precision import Precision, choose_compute
 
 OURS_MADE, OURS_WHOLE = "onestage, the recipe made for a data set", "onestage, every layer trained"
 OURS_PAPER = "onestage, the paper's recipe"
@@ -44,7 +44,7 @@ class Options:
     """What is trained."""
 
     data: str | None = None
-    """A VOC, COCO or YOLO folder; without, drawn pictures of 500x375."""
+    """A VOC, COCO or YOLO folder; without, drawn images of 500x375."""
     sections: tuple[SectionName, ...] = (
         "ssd300-vgg16",
         "ssd300-tf_efficientnet_lite0",
@@ -54,7 +54,7 @@ class Options:
     blocks: int = 2
     steps: int = 3
     """That count, a block."""
-    pictures: int = 128
+    images: int = 128
     """To draw."""
     precision: Precision = "auto"
     """Of ours."""
@@ -69,7 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Goal:
-    """A candidate's rate against another's, or in pictures a second."""
+    """A candidate's rate against another's, or in images a second."""
 
     candidate: str
     least: float
@@ -79,7 +79,7 @@ class Goal:
         """`most`: the rates that the convolutions alone allow."""
         divisor = 1.0 if self.against is None else rates[self.against]
         rate = rates[self.candidate] / divisor
-        what = "pictures/s (set for a CPU with AMX)" if self.against is None else f"times {self.against}"
+        what = "images/s (set for a CPU with AMX)" if self.against is None else f"times {self.against}"
         allowed = (
             f"; its convolutions alone allow {most[self.candidate] / divisor:.2f}" if self.candidate in most else ""
         )
@@ -121,7 +121,7 @@ SECTIONS: dict[SectionName, Section] = {
         (Goal(OURS_MADE, 3, AS_IT_COMES),),
     ),
     "retinanet-resnet50": Section(
-        f"Training RetinaNet-ResNet50, pictures brought to {RETINANET_EDGES[0]} pixels",
+        f"Training RetinaNet-ResNet50, images brought to {RETINANET_EDGES[0]} pixels",
         2,
         {
             OURS_PAPER: partial(papers, "retinanet-r50-coco", {"batch_size": 2, "edges": RETINANET_EDGES}),
@@ -224,13 +224,13 @@ def as_result(
         )
         for candidate, rate in rates.items()
     ]
-    data = options.data or "drawn pictures of 500x375"
+    data = options.data or "drawn images of 500x375"
     return Result(
         name=section.title,
         command=f"python benchmarks/training.py --sections {name}",
         columns=(
-            *("trained by", "a step, ms", "pictures/s", "times torchvision as it comes", "times its bf16"),
-            *("convolutions alone, pictures/s", "their part of the step"),
+            *("trained by", "a step, ms", "images/s", "times torchvision as it comes", "times its bf16"),
+            *("convolutions alone, images/s", "their part of the step"),
         ),
         rows=tuple(rows),
         goals=tuple(f"{section.title}, {goal.line(rates, most)}" for goal in section.goals),
@@ -244,7 +244,7 @@ def as_result(
 def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.data is None:
-            table = augmentation.write_pictures(Path(folder), augmentation.Options(pictures=options.pictures))
+            table = augmentation.write_images(Path(folder), augmentation.Options(images=options.images))
         else:
             table, _ = read_dataset(options.data, choose_splits(options.data).train)
         results = []

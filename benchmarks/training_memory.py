@@ -1,4 +1,4 @@
-"""Main memory that training takes: the peak of a process that trains a few steps on pictures of noise.
+"""Main memory that training takes: the peak of a process that trains a few steps on images of noise.
 
     python benchmarks/training_memory.py
     python benchmarks/training_memory.py --detectors m2det320-vgg16 --batch-sizes 4 8 --steps 2
@@ -21,11 +21,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table as Screen
 
+from onestage.compute.device import choose_compute, keep_freed_memory
 from onestage.detectors import build, detector_config
 from onestage.input_size import typical_input_hw
 from onestage.structures import Targets
 from onestage.training.optimizer import AveragedWeights, build_optimizer, freeze, train_mode
-from onestage.training.precision import choose_compute, keep_freed_memory
 from onestage.training.recipe import Recipe
 
 
@@ -78,7 +78,7 @@ def main(options: Options) -> None:
     if options.row is not None:
         print(json.dumps(measure(**json.loads(options.row))))
         return
-    screen = Screen("detector", "batch", "checkpointed", "peak, GiB", "pictures/s")
+    screen = Screen("detector", "batch", "checkpointed", "peak, GiB", "images/s")
     for name in options.detectors:
         for batch_size in options.batch_sizes:
             for frugal in options.checkpoint_activations if name.startswith("m2det") else (False,):

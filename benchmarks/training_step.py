@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, on pictures from disk with full augmentation.
+"""Where the time of a training step goes, on images from disk with full augmentation.
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --data NEU-DET --detectors ssd300-vgg16 --precision bf16 --json step.json
@@ -27,11 +27,11 @@ from torch.profiler import ProfilerActivity, profile
 from trainers import Ours
 
 from onestage.augmentation import SSD_PAPER
+from onestage.compute.device import Precision, choose_compute
 from onestage.data import choose_splits, read_dataset
 from onestage.data.table import Table
 from onestage.recipes import default_recipe
-from onestage.structures import Batch, LossSums
-from onestage.training.precision import Precision, choose_compute
+from onestage.structures import Batch, Losses
 from onestage.training.step import OptimizerStep, StepLosses
 
 PARTS = ("wait for data", "forward", "loss", "backward", "update")
@@ -56,7 +56,7 @@ class Options:
     """Time training steps."""
 
     data: str | None = None
-    """A VOC, COCO or YOLO folder; without, drawn pictures of 500x375."""
+    """A VOC, COCO or YOLO folder; without, drawn images of 500x375."""
     detectors: tuple[str, ...] = ("ssd300-vgg16", "ssd300-tf_efficientnet_lite0")
     batch_size: int | None = None
     """The recipe's if not given."""
@@ -65,7 +65,7 @@ class Options:
     precision: Precision = "auto"
     warm_up: int = 2
     steps: int = 7
-    pictures: int = 128
+    images: int = 128
     """To draw."""
     json: Path | None = None
 
@@ -75,7 +75,7 @@ class TimedStep(OptimizerStep):
 
     times: list[float]
 
-    def losses(self, part: Batch) -> LossSums:
+    def losses(self, part: Batch) -> Losses:
         with self.compute.autocast():
             predictions = self.network(part.images)
         self.times.append(time.perf_counter())
@@ -128,7 +128,7 @@ def main(options: Options) -> None:
     by_kind: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         if options.data is None:
-            table = augmentation.write_pictures(Path(folder), augmentation.Options(pictures=options.pictures))
+            table = augmentation.write_images(Path(folder), augmentation.Options(images=options.images))
         else:
             table, _ = read_dataset(options.data, choose_splits(options.data).train)
         for name in options.detectors:
@@ -144,7 +144,7 @@ def main(options: Options) -> None:
         Result(
             "Parts of a training step",
             command,
-            ("detector", "batch", *(f"{part}, ms" for part in PARTS), "pictures/s"),
+            ("detector", "batch", *(f"{part}, ms" for part in PARTS), "images/s"),
             tuple(by_part),
             notes=notes,
         ),

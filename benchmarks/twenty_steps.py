@@ -3,8 +3,8 @@
     python benchmarks/twenty_steps.py BCCD
     python benchmarks/twenty_steps.py BCCD --detectors m2det800-vgg16 --batch-size 1 --frozen-backbone
 
-The 20 steps are on the same pictures, from fresh weights, with the recipe made for the data, so that the loss must
-fall. A few test pictures are measured and predicted.
+The 20 steps are on the same images, from fresh weights, with the recipe made for the data, so that the loss must
+fall. A few test images are measured and predicted.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table as Screen
 
+from onestage.compute.device import choose_compute
 from onestage.data import choose_splits
 from onestage.detectors import DETECTORS, build, detector_config
 from onestage.inference.predictor import load
 from onestage.jobs.dataset import open_dataset
+from onestage.models.model_file import RunFolder
 from onestage.recipes import default_recipe
-from onestage.training.checkpoint import RunFolder
-from onestage.training.logging import Display
-from onestage.training.precision import choose_compute
+from onestage.terminal import Display
 from onestage.training.trainer import Trainer
 
 
@@ -41,15 +41,15 @@ class Options:
     batch_size: int = 2
     steps: int = 20
     frozen_backbone: bool = False  # trains the rest: less time, and batches of 1 (its batch norms need 2)
-    test_pictures: int = 4
+    test_images: int = 4
 
 
 def run(name: str, options: Options, folder: Path) -> tuple[float, float, float, float, int]:
-    """Mean loss of the first and of the last four steps, pictures a second, AP50, number of detections."""
+    """Mean loss of the first and of the last four steps, images a second, AP50, number of detections."""
     splits, display = choose_splits(options.data), Display(Console(quiet=True))
     train = open_dataset(options.data, splits.train, display=display, skip_bad_data=True)
     test = open_dataset(options.data, splits.test, display=display, skip_bad_data=True, categories=train.categories)
-    test = test.subset(count=options.test_pictures)
+    test = test.subset(count=options.test_images)
     recipe, _ = default_recipe(name, train, pretrained=False)
     recipe = replace(recipe, batch_size=options.batch_size, workers=0).with_length(steps=options.steps)
     if options.frozen_backbone:
@@ -76,14 +76,14 @@ def run(name: str, options: Options, folder: Path) -> tuple[float, float, float,
 
 
 def main(options: Options) -> None:
-    screen = Screen("detector", "loss, first 4 steps", "last 4", "pictures/s", "AP50", "detections")
+    screen = Screen("detector", "loss, first 4 steps", "last 4", "images/s", "AP50", "detections")
     for name in options.detectors:
         with tempfile.TemporaryDirectory() as folder:
             first, last, rate, map_area, count = run(name, options, Path(folder))
         if not last < first:
             raise SystemExit(f"{name}: the loss went from {first:.3f} to {last:.3f}")
         screen.add_row(name, f"{first:.3f}", f"{last:.3f}", f"{rate:.2f}", f"{map_area:.3f}", str(count))
-        print(f"{name}: loss {first:.3f} -> {last:.3f}, {rate:.2f} pictures/s", flush=True)
+        print(f"{name}: loss {first:.3f} -> {last:.3f}, {rate:.2f} images/s", flush=True)
     Console().print(screen)
 
 

@@ -24,7 +24,7 @@ def place(index: int) -> tuple[int, int, int, int]:
 
 
 def index_of(image_rgb: np.ndarray) -> int:
-    """Which of the first frames a picture is, by where its box is."""
+    """Which of the first frames an image is, by where its box is."""
     red = (image_rgb[..., 0].astype(int) - image_rgb[..., 1]) > 100
     x, y = red.any(axis=0).argmax(), red.any(axis=1).argmax()
     return round(int(y) / STEP) * COLUMNS + round(int(x) / STEP)

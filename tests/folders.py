@@ -13,8 +13,8 @@ from PIL import Image
 VocObject = tuple[str, Any, Any, Any, Any]  # name, xmin, ymin, xmax, ymax as the file has them
 
 
-def write_picture(path: Path, size_hw: tuple[int, int] = (60, 80), seed: int = 0) -> None:
-    """A coloured picture, in the format of the path's extension."""
+def write_image(path: Path, size_hw: tuple[int, int] = (60, 80), seed: int = 0) -> None:
+    """A coloured image, in the format of the path's extension."""
     height, width = size_hw
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
@@ -40,20 +40,20 @@ def voc_xml(
 
 
 def write_voc_folder(root: Path, annotations: Mapping[str, str], split: str = "train", size_hw=(60, 80)) -> Path:
-    """A VOC folder of the given XML texts by stem, with a picture for each."""
+    """A VOC folder of the given XML texts by stem, with an image for each."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for seed, (stem, xml) in enumerate(annotations.items()):
         (root / "Annotations" / f"{stem}.xml").write_text(xml)
-        write_picture(root / "JPEGImages" / f"{stem}.jpg", size_hw, seed)
+        write_image(root / "JPEGImages" / f"{stem}.jpg", size_hw, seed)
     (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in annotations))
     return root
 
 
-def write_coco_folder(root: Path, content: dict, split: str = "train2017", pictures: bool = True) -> Path:
-    """A COCO folder of the given JSON content, with a picture for each image that has a name and a size."""
+def write_coco_folder(root: Path, content: dict, split: str = "train2017", images: bool = True) -> Path:
+    """A COCO folder of the given JSON content, with an image for each image that has a name and a size."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    for seed, image in enumerate(content["images"] if pictures else ()):
-        write_picture(root / split / image["file_name"], (int(image["height"]), int(image["width"])), seed)
+    for seed, image in enumerate(content["images"] if images else ()):
+        write_image(root / split / image["file_name"], (int(image["height"]), int(image["width"])), seed)
     return root

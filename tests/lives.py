@@ -47,7 +47,7 @@ def _live(function: Callable[..., None], arguments: tuple[Any, ...], moment: int
 @contextmanager
 def at_event(moment: int, happen: Callable[[], None]) -> Iterator[list[str]]:
     """Inside of `with`, something happens at an event, counted from 1; gives the list of the events so far."""
-    from onestage.training import checkpoint
+    from onestage.models import model_file as checkpoint
     from onestage.training.trainer import Trainer
 
     events: list[str] = []

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from onestage.training.distributed import World
+from onestage.training.processes import World
 
 T = TypeVar("T")
 PATIENCE_S = 30

@@ -9,13 +9,13 @@ from torch import Tensor
 from onestage.detectors import Detector
 from onestage.input_size import Stretch
 from onestage.postprocess import Selection
-from onestage.structures import Categories, Detections, LossSums, Predictions
+from onestage.structures import Categories, Detections, Losses, Predictions
 
 CATEGORIES = Categories.from_names(["blue", "red"])
 
 
 class RedBoxDetector(Detector):
-    """Finds the one red rectangle of a picture exactly: what the predictor adds can then be judged by itself."""
+    """Finds the one red rectangle of an image exactly: what the predictor adds can then be judged by itself."""
 
     name = "red-box"
     num_classes = 2
@@ -39,7 +39,7 @@ class RedBoxDetector(Detector):
                 boxes_xyxy[image, 0] = torch.stack(edges).float()
         return Predictions(torch.zeros(len(images), 1, 3), boxes_xyxy)
 
-    def losses(self, predictions: Predictions, targets: object, input_hw: tuple[int, int]) -> LossSums:
+    def losses(self, predictions: Predictions, targets: object, input_hw: tuple[int, int]) -> Losses:
         raise AssertionError("a predictor does not train")
 
     def detect(self, predictions: Predictions, selection: Selection, input_hw: tuple[int, int]) -> list[Detections]:
@@ -48,7 +48,7 @@ class RedBoxDetector(Detector):
 
 
 def red_box(width: int, height: int, box_xyxy: tuple[int, int, int, int]) -> np.ndarray:
-    """A black picture with a red rectangle."""
+    """A black image with a red rectangle."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     x0, y0, x1, y1 = box_xyxy
     image[y0:y1, x0:x1] = (255, 0, 0)

@@ -69,26 +69,26 @@ def ask(
         connection.close()
 
 
-def form(pictures: Mapping[str, bytes], boundary: str = "b0undary") -> tuple[bytes, dict[str, str]]:
+def form(images: Mapping[str, bytes], boundary: str = "b0undary") -> tuple[bytes, dict[str, str]]:
     """A multipart body (RFC 7578, written by hand) and its content type."""
     parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="pictures"; filename="{name}"\r\n'.encode()
+        f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n'.encode()
         + b"Content-Type: application/octet-stream\r\n\r\n"
         + content
         + b"\r\n"
-        for name, content in pictures.items()
+        for name, content in images.items()
     ]
     body = b"".join(parts) + f"--{boundary}--\r\n".encode()
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
 def png(image: np.ndarray, **more: Any) -> bytes:
-    """A picture as PNG."""
+    """An image as PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG", **more)
     return file.getvalue()
 
 
 def red_png(box_xyxy: tuple[int, int, int, int], size: int = 100) -> bytes:
-    """A picture in which the red-box detector finds exactly that box."""
+    """An image in which the red-box detector finds exactly that box."""
     return png(red_box(size, size, box_xyxy))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
+from onestage.compute.device import DTYPES, Compute
 from onestage.detectors import Detector, build, detector_config
 from onestage.structures import Batch, Targets
-from onestage.training.distributed import ALONE, World
+from onestage.training.diagnosis import Diagnosis, diagnose
 from onestage.training.optimizer import freeze_untrained, train_mode
-from onestage.training.precision import DTYPES, Compute
+from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
 from onestage.training.replay_file import save_skipped_step
-from onestage.training.sickness import Diagnosis, diagnose
 from onestage.training.step import OptimizerStep, in_parts
 
 NAME = "retinanet-test_efficientnet"
@@ -22,7 +22,7 @@ NAME = "retinanet-test_efficientnet"
 def small_step(
     recipe: Recipe | None = None, precision: str = "fp32", world: World = ALONE, seed: int = 0
 ) -> OptimizerStep:
-    """Of a detector of three classes for pictures of 96 pixels; its batch norms have seen some."""
+    """Of a detector of three classes for images of 96 pixels; its batch norms have seen some."""
     torch.manual_seed(seed)
     recipe = recipe or Recipe(detector=NAME, steps=1)
     detector = build(NAME, 3, config=detector_config(NAME).adjusted({"image_size": 96}))
@@ -35,14 +35,14 @@ def small_step(
     return step
 
 
-def small_batch(pictures: int = 4, seed: int = 9) -> Batch:
-    """Noise; every other picture has two objects. As the loader gives it: channels last."""
-    images = torch.randint(0, 256, (pictures, 96, 96, 3), dtype=torch.uint8, generator=torch.manual_seed(seed))
+def small_batch(count: int = 4, seed: int = 9) -> Batch:
+    """Noise; every other image has two objects. As the loader gives it: channels last."""
+    images = torch.randint(0, 256, (count, 96, 96, 3), dtype=torch.uint8, generator=torch.manual_seed(seed))
     boxes = torch.tensor([[10.0, 12.0, 50.0, 60.0], [40.0, 30.0, 90.5, 90.0]])
     two = Targets(boxes, torch.tensor([0, 2]), torch.tensor([False, True]))
     none = Targets(boxes[:0], two.labels[:0], two.ignored[:0])
-    targets = [two if row % 2 == 0 else none for row in range(pictures)]
-    return Batch(images.permute(0, 3, 1, 2), targets, torch.arange(pictures))
+    targets = [two if row % 2 == 0 else none for row in range(count)]
+    return Batch(images.permute(0, 3, 1, 2), targets, torch.arange(count))
 
 
 def write_small_step(path: Path, step: OptimizerStep, batch: Batch) -> tuple[Diagnosis, bool]:

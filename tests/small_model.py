@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from onestage.detectors import build
+from onestage.models.model_file import save_model
 from onestage.structures import Categories
-from onestage.training.checkpoint import save_model
 
 NAMES = ("ball", "wall", "star")
 

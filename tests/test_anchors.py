@@ -123,10 +123,10 @@ def test_the_linear_rule_refuses_a_second_size_below_the_first() -> None:
         np.array([[np.nan, 3.0], [0.0, 10.0], [20.0, 30.0]]),
         np.random.default_rng(0).uniform(2, 300, (500, 2)),
     ],
-    ids=["none", "one", "all as large as the picture", "all below a pixel", "some unusable", "many"],
+    ids=["none", "one", "all as large as the image", "all below a pixel", "some unusable", "many"],
 )
 @pytest.mark.parametrize(("side", "levels"), [(300, 6), (512, 7)])
-def test_sizes_from_boxes_increase_and_stay_near_the_picture(box_sizes, side: int, levels: int) -> None:
+def test_sizes_from_boxes_increase_and_stay_near_the_image(box_sizes, side: int, levels: int) -> None:
     sizes = np.array(anchor_sizes_from_boxes(box_sizes, side, levels))
     assert len(sizes) == levels + 1
     assert (np.diff(sizes) > 0).all()

@@ -1,4 +1,4 @@
-"""Drawn pictures, judged by their pixels."""
+"""Drawn images, judged by their pixels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def found(boxes: list[list[float]], scores: list[float], labels: list[int]) -> D
     return Detections(boxes_xyxy, torch.tensor(scores), torch.tensor(labels, dtype=torch.int64), ("cat", "dog"))
 
 
-def draw(picture: np.ndarray, detections: Detections, score_threshold: float = 0.0, min_side: int = 0) -> np.ndarray:
-    return detections.filter(score=score_threshold).draw(picture, min_side=min_side)
+def draw(image: np.ndarray, detections: Detections, score_threshold: float = 0.0, min_side: int = 0) -> np.ndarray:
+    return detections.filter(score=score_threshold).draw(image, min_side=min_side)
 
 
 def extent(image: np.ndarray, color: tuple[int, int, int]) -> list[int]:
@@ -40,13 +40,13 @@ def test_a_box_lies_on_its_pixels_in_the_colour_of_its_class() -> None:
     assert (image[100, 120] == GRAY).all()
 
 
-def test_the_picture_given_stays_as_it_is() -> None:
-    picture = gray(100, 100)
+def test_the_image_given_stays_as_it_is() -> None:
+    image = gray(100, 100)
 
-    drawn = draw(picture, found([[10, 30, 60, 80]], [0.9], [0]))
+    drawn = draw(image, found([[10, 30, 60, 80]], [0.9], [0]))
 
-    assert (picture == GRAY).all()
-    assert drawn.shape == picture.shape
+    assert (image == GRAY).all()
+    assert drawn.shape == image.shape
 
 
 def test_detections_below_the_threshold_are_not_drawn() -> None:
@@ -55,14 +55,14 @@ def test_detections_below_the_threshold_are_not_drawn() -> None:
     assert (image == GRAY).all()
 
 
-def test_nothing_found_gives_the_same_picture() -> None:
+def test_nothing_found_gives_the_same_image() -> None:
     assert (draw(gray(50, 60), found([], [], [])) == GRAY).all()
 
 
 @pytest.mark.parametrize(
     "box", [[0, 0, 100, 100], [90, 90, 100, 100], [-50, -50, 500, 500], [99, 0, 100, 1], [150, 150, 160, 160]]
 )
-def test_a_tag_stays_inside_the_picture_wherever_the_box_is(box: list[float]) -> None:
+def test_a_tag_stays_inside_the_image_wherever_the_box_is(box: list[float]) -> None:
     """The tag is filled with the class's colour: its area shows whether any of it was cut off."""
     tag_alone = (draw(gray(400, 400), found([[150, 200, 151, 201]], [0.9], [0])) == class_color(0)).all(axis=2).sum()
 
@@ -115,7 +115,7 @@ def test_ignored_objects_have_broken_lines() -> None:
     assert 0.3 < on_left_side(broken) < 0.8
 
 
-def test_a_small_picture_is_enlarged_by_a_whole_factor_with_its_boxes() -> None:
+def test_a_small_image_is_enlarged_by_a_whole_factor_with_its_boxes() -> None:
     image = draw(gray(60, 80), found([[20, 20, 60, 50]], [0.9], [0]), min_side=150)
 
     assert image.shape == (180, 240, 3)

@@ -1,4 +1,4 @@
-"""How pictures are brought to the input's size."""
+"""How images are brought to the input's size."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Stretch, typical_input_hw
 
 
-def test_a_stretched_picture_is_a_square_whatever_it_was() -> None:
-    assert Stretch(300).picture_hw((375, 500)) == (300, 300)
+def test_a_stretched_image_is_a_square_whatever_it_was() -> None:
+    assert Stretch(300).image_hw((375, 500)) == (300, 300)
     assert Stretch(300).input_hw([(300, 300)] * 3) == (300, 300)
 
 
@@ -22,8 +22,8 @@ def test_a_stretched_picture_is_a_square_whatever_it_was() -> None:
         ((1, 10_000), (1, 1333)),  # never less than a pixel
     ],
 )
-def test_a_picture_keeps_its_proportions(original_hw: tuple[int, int], expected_hw: tuple[int, int]) -> None:
-    assert KeepRatio(800, 1333).picture_hw(original_hw) == expected_hw
+def test_a_image_keeps_its_proportions(original_hw: tuple[int, int], expected_hw: tuple[int, int]) -> None:
+    assert KeepRatio(800, 1333).image_hw(original_hw) == expected_hw
 
 
 def test_a_batch_is_as_large_as_its_largest_sides_in_multiples_of_32() -> None:
@@ -31,7 +31,7 @@ def test_a_batch_is_as_large_as_its_largest_sides_in_multiples_of_32() -> None:
     assert KeepRatio(800, 1333).input_hw([(800, 1056)]) == (800, 1056)
 
 
-def test_counts_are_of_a_picture_of_three_to_four() -> None:
+def test_counts_are_of_a_image_of_three_to_four() -> None:
     assert typical_input_hw(KeepRatio(800, 1333)) == (800, 1088)
     assert typical_input_hw(Stretch(320)) == (320, 320)
 

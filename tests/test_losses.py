@@ -15,7 +15,7 @@ from onestage.structures import Matches, Predictions
 
 
 def matches_of(kinds: list[str], label: int = 0) -> Matches:
-    """One string a picture, one letter an anchor: p(ositive), n(egative), i(gnored)."""
+    """One string an image, one letter an anchor: p(ositive), n(egative), i(gnored)."""
     masks = {kind: torch.tensor([[letter == kind for letter in row] for row in kinds]) for kind in "pni"}
     shape = masks["p"].shape
     boxes = torch.tensor([0.0, 0, 10, 10]).expand(*shape, 4)
@@ -48,7 +48,7 @@ def test_losses_and_gradients_equal_the_reference(device: str) -> None:
         np.testing.assert_allclose(tensor.grad.abs().sum(dim=(1, 2)).cpu(), case[name], rtol=1e-5)
 
 
-def test_the_hardest_negatives_are_three_a_positive_of_each_picture() -> None:
+def test_the_hardest_negatives_are_three_a_positive_of_each_image() -> None:
     logits = logits_of_background([[0, 5, 1, 4, 2, 3, 9], [0, 5, 1, 4, 2, 3, 9]])
     chosen = hardest_negatives(logits, matches_of(["pnnnnnn", "ppnnnnn"]))
     assert chosen.int().tolist() == [[0, 0, 1, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1, 1]]
@@ -60,7 +60,7 @@ def test_ignored_anchors_are_never_hard_negatives() -> None:
     assert hardest_negatives(logits, matches_of(["piiiin"])).int().tolist() == [[0, 0, 0, 0, 0, 1]]
 
 
-def test_a_picture_without_objects_trains_as_background() -> None:
+def test_a_image_without_objects_trains_as_background() -> None:
     logits = logits_of_background([[3, 1, 2, 0, 4]]).requires_grad_()
     predictions = Predictions(logits, torch.zeros(1, 5, 4))
     sums = multibox_loss(predictions, matches_of(["nnnnn"]), ten_pixel_anchors(5))
@@ -145,7 +145,7 @@ def test_the_box_loss_is_the_one_that_is_asked_for(box_loss, expected: float) ->
     assert float(sums.box) == pytest.approx(expected, rel=1e-4)
 
 
-def test_focal_loss_without_any_picture_or_positive_is_zero_or_finite_with_gradients() -> None:
+def test_focal_loss_without_any_image_or_positive_is_zero_or_finite_with_gradients() -> None:
     empty = focal_loss(
         Predictions(torch.zeros(0, 2, 3), torch.zeros(0, 2, 4)),
         Matches(

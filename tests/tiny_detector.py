@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from onestage.compute.device import Compute
 from onestage.detectors import Detector
-from onestage.structures import Batch, LossSums, Predictions, Targets
-from onestage.training.distributed import ALONE, World
-from onestage.training.precision import Compute
+from onestage.structures import Batch, Losses, Predictions, Targets
+from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
 from onestage.training.step import OptimizerStep
 
 
 class TinyDetector(Detector):
-    """Of a picture whose mean is v, and with both weights 1 at first: logit = class_weight v, deltas = box_weight v.
+    """Of an image whose mean is v, and with both weights 1 at first: logit = class_weight v, deltas = box_weight v.
 
     Losses: half of each number's square; positives: the objects. So the gradient of the sums is v² class_weight and
     4 v² box_weight. `change_losses` is given the sums and the targets.
@@ -26,7 +26,7 @@ class TinyDetector(Detector):
         self,
         *,
         batch_norm: bool = False,
-        change_losses: Callable[[LossSums, Sequence[Targets]], LossSums] = lambda sums, targets: sums,
+        change_losses: Callable[[Losses, Sequence[Targets]], Losses] = lambda sums, targets: sums,
     ) -> None:
         nn.Module.__init__(self)
         self.norm: nn.Module = nn.BatchNorm2d(3) if batch_norm else nn.Identity()
@@ -40,14 +40,14 @@ class TinyDetector(Detector):
         means = self.norm(images.float()).mean(dim=(1, 2, 3))[:, None, None]  # (B, 1, 1)
         return Predictions(self.classes(means), self.boxes(means))
 
-    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: tuple[int, int]) -> LossSums:
+    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: tuple[int, int]) -> Losses:
         classification, box = (p.float().square().sum() / 2 for p in predictions)
         positives = torch.tensor(sum(len(one.labels) for one in targets))
-        return self.change_losses(LossSums(classification, box, positives), targets)
+        return self.change_losses(Losses(classification, box, positives), targets)
 
 
 def batch_of(means: Sequence[int], objects: Sequence[int], side: float = 4.0) -> Batch:
-    """Pictures of one colour each, with so many square objects of so many pixels each."""
+    """Images of one colour each, with so many square objects of so many pixels each."""
     images = torch.tensor(means, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
     boxes = torch.tensor([1.0, 2.0, 1.0 + side, 2.0 + side])
     targets = [

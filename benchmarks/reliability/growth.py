@@ -3,7 +3,7 @@
     python benchmarks/reliability/growth.py --epochs 50
     python benchmarks/reliability/growth.py --epochs 50 --plot docs/memory.svg
 
-`onestage.train` runs in this process, a tiny network on small drawn pictures, with loader workers that live as long as
+`onestage.train` runs in this process, a tiny network on small drawn images, with loader workers that live as long as
 the run; each evaluation, one an epoch, starts its own besides. Memory is the proportional set size (PSS) of this
 process and all below it: a page that several share counts once in the sum. MB are 10^6 bytes. Linux only.
 
@@ -31,8 +31,9 @@ from rich.table import Table as Screen
 import onestage
 from onestage.data.generated import write_generated_voc
 from onestage.evaluation.charts import Series, line_chart
+from onestage.terminal import Display
 from onestage.training.journal import LOG_EVERY_STEPS
-from onestage.training.logging import Display, LogRow
+from onestage.training.log_file import LogRow
 
 DETECTOR = "retinanet-test_efficientnet"
 SETTLED = 3  # epochs after which caches and heaps are full
@@ -57,12 +58,12 @@ class Options:
     """How long, how large, and where the plot goes."""
 
     epochs: int = 50
-    pictures: int = 2000
+    images: int = 2000
     batch_size: int = 50
     workers: int = 2
     start_method: Literal["fork", "spawn", "forkserver"] | None = None  # None: Python's default
     evaluations: int = 50
-    picture_size: int = 80  # nominal side of the drawn pictures
+    drawn_size: int = 80  # nominal side of the drawn images
     image_size: int = 32  # of the network's input
     seed: int = 0
     plot: Path | None = None  # an SVG file
@@ -103,7 +104,7 @@ class Recorder(Display):
             self.samples.append(sample)
             print(
                 f"epoch {sample.epoch}: {sample.memory_mb:.1f} MB, its own {sample.own_mb:.1f}, "
-                f"{sample.processes} processes, {sample.open_files} open files, {row.images_per_second:.0f} pictures/s",
+                f"{sample.processes} processes, {sample.open_files} open files, {row.images_per_second:.0f} images/s",
                 flush=True,
             )
 
@@ -162,7 +163,7 @@ def table(samples: Sequence[Sample]) -> Screen:
 
 
 def main(options: Options) -> None:
-    steps_per_epoch = options.pictures // options.batch_size
+    steps_per_epoch = options.images // options.batch_size
     if steps_per_epoch % LOG_EVERY_STEPS or options.epochs <= SETTLED:
         raise SystemExit(f"expected epochs of a multiple of {LOG_EVERY_STEPS} steps, and more than {SETTLED} of them")
     torch.set_num_threads(1)  # steps so small are slowed by threads that wait for others
@@ -176,9 +177,7 @@ def main(options: Options) -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        write_generated_voc(
-            root / "data", seed=options.seed, train=options.pictures, test=20, size=options.picture_size
-        )
+        write_generated_voc(root / "data", seed=options.seed, train=options.images, test=20, size=options.drawn_size)
         onestage.train(
             root / "data",
             detector=DETECTOR,
@@ -202,10 +201,10 @@ def told(samples: Sequence[Sample], options: Options) -> None:
     files = sorted({sample.open_files for sample in settled})
     Console().print(table(samples))
     if options.plot is not None:
-        title = f"Memory of a run of {options.epochs} epochs over {options.pictures:,} pictures"
+        title = f"Memory of a run of {options.epochs} epochs over {options.images:,} images"
         options.plot.write_text(plot(samples, title), encoding="utf-8")
     print(
-        f"{options.epochs} epochs over {options.pictures:,} pictures, {options.workers} workers "
+        f"{options.epochs} epochs over {options.images:,} images, {options.workers} workers "
         f"({options.start_method or 'default'}): {first.memory_mb:.1f} MB after epoch {first.epoch}, "
         f"{last.memory_mb:.1f} at the end: {growth:+.2%}, slope {an_epoch:+.3f} MB an epoch; its own "
         f"{first.own_mb:.1f} and {last.own_mb:.1f}: {own_growth:+.2%}, slope {own_an_epoch:+.3f}; "

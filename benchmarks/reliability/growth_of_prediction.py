@@ -20,7 +20,7 @@ from growth import DETECTOR, MOST_SLOPE, Sample, measured, slope
 import onestage
 from onestage.data.generated import write_generated_voc
 from onestage.structures import Detections
-from onestage.training.logging import quiet
+from onestage.terminal import quiet
 
 REPORTS, SETTLED_REPORTS = 50, 2  # measurements, and those before which readers and heaps fill
 SCORE_THRESHOLD = 0.01  # an untrained network is sure of nothing
@@ -32,14 +32,14 @@ class Options:
 
     predictions: int = 1_000_000
     batch_size: int = 64
-    pictures: int = 200
-    picture_size: int = 80  # nominal side of the drawn pictures
+    images: int = 200
+    drawn_size: int = 80  # nominal side of the drawn images
     image_size: int = 32  # of the network's input
 
 
 def samples(root: Path, options: Options) -> Iterator[Sample]:
     """What the process has at equal distances, counted from 1."""
-    write_generated_voc(root / "data", seed=0, train=options.pictures, test=10, size=options.picture_size)
+    write_generated_voc(root / "data", seed=0, train=options.images, test=10, size=options.drawn_size)
     settings = {"batch_size": 8, "image_size": options.image_size}
     onestage.train(
         root / "data",
@@ -69,7 +69,7 @@ def samples(root: Path, options: Options) -> Iterator[Sample]:
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(1)  # pictures so small are slowed by threads that wait for others
+    torch.set_num_threads(1)  # images so small are slowed by threads that wait for others
     with tempfile.TemporaryDirectory() as name:
         taken = list(samples(Path(name), options))
     settled = taken[SETTLED_REPORTS:]

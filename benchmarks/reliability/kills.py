@@ -25,7 +25,7 @@ from pathlib import Path
 import tyro
 
 from onestage.data.generated import write_generated_voc
-from onestage.training.checkpoint import read_tensors
+from onestage.models.model_file import read_tensors
 
 DETECTOR = ("--detector", "retinanet-test_efficientnet", "--image-size", "96", "--backbone-weights", "none")
 STEPS, SLOW_STEPS = 60, 24  # CPUs compute float16 slowly

@@ -24,7 +24,7 @@ import psutil
 import tyro
 
 from onestage.data.generated import write_generated_voc
-from onestage.training.checkpoint import read_tensors
+from onestage.models.model_file import read_tensors
 
 DETECTOR = ("--detector", "retinanet-test_efficientnet", "--image-size", "96", "--backbone-weights", "none")
 NAMED = ("has given no sign of life", "failed (exitcode: -9)")  # by the heartbeat, by torchrun

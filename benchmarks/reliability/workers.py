@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table as Screen
 
 from onestage.data.generated import write_generated_voc
-from onestage.training.checkpoint import read_tensors
+from onestage.models.model_file import read_tensors
 
 DETECTOR = ("--detector", "retinanet-test_efficientnet", "--image-size", "96", "--backbone-weights", "none")
 LENGTH = ("--batch-size", "2", "--steps", "30", "--evaluations", "2", "--ema-decay", "0.9")

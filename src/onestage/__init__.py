@@ -1,11 +1,11 @@
-"""One-stage object detectors (SSD, RetinaNet, M2Det) in PyTorch: train on your own pictures, evaluate, predict, ship.
+"""One-stage object detectors (SSD, RetinaNet, M2Det) in PyTorch: train on your own images, evaluate, predict, ship.
 
     import onestage
 
     onestage.train("my-data", detector="ssd300-tf_efficientnet_lite0", minutes=30, out="runs/mine")
     onestage.evaluate("runs/mine", "my-data")
     predictor = onestage.load("runs/mine")
-    detections = predictor("picture.jpg")
+    detections = predictor("image.jpg")
 
 Heavy imports happen when a name is first used.
 """
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from onestage.jobs.replay import replay
     from onestage.jobs.serve import serve
     from onestage.jobs.train import train
+    from onestage.models.import_weights import import_weights
     from onestage.structures import Categories, Detections
-    from onestage.weights import import_weights
 
 __version__ = "0.1.0"
 
@@ -66,7 +66,7 @@ _HOMES = {
     "evaluate": "onestage.jobs.evaluate",
     "export_model": "onestage.jobs.export",
     "import_checkpoint": "onestage.jobs.import_checkpoint",
-    "import_weights": "onestage.weights",
+    "import_weights": "onestage.models.import_weights",
     "info": "onestage.jobs.info",
     "list_recipes": "onestage.jobs.recipes",
     "load": "onestage.inference.predictor",

@@ -1,4 +1,4 @@
-"""How much training pictures are varied, as numbers; `data/augment.py` does it.
+"""How much training images are varied, as numbers; `data/augment.py` does it.
 
 A file of its own because the command line, which has each of them as an option, must not wait for PyTorch.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How pictures are varied in training. The values as they stand are the paper's.
+    """How images are varied in training. The values as they stand are the paper's.
 
     Attributes:
         expand_probability: chance of the expansion.
-        expand_max: largest side of the canvas, in sides of the picture.
-        crop_probability: chance of a crop; the paper takes the whole picture once in seven.
+        expand_max: largest side of the canvas, in sides of the image.
+        crop_probability: chance of a crop; the paper takes the whole image once in seven.
         crop_ious: a crop's least IoU with an object, drawn from these; with 0 any crop with an object in it will do.
         crop_min_side: smallest side of a crop, as part of the canvas's.
         crop_max_ratio: width / height of a crop is at most this, and at least its inverse.
@@ -27,7 +27,7 @@ class Augmentation:
         contrast, saturation: range of the factors.
         hue: largest change, degrees.
         colour_probability: chance of each of the four.
-        fill: RGB around an expanded picture (ImageNet's mean).
+        fill: RGB around an expanded image (ImageNet's mean).
     """
 
     expand_probability: float = 0.5
@@ -52,7 +52,7 @@ SSD_PAPER = Augmentation()
 # RetinaNet's: "horizontal image flipping as the only form of data augmentation unless otherwise noted" (Lin 2017, 4.1).
 FLIP_ONLY = Augmentation(expand_probability=0.0, crop_probability=0.0, colour_probability=0.0)
 
-# For short trainings from few pictures: every picture still differs each time, but objects keep nearer to their size.
+# For short trainings from few images: every image still differs each time, but objects keep nearer to their size.
 MILD = Augmentation(
     expand_max=2.0,
     expand_probability=0.3,

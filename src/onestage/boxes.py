@@ -58,7 +58,7 @@ def decode_deltas(
 ) -> Float[Tensor, "*N 4"]:
     """The inverse of `encode_deltas`: deltas (B, A, 4) and anchors (A, 4) to boxes xyxy in the anchors' frame.
 
-    Sizes are bounded at 62.5 times the anchor's (`MAX_LOG_SCALE`); boxes may reach outside the picture.
+    Sizes are bounded at 62.5 times the anchor's (`MAX_LOG_SCALE`); boxes may reach outside the image.
     Deltas of lower precision (bfloat16) are decoded in the anchors' precision.
     """
     box_deltas = box_deltas.to(anchors_cxcywh.dtype)
@@ -69,7 +69,7 @@ def decode_deltas(
 
 
 def clip_boxes(boxes_xyxy: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> Float[Tensor, "*N 4"]:
-    """Boxes cut at the borders of a picture of `size_hw` pixels; a box outside it becomes a line on its border."""
+    """Boxes cut at the borders of an image of `size_hw` pixels; a box outside it becomes a line on its border."""
     height, width = size_hw
     x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
     return torch.stack([x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height)], dim=-1)
@@ -78,7 +78,7 @@ def clip_boxes(boxes_xyxy: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> F
 def rescale_boxes(
     boxes_xyxy: Float[Tensor, "*N 4"], from_hw: tuple[int, int], to_hw: tuple[int, int]
 ) -> Float[Tensor, "*N 4"]:
-    """Boxes of a picture of `from_hw` pixels in the frame of the same picture stretched to `to_hw`."""
+    """Boxes of an image of `from_hw` pixels in the frame of the same image stretched to `to_hw`."""
     scale_y, scale_x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
     return boxes_xyxy * boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
 

@@ -18,7 +18,7 @@ from tyro.conf import Positional, arg, subcommand
 import onestage
 from onestage.errors import ToldByAnotherProcessError, UserError
 from onestage.options import Device, Maybe, Model, RecipeSettings, Sources
-from onestage.training.logging import seconds
+from onestage.terminal import seconds
 
 _NOT_WITH_RAY = {"every": "--every", "start": "--from", "end": "--to", "track": "--track", "write": "--write"}
 _ONLY_WITH_RAY = {
@@ -38,11 +38,11 @@ class Demo(Common):
     """Draw a small data set, train SSD300 on it, evaluate, and write a report: a few minutes on two CPU cores."""
 
     out: Path = Path("runs/demo")
-    """The folder for the data, the run and the pictures."""
+    """The folder for the data, the run and the images."""
     minutes: float = 4.75
     """Of training."""
     seed: int = 0
-    """Of the pictures drawn, and of the training."""
+    """Of the images drawn, and of the training."""
 
     def run(self) -> None:
         onestage.demo(out=self.out, minutes=self.minutes, seed=self.seed)
@@ -50,7 +50,7 @@ class Demo(Common):
 
 @dataclass(frozen=True)
 class Train(Common):
-    """Train a detector on a folder of labelled pictures (VOC, COCO or YOLO; the kind is found out)."""
+    """Train a detector on a folder of labelled images (VOC, COCO or YOLO; the kind is found out)."""
 
     data: Annotated[Positional[str | None], arg(metavar="DATA", help_behavior_hint="")] = None
     """The data set's folder; several VOC years as VOC2007+VOC2012."""
@@ -74,19 +74,19 @@ class Train(Common):
     test_split: Maybe[str] = None
     """Default: test, else val."""
     subset: Maybe[float] = None
-    """Use only some training pictures: a fraction below 1, or a count."""
+    """Use only some training images: a fraction below 1, or a count."""
     seed: Maybe[int] = None
-    """Of fresh weights, the order of the pictures and their augmentation. Default: 0."""
+    """Of fresh weights, the order of the images and their augmentation. Default: 0."""
     resume: bool = False
     """Go on with the run in --out, by its own recipe; --epochs, --steps or --minutes may change its length."""
     save_minutes: float = 5.0
     """Between two checkpoints; there is one at every evaluation besides."""
     track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], arg(help_behavior_hint="")] = ()
-    """What else gets the numbers of log.csv, and pictures."""
+    """What else gets the numbers of log.csv, and images."""
     replay: Maybe[Path] = None
     """Instead of training, look at a step that was skipped, from the file that the run wrote (no DATA then)."""
     skip_bad_data: bool = False
-    """Leave out pictures and objects that are broken, and say how many, instead of stopping."""
+    """Leave out images and objects that are broken, and say how many, instead of stopping."""
     device: Device = None
     settings: Annotated[RecipeSettings, arg(name="")] = field(default_factory=RecipeSettings)
 
@@ -131,9 +131,9 @@ class Evaluate(Common):
     out: Maybe[Path] = None
     """Default: the folder evaluation/ beside the model."""
     skip_bad_data: bool = False
-    """Leave out pictures and objects that are broken, and say how many, instead of stopping."""
+    """Leave out images and objects that are broken, and say how many, instead of stopping."""
     batch_size: int = 8
-    """Pictures that go through the network together."""
+    """Images that go through the network together."""
     device: Device = None
 
     def run(self) -> None:
@@ -150,12 +150,12 @@ class Evaluate(Common):
 
 @dataclass(frozen=True)
 class Predict(Common):
-    """Detect in pictures and videos: writes them with boxes drawn, and detections.json."""
+    """Detect in images and videos: writes them with boxes drawn, and detections.json."""
 
     model: Model = tyro.MISSING
     """A run folder, a model file or an exported file."""
     sources: Sources = tyro.MISSING
-    """Pictures, videos, folders, globs, @list.txt, camera:0, addresses (rtsp://, https://), - for standard input."""
+    """Images, videos, folders, globs, @list.txt, camera:0, addresses (rtsp://, https://), - for standard input."""
     out: Path = Path("predictions")
     """The folder for the results."""
     score_threshold: float = 0.5
@@ -166,7 +166,7 @@ class Predict(Common):
     class_agnostic: bool = False
     """Let boxes of different classes suppress each other."""
     max_detections: int = 200
-    """At most so many a picture."""
+    """At most so many an image."""
     every: int = 1
     """Of videos, look at each n-th frame only."""
     start: Annotated[str | None, arg(name="from", help_behavior_hint="")] = None
@@ -178,10 +178,10 @@ class Predict(Common):
     write: Annotated[tuple[Literal["csv", "coco", "voc"], ...], arg(help_behavior_hint="")] = ()
     """Results also as CSV, in COCO's result format, or as a VOC folder to correct in a labelling tool and train on."""
     batch_size: int = 8
-    """Pictures that go through the network together."""
+    """Images that go through the network together."""
     device: Device = None
     engine: Literal["local", "ray"] = "local"
-    """ray is for collections too large for one machine: pictures also from Parquet files and object storage (s3://,
+    """ray is for collections too large for one machine: images also from Parquet files and object storage (s3://,
     gs://), results as Parquet, workers on all cores and GPUs; the same command again goes on where it stopped."""
     address: Maybe[str] = None
     """Of a Ray cluster, as auto. Default: this machine alone."""
@@ -190,15 +190,15 @@ class Predict(Common):
     gpus_per_worker: Maybe[float] = None
     """Of Ray's workers, as 1 or 0.5. Default: 1 where there are GPUs."""
     column: str = "bytes"
-    """Of Parquet files, the column with the pictures; a dot leads into a struct, as image.bytes."""
+    """Of Parquet files, the column with the images; a dot leads into a struct, as image.bytes."""
     source_column: Maybe[str] = None
-    """Of Parquet files, the column with the pictures' names. Default: FILE#ROW."""
+    """Of Parquet files, the column with the images' names. Default: FILE#ROW."""
     part_size: Maybe[int] = None
-    """Pictures in a Parquet file of results, which is also what a worker that died does again. Default: 64 to 2000."""
+    """Images in a Parquet file of results, which is also what a worker that died does again. Default: 64 to 2000."""
 
     def run(self) -> None:
         if self.engine == "ray":
-            self._refuse(_NOT_WITH_RAY, "not with --engine ray, which takes pictures and writes Parquet; leave one out")
+            self._refuse(_NOT_WITH_RAY, "not with --engine ray, which takes images and writes Parquet; leave one out")
             self._predict_collection()
             return
         self._refuse(_ONLY_WITH_RAY, "only with --engine ray; add that, or leave it out")
@@ -246,17 +246,16 @@ class Predict(Common):
 
 @dataclass(frozen=True)
 class Export(Common):
-    """Write a model as one file from pictures of any size to final boxes, and check it against the model."""
+    """Write a model as one file from images of any size to final boxes, and check it against the model."""
 
     model: Model = tyro.MISSING
     """A run folder or a model file."""
-    format: Literal["onnx", "openvino", "torch"] = "onnx"
-    """onnx is one file that many engines run; openvino is fastest on Intel's and AMD's processors (an xml and a bin);
-    torch is a program (.pt2) that torch and torchvision run."""
+    format: Literal["onnx", "openvino"] = "onnx"
+    """onnx is one file that many engines run; openvino is fastest on Intel's and AMD's processors (an xml and a bin)."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """Of an OpenVINO file."""
     calibration: Maybe[str] = None
-    """For int8: a data set's folder, whose training pictures show what passes through the network."""
+    """For int8: a data set's folder, whose training images show what passes through the network."""
     out: Maybe[Path] = None
     """The file. Default: beside the model, under its name."""
     score_threshold: float = 0.5
@@ -266,7 +265,7 @@ class Export(Common):
     class_agnostic: bool = False
     """Let boxes of different classes suppress each other."""
     max_detections: Maybe[int] = None
-    """At most so many a picture. Default: as the detector's paper."""
+    """At most so many an image. Default: as the detector's paper."""
 
     def run(self) -> None:
         onestage.export_model(
@@ -295,7 +294,7 @@ class Serve(Common):
     token: Maybe[str] = None
     """That every client must send. Default: the environment variable ONESTAGE_TOKEN, else none."""
     batch_size: int = 8
-    """Pictures of several requests that go through the network together, at most."""
+    """Images of several requests that go through the network together, at most."""
     device: Device = None
 
     def run(self) -> None:

@@ -1,4 +1,4 @@
-"""Boxes and their names drawn on pictures: one colour a class, tags that stay inside the picture and apart."""
+"""Boxes and their names drawn on images: one colour a class, tags that stay inside the image and apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST_COLORS: tuple[Color, ...] = (
 GOLDEN_RATIO = 0.618033988749895  # steps of it around the hue circle never come close to an earlier one soon
 SHADES = ((0.75, 1.0), (1.0, 0.72), (0.45, 0.95))  # (saturation, value) of neighbouring generated colours
 FONT, WEIGHT = "sans", 500  # comes with OpenCV 5 and writes all of Unicode's common scripts
-SMALLEST_DRAWN_SIDE = 400  # pixels; smaller pictures are drawn enlarged, so that their tags can be read
+SMALLEST_DRAWN_SIDE = 400  # pixels; smaller images are drawn enlarged, so that their tags can be read
 OUTLINE: Color = (20, 20, 20)  # around every line, so that it shows on any background
 
 
@@ -43,10 +43,10 @@ def draw_detections(
     track_ids: Int64[np.ndarray, " N"] | None = None,
     min_side: int = 0,
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """A copy of the picture with detections on it, the best on top.
+    """A copy of the image with detections on it, the best on top.
 
     Boxes are pixels of `image_rgb`. A label without a name is written as its number; a track by `#` and its number. A
-    picture whose shorter side is below `min_side` pixels is enlarged by a whole factor first, so that its tags are
+    image whose shorter side is below `min_side` pixels is enlarged by a whole factor first, so that its tags are
     readable; otherwise the size stays (H2, W2 = H, W).
     """
     best_first = np.argsort(-scores, kind="stable")
@@ -72,7 +72,7 @@ def draw_objects(
     *,
     min_side: int = 0,
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """A copy of the picture with its annotated objects on it; ignored ones (difficult, crowd) have broken lines."""
+    """A copy of the image with its annotated objects on it; ignored ones (difficult, crowd) have broken lines."""
     captions = [_name(names, int(label)) for label in labels]
     return _draw_boxes(image_rgb, boxes_xyxy, labels, captions, ignored, min_side)
 
@@ -91,10 +91,10 @@ def _draw_boxes(
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
     """The boxes in order of importance: the first is drawn last, and its tag is placed first."""
     factor = max(1, -(-min_side // max(1, min(image_rgb.shape[:2]))))
-    picture = np.ascontiguousarray(image_rgb).copy()
+    image = np.ascontiguousarray(image_rgb).copy()
     if factor > 1:
-        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    size_hw = picture.shape[0], picture.shape[1]
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    size_hw = image.shape[0], image.shape[1]
     typical_side = (size_hw[0] * size_hw[1]) ** 0.5
     width = max(2, round(typical_side / 400))
     lettering = _Lettering(max(11, round(7 + 0.011 * typical_side)))
@@ -103,14 +103,14 @@ def _draw_boxes(
     texts = [lettering.shortened(caption, size_hw[1]) for caption in captions]
     spots = [places.place(box, *lettering.tag_size(text)) for box, text in zip(boxes, texts, strict=True)]
     for index in reversed(range(len(boxes))):
-        _rectangle(picture, boxes[index], class_color(int(labels[index])), width, bool(broken[index]))
+        _rectangle(image, boxes[index], class_color(int(labels[index])), width, bool(broken[index]))
     for index in reversed(range(len(boxes))):
-        lettering.write_tag(picture, texts[index], spots[index], class_color(int(labels[index])))
-    return picture
+        lettering.write_tag(image, texts[index], spots[index], class_color(int(labels[index])))
+    return image
 
 
 class _TagPlaces:
-    """Finds each tag a place at its box, inside the picture, where it covers earlier tags least."""
+    """Finds each tag a place at its box, inside the image, where it covers earlier tags least."""
 
     def __init__(self, size_hw: tuple[int, int]) -> None:
         self.size_hw = size_hw
@@ -159,30 +159,30 @@ class _Lettering:
             fitting -= 1
         return text[:fitting] + "..."
 
-    def write_tag(self, picture: np.ndarray, text: str, spot: Rectangle, color: Color) -> None:
+    def write_tag(self, image: np.ndarray, text: str, spot: Rectangle, color: Color) -> None:
         x0, y0, x1, y1 = spot
-        picture[y0:y1, x0:x1] = color
+        image[y0:y1, x0:x1] = color
         # Perceived lightness (ITU-R BT.601 luma): dark text on light colours, light on dark.
         luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
         letters = (0, 0, 0) if luma > 125 else (255, 255, 255)
-        cv2.putText(picture, text, (x0 + 3, y0 + self.size), letters, self.face, self.size, WEIGHT)
+        cv2.putText(image, text, (x0 + 3, y0 + self.size), letters, self.face, self.size, WEIGHT)
 
 
 def _inside(box_xyxy: np.ndarray, size_hw: tuple[int, int]) -> Rectangle:
-    """The box's part in the picture, in whole pixels; at least one pixel, never reversed."""
+    """The box's part in the image, in whole pixels; at least one pixel, never reversed."""
     limits = (size_hw[1], size_hw[0], size_hw[1], size_hw[0])
     x0, y0, x1, y1 = (round(float(v)) for v in np.clip(np.nan_to_num(box_xyxy), 0, limits))
     x0, y0 = min(x0, x1, size_hw[1] - 1), min(y0, y1, size_hw[0] - 1)
     return x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)
 
 
-def _rectangle(picture: np.ndarray, box: Rectangle, color: Color, width: int, broken: bool) -> None:
+def _rectangle(image: np.ndarray, box: Rectangle, color: Color, width: int, broken: bool) -> None:
     """The outline of a box, its lines inside the box and a thin dark line on both sides of them."""
     x0, y0, x1, y1 = box
     for side in _sides((max(0, x0 - 1), max(0, y0 - 1), x1 + 1, y1 + 1), width + 2):
-        picture[side] = OUTLINE
+        image[side] = OUTLINE
     for side in _sides(box, width):
-        line = picture[side]
+        line = image[side]
         along = max(line.shape[:2])
         shown = (np.arange(along) // (4 * width) % 2 == 0) | (not broken)
         if line.shape[0] > line.shape[1]:

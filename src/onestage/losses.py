@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from onestage.boxes import VARIANCES, decode_deltas, encode_deltas
-from onestage.structures import LossSums, Matches, Predictions
+from onestage.structures import Losses, Matches, Predictions
 
 BoxLoss = Literal["smooth_l1", "l1", "giou"]
 
@@ -26,26 +26,24 @@ def multibox_loss(
     anchors_cxcywh: Float32[Tensor, "A 4"],
     variances: tuple[float, float] = VARIANCES,
     negatives_per_positive: float = 3,
-    label_smoothing: float = 0.0,
     minimum_negatives: int = 3,
-) -> LossSums:
+) -> Losses:
     """SSD's loss: smooth L1 of the positives' deltas, cross entropy of the positives and the hardest negatives.
 
-    Negatives are chosen per picture, those with the largest background loss first. Background is logit 0; an object
+    Negatives are chosen per image, those with the largest background loss first. Background is logit 0; an object
     of label l is logit l + 1. Computed in float32 whatever the predictions' precision.
 
     Args:
         predictions: raw outputs.
         matches: of the same anchors.
         anchors_cxcywh: in the frame of the matches' boxes.
-        negatives_per_positive: hard negatives per positive, of each picture.
-        label_smoothing: 0 as in the paper; as in `torch.nn.functional.cross_entropy`.
-        minimum_negatives: hard negatives that a picture has at least. The paper's ratio gives a picture without
+        negatives_per_positive: hard negatives per positive, of each image.
+        minimum_negatives: hard negatives that an image has at least. The paper's ratio gives an image without
             objects none at all, so it would teach nothing; at 3 it trains as background with the weight of one
-            positive anchor, and pictures with any positive are as in the paper. 0 is the paper.
+            positive anchor, and images with any positive are as in the paper. 0 is the paper.
 
     Returns:
-        Sums and the number of positives; zeros, never NaN, for a batch without any picture or anchor.
+        Sums and the number of positives; zeros, never NaN, for a batch without any image or anchor.
 
     Source: Liu 2016, 2.2 "Training objective" and "Hard negative mining".
     """
@@ -58,8 +56,8 @@ def multibox_loss(
     chosen = positive | negative
     classes = (matches.labels + 1).masked_fill(~positive, 0)[chosen]
     logits = predictions.class_logits[chosen].float()
-    classification = F.cross_entropy(logits, classes, reduction="sum", label_smoothing=label_smoothing)
-    return LossSums(classification, box, positive.sum())
+    classification = F.cross_entropy(logits, classes, reduction="sum")
+    return Losses({"classification": classification, "box": box}, positive.sum())
 
 
 @torch.no_grad()
@@ -69,7 +67,7 @@ def hardest_negatives(
     negatives_per_positive: float = 3,
     minimum_negatives: int = 3,
 ) -> Bool[Tensor, "B A"]:
-    """The negatives with the largest background loss: of each picture, a number in proportion to its positives.
+    """The negatives with the largest background loss: of each image, a number in proportion to its positives.
 
     Exactly as many as asked for, or all there are: never a positive, never an ignored anchor.
     """
@@ -93,7 +91,7 @@ def focal_loss(
     gamma: float = 2.0,
     box_loss: BoxLoss = "smooth_l1",
     smooth_l1_beta: float = 1 / 9,
-) -> LossSums:
+) -> Losses:
     """RetinaNet's loss: focal loss of every anchor that is not ignored, and the box loss of the positives.
 
     There is no background logit: an object of label l is logit l, and a negative anchor wants all of them low.
@@ -110,7 +108,7 @@ def focal_loss(
         smooth_l1_beta: below it smooth L1 is quadratic; the paper's release has 1/9.
 
     Returns:
-        Sums and the number of positives; zeros, never NaN, for a batch without any picture or anchor.
+        Sums and the number of positives; zeros, never NaN, for a batch without any image or anchor.
 
     Source: Lin 2017, equation 5 and 4.1.
     """
@@ -129,4 +127,4 @@ def focal_loss(
     else:
         targets = encode_deltas(boxes_xyxy, anchors, variances)
         box = F.smooth_l1_loss(deltas, targets, beta=smooth_l1_beta, reduction="sum")
-    return LossSums(classification, box, positive.sum())
+    return Losses({"classification": classification, "box": box}, positive.sum())

@@ -25,7 +25,7 @@ def match_anchors(
     negative_iou: float = 0.5,
     keep_best: bool = True,
 ) -> Matches:
-    """Match the objects of each picture of a batch with the anchors.
+    """Match the objects of each image of a batch with the anchors.
 
     An anchor is positive for the object that it overlaps most, from `positive_iou` on. With `keep_best`, the anchor
     that overlaps an object most is positive for it at any IoU above 0; where two objects want the same anchor, the
@@ -37,7 +37,7 @@ def match_anchors(
 
     Args:
         anchors_cxcywh: in pixels of the network's input.
-        targets: one a picture, in the same frame, on the anchors' device.
+        targets: one an image, in the same frame, on the anchors' device.
 
     Source: Liu 2016, 2.2 "Matching strategy". Ignored objects are a departure: the release trains on VOC's difficult.
     """

@@ -1,4 +1,4 @@
-"""Post-processing: from every anchor's box and scores to the detections of each picture."""
+"""Post-processing: from every anchor's box and scores to the detections of each image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from onestage.boxes import clip_boxes, rescale_boxes
+from onestage.input_size import Resize
 from onestage.structures import Detections
 
 Nms = Literal["hard", "soft-linear", "soft-gaussian"]
@@ -24,8 +26,8 @@ class Selection:
     Attributes:
         score_threshold: a detection's score is above it.
         iou_threshold: detections of one class that overlap more than this are one object.
-        candidates_per_class: of each picture and class, those that enter NMS, the best first.
-        max_detections: of each picture, after NMS; None for all.
+        candidates_per_class: of each image and class, those that enter NMS, the best first.
+        max_detections: of each image, after NMS; None for all.
         nms: drop what overlaps, or decay its score (Bodla 2017, linearly or by a Gaussian).
         sigma: of the Gaussian decay.
         class_agnostic: NMS among all classes together.
@@ -70,14 +72,14 @@ class LevelCut:
 def select(
     boxes_xyxy: Float[Tensor, "B A 4"], scores: Float[Tensor, "B A K"], selection: Selection
 ) -> list[Detections]:
-    """The detections of each picture, best first; equal scores stay in the order of anchor, then class.
+    """The detections of each image, best first; equal scores stay in the order of anchor, then class.
 
     Args:
         boxes_xyxy: one box an anchor, any frame; clipping is the caller's.
         scores: of every class but the background.
 
     Returns:
-        One `Detections` a picture, in the frame of the boxes, without names.
+        One `Detections` an image, in the frame of the boxes, without names.
     """
     boxes_xyxy, scores = boxes_xyxy.float(), scores.float()
     return [_select_one(boxes, score, selection) for boxes, score in zip(boxes_xyxy, scores, strict=True)]
@@ -153,18 +155,18 @@ def _best_first(
 def best_of_each_class(
     above: Bool[Tensor, "B A K"], scores: Float[Tensor, "B A K"], per_class: int
 ) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
-    """Picture, anchor, label and score of the best scores of each class of each picture, all by falling score.
+    """Image, anchor, label and score of the best scores of each class of each image, all by falling score.
 
     Args:
         above: which scores take part.
-        per_class: at most so many of each class of each picture.
+        per_class: at most so many of each class of each image.
     """
-    pictures, anchors, labels = above.nonzero().unbind(1)
-    scores = scores[pictures, anchors, labels]
+    images, anchors, labels = above.nonzero().unbind(1)
+    scores = scores[images, anchors, labels]
     order = scores.argsort(descending=True, stable=True)
-    pictures, anchors, labels, scores = pictures[order], anchors[order], labels[order], scores[order]
-    best = rank_within_group(pictures * above.shape[2] + labels) < per_class
-    return pictures[best], anchors[best], labels[best], scores[best]
+    images, anchors, labels, scores = images[order], anchors[order], labels[order], scores[order]
+    best = rank_within_group(images * above.shape[2] + labels) < per_class
+    return images[best], anchors[best], labels[best], scores[best]
 
 
 def rank_within_group(groups: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
@@ -203,7 +205,7 @@ def soft_nms(
 
     Args:
         boxes_xyxy: any frame; the area is (x1 - x0) * (y1 - y0).
-        groups: rows of one group see each other; picture and class, or the picture alone.
+        groups: rows of one group see each other; image and class, or the image alone.
         decay: "linear" multiplies by 1 - IoU above `iou_threshold`; "gaussian" by exp(-IoU^2 / sigma) at any IoU.
         score_threshold: stop where all that remains is below; those rows' scores are decayed by better ones only.
 
@@ -268,3 +270,8 @@ def _iou_with_one(boxes_xyxy: Float[Tensor, "G N 4"], one_xyxy: Float[Tensor, "G
     overlap = overlap.clamp(min=0).prod(dim=-1)
     union = size.prod(dim=-1) + one_size.prod(dim=-1) - overlap
     return torch.where(union > 0, overlap / union, 0.0)
+
+
+def to_original(boxes_xyxy: Float[Tensor, "N 4"], resize: Resize, original_hw: tuple[int, int]) -> Float[Tensor, "N 4"]:
+    """Boxes in pixels of the input as boxes in pixels of the image, clipped to it (the input may be padded)."""
+    return clip_boxes(rescale_boxes(boxes_xyxy, resize.image_hw(original_hw), original_hw), original_hw)

@@ -62,7 +62,7 @@ class Categories:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its objects, in the picture's own pixels or, once augmented, in the network's."""
+    """One image with its objects, in the image's own pixels or, once augmented, in the network's."""
 
     image: UInt8[np.ndarray, "H W 3"]  # RGB
     boxes_xyxy: Float32[np.ndarray, "N 4"]
@@ -73,7 +73,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Targets:
-    """The objects of one picture of a batch, in pixels of the network's input."""
+    """The objects of one image of a batch, in pixels of the network's input."""
 
     boxes_xyxy: Float32[Tensor, "N 4"]
     labels: Int64[Tensor, " N"]
@@ -113,17 +113,29 @@ class Matches(NamedTuple):
     ignored: Bool[Tensor, "B A"]
 
 
-class LossSums(NamedTuple):
-    """Undivided sums over a batch: the trainer divides by the positives of the whole global batch."""
+@dataclass(frozen=True)
+class Losses:
+    """Undivided sums over a batch, by name, and what the trainer divides them by.
 
-    classification: Float[Tensor, ""]
-    box: Float[Tensor, ""]
-    num_positives: Int64[Tensor, ""]
+    The trainer divides by the divisor of the whole global batch, so one process and many give the same gradient.
+
+    Attributes:
+        sums: as {"classification": ..., "box": ...}; the total loss is their sum. Names are as they come: logs,
+            trackers, the replay of a skipped step and the report take them over.
+        divisor: positive anchors of the batch.
+    """
+
+    sums: dict[str, Float[Tensor, ""]]
+    divisor: Int64[Tensor, ""]
+
+    def scaled(self, **weights: float) -> Losses:
+        """With some sums multiplied by a weight, by name."""
+        return Losses({name: value * weights.get(name, 1.0) for name, value in self.sums.items()}, self.divisor)
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture, best first. Boxes are pixels of the frame that the maker of it names.
+    """What was found in one image, best first. Boxes are pixels of the frame that the maker of it names.
 
     Rows are chosen as an array's are: `found[0]`, `found[:5]`, `found[found.scores > 0.8]`; each gives `Detections`.
     """
@@ -212,7 +224,7 @@ class Detections:
         )
 
     def draw(self, image_rgb: UInt8[np.ndarray, "H W 3"], *, min_side: int = 0) -> UInt8[np.ndarray, "H2 W2 3"]:
-        """A copy of the picture with the boxes and names on it; see `drawing.draw_detections`."""
+        """A copy of the image with the boxes and names on it; see `drawing.draw_detections`."""
         return draw_detections(
             image_rgb,
             self.boxes_xyxy.detach().float().cpu().numpy(),
@@ -231,12 +243,12 @@ def _rows(rows: Sequence[int] | Tensor | np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The objects of a whole data set for the metrics, one row an object (N rows, `num_images` pictures)."""
+    """The objects of a whole data set for the metrics, one row an object (N rows, `num_images` images)."""
 
     num_images: int
     image_index: Int64[np.ndarray, " N"]  # 0..num_images-1
     labels: Int64[np.ndarray, " N"]
-    boxes_xyxy: Float[np.ndarray, "N 4"]  # pixels of the original picture
+    boxes_xyxy: Float[np.ndarray, "N 4"]  # pixels of the original image
     ignored: Bool[np.ndarray, " N"]  # VOC difficult, COCO crowd: neither hit nor miss
     areas: Float[np.ndarray, " N"]  # pixels; COCO's is the segment's, others the box's
 
@@ -248,11 +260,11 @@ class DetectionTable:
     image_index: Int64[np.ndarray, " M"]
     labels: Int64[np.ndarray, " M"]
     scores: Float[np.ndarray, " M"]
-    boxes_xyxy: Float[np.ndarray, "M 4"]  # pixels of the original picture
+    boxes_xyxy: Float[np.ndarray, "M 4"]  # pixels of the original image
 
     @classmethod
     def from_detections(cls, detections: Sequence[Detections]) -> DetectionTable:
-        """Stack one `Detections` a picture, in picture order."""
+        """Stack one `Detections` an image, in image order."""
         lengths = [len(found) for found in detections]
 
         def stacked(parts: list[Tensor], empty_shape: tuple[int, ...]) -> np.ndarray:

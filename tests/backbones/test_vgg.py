@@ -7,7 +7,7 @@ from onestage.backbones import VGG16Reduced
 from onestage.backbones.l2_norm import L2Norm
 
 
-# Liu 2016, 2.1 and 3.5: conv4_3 and conv7 (fc7) of 300- and 512-pixel pictures.
+# Liu 2016, 2.1 and 3.5: conv4_3 and conv7 (fc7) of 300- and 512-pixel images.
 @pytest.mark.parametrize(
     ("image_size", "shapes"),
     [(300, [(1, 512, 38, 38), (1, 1024, 19, 19)]), (512, [(1, 512, 64, 64), (1, 1024, 32, 32)])],

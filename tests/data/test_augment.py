@@ -15,13 +15,12 @@ from onestage.data.augment import (
     augment,
     change_colour,
     move_objects,
-    resize_image,
     resize_only,
     sample_colour,
     sample_geometry,
     warp,
 )
-from onestage.input_size import KeepRatio, Stretch
+from onestage.input_size import KeepRatio, Stretch, resize_image
 from onestage.structures import Sample
 
 FLIPS_AND_TURNS = Augmentation(
@@ -39,7 +38,7 @@ def a_sample(
     boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ((40, 30, 100, 90),),
     ignored: tuple[bool, ...] | None = None,
 ) -> Sample:
-    """A gray picture with its objects painted red."""
+    """A gray image with its objects painted red."""
     image = np.full((*size_hw, 3), 90, dtype=np.uint8)
     for x0, y0, x1, y1 in boxes_xyxy:
         image[int(y0) : int(y1), int(x0) : int(x1)] = (250, 10, 10)
@@ -87,7 +86,7 @@ def test_flips_and_quarter_turns_reach_all_eight_positions() -> None:
 
 def test_a_transposed_and_mirrored_geometry_maps_corners_by_hand_arithmetic() -> None:
     geometry = Geometry((10, 20, 30, 60), (0, 0, 100, 100), (100, 100), transpose=True, mirror=True)
-    # (x, y) of the picture -> 5 (x - 10), 2.5 (y - 20) -> swapped -> x mirrored
+    # (x, y) of the image -> 5 (x - 10), 2.5 (y - 20) -> swapped -> x mirrored
     np.testing.assert_allclose(geometry.matrix @ [10, 20, 1], [100, 0])
     np.testing.assert_allclose(geometry.matrix @ [30, 20, 1], [100, 100])
     np.testing.assert_allclose(geometry.matrix @ [10, 60, 1], [0, 0])
@@ -95,7 +94,7 @@ def test_a_transposed_and_mirrored_geometry_maps_corners_by_hand_arithmetic() ->
     np.testing.assert_allclose(boxes_xyxy, [[50, 0, 100, 50]])
 
 
-def test_an_expanded_picture_lies_on_the_fill_at_its_true_size() -> None:
+def test_an_expanded_image_lies_on_the_fill_at_its_true_size() -> None:
     geometry = Geometry((0, 0, 160, 120), (30, 40, 110, 100), (150, 150))
     image = warp(a_sample().image, geometry, fill=(1, 2, 3))
     assert image[39, 30].tolist() == [1, 2, 3]
@@ -122,7 +121,7 @@ def test_an_ignored_object_stays_as_long_as_a_part_of_it_is_visible() -> None:
 
 
 @pytest.mark.parametrize("augmentation", [SSD_PAPER, MILD])
-def test_a_picture_without_objects_is_augmented_too(augmentation: Augmentation) -> None:
+def test_a_image_without_objects_is_augmented_too(augmentation: Augmentation) -> None:
     sample = a_sample(boxes_xyxy=())
     for seed in range(30):
         varied = augment(sample, Stretch(64), np.random.default_rng(seed), augmentation)
@@ -131,7 +130,7 @@ def test_a_picture_without_objects_is_augmented_too(augmentation: Augmentation) 
         assert varied.image_index == 7
 
 
-def test_a_picture_of_one_pixel_is_augmented_too() -> None:
+def test_a_image_of_one_pixel_is_augmented_too() -> None:
     sample = Sample(
         np.full((1, 1, 3), 200, np.uint8),
         np.array([[0, 0, 1, 1]], np.float32),
@@ -176,7 +175,7 @@ def test_crops_meet_the_drawn_overlap_with_an_object() -> None:
         x0, y0, x1, y1 = geometry.source_xyxy
         overlap = (min(x1, 120) - max(x0, 40)) * (min(y1, 100) - max(y0, 30))
         iou = overlap / ((x1 - x0) * (y1 - y0) + 80 * 70 - overlap)
-        assert iou >= 0.47  # 0.5 before the crop was rounded to whole pixels; the whole picture would be 0.29
+        assert iou >= 0.47  # 0.5 before the crop was rounded to whole pixels; the whole image would be 0.29
         assert 0.48 <= (x1 - x0) / (y1 - y0) <= 2.1
 
 
@@ -207,20 +206,20 @@ def test_contrast_first_and_last_agree_where_nothing_is_clipped() -> None:
     np.testing.assert_allclose(first.astype(int), last.astype(int), atol=4)
 
 
-def test_no_change_of_colour_leaves_the_picture_alone() -> None:
+def test_no_change_of_colour_leaves_the_image_alone() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert change_colour(image, Colour()) is image
     calm = sample_colour(np.random.default_rng(0), replace(SSD_PAPER, colour_probability=0.0))
     assert change_colour(image, calm) is image
 
 
-def test_the_fill_keeps_its_colour_whatever_happens_to_the_picture() -> None:
+def test_the_fill_keeps_its_colour_whatever_happens_to_the_image() -> None:
     geometry = Geometry((0, 0, 160, 120), (50, 50, 100, 100), (150, 150))
     image = warp(a_sample().image, geometry, SSD_PAPER.fill, Colour(brightness=30.0, saturation=1.5))
     assert image[0, 0].tolist() == list(SSD_PAPER.fill)
 
 
-def test_resizing_stretches_the_picture_and_keeps_every_object() -> None:
+def test_resizing_stretches_the_image_and_keeps_every_object() -> None:
     sample = a_sample((100, 200), ((0, 0, 50, 50), (100, 50, 200, 100)), ignored=(True, False))
     resized = resize_only(sample, Stretch(300))
     assert resized.image.shape == (300, 300, 3)
@@ -248,7 +247,7 @@ def test_crops_are_not_guided_by_ignored_objects() -> None:
         assert y0 <= 95 <= y1
 
 
-def test_a_picture_keeps_its_proportions_where_the_detector_wants_it_and_boxes_follow() -> None:
+def test_a_image_keeps_its_proportions_where_the_detector_wants_it_and_boxes_follow() -> None:
     sample = a_sample((100, 200), ((0, 0, 50, 50), (100, 50, 200, 100)))
     resized = resize_only(sample, KeepRatio(shortest=50, longest=80))  # the longer side decides: a factor of 0.4
     assert resized.image.shape == (40, 80, 3)
@@ -256,7 +255,7 @@ def test_a_picture_keeps_its_proportions_where_the_detector_wants_it_and_boxes_f
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_boxes_follow_their_pixels_in_pictures_that_keep_their_proportions(seed: int) -> None:
+def test_boxes_follow_their_pixels_in_images_that_keep_their_proportions(seed: int) -> None:
     vivid = replace(SSD_PAPER, colour_probability=0.0, vertical_flip_probability=0.5, quarter_turn_probability=0.5)
     varied = augment(a_sample(), KeepRatio(100, 180), np.random.default_rng(seed), vivid)
     assert min(varied.image.shape[:2]) == 100 or max(varied.image.shape[:2]) == 180

@@ -22,10 +22,10 @@ from onestage.evaluation.coco import coco_metrics
 from onestage.structures import Categories, DetectionTable
 
 
-def clean_content(pictures: int = 6, seed: int = 0) -> dict:
-    """Sparse category ids, boxes of every size, some crowds, one picture without objects."""
+def clean_content(count: int = 6, seed: int = 0) -> dict:
+    """Sparse category ids, boxes of every size, some crowds, one image without objects."""
     rng = np.random.default_rng(seed)
-    images = [{"id": 10 * n + 7, "file_name": f"{n:012}.jpg", "height": 240, "width": 320} for n in range(pictures)]
+    images = [{"id": 10 * n + 7, "file_name": f"{n:012}.jpg", "height": 240, "width": 320} for n in range(count)]
     annotations = []
     for image in images[:-1]:
         for _ in range(5):
@@ -49,7 +49,7 @@ def clean_content(pictures: int = 6, seed: int = 0) -> dict:
     }
 
 
-def one_picture(*annotations: dict, **image: object) -> dict:
+def one_image(*annotations: dict, **image: object) -> dict:
     return {
         "images": [{"id": 1, "file_name": "a.jpg", "height": 60, "width": 80} | image],
         "annotations": [{"id": n, "image_id": 1, "category_id": 1} | a for n, a in enumerate(annotations)],
@@ -89,7 +89,7 @@ def pycocotools_numbers(content: dict, table: Table, found: DetectionTable) -> l
 
 
 def test_sparse_ids_become_labels_in_the_order_of_the_ids(tmp_path: Path) -> None:
-    content = one_picture({"bbox": [10, 20, 30, 5.5], "area": 99.5, "category_id": 18, "iscrowd": 1})
+    content = one_image({"bbox": [10, 20, 30, 5.5], "area": 99.5, "category_id": 18, "iscrowd": 1})
     table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
     assert problems == []
     assert table.categories == Categories(("person", "dog"), (1, 18))
@@ -98,14 +98,14 @@ def test_sparse_ids_become_labels_in_the_order_of_the_ids(tmp_path: Path) -> Non
     assert table.image_name(0) == "train2017/a.jpg"
 
 
-def test_pictures_without_objects_are_kept(tmp_path: Path) -> None:
-    table, problems = read_coco(write_coco_folder(tmp_path, one_picture()), "train2017")
+def test_images_without_objects_are_kept(tmp_path: Path) -> None:
+    table, problems = read_coco(write_coco_folder(tmp_path, one_image()), "train2017")
     assert (len(table), len(table.labels), problems) == (1, 0, [])
 
 
 @pytest.mark.parametrize("place", ["images/train2017", "images", ".", "train2017/sub"])
-def test_pictures_are_found_where_people_put_them(place: str, tmp_path: Path) -> None:
-    content = one_picture(file_name="sub/a.jpg" if place.endswith("sub") else "a.jpg")
+def test_images_are_found_where_people_put_them(place: str, tmp_path: Path) -> None:
+    content = one_image(file_name="sub/a.jpg" if place.endswith("sub") else "a.jpg")
     write_coco_folder(tmp_path, content)
     if not place.endswith("sub"):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def test_pictures_are_found_where_people_put_them(place: str, tmp_path: Path) ->
 
 
 def test_roboflows_layout_is_read_too(tmp_path: Path) -> None:
-    write_coco_folder(tmp_path, one_picture(), split="valid")
+    write_coco_folder(tmp_path, one_image(), split="valid")
     (tmp_path / "annotations" / "instances_valid.json").rename(tmp_path / "valid" / "_annotations.coco.json")
     assert coco_splits(tmp_path) == ["valid"]
     table, _ = read_coco(tmp_path, "valid")
@@ -175,14 +175,12 @@ def test_coco_odd_ids_in_any_spelling_and_rubbish_beside_give_the_clean_sets_tab
         "box-not-finite": 3,
         "box-outside": 1,
         "annotation": 2,
-        "missing-picture": 1,
+        "missing-image": 1,
     }
 
 
 def test_coco_odd_without_area_the_boxes_own_is_taken_and_told_once(tmp_path: Path) -> None:
-    content = one_picture(
-        {"bbox": [0, 0, 10, 20]}, {"bbox": [0, 0, 3, 4], "area": -1}, {"bbox": [1, 1, 2, 2], "area": 3}
-    )
+    content = one_image({"bbox": [0, 0, 10, 20]}, {"bbox": [0, 0, 3, 4], "area": -1}, {"bbox": [1, 1, 2, 2], "area": 3})
     table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
     assert table.areas.tolist() == [200.0, 12.0, 3.0]
     assert [(problem.kind, problem.severity) for problem in problems] == [("area", "notice")]
@@ -204,18 +202,18 @@ def test_coco_odd_without_area_the_boxes_own_is_taken_and_told_once(tmp_path: Pa
         ({"file_name": "a.jpg\0"}, "path"),
     ],
 )
-def test_coco_odd_a_picture_that_can_not_be_used_is_named_and_left_out(image: dict, kind: str, tmp_path: Path) -> None:
-    write_coco_folder(tmp_path, one_picture())
-    content = one_picture()
+def test_coco_odd_a_image_that_can_not_be_used_is_named_and_left_out(image: dict, kind: str, tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, one_image())
+    content = one_image()
     content["images"][0] |= image
-    write_coco_folder(tmp_path, content, pictures=False)
+    write_coco_folder(tmp_path, content, images=False)
     table, problems = read_coco(tmp_path, "train2017")
     assert len(table) == 0
     assert [problem.kind for problem in problems] == [kind]
 
 
 def test_coco_odd_a_repeated_image_id_is_named(tmp_path: Path) -> None:
-    content = one_picture({"bbox": [0, 0, 10, 20], "area": 200})
+    content = one_image({"bbox": [0, 0, 10, 20], "area": 200})
     content["images"].append(content["images"][0] | {"id": "1"})
     table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
     assert (len(table), len(table.labels)) == (1, 1)
@@ -225,7 +223,7 @@ def test_coco_odd_a_repeated_image_id_is_named(tmp_path: Path) -> None:
 def test_classes_a_models_list_is_matched_by_name_and_what_it_lacks_is_named(tmp_path: Path) -> None:
     boxes = [{"bbox": [0, 0, 9, 9], "area": 9, "category_id": number} for number in (1, 18)]
     model_classes = Categories(("dogs", "cat", "person"), (5, 6, 7))
-    table, problems = read_coco(write_coco_folder(tmp_path, one_picture(*boxes)), "train2017", model_classes)
+    table, problems = read_coco(write_coco_folder(tmp_path, one_image(*boxes)), "train2017", model_classes)
     assert table.categories == model_classes
     assert table.labels.tolist() == [2]
     assert [(problem.kind, problem.object_number) for problem in problems] == [("class", 2)]
@@ -244,7 +242,7 @@ def test_classes_a_models_list_is_matched_by_name_and_what_it_lacks_is_named(tmp
     ],
 )
 def test_classes_a_category_list_that_makes_no_sense_stops(categories: object, message: str, tmp_path: Path) -> None:
-    write_coco_folder(tmp_path, one_picture() | {"categories": categories})
+    write_coco_folder(tmp_path, one_image() | {"categories": categories})
     with pytest.raises(UserError, match=message):
         read_coco(tmp_path, "train2017")
 
@@ -258,7 +256,7 @@ def test_what_is_no_coco_file_stops_with_its_name(text: str, tmp_path: Path) -> 
 
 
 def test_a_missing_split_lists_the_others(tmp_path: Path) -> None:
-    write_coco_folder(tmp_path, one_picture())
+    write_coco_folder(tmp_path, one_image())
     with pytest.raises(UserError, match="no such split; there is train2017"):
         read_coco(tmp_path, "val2017")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import voc_xml, write_coco_folder, write_picture, write_voc_folder
+from folders import voc_xml, write_coco_folder, write_image, write_voc_folder
 
 from onestage.data import Splits, choose_splits, dataset_kind, dataset_roots, read_dataset, validate_images
 from onestage.errors import UserError
@@ -125,7 +125,7 @@ def test_a_folder_whose_name_has_a_plus_is_one_folder(tmp_path: Path) -> None:
 
 def test_a_set_in_which_nothing_is_usable_stops_and_says_why(tmp_path: Path) -> None:
     write_voc_folder(tmp_path, {"a": "<html/>"})
-    with pytest.raises(UserError, match=r"no usable picture in it.*Annotations/a\.xml: the outer element is"):
+    with pytest.raises(UserError, match=r"no usable image in it.*Annotations/a\.xml: the outer element is"):
         read_dataset(tmp_path, "train")
 
 
@@ -140,6 +140,6 @@ def test_a_models_classes_are_held_against_the_data(tmp_path: Path) -> None:
 def test_yolo_splits_are_chosen_too(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: images/train\nval: images/val\n")
     for split in ("train", "val"):
-        write_picture(tmp_path / "images" / split / "a.png")
+        write_image(tmp_path / "images" / split / "a.png")
     assert choose_splits(tmp_path) == Splits("train", "val")
     assert read_dataset(tmp_path, "val")[0].describe().startswith("YOLO")

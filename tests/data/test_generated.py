@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onestage.data import read_dataset, validate_images
-from onestage.data.generated import KINDS, draw_picture, write_generated_voc
+from onestage.data.generated import KINDS, draw_image, write_generated_voc
 from onestage.data.table import Table
 
 
@@ -35,9 +35,9 @@ def test_the_same_seed_draws_the_same_files_and_another_seed_others(tmp_path: Pa
         write_generated_voc(tmp_path / name, seed=seed, train=4, test=2)
     first, again, other = (content(tmp_path / name) for name in ("first", "again", "other"))
     assert first == again
-    pictures = [name for name in first if name.endswith(".jpg")]
-    assert len(pictures) == 6
-    assert all(first[name] != other[name] for name in pictures)
+    images = [name for name in first if name.endswith(".jpg")]
+    assert len(images) == 6
+    assert all(first[name] != other[name] for name in images)
 
 
 def test_both_splits_read_without_a_problem(root: Path) -> None:
@@ -49,7 +49,7 @@ def test_both_splits_read_without_a_problem(root: Path) -> None:
         assert table.categories.names == tuple(KINDS)
 
 
-def test_there_are_all_classes_empty_pictures_and_difficult_objects(table: Table) -> None:
+def test_there_are_all_classes_empty_images_and_difficult_objects(table: Table) -> None:
     assert len(KINDS) >= 5
     assert set(table.labels.tolist()) == set(range(len(KINDS)))
     counts = np.diff(table.first_object)
@@ -76,10 +76,10 @@ def test_some_objects_overlap(table: Table) -> None:
     assert overlapping > 10
 
 
-def test_boxes_hold_more_edges_than_the_pictures_around_them() -> None:
+def test_boxes_hold_more_edges_than_the_images_around_them() -> None:
     inside, whole = [], []
     for index in range(20):
-        drawing = draw_picture(np.random.default_rng((9, index)))
+        drawing = draw_image(np.random.default_rng((9, index)))
         steps = np.abs(np.diff(drawing.image.astype(int), axis=0)).sum(axis=-1)
         whole.append(np.percentile(steps, 95))
         for x0, y0, x1, y1 in drawing.boxes_xyxy.astype(int):

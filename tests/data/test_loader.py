@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders import write_picture
+from folders import write_image
 
 from onestage.augmentation import SSD_PAPER
 from onestage.data.loader import batches_per_epoch, epoch_order, evaluation_loader, stack_images, training_loader
@@ -23,11 +23,11 @@ from onestage.structures import Batch, Categories
 
 
 def a_table(root: Path, num_images: int = 7) -> Table:
-    """Pictures of different sizes; picture n has n % 3 objects, labelled 0, 1."""
+    """Images of different sizes; image n has n % 3 objects, labelled 0, 1."""
     builder = TableBuilder(root, "train", "voc")
     for index in range(num_images):
         size_hw = (40 + index, 60)
-        write_picture(root / f"{index}.png", size_hw, seed=index)
+        write_image(root / f"{index}.png", size_hw, seed=index)
         count = index % 3
         boxes_xyxy = np.array([[5, 6, 25, 30], [20, 10, 55, 38]][:count], dtype=np.float32).reshape(-1, 4)
         builder.add(
@@ -60,7 +60,7 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
             assert torch.equal(targets.ignored, others.ignored)
 
 
-def test_an_epoch_is_a_permutation_and_shows_every_picture_before_one_comes_again() -> None:
+def test_an_epoch_is_a_permutation_and_shows_every_image_before_one_comes_again() -> None:
     order = epoch_order(num_images=10, repeat=3, seed=1, epoch=4)
     assert sorted(order.tolist()) == list(range(30))
     for turn in range(3):
@@ -91,14 +91,14 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path: Path) -> No
     assert_same(whole[4:], train(table, 4, start=(2, 0)))
 
 
-def test_a_resumed_run_reads_no_earlier_picture(tmp_path: Path) -> None:
+def test_a_resumed_run_reads_no_earlier_image(tmp_path: Path) -> None:
     table = a_table(tmp_path, num_images=6)
     for sample in epoch_order(6, 1, seed=5, epoch=0)[:3]:
         table.image_path(int(sample)).unlink()
     assert len(train(table, 1, start=(0, 1))) == 1
 
 
-def test_a_repeated_picture_is_augmented_anew(tmp_path: Path) -> None:
+def test_a_repeated_image_is_augmented_anew(tmp_path: Path) -> None:
     first, second = train(a_table(tmp_path, num_images=1), 2, batch_size=1, repeat=2)
     assert not torch.equal(first.images, second.images)
 
@@ -124,7 +124,7 @@ def test_a_set_smaller_than_a_batch_gives_batches_of_the_whole_set(tmp_path: Pat
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_shows_every_picture_once_in_order(tmp_path: Path, workers: int) -> None:
+def test_evaluation_shows_every_image_once_in_order(tmp_path: Path, workers: int) -> None:
     batches = list(evaluation_loader(a_table(tmp_path), resize=Stretch(32), batch_size=3, workers=workers))
     assert [batch.image_indices.tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
 
@@ -132,12 +132,12 @@ def test_evaluation_shows_every_picture_once_in_order(tmp_path: Path, workers: i
 def test_an_empty_table_evaluates_to_no_batch_and_refuses_to_train(tmp_path: Path) -> None:
     table = a_table(tmp_path, num_images=0)
     assert list(evaluation_loader(table, resize=Stretch(32), batch_size=3)) == []
-    with pytest.raises(UserError, match="no pictures to train on"):
+    with pytest.raises(UserError, match="no images to train on"):
         train(table, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
     table = a_table(tmp_path)
     table.image_path(4).write_bytes(b"<html>")
     with pytest.raises(ImageError, match=r"4\.png") as caught:
@@ -162,7 +162,7 @@ def test_closing_the_loader_ends_its_thread_and_its_processes(tmp_path: Path, wo
     assert multiprocessing.active_children() == []
 
 
-def test_pictures_of_other_proportions_lie_in_the_upper_left_corner_of_one_batch(tmp_path: Path) -> None:
+def test_images_of_other_proportions_lie_in_the_upper_left_corner_of_one_batch(tmp_path: Path) -> None:
     resize = KeepRatio(shortest=40, longest=64)
     images = [np.full((40, 60, 3), 200, np.uint8), np.full((50, 40, 3), 100, np.uint8)]
     stacked = stack_images(images, resize)
@@ -173,12 +173,12 @@ def test_pictures_of_other_proportions_lie_in_the_upper_left_corner_of_one_batch
     assert (stacked[1, :, 40:] == PADDING).all()
 
 
-def test_pictures_of_one_size_are_stacked_as_they_are() -> None:
+def test_images_of_one_size_are_stacked_as_they_are() -> None:
     images = [np.full((32, 64, 3), value, np.uint8) for value in (1, 2)]
     assert (stack_images(images, KeepRatio(32, 64)) == np.stack(images)).all()
 
 
-def test_a_batch_of_pictures_that_keep_their_proportions_trains_with_boxes_in_its_pixels(tmp_path: Path) -> None:
+def test_a_batch_of_images_that_keep_their_proportions_trains_with_boxes_in_its_pixels(tmp_path: Path) -> None:
     (batch, *_) = train(a_table(tmp_path), 1, resize=KeepRatio(40, 80), augmentation=None)
     height, width = batch.images.shape[2:]
     assert height % 32 == 0

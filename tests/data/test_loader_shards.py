@@ -25,7 +25,7 @@ SIZES = range(1, 9)
 
 @pytest.fixture(scope="module")
 def tables() -> Iterator[dict[int, Table]]:
-    """By the number of their pictures."""
+    """By the number of their images."""
     with tempfile.TemporaryDirectory() as name:
         yield {size: a_table(Path(name) / str(size), size) for size in SIZES}
 
@@ -78,11 +78,11 @@ def test_a_resumed_rank_sees_what_it_would_have_seen(tables: dict[int, Table]) -
     assert_same(whole[3:], train(tables[8], 2, shard=(1, 2), start=(1, 1)))
 
 
-@pytest.mark.parametrize(("size", "batch_size", "pictures"), [(8, 2, 2), (2, 8, 2), (1, 1, 1)])
-def test_a_batch_that_leaves_a_rank_without_a_picture_is_refused(
-    tables: dict[int, Table], size: int, batch_size: int, pictures: int
+@pytest.mark.parametrize(("size", "batch_size", "images"), [(8, 2, 2), (2, 8, 2), (1, 1, 1)])
+def test_a_batch_that_leaves_a_rank_without_a_image_is_refused(
+    tables: dict[int, Table], size: int, batch_size: int, images: int
 ) -> None:
-    with pytest.raises(UserError, match=f"batches of {pictures} pictures can't be shared by 3 processes") as caught:
+    with pytest.raises(UserError, match=f"batches of {images} images can't be shared by 3 processes") as caught:
         train(tables[size], 1, batch_size=batch_size, shard=(0, 3))
     assert "\n" not in str(caught.value)
 

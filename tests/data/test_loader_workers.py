@@ -215,7 +215,7 @@ def test_a_stopped_worker_does_not_outlive_its_loader(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_picture_that_hangs_is_told_by_the_reading_thread_too() -> None:
+def test_a_image_that_hangs_is_told_by_the_reading_thread_too() -> None:
     there = threading.Event()
     warnings: list[str] = []
 
@@ -230,7 +230,7 @@ def test_a_picture_that_hangs_is_told_by_the_reading_thread_too() -> None:
 
     assert list(by_thread(Hanging(), ["a", "b"], warn=warn)) == ["A", "B"]
     assert len(warnings) == 1
-    assert "waiting for the thread that reads pictures" in warnings[0]
+    assert "waiting for the thread that reads images" in warnings[0]
 
 
 def test_a_warning_comes_after_30_seconds_of_waiting_and_again_every_3_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

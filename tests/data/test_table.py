@@ -13,13 +13,13 @@ CATEGORIES = Categories.from_names(("cat", "dog"))
 
 
 def table(counts: list[int], root: str = "/sets/one", categories: Categories = CATEGORIES) -> Table:
-    """Pictures 0, 1, ... with so many objects; object n of picture p is the box (p, n, p + 2, n + 3)."""
+    """Images 0, 1, ... with so many objects; object n of image p is the box (p, n, p + 2, n + 3)."""
     builder = TableBuilder(Path(root), "train", "voc")
-    for picture, count in enumerate(counts):
-        boxes = np.array([(picture, n, picture + 2, n + 3) for n in range(count)], dtype=float).reshape(-1, 4)
+    for image, count in enumerate(counts):
+        boxes = np.array([(image, n, image + 2, n + 3) for n in range(count)], dtype=float).reshape(-1, 4)
         builder.add(
-            path=f"JPEGImages/{picture}.jpg",
-            image_id=str(picture),
+            path=f"JPEGImages/{image}.jpg",
+            image_id=str(image),
             size_hw=(100, 200),
             boxes_xyxy=boxes,
             labels=[n % 2 for n in range(count)],
@@ -28,7 +28,7 @@ def table(counts: list[int], root: str = "/sets/one", categories: Categories = C
     return builder.build(categories)
 
 
-def test_objects_are_the_pictures_own() -> None:
+def test_objects_are_the_images_own() -> None:
     found = table([2, 0, 3]).objects(2)
     np.testing.assert_array_equal(found.boxes_xyxy, [(2, 0, 4, 3), (2, 1, 4, 4), (2, 2, 4, 5)])
     assert found.labels.tolist() == [0, 1, 0]
@@ -45,14 +45,14 @@ def test_an_empty_table_has_all_its_arrays() -> None:
     assert len(empty.subset(fraction=0.5)) == 0
 
 
-def test_the_ground_truth_numbers_pictures_as_rows_and_takes_the_boxes_areas() -> None:
+def test_the_ground_truth_numbers_images_as_rows_and_takes_the_boxes_areas() -> None:
     truth = table([2, 0, 1]).ground_truth()
     assert truth.num_images == 3
     assert truth.image_index.tolist() == [0, 0, 2]
     assert truth.areas.tolist() == [6.0, 6.0, 6.0]
 
 
-def test_a_subset_by_indices_keeps_each_pictures_objects() -> None:
+def test_a_subset_by_indices_keeps_each_images_objects() -> None:
     some = table([2, 0, 3]).subset(indices=[2, 0])
     assert [some.image_name(i) for i in range(2)] == ["JPEGImages/2.jpg", "JPEGImages/0.jpg"]
     assert some.first_object.tolist() == [0, 3, 5]
@@ -97,7 +97,7 @@ def test_another_class_list_relabels_by_name() -> None:
 
 
 def test_a_table_says_in_one_line_what_it_is() -> None:
-    expected = "VOC /sets/one, train: 2 pictures, 4 objects (1 ignored) of 2 classes"
+    expected = "VOC /sets/one, train: 2 images, 4 objects (1 ignored) of 2 classes"
     assert table([3, 1]).describe() == expected
 
 

@@ -1,4 +1,4 @@
-"""The validator. Reliability cases: bad-pictures (before training), boxes; and the real sets, where they are."""
+"""The validator. Reliability cases: bad-images (before training), boxes; and the real sets, where they are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import voc_xml, write_picture, write_voc_folder
+from folders import voc_xml, write_image, write_voc_folder
 from PIL import Image
 
 from onestage.data import choose_splits, read_dataset
@@ -25,28 +25,28 @@ def test_a_clean_set_has_no_problems(tmp_path: Path) -> None:
     assert summary([]) == ""
 
 
-def test_bad_pictures_are_all_named_before_training_and_dropped_where_asked(tmp_path: Path) -> None:
+def test_bad_images_are_all_named_before_training_and_dropped_where_asked(tmp_path: Path) -> None:
     names = ("cut", "empty", "good", "gone", "html", "png", "turned", "wide")
     write_voc_folder(tmp_path, {name: voc_xml([("cat", 5, 5, 20, 20)]) for name in names})
     table, problems = read_voc(tmp_path, "train")
     assert problems == []
-    pictures = tmp_path / "JPEGImages"
-    (pictures / "cut.jpg").write_bytes((pictures / "cut.jpg").read_bytes()[:-200])
-    (pictures / "empty.jpg").write_bytes(b"")
-    (pictures / "gone.jpg").unlink()
-    (pictures / "html.jpg").write_text("<!DOCTYPE html>")
-    write_picture(pictures / "other.png")
-    (pictures / "other.png").rename(pictures / "png.jpg")
+    images = tmp_path / "JPEGImages"
+    (images / "cut.jpg").write_bytes((images / "cut.jpg").read_bytes()[:-200])
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "gone.jpg").unlink()
+    (images / "html.jpg").write_text("<!DOCTYPE html>")
+    write_image(images / "other.png")
+    (images / "other.png").rename(images / "png.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (80, 60)).save(pictures / "turned.jpg", exif=exif)
-    write_picture(pictures / "wide.jpg", (60, 81))
+    Image.new("RGB", (80, 60)).save(images / "turned.jpg", exif=exif)
+    write_image(images / "wide.jpg", (60, 81))
     problems = validate_images(table)
     assert [(problem.file, problem.kind, problem.severity) for problem in problems] == [
-        ("JPEGImages/cut.jpg", "unreadable-picture", "error"),
-        ("JPEGImages/empty.jpg", "unreadable-picture", "error"),
-        ("JPEGImages/gone.jpg", "missing-picture", "error"),
-        ("JPEGImages/html.jpg", "unreadable-picture", "error"),
+        ("JPEGImages/cut.jpg", "unreadable-image", "error"),
+        ("JPEGImages/empty.jpg", "unreadable-image", "error"),
+        ("JPEGImages/gone.jpg", "missing-image", "error"),
+        ("JPEGImages/html.jpg", "unreadable-image", "error"),
         ("JPEGImages/png.jpg", "extension", "notice"),
         ("JPEGImages/turned.jpg", "size", "error"),
         ("JPEGImages/wide.jpg", "size", "error"),
@@ -63,12 +63,12 @@ def test_the_other_formats_are_decoded_to_prove_them_whole(tmp_path: Path) -> No
     write_voc_folder(tmp_path, {name: voc_xml() for name in ("a", "b")})
     for name, extension in (("a", "gif"), ("b", "tiff")):
         (tmp_path / "JPEGImages" / f"{name}.jpg").unlink()
-        write_picture(tmp_path / "JPEGImages" / f"{name}.{extension}")
+        write_image(tmp_path / "JPEGImages" / f"{name}.{extension}")
     table, _ = read_voc(tmp_path, "train")
     assert validate_images(table) == []
     for path in (tmp_path / "JPEGImages").iterdir():
         path.write_bytes(path.read_bytes()[:1500])
-    assert [problem.kind for problem in validate_images(table)] == ["unreadable-picture"] * 2
+    assert [problem.kind for problem in validate_images(table)] == ["unreadable-image"] * 2
 
 
 def test_the_summary_counts_every_kind_and_shows_errors_first_up_to_a_limit() -> None:

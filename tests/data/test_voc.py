@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from folders import voc_xml, write_picture, write_voc_folder
+from folders import voc_xml, write_image, write_voc_folder
 
 from onestage.data.voc import parse_annotation, read_voc, voc_annotation, voc_splits, write_voc
 from onestage.errors import UserError
@@ -22,8 +22,8 @@ def messages(problems: list) -> list[str]:
 
 
 def test_one_based_inclusive_pixels_become_zero_based_half_open(tmp_path: Path) -> None:
-    whole_picture = ("cat", 1, 1, 80, 60)
-    table, problems = read_voc(write_voc_folder(tmp_path, {"a": voc_xml([whole_picture, CAT])}), "train")
+    whole_image = ("cat", 1, 1, 80, 60)
+    table, problems = read_voc(write_voc_folder(tmp_path, {"a": voc_xml([whole_image, CAT])}), "train")
     assert problems == []
     np.testing.assert_array_equal(table.objects(0).boxes_xyxy, [(0, 0, 80, 60), (10, 20, 40, 50)])
     assert table.areas.tolist() == [4800.0, 900.0]
@@ -50,10 +50,10 @@ def test_what_is_written_reads_as_the_same_table(tmp_path: Path) -> None:
     assert again.image_path(0).read_bytes() == table.image_path(0).read_bytes()
 
 
-def test_two_pictures_of_one_stem_are_not_written_over_each_other(tmp_path: Path) -> None:
+def test_two_images_of_one_stem_are_not_written_over_each_other(tmp_path: Path) -> None:
     table, _ = read_voc(write_voc_folder(tmp_path / "one", {"a": voc_xml([CAT])}), "train")
     other, _ = read_voc(write_voc_folder(tmp_path / "two", {"a": voc_xml([CAT])}), "train")
-    with pytest.raises(UserError, match="two pictures are called a"):
+    with pytest.raises(UserError, match="two images are called a"):
         write_voc(table.join(other), tmp_path / "out")
 
 
@@ -117,7 +117,7 @@ def test_boxes_each_fault_is_named_with_file_and_object(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.boxes_xyxy, [(10, 20, 40, 50), (0, 0, 80, 60)])
 
 
-def test_a_picture_without_size_or_file_or_annotation_is_named_and_left_out(tmp_path: Path) -> None:
+def test_a_image_without_size_or_file_or_annotation_is_named_and_left_out(tmp_path: Path) -> None:
     xml = {"a": voc_xml([CAT]), "b": voc_xml([CAT], size_hw=None), "c": voc_xml([CAT]), "d": voc_xml(size_hw=(0, 0))}
     write_voc_folder(tmp_path, xml)
     (tmp_path / "JPEGImages" / "c.jpg").unlink()
@@ -129,9 +129,9 @@ def test_a_picture_without_size_or_file_or_annotation_is_named_and_left_out(tmp_
     assert kinds == {
         ("Annotations/b.xml", "no-size"),
         ("Annotations/d.xml", "no-size"),
-        ("Annotations/c.xml", "missing-picture"),
+        ("Annotations/c.xml", "missing-image"),
         ("Annotations/lost.xml", "annotation"),
-        ("ImageSets/Main/train.txt", "duplicate-picture"),
+        ("ImageSets/Main/train.txt", "duplicate-image"),
     }
 
 
@@ -163,13 +163,13 @@ def test_a_missing_or_empty_split_is_an_error_that_lists_the_others(tmp_path: Pa
     with pytest.raises(UserError, match="no such split; there is train"):
         read_voc(tmp_path, "test")
     (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("\n")
-    with pytest.raises(UserError, match="names no picture"):
+    with pytest.raises(UserError, match="names no image"):
         read_voc(tmp_path, "test")
 
 
-def test_filename_tells_two_pictures_of_one_stem_apart(tmp_path: Path) -> None:
+def test_filename_tells_two_images_of_one_stem_apart(tmp_path: Path) -> None:
     write_voc_folder(tmp_path, {"a": voc_xml([CAT], filename="a.png"), "b": voc_xml([CAT], filename="photo.png")})
-    write_picture(tmp_path / "JPEGImages" / "a.png")
+    write_image(tmp_path / "JPEGImages" / "a.png")
     (tmp_path / "JPEGImages" / "b.jpg").rename(tmp_path / "JPEGImages" / "photo.png")
     table, problems = read_voc(tmp_path, "train")
     assert problems == []
@@ -222,7 +222,7 @@ def test_what_is_no_annotation_is_named(text: str, tmp_path: Path) -> None:
     "filename", ["../../outside/secret.jpg", "{outside}/secret.jpg", "..\\..\\outside\\secret.jpg"]
 )
 def test_xml_paths_a_filename_never_leads_outside(filename: str, tmp_path: Path) -> None:
-    write_picture(tmp_path / "outside" / "secret.jpg")
+    write_image(tmp_path / "outside" / "secret.jpg")
     filename = filename.format(outside=tmp_path / "outside")
     write_voc_folder(tmp_path / "set", {"a": voc_xml([CAT]), "b": voc_xml([CAT], filename=filename)})
     (tmp_path / "set" / "JPEGImages" / "b.jpg").unlink()
@@ -242,7 +242,7 @@ def test_xml_paths_a_split_never_leads_outside(tmp_path: Path) -> None:
 
 
 def test_xml_paths_symbolic_links_out_of_the_folder_are_refused_and_those_inside_followed(tmp_path: Path) -> None:
-    write_picture(tmp_path / "outside" / "secret.jpg")
+    write_image(tmp_path / "outside" / "secret.jpg")
     names = ("a", "b", "c", "inside")
     root = write_voc_folder(tmp_path / "set", {name: voc_xml([CAT]) for name in names})
     (root / "JPEGImages" / "b.jpg").unlink()
@@ -257,7 +257,7 @@ def test_xml_paths_symbolic_links_out_of_the_folder_are_refused_and_those_inside
     assert all("outside the data folder" in text for text in messages(problems))
 
 
-def test_xml_paths_a_linked_picture_folder_is_refused(tmp_path: Path) -> None:
+def test_xml_paths_a_linked_image_folder_is_refused(tmp_path: Path) -> None:
     root = write_voc_folder(tmp_path / "set", {"a": voc_xml([CAT])})
     (root / "JPEGImages").rename(tmp_path / "outside")
     (root / "JPEGImages").symlink_to(tmp_path / "outside")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import write_picture
+from folders import write_image
 
 from onestage.data.yolo import read_yolo, yolo_splits
 from onestage.errors import UserError
@@ -16,17 +16,17 @@ YAML = "path: .\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n"
 
 
 def write_yolo_folder(root: Path, labels: dict[str, str | None], yaml: str = YAML) -> Path:
-    """Pictures of 80x60 in images/train with their label files (None: without one)."""
+    """Images of 80x60 in images/train with their label files (None: without one)."""
     (root / "labels" / "train").mkdir(parents=True)
     (root / "data.yaml").write_text(yaml)
     for seed, (stem, text) in enumerate(labels.items()):
-        write_picture(root / "images" / "train" / f"{stem}.jpg", seed=seed)
+        write_image(root / "images" / "train" / f"{stem}.jpg", seed=seed)
         if text is not None:
             (root / "labels" / "train" / f"{stem}.txt").write_text(text)
     return root
 
 
-def test_fractions_become_pixels_of_the_picture(tmp_path: Path) -> None:
+def test_fractions_become_pixels_of_the_image(tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": "0 0.5 0.5 1 1\n1 0.25 0.5 0.1 0.2\n"})
     table, problems = read_yolo(tmp_path, "train")
     assert problems == []
@@ -41,14 +41,14 @@ def test_a_polygon_gives_its_bounding_box(tmp_path: Path) -> None:
     np.testing.assert_allclose(table.boxes_xyxy, [(8, 6, 40, 54)], rtol=1e-6)
 
 
-def test_pictures_without_labels_are_background_and_counted(tmp_path: Path) -> None:
+def test_images_without_labels_are_background_and_counted(tmp_path: Path) -> None:
     table, problems = read_yolo(write_yolo_folder(tmp_path, {"a": None, "b": "", "c": "0 .5 .5 .1 .1"}), "train")
     assert np.diff(table.first_object).tolist() == [0, 0, 1]
     assert [(problem.kind, problem.severity) for problem in problems] == [("background", "notice")]
-    assert "1 pictures of train have no label file" in problems[0].message
+    assert "1 images of train have no label file" in problems[0].message
 
 
-def test_labels_may_lie_beside_the_pictures(tmp_path: Path) -> None:
+def test_labels_may_lie_beside_the_images(tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": None})
     (tmp_path / "images" / "train" / "a.txt").write_text("1 .5 .5 .5 .5")
     assert read_yolo(tmp_path, "train")[0].labels.tolist() == [1]
@@ -85,11 +85,11 @@ def test_the_usual_ways_to_write_data_yaml(yaml: str, tmp_path: Path) -> None:
         ("names: [cat]\ntrain: nowhere\n", "'nowhere' is not in"),
         ("names: [cat]\ntrain: /etc\n", "'/etc' is not in"),
         ("names: [cat]\ntrain: ../outside\n", "'../outside' is not in"),
-        ("names: [cat]\ntrain: labels\n", "has no pictures"),
+        ("names: [cat]\ntrain: labels\n", "has no images"),
     ],
 )
 def test_classes_and_paths_that_make_no_sense_stop(yaml: str, message: str, tmp_path: Path) -> None:
-    write_picture(tmp_path / "outside" / "a.jpg")
+    write_image(tmp_path / "outside" / "a.jpg")
     write_yolo_folder(tmp_path / "set", {"a": "0 .5 .5 .5 .5"}, yaml)
     with pytest.raises(UserError, match=message):
         read_yolo(tmp_path / "set", "train")
@@ -134,16 +134,16 @@ def test_boxes_that_are_no_boxes_are_named_by_line(tmp_path: Path) -> None:
     ]
 
 
-def test_a_picture_that_can_not_be_read_is_named_and_left_out(tmp_path: Path) -> None:
+def test_a_image_that_can_not_be_read_is_named_and_left_out(tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": "0 .5 .5 .5 .5", "b": "0 .5 .5 .5 .5"})
     (tmp_path / "images" / "train" / "a.jpg").write_text("<html>")
     table, problems = read_yolo(tmp_path, "train")
     assert [table.image_id(i) for i in range(len(table))] == ["b"]
-    assert [(problem.file, problem.kind) for problem in problems] == [("images/train/a.jpg", "unreadable-picture")]
+    assert [(problem.file, problem.kind) for problem in problems] == [("images/train/a.jpg", "unreadable-image")]
 
 
-def test_pictures_and_labels_that_lead_outside_are_not_read(tmp_path: Path) -> None:
-    write_picture(tmp_path / "outside.jpg")
+def test_images_and_labels_that_lead_outside_are_not_read(tmp_path: Path) -> None:
+    write_image(tmp_path / "outside.jpg")
     root = write_yolo_folder(tmp_path / "set", {"a": "0 .5 .5 .5 .5", "b": None}, "train: list.txt\nnames: [cat]\n")
     (root / "labels" / "train" / "b.txt").symlink_to("/etc/hostname")
     (root / "images" / "train" / "c.jpg").symlink_to(tmp_path / "outside.jpg")
@@ -158,4 +158,4 @@ def test_pictures_and_labels_that_lead_outside_are_not_read(tmp_path: Path) -> N
     table, problems = read_yolo(root, "train")
     assert [table.image_id(i) for i in range(len(table))] == ["a"]
     kinds = [problem.kind for problem in problems]
-    assert kinds == ["path", "path", "missing-picture", "duplicate-picture", "path"]
+    assert kinds == ["path", "path", "missing-image", "duplicate-image", "path"]

@@ -123,7 +123,7 @@ def test_it_is_built_again_from_its_json() -> None:
         assert again.state_dict().keys() == detector.state_dict().keys()
 
 
-def test_pictures_are_resized_one_way() -> None:
+def test_images_are_resized_one_way() -> None:
     assert detector_config("retinanet-resnet50").input_resize == KeepRatio(800, 1333)
     assert detector_config("retinanet-resnet50").adjusted({"image_size": 512}).input_resize == Stretch(512)
     with pytest.raises(UserError, match="both set"):

@@ -1,14 +1,14 @@
-"""Which pictures the report shows."""
+"""Which images the report shows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from onestage.evaluation.examples import choose_examples, picture_scores
+from onestage.evaluation.examples import choose_examples, image_scores
 from onestage.structures import DetectionTable, GroundTruth
 
 BOX = [0.0, 0.0, 10.0, 10.0]
-# Pictures: 0 found (class 0); 1 missed; 2 found (class 0); 3 found (class 1); 4 empty, a false alarm; 5 empty, quiet.
+# Images: 0 found (class 0); 1 missed; 2 found (class 0); 3 found (class 1); 4 empty, a false alarm; 5 empty, quiet.
 TRUTH = GroundTruth(
     num_images=6,
     image_index=np.array([0, 1, 2, 3, 3]),
@@ -20,13 +20,13 @@ TRUTH = GroundTruth(
 FOUND = DetectionTable(
     image_index=np.array([0, 1, 2, 3, 4]),
     labels=np.array([0, 0, 0, 1, 0]),
-    scores=np.array([0.9, 0.2, 0.9, 0.9, 0.9]),  # picture 1's is below the threshold
+    scores=np.array([0.9, 0.2, 0.9, 0.9, 0.9]),  # image 1's is below the threshold
     boxes_xyxy=np.array([BOX] * 5),
 )
 
 
-def test_each_picture_counts_its_own_hits_and_mistakes() -> None:
-    scores = picture_scores(TRUTH, FOUND)
+def test_each_image_counts_its_own_hits_and_mistakes() -> None:
+    scores = image_scores(TRUTH, FOUND)
 
     assert scores.hits.tolist() == [1, 0, 1, 1, 0, 0]
     assert scores.false_positives.tolist() == [0, 0, 0, 0, 1, 0]
@@ -41,14 +41,14 @@ def test_the_best_take_turns_by_class_and_the_worst_are_those_with_mistakes() ->
     assert worst == [1, 4]
 
 
-def test_no_picture_is_both_best_and_worst() -> None:
+def test_no_image_is_both_best_and_worst() -> None:
     best, worst = choose_examples(TRUTH, FOUND, count=10)
 
     assert sorted(best + worst) == [0, 1, 2, 3, 4, 5]
     assert len(worst) == 3
 
 
-def test_no_pictures_give_no_examples() -> None:
+def test_no_images_give_no_examples() -> None:
     none = np.zeros(0, dtype=np.int64)
     no_boxes = np.zeros((0, 4))
     truth = GroundTruth(0, none, none, no_boxes, np.zeros(0, dtype=bool), np.zeros(0))

@@ -85,11 +85,11 @@ def written(path: Path, *, names: tuple[str, ...] = ("scratch", "dent", "rust"),
     return file.read_text(encoding="utf-8")
 
 
-def test_the_page_shows_summary_table_curves_pictures_and_settings(tmp_path: Path) -> None:
+def test_the_page_shows_summary_table_curves_images_and_settings(tmp_path: Path) -> None:
     page = Page(written(tmp_path))
 
     assert page.open == []
-    for words in ("Losses", "Learning rate", "Best pictures", "Worst pictures", "scratch", "rust", "mean",
+    for words in ("Losses", "Learning rate", "Best images", "Worst images", "scratch", "rust", "mean",
                   "optimizer.momentum", "0.9", "20.0 min", "annotated: 1 scratch, 1 dent", "detected: 1 dent",
                   "F1 0.50", "no objects or no detections"):  # fmt: skip
         assert words in page.words, words
@@ -104,13 +104,13 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert not re.search(r"https?://|@import|url\(|<script", text)
 
 
-def test_example_pictures_are_readable_and_of_a_size_for_the_page(tmp_path: Path) -> None:
+def test_example_images_are_readable_and_of_a_size_for_the_page(tmp_path: Path) -> None:
     shapes = []
     for source in Page(written(tmp_path)).sources:
         data = np.frombuffer(base64.b64decode(source.split(",")[1]), dtype=np.uint8)
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        assert picture is not None
-        shapes.append(picture.shape[:2])
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert image is not None
+        shapes.append(image.shape[:2])
 
     assert shapes == [(360, 480)] * 2 + [(420, 560)] * 2
 
@@ -122,6 +122,6 @@ def test_class_names_cannot_add_markup(tmp_path: Path) -> None:
     assert EVIL in Page(text).words
 
 
-@pytest.mark.parametrize("heading", ["Training", "Best pictures", "Settings"])
+@pytest.mark.parametrize("heading", ["Training", "Best images", "Settings"])
 def test_a_report_of_an_evaluation_alone_leaves_the_run_out(tmp_path: Path, heading: str) -> None:
     assert heading not in Page(written(tmp_path, with_run=False)).words

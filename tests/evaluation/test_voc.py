@@ -133,7 +133,7 @@ def test_average_precision_of_three_ranks_is_what_the_hand_computes() -> None:
     assert one.curve_scores.tolist() == [0.9, 0.8, 0.7]
 
 
-def test_objects_of_another_class_or_picture_do_not_count() -> None:
+def test_objects_of_another_class_or_image_do_not_count() -> None:
     truth = objects([(0, 0, 10, 10), (0, 0, 10, 10)], labels=[0, 1], images=[0, 1], num_images=2)
     found = detections([(0, 0, 10, 10), (0, 0, 10, 10)], [0.9, 0.8], labels=[1, 0], images=[0, 1])
 
@@ -178,7 +178,7 @@ def test_empty_boxes_have_no_overlap() -> None:
         (detections([(0, 0, 1, 1)], [float("nan")]), "detections, row 0: score is nan, expected a finite number"),
         (detections([(0, 0, 1, float("inf"))], [0.5]), "detections, row 0: box is .*inf.*, expected four finite"),
         (detections([(0, 0, 1, 1)] * 2, [0.5, 0.5], labels=[0, 1]), "detections, row 1: label is 1, expected 0..0"),
-        (detections([(0, 0, 1, 1)], [0.5], images=[7]), "detections, row 0: picture is 7, expected 0..0"),
+        (detections([(0, 0, 1, 1)], [0.5], images=[7]), "detections, row 0: image is 7, expected 0..0"),
     ],
 )
 def test_what_the_protocol_has_no_answer_for_is_refused_by_row(found: DetectionTable, message: str) -> None:

@@ -42,7 +42,7 @@ def test_the_largest_difference_of_a_pair_is_told() -> None:
     assert agreement.same == 1
     assert agreement.largest_offset == pytest.approx(0.5)
     assert agreement.largest_score_difference == pytest.approx(0.001, abs=1e-6)
-    assert "1 of 1 detections in 1 pictures" in str(agreement)
+    assert "1 of 1 detections in 1 images" in str(agreement)
 
 
 def test_nothing_found_by_both_agrees() -> None:

@@ -18,19 +18,18 @@ from exported_files import HEADER
 from numpy.testing import assert_allclose
 from shape_checks import unchecked
 
-from onestage.data.augment import resize_image
-from onestage.data.generated import draw_picture
+from onestage.data.generated import draw_image
 from onestage.data.loader import stack_images
 from onestage.detectors import build, detector_config
 from onestage.errors import UserError
 from onestage.export.check import compare
 from onestage.export.input_graph import prepare
 from onestage.export.onnx import IR_VERSION, OPSET, export_onnx
-from onestage.export.selection_graph import by_picture, choose_candidates, suppress
+from onestage.export.selection_graph import by_image, choose_candidates, suppress
 from onestage.inference.exported import ExportedPredictor
 from onestage.inference.exported_header import selection_of
 from onestage.inference.predictor import Predictor
-from onestage.input_size import KeepRatio, Resize, Stretch
+from onestage.input_size import KeepRatio, Resize, Stretch, resize_image
 from onestage.postprocess import Selection, select
 from onestage.runtime.exported_file import ExportedFile
 from onestage.structures import Categories
@@ -54,23 +53,23 @@ def run(make: Callable[[Any, Any], dict[str, Any]], **inputs: np.ndarray) -> dic
     return {name: np.asarray(array) for name, array in zip(outputs, session.run(list(outputs), inputs), strict=True)}
 
 
-# ---------------------------------------------------------------------------------------------- pictures to the input
+# ---------------------------------------------------------------------------------------------- images to the input
 
 
 @pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])
 @pytest.mark.parametrize("size_hw", [(96, 96), (50, 70), (120, 110), (150, 191), (480, 640), (40, 400), (331, 97)])
-def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, size_hw: tuple[int, int]) -> None:
+def test_images_reach_the_network_as_the_predictors_do(resize: Resize, size_hw: tuple[int, int]) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
 
     def graph(op: Any, values: dict[str, Any]) -> dict[str, Any]:
         prepared = prepare(op, values["images"], resize)
-        return {"input": prepared.images, "picture": prepared.picture_hw, "original": prepared.original_hw}
+        return {"input": prepared.images, "image": prepared.image_hw, "original": prepared.original_hw}
 
     found = run(graph, images=images)
-    picture_hw = resize.picture_hw(size_hw)
-    expected = stack_images([resize_image(image, picture_hw) for image in images], resize).transpose(0, 3, 1, 2)
-    assert found["picture"].tolist() == list(picture_hw)
+    image_hw = resize.image_hw(size_hw)
+    expected = stack_images([resize_image(image, image_hw) for image in images], resize).transpose(0, 3, 1, 2)
+    assert found["image"].tolist() == list(image_hw)
     assert found["original"].tolist() == list(size_hw)
     difference = np.abs(found["input"] - expected)
     assert difference.max() <= 1
@@ -113,9 +112,9 @@ def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
     def graph(op: Any, values: dict[str, Any]) -> dict[str, Any]:
         chosen = choose_candidates(op, values["boxes"], values["scores"], scores.shape[2], selection)
         selected = suppress(op, chosen, values["threshold"], selection)
-        pictures = op.Slice(op.Shape(values["boxes"]), [0], [1])
+        images = op.Slice(op.Shape(values["boxes"]), [0], [1])
         names = ("boxes_xyxy", "found_scores", "labels", "counts")
-        return dict(zip(names, by_picture(op, chosen, selected, pictures, limit), strict=True))
+        return dict(zip(names, by_image(op, chosen, selected, images, limit), strict=True))
 
     threshold = np.array([selection.score_threshold], dtype=np.float32)
     found = run(graph, boxes=boxes_xyxy.numpy(), scores=scores.numpy(), threshold=threshold)
@@ -156,11 +155,11 @@ def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Pat
     original = Predictor(detector, CATEGORIES, papers, device="cpu", precision="fp32")
     exported = ExportedPredictor(tmp_path / "m.onnx", selection=papers)
     assert exported.categories == CATEGORIES
-    pictures = [draw_picture(np.random.default_rng(seed), size).image for seed, size in enumerate((90, 150, 300, 700))]
-    pictures += [cv2.flip(pictures[2], 1), cv2.flip(pictures[2], 0)]  # a batch of one size
-    expected = [original(picture) for picture in pictures]
+    images = [draw_image(np.random.default_rng(seed), size).image for seed, size in enumerate((90, 150, 300, 700))]
+    images += [cv2.flip(images[2], 1), cv2.flip(images[2], 0)]  # a batch of one size
+    expected = [original(image) for image in images]
     assert all(len(found) > 20 for found in expected)
-    agreement = compare(expected, exported(pictures))
+    agreement = compare(expected, exported(images))
     assert agreement.share > 0.995, agreement
 
 
@@ -182,15 +181,15 @@ def ssd_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_call_may_give_another_threshold_and_a_lower_limit(ssd_file: Path) -> None:
-    picture = draw_picture(np.random.default_rng(0), 300).image
+    image = draw_image(np.random.default_rng(0), 300).image
     predictor = ExportedPredictor(ssd_file)
     assert predictor.selection.score_threshold == 0.5
     predictor.selection = replace(predictor.selection, score_threshold=0.01, max_detections=7)
-    few = predictor(picture)
+    few = predictor(image)
     assert len(few) == 7
     predictor.selection = replace(predictor.selection, score_threshold=float(few.scores[3]), max_detections=100)
-    assert len(predictor(picture)) == 3
-    assert (predictor.session([picture], None)[0].scores > 0.4).all()  # the file's own
+    assert len(predictor(image)) == 3
+    assert (predictor.session([image], None)[0].scores > 0.4).all()  # the file's own
 
 
 def test_what_is_part_of_the_file_cannot_be_replaced(ssd_file: Path) -> None:
@@ -210,13 +209,13 @@ def test_a_selection_without_a_limit_is_refused(tmp_path: Path) -> None:
         export_onnx(detector, CATEGORIES, Selection(max_detections=None), tmp_path / "m.onnx", {})
 
 
-def test_no_pictures_give_no_detections(ssd_file: Path) -> None:
+def test_no_images_give_no_detections(ssd_file: Path) -> None:
     assert ExportedPredictor(ssd_file)([]) == []
 
 
 def test_stretching_is_part_of_the_file(ssd_file: Path) -> None:
-    """The box of a picture that is twice as large is twice as large."""
-    small = draw_picture(np.random.default_rng(3), 300).image
+    """The box of an image that is twice as large is twice as large."""
+    small = draw_image(np.random.default_rng(3), 300).image
     large = np.repeat(np.repeat(small, 2, axis=0), 2, axis=1)
     predictor = ExportedPredictor(ssd_file)
     predictor.selection = replace(predictor.selection, score_threshold=0.01, max_detections=1)

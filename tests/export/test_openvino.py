@@ -16,8 +16,8 @@ import pytest
 from small_model import write_small_model
 
 import onestage
-from onestage.data.augment import resize_image
-from onestage.data.generated import draw_picture
+from onestage.compute.signal_stack import kept_signal_stack
+from onestage.data.generated import draw_image
 from onestage.data.loader import stack_images
 from onestage.export import check
 from onestage.export.calibration import Calibration
@@ -25,10 +25,9 @@ from onestage.export.input_graph import prepare
 from onestage.export.onnx import IR_VERSION, OPSET
 from onestage.export.openvino import export_openvino
 from onestage.inference.openvino import OpenVinoSession, skip_resizing
-from onestage.input_size import KeepRatio, Resize, Stretch
-from onestage.signal_stack import kept_signal_stack
+from onestage.input_size import KeepRatio, Resize, Stretch, resize_image
+from onestage.models.model_file import load_model
 from onestage.structures import Detections
-from onestage.training.checkpoint import load_model
 
 pytestmark = pytest.mark.no_cover  # torch's tracing would take two thirds longer
 
@@ -56,13 +55,13 @@ def matrix_products(model: Any) -> int:
 
 
 @RESIZES
-def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_path: Path) -> None:
+def test_images_reach_the_network_as_the_predictors_do(resize: Resize, tmp_path: Path) -> None:
     model = compiled(graph_that_prepares(resize, tmp_path))
     random = np.random.default_rng(0)
     for size_hw in ((96, 96), (50, 70), (150, 191), (480, 640), (40, 400)):
-        pictures = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
-        found = model({"images": pictures})[0]
-        resized = [resize_image(picture, resize.picture_hw(size_hw)) for picture in pictures]
+        images = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
+        found = model({"images": images})[0]
+        resized = [resize_image(image, resize.image_hw(size_hw)) for image in images]
         expected = stack_images(resized, resize).transpose(0, 3, 1, 2)
         difference = np.abs(found - expected)
         assert difference.max() <= 1
@@ -70,18 +69,18 @@ def test_pictures_reach_the_network_as_the_predictors_do(resize: Resize, tmp_pat
 
 
 @RESIZES
-def test_pictures_of_the_networks_size_go_past_the_resizing(resize: Resize, tmp_path: Path) -> None:
+def test_images_of_the_networks_size_go_past_the_resizing(resize: Resize, tmp_path: Path) -> None:
     graph = graph_that_prepares(resize, tmp_path)
     whole = compiled(graph)
     skip_resizing(graph)
     short = compiled(graph)
     assert (matrix_products(whole), matrix_products(short)) == (2, 0)
     for size_hw in ((50, 70), (40, 400)):
-        size_hw = resize.picture_hw(size_hw)
-        pictures = np.random.default_rng(0).integers(0, 256, (2, *size_hw, 3), np.uint8)
-        expected = stack_images(list(pictures), resize).transpose(0, 3, 1, 2)
-        np.testing.assert_array_equal(short({"images": pictures})[0], expected)
-        np.testing.assert_array_equal(whole({"images": pictures})[0], expected)
+        size_hw = resize.image_hw(size_hw)
+        images = np.random.default_rng(0).integers(0, 256, (2, *size_hw, 3), np.uint8)
+        expected = stack_images(list(images), resize).transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(short({"images": images})[0], expected)
+        np.testing.assert_array_equal(whole({"images": images})[0], expected)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +101,7 @@ def test_a_bf16_file_has_bfloat16_convolutions_and_float32_pixels_and_boxes(mode
     assert (tmp_path / "bf16.bin").stat().st_size < 0.6 * model.stat().st_size
 
 
-def test_a_bf16_file_finds_what_the_model_finds_on_whole_pictures(
+def test_a_bf16_file_finds_what_the_model_finds_on_whole_images(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # 8 bits of a logit's mantissa: a hundredth or two of score at the steepest; the resizing in bfloat16 found nothing
@@ -118,7 +117,7 @@ def test_a_bf16_file_finds_what_the_model_finds_on_whole_pictures(
 
 
 def test_int8_goes_with_soft_nms_and_what_costs_accuracy_is_taken_back(model: Path, tmp_path: Path) -> None:
-    # Each time of all pictures, then of the only one: as a trial, in float32, in int8; then with operations taken back.
+    # Each time of all images, then of the only one: as a trial, in float32, in int8; then with operations taken back.
     worth = iter([1.0, 1.0, 1.0, 1.0, 0.5, 0.5])
 
     def map_area(places: Sequence[int], found: Sequence[Detections]) -> float:
@@ -127,10 +126,10 @@ def test_int8_goes_with_soft_nms_and_what_costs_accuracy_is_taken_back(model: Pa
         return next(worth, 1.0)
 
     loaded = load_model(model)
-    picture, path = tmp_path / "picture.png", tmp_path / "int8.xml"
-    cv2.imwrite(str(picture), draw_picture(np.random.default_rng(0), 100).image)
+    image, path = tmp_path / "image.png", tmp_path / "int8.xml"
+    cv2.imwrite(str(image), draw_image(np.random.default_rng(0), 100).image)
     selection = replace(loaded.detector.evaluation_selection, nms="soft-linear")
-    export_openvino(loaded.detector, loaded.categories, selection, path, {}, "int8", Calibration([picture], map_area))
+    export_openvino(loaded.detector, loaded.categories, selection, path, {}, "int8", Calibration([image], map_area))
     read = [
         node.input_value(0).get_node().get_type_name()
         for node in openvino.Core().read_model(path).get_ordered_ops()

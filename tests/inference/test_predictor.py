@@ -1,4 +1,4 @@
-"""Pictures of any size and make in, detections in their own pixels out."""
+"""Images of any size and make in, detections in their own pixels out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from red_box import CATEGORIES, RedBoxDetector, red_box
 
 from onestage.detectors import build
 from onestage.errors import UserError
-from onestage.inference.pictures import Picture, read_picture
+from onestage.inference.base_predictor import AnyImage, read_image
 from onestage.inference.predictor import Predictor, load
+from onestage.models.model_file import save_model
 from onestage.postprocess import Selection
 from onestage.runtime.decode import ImageError, decode_image
 from onestage.structures import Categories, Detections
-from onestage.training.checkpoint import save_model
 
 
 def png(image: np.ndarray) -> bytes:
@@ -41,17 +41,17 @@ def assert_found(found: Detections, box_xyxy: tuple[int, int, int, int], within:
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 100), (400, 200), (50, 300), (3, 3)])
-def test_boxes_are_pixels_of_the_original_picture(predictor: Predictor, width: int, height: int) -> None:
+def test_boxes_are_pixels_of_the_original_image(predictor: Predictor, width: int, height: int) -> None:
     box = (width // 3, height // 3, width - width // 3, height - height // 3)
     one_pixel_of_the_input = max(width, height) / 100
     assert_found(predictor(red_box(width, height, box)), box, within=one_pixel_of_the_input)
 
 
-def test_every_way_to_give_a_picture_gives_the_same_detections(predictor: Predictor, tmp_path: Path) -> None:
+def test_every_way_to_give_a_image_gives_the_same_detections(predictor: Predictor, tmp_path: Path) -> None:
     box = (40, 60, 120, 180)
     image = red_box(200, 300, box)
     (tmp_path / "a.png").write_bytes(png(image))
-    ways: list[Picture] = [image, png(image), tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)]
+    ways: list[AnyImage] = [image, png(image), tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)]
     for found in predictor(ways):
         assert_found(found, box, within=0)
 
@@ -66,7 +66,7 @@ def test_a_list_gives_a_list_in_order_whatever_the_batch_size(predictor: Predict
     assert predictor([]) == []
 
 
-def test_a_picture_with_nothing_in_it_gives_no_detections(predictor: Predictor) -> None:
+def test_a_image_with_nothing_in_it_gives_no_detections(predictor: Predictor) -> None:
     found = predictor(np.zeros((20, 30, 3), dtype=np.uint8))
     assert len(found) == 0
     assert found.boxes_xyxy.shape == (0, 4)
@@ -109,9 +109,9 @@ def test_reading_goes_ahead_of_the_network_but_not_far(predictor: Predictor, tmp
     results.close()  # leaves no thread behind
 
 
-def test_a_bad_picture_in_a_list_is_an_error(predictor: Predictor) -> None:
+def test_a_bad_image_in_a_list_is_an_error(predictor: Predictor) -> None:
     with pytest.raises(ImageError):
-        predictor([red_box(10, 10, (0, 0, 5, 5)), b"no picture"])
+        predictor([red_box(10, 10, (0, 0, 5, 5)), b"no image"])
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_a_bad_picture_in_a_list_is_an_error(predictor: Predictor) -> None:
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
     ],
 )
-def test_an_array_that_is_no_rgb_picture_is_named(array: np.ndarray, told: str) -> None:
+def test_an_array_that_is_no_rgb_image_is_named(array: np.ndarray, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        read_picture(array)
+        read_image(array)
 
 
 def test_a_batch_size_below_one_is_named(predictor: Predictor) -> None:
@@ -139,20 +139,20 @@ def test_categories_that_do_not_fit_the_detector_are_named() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_a_pillow_picture_has_the_pixels_that_its_file_has(mode: str) -> None:
+def test_a_pillow_image_has_the_pixels_that_its_file_has(mode: str) -> None:
     """Case `modes`."""
     rng = np.random.default_rng(0)
     if mode == "I;16":
-        picture = Image.fromarray(rng.integers(0, 65536, (9, 7), dtype=np.uint16))
+        image = Image.fromarray(rng.integers(0, 65536, (9, 7), dtype=np.uint16))
     else:
-        picture = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).convert(mode)
+        image = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).convert(mode)
     encoded = io.BytesIO()
-    picture.save(encoded, format="TIFF" if mode == "CMYK" else "PNG")
-    np.testing.assert_array_equal(read_picture(picture), decode_image(encoded.getvalue()))
+    image.save(encoded, format="TIFF" if mode == "CMYK" else "PNG")
+    np.testing.assert_array_equal(read_image(image), decode_image(encoded.getvalue()))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_pillow_picture_is_turned_upright_as_its_file_is(orientation: int) -> None:
+def test_a_pillow_image_is_turned_upright_as_its_file_is(orientation: int) -> None:
     """Case `modes`, EXIF 1..8."""
     image = np.zeros((8, 16, 3), dtype=np.uint8)
     image[:4, :8] = 255
@@ -160,8 +160,8 @@ def test_a_pillow_picture_is_turned_upright_as_its_file_is(orientation: int) -> 
     exif[0x0112] = orientation
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, format="JPEG", exif=exif, quality=100, subsampling=0)
-    with Image.open(io.BytesIO(encoded.getvalue())) as picture:
-        given = read_picture(picture)
+    with Image.open(io.BytesIO(encoded.getvalue())) as opened:
+        given = read_image(opened)
     expected = decode_image(encoded.getvalue())
     assert expected.shape == ((8, 16, 3) if orientation <= 4 else (16, 8, 3))
     np.testing.assert_allclose(given.astype(int), expected, atol=2)  # two JPEG decoders
@@ -169,7 +169,7 @@ def test_a_pillow_picture_is_turned_upright_as_its_file_is(orientation: int) -> 
 
 def test_a_pillow_mode_without_rgb_meaning_is_named() -> None:
     with pytest.raises(ImageError, match="HSV"):
-        read_picture(Image.new("HSV", (4, 4)))
+        read_image(Image.new("HSV", (4, 4)))
 
 
 def test_a_saved_model_is_loaded_with_its_categories_and_finds_the_same(tmp_path: Path) -> None:

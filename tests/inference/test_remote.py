@@ -1,4 +1,4 @@
-"""Pictures and streams from a server on this machine."""
+"""Images and streams from a server on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from red_box import CATEGORIES, RedBoxDetector, red_box
 
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
-from onestage.inference.remote import content_type, fetch_picture
+from onestage.inference.remote import content_type, fetch_image
 from onestage.inference.sources import open_sources
 from onestage.runtime.decode import ImageError
 
@@ -29,7 +29,7 @@ def encoded(kind: str) -> bytes:
 
 
 class Answers(BaseHTTPRequestHandler):
-    """A picture, a camera's motion JPEG, or 404."""
+    """An image, a camera's motion JPEG, or 404."""
 
     def do_GET(self) -> None:
         if self.path == "/snapshot":
@@ -69,7 +69,7 @@ def predictor() -> Predictor:
     return Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
 
 
-def test_a_picture_is_fetched_and_looked_at(server: str, predictor: Predictor) -> None:
+def test_a_image_is_fetched_and_looked_at(server: str, predictor: Predictor) -> None:
     (source,) = open_sources([f"{server}/snapshot"])
     assert source.output_name == "snapshot.png"
     found = predictor(f"{server}/snapshot")
@@ -94,14 +94,14 @@ def test_what_is_not_there_is_named(server: str, predictor: Predictor) -> None:
 
 def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(ImageError, match=r"127.0.0.1:9/a.jpg: no answer"):
-        fetch_picture("http://127.0.0.1:9/a.jpg")
+        fetch_image("http://127.0.0.1:9/a.jpg")
 
 
-def test_more_than_a_picture_may_have_is_refused(server: str) -> None:
+def test_more_than_a_image_may_have_is_refused(server: str) -> None:
     with pytest.raises(ImageError, match="more than the 100 bytes allowed"):
-        fetch_picture(f"{server}/snapshot", max_bytes=100)
+        fetch_image(f"{server}/snapshot", max_bytes=100)
 
 
 def test_only_the_web_is_fetched_from() -> None:
     with pytest.raises(ImageError, match="begin with http"):
-        fetch_picture("file:///etc/passwd")
+        fetch_image("file:///etc/passwd")

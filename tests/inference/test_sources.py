@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onestage.errors import UserError
-from onestage.inference.sources import PictureSource, VideoSource, open_sources, open_video
+from onestage.inference.sources import ImageSource, VideoSource, open_sources, open_video
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -20,18 +20,18 @@ def touch(folder: Path, *names: str) -> None:
 def test_a_named_file_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "frame.dat")
     (source,) = open_sources([str(tmp_path / "frame.dat")])
-    assert isinstance(source, PictureSource)
-    assert source.picture == tmp_path / "frame.dat"
+    assert isinstance(source, ImageSource)
+    assert source.image == tmp_path / "frame.dat"
     assert source.output_name == "frame.png"
 
 
-def test_a_folder_gives_its_pictures_sorted_with_those_of_the_folders_in_it(tmp_path: Path) -> None:
+def test_a_folder_gives_its_images_sorted_with_those_of_the_folders_in_it(tmp_path: Path) -> None:
     touch(tmp_path, "b.png", "a.JPG", "notes.txt", "night/c.webp", "night/deep/d.tiff", ".hidden.jpg", ".trash/e.jpg")
     names = [source.output_name for source in open_sources([str(tmp_path)])]
     assert names == ["a.jpg", "b.png", "night/c.png", "night/deep/d.png"]
 
 
-def test_a_glob_gives_the_pictures_it_matches_sorted(tmp_path: Path) -> None:
+def test_a_glob_gives_the_images_it_matches_sorted(tmp_path: Path) -> None:
     touch(tmp_path, "2.jpg", "10.jpg", "1.png", "1.xml")
     assert [s.output_name for s in open_sources([str(tmp_path / "*.jpg")])] == ["10.jpg", "2.jpg"]
     assert [s.output_name for s in open_sources([str(tmp_path / "*")])] == ["1.png", "10.jpg", "2.jpg"]
@@ -65,8 +65,8 @@ def test_names_differ_before_the_suffix_so_that_no_result_overwrites_another(tmp
     [
         ([], "no source given"),
         (["missing.jpg"], "missing.jpg: no such file or folder"),
-        (["texts"], "texts: the folder holds no picture and no video"),
-        (["texts/*.jpg"], r"texts/\*.jpg: the glob matches no picture and no video"),
+        (["texts"], "texts: the folder holds no image and no video"),
+        (["texts/*.jpg"], r"texts/\*.jpg: the glob matches no image and no video"),
         (["good", "missing"], "missing: no such file or folder"),
         (["a\0b.jpg"], "no such file or folder"),
     ],
@@ -85,7 +85,7 @@ def test_a_video_is_known_by_its_suffix_and_drawn_as_mp4(tmp_path: Path) -> None
     sources = open_sources([str(tmp_path)])
     assert [(type(s), s.output_name) for s in sources] == [
         (VideoSource, "a.mp4"),
-        (PictureSource, "a-2.jpg"),
+        (ImageSource, "a-2.jpg"),
         (VideoSource, "b.mp4"),
     ]
     assert isinstance(open_sources([str(tmp_path / "notes.ts")])[0], VideoSource)  # named, it is taken at its word
@@ -127,14 +127,14 @@ def test_an_address_is_a_stream_or_a_film(text: str, output_name: str, live: boo
     assert (source.address, source.name, source.output_name, source.live) == (text, text, output_name, live)
 
 
-def test_an_address_of_a_picture_is_one() -> None:
+def test_an_address_of_a_image_is_one() -> None:
     (source,) = open_sources(["https://example.org/a/b.jpg?size=big"])
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     assert source.output_name == "b.jpg"
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("image/jpeg", PictureSource), ("multipart/x-mixed-replace", VideoSource)]
+    ("kind", "expected"), [("image/jpeg", ImageSource), ("multipart/x-mixed-replace", VideoSource)]
 )
 def test_an_address_without_a_suffix_is_what_the_server_says(
     kind: str, expected: type, monkeypatch: pytest.MonkeyPatch
@@ -168,7 +168,7 @@ def test_a_camera_is_a_device(platform: str, address: str, device_format: str, m
     assert source == VideoSource(address, "camera:1", "camera-1.mp4", live=True, device_format=device_format)
 
 
-def test_a_picture_is_no_video(tmp_path: Path) -> None:
+def test_a_image_is_no_video(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     with pytest.raises(UserError, match=r"a.jpg: no video"):
         open_video(tmp_path / "a.jpg")

@@ -113,7 +113,7 @@ def test_a_video_that_was_cut_off_gives_the_frames_it_has(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("sound", ["aac", "pcm_s16le", "libmp3lame"])
 @pytest.mark.parametrize("start_s", [0.0, 1.0])
-def test_sound_is_kept_beside_the_pictures(tmp_path: Path, sound: str, start_s: float) -> None:
+def test_sound_is_kept_beside_the_images(tmp_path: Path, sound: str, start_s: float) -> None:
     path = write_film(tmp_path / "film.mov", 40, sound=sound)
     reader = VideoReader(open_video(path), start_s=start_s)
     heard = Sound.of(reader.source, reader.begin, start_s)
@@ -173,7 +173,7 @@ def test_a_part_that_makes_no_sense_is_refused(tmp_path: Path, settings: dict[st
         VideoReader(open_video(write_film(tmp_path / "film.mp4", 3)), **settings)
 
 
-def test_a_predictor_finds_the_same_in_a_video_as_in_its_pictures(tmp_path: Path) -> None:
+def test_a_predictor_finds_the_same_in_a_video_as_in_its_images(tmp_path: Path) -> None:
     predictor = Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
     predictions = list(predictor.predict_video(write_film(tmp_path / "film.mp4", 21), batch_size=4))
     assert [one.frame.index for one in predictions] == list(range(21))

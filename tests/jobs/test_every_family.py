@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 
 import onestage
+from onestage.compute.device import choose_compute
 from onestage.data import read_dataset
 from onestage.data.generated import write_generated_voc
 from onestage.detectors import DetectorConfig, build, detector_config
-from onestage.training.checkpoint import RunFolder
-from onestage.training.logging import Display
-from onestage.training.precision import choose_compute
+from onestage.models.model_file import RunFolder
+from onestage.terminal import Display
 from onestage.training.recipe import Recipe
 from onestage.training.trainer import Trainer
 
@@ -91,7 +91,7 @@ def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Pat
     batch = next(batches)
     batches.close()  # pyright: ignore[reportAttributeAccessIssue]
     trainer.detector.train()
-    losses = [trainer.step(batch).total for _ in range(20)]  # the same two pictures each time
+    losses = [trainer.step(batch).total for _ in range(20)]  # the same two images each time
     assert np.isfinite(losses).all()
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
 
@@ -103,7 +103,7 @@ def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Pat
         tmp_path, [str(data / "JPEGImages")], out=tmp_path / "out", score_threshold=0.01, device="cpu", display=display
     )
     results = json.loads((predicted.folder / "detections.json").read_text())
-    assert len(results) == predicted.pictures == 4
+    assert len(results) == predicted.images == 4
     assert all(
         0 <= x0 <= x1 <= result["width"] and 0 <= y0 <= y1 <= result["height"]
         for result in results

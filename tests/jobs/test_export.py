@@ -17,15 +17,15 @@ from shape_checks import unchecked
 
 import onestage
 from onestage import cli
-from onestage.data.generated import KINDS, draw_picture, write_generated_voc
+from onestage.data.generated import KINDS, draw_image, write_generated_voc
 from onestage.detectors import build
 from onestage.errors import UserError
 from onestage.export.check import Agreement, compare
 from onestage.inference.exported import ExportedPredictor
+from onestage.models.model_file import save_model
 from onestage.structures import Categories
 from onestage.torch_archive.operators import OPERATORS
 from onestage.training import precision
-from onestage.training.checkpoint import save_model
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
 NAMES = tuple(KINDS)
@@ -65,10 +65,10 @@ def exported(model: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
     for seed in range(3):
-        image = draw_picture(np.random.default_rng(seed), 200 + 100 * seed).image
+        image = draw_image(np.random.default_rng(seed), 200 + 100 * seed).image
         cv2.imwrite(str(folder / f"{seed}.png"), image[:, :, ::-1])
     return sorted(folder.glob("*.png"))
 
@@ -79,10 +79,10 @@ def rows(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def test_predicting_with_the_file_is_predicting_with_the_model(
-    model: Path, exported: Path, pictures: list[Path], tmp_path: Path
+    model: Path, exported: Path, images: list[Path], tmp_path: Path
 ) -> None:
     assert exported == model.with_suffix(".onnx")
-    sources = [str(path) for path in pictures]
+    sources = [str(path) for path in images]
     for name, source in (("model", model), ("file", exported)):
         onestage.predict(source, sources, out=tmp_path / name, score_threshold=0.2)
     ours, theirs = rows(tmp_path / "model"), rows(tmp_path / "file")
@@ -106,12 +106,12 @@ def test_info_tells_what_the_file_is(exported: Path, capsys: pytest.CaptureFixtu
     onestage.info(str(exported))
     said = capsys.readouterr().out
     assert "exported from ssd300-test_efficientnet" in said
-    assert "hard NMS at 0.45, at most 200 a picture" in said
+    assert "hard NMS at 0.45, at most 200 an image" in said
     assert ", ".join(NAMES[:2]) in said
 
 
 def test_the_command_line_writes_a_file_with_the_selection_asked_for(
-    model: Path, pictures: list[Path], tmp_path: Path
+    model: Path, images: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "soft.onnx"
     options = ["--nms", "soft", "--max-detections", "9", "--score-threshold", "0.2", "--class-agnostic"]
@@ -122,7 +122,7 @@ def test_the_command_line_writes_a_file_with_the_selection_asked_for(
     assert predictor.papers_selection.nms == "soft-gaussian"
     assert predictor.papers_selection.class_agnostic
     assert predictor.papers_selection.max_detections == 9
-    onestage.predict(out, [str(pictures[0])], out=tmp_path / "found", score_threshold=0.1)
+    onestage.predict(out, [str(images[0])], out=tmp_path / "found", score_threshold=0.1)
     assert 0 < len(rows(tmp_path / "found")) <= 9
 
 
@@ -157,20 +157,18 @@ def test_a_missing_package_says_what_to_install(
         onestage.export_model(model, out=tmp_path / "m.onnx")
 
 
-def test_the_small_distribution_runs_the_file_without_torch(
-    exported: Path, pictures: list[Path], tmp_path: Path
-) -> None:
+def test_the_small_distribution_runs_the_file_without_torch(exported: Path, images: list[Path], tmp_path: Path) -> None:
     """In an environment of its own, with what its wheel asks for and nothing else: needs the package index."""
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", str(RUNTIME)], check=True)
-    run = [str(python), "-I", "-c", WITHOUT_TORCH, str(exported), *map(str, pictures)]
+    run = [str(python), "-I", "-c", WITHOUT_TORCH, str(exported), *map(str, images)]
     said = subprocess.run(run, check=True, capture_output=True, text=True, cwd=tmp_path)
     found = json.loads(said.stdout)
     predictor = onestage.load(exported)
     predictor.selection = replace(predictor.selection, score_threshold=0.2)
-    expected = [one.to_dict() for one in predictor([str(path) for path in pictures])]
+    expected = [one.to_dict() for one in predictor([str(path) for path in images])]
     assert sum(map(len, expected)) > 30
     for ours, theirs in zip(expected, found, strict=True):  # perhaps of another release of ONNX Runtime
         assert [row["name"] for row in ours] == [row["name"] for row in theirs]
@@ -190,12 +188,12 @@ def in_openvino(model: Path) -> Path:
     return result.path
 
 
-def test_openvinos_file_finds_what_the_onnx_file_finds(exported: Path, in_openvino: Path, pictures: list[Path]) -> None:
+def test_openvinos_file_finds_what_the_onnx_file_finds(exported: Path, in_openvino: Path, images: list[Path]) -> None:
     found = []
     for path in (exported, in_openvino):
         predictor = onestage.load(path)
         predictor.selection = replace(predictor.selection, score_threshold=0.2)
-        found.append(predictor([str(picture) for picture in pictures]))
+        found.append(predictor([str(image) for image in images]))
     agreement = compare(*found)
     assert agreement.of > 30
     assert agreement.share > 0.995
@@ -207,9 +205,9 @@ OVERWRITTEN = """
 import sys
 import numpy as np
 import onestage
-predictor, picture = onestage.load(sys.argv[1]), np.zeros((50, 50, 3), np.uint8)
+predictor, image = onestage.load(sys.argv[1]), np.zeros((50, 50, 3), np.uint8)
 open(sys.argv[2], "wb").close()  # as who writes it anew begins
-print(len(predictor(picture)), len(predictor.session([picture])))
+print(len(predictor(image)), len(predictor.session([image])))
 """
 
 
@@ -219,14 +217,14 @@ def test_an_openvino_file_that_is_written_anew_goes_on_as_it_was(in_openvino: Pa
     assert (done.stdout, done.returncode) == ("0 1\n", 0)
 
 
-def test_int8_is_calibrated_on_pictures_and_smaller(model: Path, in_openvino: Path, tmp_path: Path) -> None:
+def test_int8_is_calibrated_on_images_and_smaller(model: Path, in_openvino: Path, tmp_path: Path) -> None:
     write_generated_voc(tmp_path / "data", train=4, test=1)
     int8 = onestage.export_model(
         model, format="openvino", precision="int8", calibration=tmp_path / "data", out=tmp_path / "m.xml"
     )
     assert int8.path.with_suffix(".bin").stat().st_size < 0.5 * in_openvino.with_suffix(".bin").stat().st_size
     assert onestage.load(int8.path).categories.names == NAMES
-    with pytest.raises(UserError, match="int8 needs pictures to calibrate on"):
+    with pytest.raises(UserError, match="int8 needs images to calibrate on"):
         onestage.export_model(model, format="openvino", precision="int8", out=tmp_path / "n.xml")
 
 
@@ -279,13 +277,13 @@ def in_torch(model: Path) -> Path:
 
 
 def test_torchs_file_is_predicted_with_evaluated_and_described_as_the_model(
-    model: Path, in_torch: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, in_torch: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The file computes in float32, so on processors where the model would not, it has to.
     monkeypatch.setattr(precision, "_bfloat16_is_fast", lambda device: (False, "for this test"))
     write_generated_voc(tmp_path / "data", train=2, test=3)
     for name, source in (("model", model), ("file", in_torch)):
-        onestage.predict(source, [str(path) for path in pictures], out=tmp_path / name, score_threshold=0.2)
+        onestage.predict(source, [str(path) for path in images], out=tmp_path / name, score_threshold=0.2)
         onestage.evaluate(source, tmp_path / "data", out=tmp_path / f"{name}-metrics")
     ours, theirs = rows(tmp_path / "model"), rows(tmp_path / "file")
     assert len(ours) > 30

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from models.reference_checkpoints import checkpoint, images, outputs
 from safetensors.torch import save_file
-from weights.reference_checkpoints import checkpoint, images, outputs
 
 from onestage import cli
-from onestage.training.checkpoint import load_model
+from onestage.models.model_file import load_model
 
 CASES = [
     ("lufficc_ssd300_vgg16", "lufficc", "ssd300-vgg16", 20, 300),
@@ -39,9 +39,9 @@ def test_a_golden_checkpoint_imported_by_the_command_line_gives_the_golden_outpu
     assert "entries loaded" in capsys.readouterr().out
     loaded = load_model(model)
     assert len(loaded.categories) == classes
-    pictures = images(size)
+    inputs = images(size)
     with torch.no_grad():
-        predictions = loaded.detector.raw(pictures.flip(1) if layout == "m2det" else pictures)  # theirs are BGR
+        predictions = loaded.detector.raw(inputs.flip(1) if layout == "m2det" else inputs)  # theirs are BGR
     for output, found in (("box_deltas", predictions.box_deltas), ("class_logits", predictions.class_logits)):
         index, expected, deviation = outputs(case, output)
         assert (found.flatten()[index] - expected).abs().max() <= 1e-4 * deviation

@@ -1,4 +1,4 @@
-"""Training by many processes, as a user starts it: the same run as by one; killed, told to stop, with a bad picture."""
+"""Training by many processes, as a user starts it: the same run as by one; killed, told to stop, with a bad image."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from onestage.data.loader import epoch_order
 from onestage.errors import UserError
 from onestage.jobs import dataset
 from onestage.jobs.train import train
+from onestage.models.model_file import read_tensors
+from onestage.terminal import quiet
 from onestage.training import trainer
-from onestage.training.checkpoint import read_tensors
-from onestage.training.logging import quiet, read_log
+from onestage.training.log_file import read_log
 
-PICTURES, STEPS = 10, 50
+IMAGES, STEPS = 10, 50
 DETECTOR = "retinanet-test_efficientnet"
-# The backbone's first batch norms are frozen, the others are not. A batch of 3: one process has two pictures of it,
-# another one. The rate is small because batch norms over few pictures make much of a rounding: at 0.001, one of 6e-8
+# The backbone's first batch norms are frozen, the others are not. A batch of 3: one process has two images of it,
+# another one. The rate is small because batch norms over few images make much of a rounding: at 0.001, one of 6e-8
 # in the first weights moves the loss of step 40 by 3e-4.
 SETTINGS: dict[str, Any] = {
     "batch_size": 3,
@@ -52,7 +53,7 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drawn") / "data"
-    write_generated_voc(root, seed=1, train=PICTURES, test=5)
+    write_generated_voc(root, seed=1, train=IMAGES, test=5)
     return root
 
 
@@ -120,19 +121,19 @@ def by_command_line(arguments: list[str]) -> list[Any]:
     return [ended.value.code, printed.getvalue(), errors.getvalue()]
 
 
-def test_a_bad_picture_of_one_process_stops_all_with_its_name(tmp_path: Path) -> None:
+def test_a_bad_image_of_one_process_stops_all_with_its_name(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    write_generated_voc(data, seed=1, train=PICTURES, test=2)
+    write_generated_voc(data, seed=1, train=IMAGES, test=2)
     names = (data / "ImageSets/Main/trainval.txt").read_text().split()
-    second = int(epoch_order(PICTURES, 1, seed=0, epoch=0)[1])  # of the first batch, so process 1 reads it
-    (picture,) = (data / "JPEGImages").glob(f"{names[second]}.*")
-    picture.write_bytes(picture.read_bytes()[:300])
+    second = int(epoch_order(IMAGES, 1, seed=0, epoch=0)[1])  # of the first batch, so process 1 reads it
+    (image,) = (data / "JPEGImages").glob(f"{names[second]}.*")
+    image.write_bytes(image.read_bytes()[:300])
     command = command_line(data, tmp_path / "run", STEPS, "--repeat", "1")
     (code, printed, errors), other = results_of(by_command_line, 2, command)
     assert code == 1
     assert "run folder: " in printed
     assert len(errors.splitlines()) == 1
-    assert errors.startswith(f"onestage: {picture}: ")
+    assert errors.startswith(f"onestage: {image}: ")
     assert other == [1, "", ""]
 
 
@@ -158,10 +159,10 @@ def stopped_in_evaluation(data: str, out: str) -> str:
     detect_all = trainer.detect_all
 
     def then_a_signal(*arguments: Any, advance: Callable[[int], None], **more: Any) -> Any:
-        def advanced(pictures: int) -> None:
+        def advanced(images: int) -> None:
             if os.environ["RANK"] == "1":
                 signal.raise_signal(signal.SIGTERM)
-            advance(pictures)
+            advance(images)
 
         return detect_all(*arguments, advance=advanced, **more)
 
@@ -172,7 +173,7 @@ def stopped_in_evaluation(data: str, out: str) -> str:
 
 
 def test_a_signal_in_mid_evaluation_stops_all_processes(tmp_path: Path) -> None:
-    write_generated_voc(tmp_path / "data", seed=1, train=3, test=9)  # 8 pictures for process 0, one for process 1
+    write_generated_voc(tmp_path / "data", seed=1, train=3, test=9)  # 8 images for process 0, one for process 1
     ended = results_of(stopped_in_evaluation, 2, str(tmp_path / "data"), str(tmp_path / "run"))
     assert ended == ["KeyboardInterrupt", "ToldByAnotherProcessError"]
     assert not (tmp_path / "run/model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""`onestage predict` on pictures and videos: what it writes, judged by other readers."""
+"""`onestage predict` on images and videos: what it writes, judged by other readers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from onestage.data import read_dataset
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
 from onestage.structures import Detections
-from onestage.training.logging import Display
+from onestage.terminal import Display
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def detections_of(folder: Path) -> list[dict]:
 def test_a_video_gives_its_boxes_by_frame_and_time_and_a_film_with_them(tmp_path: Path, quiet: Display) -> None:
     film = write_film(tmp_path / "film.mp4", 30, sound="aac")
     predicted = onestage.predict("model", [str(film)], out=tmp_path / "out", display=quiet)
-    assert (predicted.pictures, predicted.frames, predicted.detections) == (0, 30, 30)
+    assert (predicted.images, predicted.frames, predicted.detections) == (0, 30, 30)
     results = detections_of(tmp_path / "out")
     assert [(one["frame"], one["time_s"]) for one in results] == [(i, i / 10) for i in range(30)]
     for index, one in enumerate(results):
@@ -72,7 +72,7 @@ def test_a_video_gives_its_boxes_by_frame_and_time_and_a_film_with_them(tmp_path
         assert float((stream.duration or 0) * (stream.time_base or 0)) == pytest.approx(3.0)
         assert drawn.streams.best("audio") is not None
         frames = [frame.to_ndarray(format="rgb24") for frame in drawn.decode(stream)]
-    # inside the box the picture is as it was; on its edge there is a line of another colour
+    # inside the box the image is as it was; on its edge there is a line of another colour
     x0, y0, x1, y1 = place(0)
     assert frames[0][(y0 + y1) // 2 + 6, (x0 + x1) // 2][0] > 180
     assert frames[0][y1 - 1, (x0 + x1) // 2][1] > 60
@@ -88,16 +88,16 @@ def test_a_part_of_a_video_keeps_its_frame_numbers(tmp_path: Path, quiet: Displa
         assert stream.frames == 5
 
 
-def test_pictures_and_videos_of_a_folder_are_both_looked_at(tmp_path: Path, quiet: Display) -> None:
+def test_images_and_videos_of_a_folder_are_both_looked_at(tmp_path: Path, quiet: Display) -> None:
     write_red_box(tmp_path / "in/a.png")
     write_film(tmp_path / "in/b.mp4", 3)
     predicted = onestage.predict("model", [str(tmp_path / "in")], out=tmp_path / "out", display=quiet)
-    assert (predicted.pictures, predicted.frames) == (1, 3)
+    assert (predicted.images, predicted.frames) == (1, 3)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.mp4", "detections.json"]
-    assert "1 pictures and 3 frames, 4 detections" in said(quiet)
+    assert "1 images and 3 frames, 4 detections" in said(quiet)
 
 
-def test_a_picture_comes_on_standard_input(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_comes_on_standard_input(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_red_box(tmp_path / "a.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
     onestage.predict("model", ["-"], out=tmp_path / "out", display=quiet)
@@ -108,12 +108,12 @@ def test_a_picture_comes_on_standard_input(tmp_path: Path, quiet: Display, monke
 
 
 def test_csv_has_a_row_a_detection(tmp_path: Path, quiet: Display) -> None:
-    picture = write_red_box(tmp_path / "a.png")
+    image = write_red_box(tmp_path / "a.png")
     film = write_film(tmp_path / "film.mp4", 2)
-    onestage.predict("model", [str(picture), str(film)], out=tmp_path / "out", formats=("csv",), display=quiet)
+    onestage.predict("model", [str(image), str(film)], out=tmp_path / "out", formats=("csv",), display=quiet)
     with (tmp_path / "out/detections.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["source"], row["frame"]) for row in rows] == [(str(picture), ""), (str(film), "0"), (str(film), "1")]
+    assert [(row["source"], row["frame"]) for row in rows] == [(str(image), ""), (str(film), "0"), (str(film), "1")]
     assert [float(rows[0][side]) for side in ("x0", "y0", "x1", "y1")] == [20.0, 30.0, 80.0, 90.0]
     assert (rows[0]["name"], rows[0]["label"], rows[0]["score"]) == ("red", "1", "0.9")
 

@@ -19,7 +19,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from folders import write_picture
+from folders import write_image
 from object_store import object_store
 from rich.console import Console
 from small_model import write_small_model
@@ -27,10 +27,10 @@ from small_model import write_small_model
 import onestage
 from onestage import cli
 from onestage.errors import UserError
-from onestage.inference.ray_cluster import joined_cluster
-from onestage.training.logging import Display
+from onestage.inference.collection.cluster import joined_cluster
+from onestage.terminal import Display
 
-PICTURES = 60
+IMAGES = 60
 THRESHOLD = 0.3
 
 
@@ -47,10 +47,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(PICTURES):
-        write_picture(folder / f"{number % 3}" / f"{number:02}.jpg", (60 + number, 80), seed=number)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(IMAGES):
+        write_image(folder / f"{number % 3}" / f"{number:02}.jpg", (60 + number, 80), seed=number)
     return folder
 
 
@@ -93,11 +93,9 @@ def workers_below(process: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.mark.usefixtures("ray_of_this_machine")
-def test_the_rows_are_what_the_plain_predictor_finds(
-    model: Path, pictures: Path, tmp_path: Path, quiet: Display
-) -> None:
-    """Pictures on a disk, in a Parquet file and in object storage; one is broken; the results go to the storage."""
-    names = names_in(pictures)[:9]
+def test_the_rows_are_what_the_plain_predictor_finds(model: Path, images: Path, tmp_path: Path, quiet: Display) -> None:
+    """Images on a disk, in a Parquet file and in object storage; one is broken; the results go to the storage."""
+    names = names_in(images)[:9]
     contents = [Path(name).read_bytes() for name in names]
     (tmp_path / "broken.jpg").write_text("<html>")
     (tmp_path / "list.txt").write_text("\n".join([*names[:3], f"{tmp_path}/broken.jpg"]))
@@ -116,8 +114,8 @@ def test_the_rows_are_what_the_plain_predictor_finds(
             display=quiet,
         )
         file = store.objects["street/found/part-00000000.parquet"]
-    assert (done.folder, done.pictures, done.done_before, done.unreadable) == ("s3://street/found", 10, 0, 1)
-    assert "10 pictures (1 unreadable)" in said(quiet)
+    assert (done.folder, done.images, done.done_before, done.unreadable) == ("s3://street/found", 10, 0, 1)
+    assert "10 images (1 unreadable)" in said(quiet)
     found = {row["source"]: row for row in pq.read_table(io.BytesIO(file)).to_pylist()}
     sources = [*names[:3], "row 0", "row 1", "row 2", *(f"s3://street/in/{number}.jpg" for number in range(3))]
     assert set(found) == {*sources, f"{tmp_path}/broken.jpg"}
@@ -134,7 +132,7 @@ def test_the_rows_are_what_the_plain_predictor_finds(
 
 
 @pytest.mark.usefixtures("ray_of_this_machine")
-def test_a_killed_worker_loses_and_doubles_no_row(model: Path, pictures: Path, tmp_path: Path, quiet: Display) -> None:
+def test_a_killed_worker_loses_and_doubles_no_row(model: Path, images: Path, tmp_path: Path, quiet: Display) -> None:
     killed: list[psutil.Process] = []
 
     def kill_one() -> None:
@@ -147,37 +145,37 @@ def test_a_killed_worker_loses_and_doubles_no_row(model: Path, pictures: Path, t
     thread = threading.Thread(target=kill_one)
     thread.start()
     onestage.predict_collection(
-        model, [str(pictures)], out=tmp_path, part_size=4, concurrency=2, batch_size=2, display=quiet
+        model, [str(images)], out=tmp_path, part_size=4, concurrency=2, batch_size=2, display=quiet
     )
     thread.join()
     assert len(killed) == 1
     assert not killed[0].is_running()
-    assert sources_of(tmp_path) == names_in(pictures)
-    assert len(list(tmp_path.glob("part-*.parquet"))) == PICTURES // 4
+    assert sources_of(tmp_path) == names_in(images)
+    assert len(list(tmp_path.glob("part-*.parquet"))) == IMAGES // 4
     assert list(tmp_path.glob("_collection/tries-*")) == []
 
 
 @pytest.mark.usefixtures("ray_of_this_machine")
 def test_a_part_that_goes_on_killing_its_workers_ends_the_run_with_one_line(
-    model: Path, pictures: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
+    model: Path, images: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onestage.inference.collection_results.ResultFolder.forget_tries", lambda folder: None)
+    monkeypatch.setattr("onestage.inference.collection.results.ResultFolder.forget_tries", lambda folder: None)
     (tmp_path / "_collection").mkdir()
     (tmp_path / "_collection/tries-00000000").write_text("5")  # as five workers leave it
     with pytest.raises(
         UserError, match=r"5 workers died of part 0 \(.+/00\.jpg to .+\.jpg\): too little memory"
     ) as told:
-        onestage.predict_collection(model, [str(pictures)], out=tmp_path, concurrency=1, display=quiet)
+        onestage.predict_collection(model, [str(images)], out=tmp_path, concurrency=1, display=quiet)
     assert "\n" not in str(told.value)
     assert str(told.value).endswith("what is done is kept, and the same command goes on with the rest")
 
 
 @pytest.mark.usefixtures("ray_of_this_machine")
 def test_a_run_whose_own_process_was_killed_goes_on_where_it_was(
-    model: Path, pictures: Path, tmp_path: Path, quiet: Display
+    model: Path, images: Path, tmp_path: Path, quiet: Display
 ) -> None:
     options = ["--engine", "ray", "--part-size", "4", "--batch-size", "2", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "onestage", "predict", str(model), str(pictures), *options]
+    command = [sys.executable, "-m", "onestage", "predict", str(model), str(images), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         wait_for(lambda: list(tmp_path.glob("part-*.parquet")))
         workers = workers_below(psutil.Process(run.pid))
@@ -189,44 +187,44 @@ def test_a_run_whose_own_process_was_killed_goes_on_where_it_was(
         with suppress(psutil.NoSuchProcess):
             process.kill()
     before = len(list(tmp_path.glob("part-*.parquet")))
-    assert before < PICTURES // 4
-    done = onestage.predict_collection(model, [str(pictures)], out=tmp_path, batch_size=2, concurrency=1, display=quiet)
-    assert sources_of(tmp_path) == names_in(pictures)
+    assert before < IMAGES // 4
+    done = onestage.predict_collection(model, [str(images)], out=tmp_path, batch_size=2, concurrency=1, display=quiet)
+    assert sources_of(tmp_path) == names_in(images)
     assert done.done_before == 4 * before
-    assert f"{PICTURES} pictures in 15 parts, {PICTURES - 4 * before} pictures left to do" in said(quiet)
+    assert f"{IMAGES} images in 15 parts, {IMAGES - 4 * before} images left to do" in said(quiet)
 
 
 def test_a_collection_that_is_done_needs_no_cluster(
-    model: Path, pictures: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
+    model: Path, images: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_cluster(address: str | None) -> None:
         raise AssertionError("there is nothing to do")
 
-    monkeypatch.setattr("onestage.inference.ray_cluster.joined_cluster", no_cluster)
+    monkeypatch.setattr("onestage.inference.collection.cluster.joined_cluster", no_cluster)
     with pytest.raises(AssertionError, match="there is nothing to do"):
-        onestage.predict_collection(model, [str(pictures)], out=tmp_path, display=quiet)
+        onestage.predict_collection(model, [str(images)], out=tmp_path, display=quiet)
     (tmp_path / "part-00000000.parquet").touch()
-    done = onestage.predict_collection(model, [str(pictures)], out=tmp_path, display=quiet)
-    assert (done.pictures, done.done_before, done.unreadable, done.detections) == (PICTURES, PICTURES, 0, 0)
+    done = onestage.predict_collection(model, [str(images)], out=tmp_path, display=quiet)
+    assert (done.images, done.done_before, done.unreadable, done.detections) == (IMAGES, IMAGES, 0, 0)
     with pytest.raises(UserError, match="holds results of a run with another selection"):
-        onestage.predict_collection(model, [str(pictures)], out=tmp_path, nms="soft", display=quiet)
+        onestage.predict_collection(model, [str(images)], out=tmp_path, nms="soft", display=quiet)
 
 
 def test_without_ray_it_is_said_what_to_install(
-    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("onestage.inference.ray_cluster", "onestage.inference.ray_engine"):
+    for module in ("onestage.inference.collection.cluster", "onestage.inference.collection.engine"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"^ray is missing: pip install 'onestage\[ray\]'$"):
-        onestage.predict_collection(model, [str(pictures)], out=tmp_path)
+        onestage.predict_collection(model, [str(images)], out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--engine", "ray", "--track"], "--track: not with --engine ray, which takes pictures and writes Parquet"),
+        (["--engine", "ray", "--track"], "--track: not with --engine ray, which takes images and writes Parquet"),
         (["--engine", "ray", "--every", "2"], "--every: not with --engine ray"),
         (["--engine", "ray", "--from", "1"], "--from: not with --engine ray"),
         (["--engine", "ray", "--to", "2"], "--to: not with --engine ray"),
@@ -241,10 +239,10 @@ def test_without_ray_it_is_said_what_to_install(
     ],
 )
 def test_options_of_the_other_engine_are_refused_in_one_line(
-    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["predict", str(model), str(pictures), "--out", str(tmp_path / "out"), *options])
+        cli.main(["predict", str(model), str(images), "--out", str(tmp_path / "out"), *options])
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(f"onestage: {message}")
     assert not (tmp_path / "out").exists()

@@ -19,18 +19,19 @@ from torch import Tensor
 import onestage
 from onestage import cli
 from onestage.augmentation import FLIP_ONLY
+from onestage.compute.device import choose_compute
 from onestage.data.generated import write_generated_voc
 from onestage.detectors.retinanet import RetinaNet
-from onestage.structures import Batch, LossSums, Predictions, Targets
-from onestage.training.checkpoint import RunFolder, read_tensors
-from onestage.training.logging import Display, read_log
+from onestage.models.model_file import RunFolder, read_tensors
+from onestage.structures import Batch, Losses, Predictions, Targets
+from onestage.terminal import Display
+from onestage.training.log_file import read_log
 from onestage.training.optimizer import optimizer_tensors
-from onestage.training.precision import choose_compute
 from onestage.training.recipe import Recipe
 from onestage.training.step import StepLosses
 from onestage.training.trainer import Trainer
 
-BUOY = 1  # a class of one training picture alone, which is in the steps 1 and 5; each epoch has 3 steps
+BUOY = 1  # a class of one training image alone, which is in the steps 1 and 5; each epoch has 3 steps
 SETTINGS = {"batch_size": 2, "evaluations": 1, "image_size": 96, "workers": 0, "augmentation": FLIP_ONLY}
 RUN: dict[str, Any] = {"detector": NAME, "backbone_weights": "none", "save_minutes": 0.0}
 
@@ -52,12 +53,12 @@ def printed(display: Display) -> str:
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, is_sick: Callable[[Targets], bool]) -> None:
-    """Let the box loss of some pictures be NaN."""
+    """Let the box loss of some images be NaN."""
     healthy = RetinaNet.losses
 
     def losses(
         self: RetinaNet, predictions: Predictions, targets: Sequence[Targets], input_hw: tuple[int, int]
-    ) -> LossSums:
+    ) -> Losses:
         sums = healthy(self, predictions, targets, input_hw)
         return sums._replace(box=sums.box * math.nan) if any(map(is_sick, targets)) else sums
 
@@ -98,7 +99,7 @@ def all_finite(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_nan_the_steps_with_a_sick_picture_are_skipped_named_and_saved_and_the_run_goes_on(
+def test_nan_the_steps_with_a_sick_image_are_skipped_named_and_saved_and_the_run_goes_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
     poison(monkeypatch, lambda targets: bool((targets.labels == BUOY).any()))
@@ -135,7 +136,7 @@ def test_nan_the_steps_with_a_sick_picture_are_skipped_named_and_saved_and_the_r
         assert result.recorded.classification == result.replayed.classification == of_run.classification
         assert result.recorded.positives == result.replayed.positives == of_run.positives
         assert math.isnan(result.replayed.box)
-        assert [picture.name for picture in result.diagnosis.pictures if picture.sick] == ["JPEGImages/000003.jpg"]
+        assert [image.name for image in result.diagnosis.images if image.sick] == ["JPEGImages/000003.jpg"]
         assert f"step {number} of a run with {NAME}, skipped on cpu in {precision} at learning rate" in printed(shown)
         assert "advice: mend or remove the box" in printed(shown)
     assert sorted(tmp_path.rglob("*")) == files  # nothing was written
@@ -191,10 +192,10 @@ def test_the_replay_gives_the_losses_of_the_run_bit_by_bit(tmp_path: Path, accum
     assert result.recorded.finite
     assert result.recorded == diagnosis.losses == result.replayed
     assert result.diagnosis == diagnosis
-    assert not any(picture.sick for picture in diagnosis.pictures)
-    assert [picture.name for picture in diagnosis.pictures] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert [picture.boxes for picture in diagnosis.pictures] == [2, 0, 2]
-    assert sum(picture.positives for picture in diagnosis.pictures) == result.replayed.positives > 0
+    assert not any(image.sick for image in diagnosis.images)
+    assert [image.name for image in diagnosis.images] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [image.boxes for image in diagnosis.images] == [2, 0, 2]
+    assert sum(image.positives for image in diagnosis.images) == result.replayed.positives > 0
     assert "the step is finite here; on cpu it was not" in printed(display)
     assert (result.in_float32 is None) == (precision == "fp32")
     if result.in_float32 is not None:

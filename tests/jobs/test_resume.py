@@ -17,8 +17,8 @@ import onestage
 from onestage.data.generated import write_generated_voc
 from onestage.errors import UserError
 from onestage.jobs.train import train
+from onestage.models.model_file import read_tensors
 from onestage.training import trainer
-from onestage.training.checkpoint import read_tensors
 
 LIVES = 20
 STEPS = 24
@@ -81,17 +81,17 @@ def test_a_signal_in_mid_evaluation_ends_it_at_once_and_the_resumed_run_evaluate
     detect_all, begun = trainer.detect_all, []
 
     def interrupted(*arguments: Any, advance: Callable[[int], None], **more: Any) -> Any:
-        def then_a_signal(pictures: int) -> None:
-            begun.append(pictures)
+        def then_a_signal(images: int) -> None:
+            begun.append(images)
             signal.raise_signal(signal.SIGTERM)
-            advance(pictures)
+            advance(images)
 
         return detect_all(*arguments, advance=then_a_signal, batch_size=1, **more)
 
     monkeypatch.setattr(trainer, "detect_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         life(data, tmp_path / "run")
-    assert begun == [1]  # of two pictures
+    assert begun == [1]  # of two images
     assert not (tmp_path / "run/model.safetensors").exists()
     monkeypatch.undo()
     life(data, tmp_path / "run")
@@ -104,7 +104,7 @@ def test_a_signal_in_mid_evaluation_ends_it_at_once_and_the_resumed_run_evaluate
         ({"settings": {**SETTINGS, "learning_rate": 0.5}}, r"its learning_rate is [\d.e-]+, now 0\.5"),
         ({"seed": 7}, "its seed is 0, now 7"),
         ({"detector": "retinanet-resnet18"}, "its detector is retinanet-test_efficientnet, now retinanet-resnet18"),
-        ({"subset": 4}, r"its training data has changed \(6 pictures, \d+ objects, now 4 pictures, \d+ objects\)"),
+        ({"subset": 4}, r"its training data has changed \(6 images, \d+ objects, now 4 images, \d+ objects\)"),
     ],
 )
 def test_a_run_does_not_go_on_under_other_conditions(

@@ -18,8 +18,8 @@ from onestage import cli
 from onestage.data.generated import KINDS
 from onestage.detectors import build
 from onestage.errors import UserError
+from onestage.models.model_file import save_model
 from onestage.structures import Categories
-from onestage.training.checkpoint import save_model
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from onestage import cli
 from onestage.data.generated import write_generated_voc
 from onestage.errors import ToldByAnotherProcessError, UserError
 from onestage.jobs import train as job
+from onestage.models.model_file import RunFolder
 from onestage.training.batch_size import BatchSizeFound
-from onestage.training.checkpoint import RunFolder
-from onestage.training.distributed import World
+from onestage.training.processes import World
 from onestage.training.recipe import Recipe
 
 TINY = ("--detector", "retinanet-test_efficientnet", "--image-size", "96", "--backbone-weights", "none")
@@ -42,7 +42,7 @@ def test_help_says_what_each_option_is_for(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     words = " ".join(capsys.readouterr().out.replace("│", "").split())
-    assert "--batch-size {None}|INT|{auto} pictures a step, over all processes. Default: the recipe's. --acc" in words
+    assert "--batch-size {None}|INT|{auto} images a step, over all processes. Default: the recipe's. --acc" in words
     assert "--detector {None}|STR ssd300-vgg16, " in words
     assert "default: None" not in words
     options = {f"--{field.name.replace('_', '-')} " for field in fields(Recipe)} - {"--augmentation "}
@@ -61,7 +61,7 @@ def test_replay_wants_a_file_that_a_run_wrote(tmp_path: Path, capsys: pytest.Cap
 def test_a_tracker_whose_package_is_missing_is_told_before_the_data_is_read(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("onestage.training.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("onestage.training.trackers.find_spec", lambda name: None)
     line = failed(["train", str(data / "nowhere"), "--track", "wandb"], capsys)
     assert line == "onestage: --track wandb: the package wandb is missing: pip install 'onestage[wandb]'"
 
@@ -70,7 +70,7 @@ def test_an_error_that_another_process_tells_is_not_told_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def raise_it(*arguments: Any, **more: Any) -> None:
-        raise ToldByAnotherProcessError("a picture can't be read")
+        raise ToldByAnotherProcessError("an image can't be read")
 
     monkeypatch.setattr(onestage, "train", raise_it, raising=False)
     with pytest.raises(SystemExit) as done:

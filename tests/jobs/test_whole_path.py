@@ -15,8 +15,9 @@ import onestage
 from onestage import cli
 from onestage.data.generated import write_generated_voc
 from onestage.errors import UserError
-from onestage.training.checkpoint import load_model, read_tensors
-from onestage.training.logging import Display, read_log
+from onestage.models.model_file import load_model, read_tensors
+from onestage.terminal import Display
+from onestage.training.log_file import read_log
 
 DETECTOR = "ssd300-test_efficientnet"
 
@@ -78,14 +79,14 @@ def test_evaluating_the_model_file_gives_the_runs_numbers(trained: Path, data: P
     assert again == json.loads((trained / "metrics.json").read_text())
 
 
-def test_predict_writes_pictures_and_boxes_in_original_pixels(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_predict_writes_images_and_boxes_in_original_pixels(trained: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions"
     assert run("predict", trained, data / "JPEGImages", "--out", out, "--score-threshold", 0.01) == 0
     results = json.loads((out / "detections.json").read_text())
     assert len(results) == 12
     for result in results:
-        with Image.open(result["source"]) as picture:
-            assert picture.size == (result["width"], result["height"])
+        with Image.open(result["source"]) as image:
+            assert image.size == (result["width"], result["height"])
         for found in result["detections"]:
             x0, y0, x1, y1 = found["box_xyxy"]
             assert 0 <= x0 <= x1 <= result["width"]
@@ -93,12 +94,12 @@ def test_predict_writes_pictures_and_boxes_in_original_pixels(trained: Path, dat
     assert len(list(out.glob("*.jpg"))) == 12
 
 
-def test_an_unreadable_picture_is_named_and_the_rest_go_on(
+def test_an_unreadable_image_is_named_and_the_rest_go_on(
     trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = next((data / "JPEGImages").glob("*.jpg"))
     bad = tmp_path / "bad.jpg"
-    bad.write_text("<html>not a picture</html>")
+    bad.write_text("<html>not an image</html>")
     assert run("predict", trained, bad, good, "--out", tmp_path / "out") == 1
     assert "1 of 2 sources could not be read" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
@@ -216,10 +217,10 @@ def test_bad_data_stops_before_training_or_is_left_out_by_choice(
     assert run("train", root, *words) == 1
     assert bad.name in capsys.readouterr().err
     assert run("train", root, *words, "--skip-bad-data", "--batch-size", 2) == 0
-    assert "1 pictures and 0 objects" in capsys.readouterr().out
+    assert "1 images and 0 objects" in capsys.readouterr().out
 
 
-def test_batches_of_one_picture_are_refused_where_batch_norms_are_trained(
+def test_batches_of_one_image_are_refused_where_batch_norms_are_trained(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--detector", DETECTOR, "--steps", 1, "--batch-size", 1, "--backbone-weights", "none", "--out", tmp_path)
@@ -227,10 +228,10 @@ def test_batches_of_one_picture_are_refused_where_batch_norms_are_trained(
     assert "--batch-size 2" in capsys.readouterr().err
 
 
-def test_the_demo_writes_its_data_run_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_writes_its_data_run_and_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onestage.jobs.demo.DEMO_DETECTOR", DETECTOR)
     display = Display(Console(quiet=True))
-    metrics = onestage.demo(out=tmp_path, minutes=0.05, train_pictures=16, test_pictures=4, display=display)
+    metrics = onestage.demo(out=tmp_path, minutes=0.05, train_images=16, test_images=4, display=display)
     assert metrics["images"] == 4
     assert (tmp_path / "run/report.html").exists()
     assert len(list((tmp_path / "predictions").glob("*.jpg"))) == 4
@@ -252,8 +253,8 @@ def test_import_writes_a_model_file_from_another_projects_names(tmp_path: Path) 
 
 
 def test_import_lays_anchors_of_the_sizes_that_are_given(tmp_path: Path) -> None:
+    from models.reference_checkpoints import checkpoint
     from safetensors.torch import save_file
-    from weights.reference_checkpoints import checkpoint
 
     save_file(checkpoint("ssd_pytorch_ssd300_vgg16"), tmp_path / "theirs.safetensors")
     (tmp_path / "names.txt").write_text("\n".join(f"class {number}" for number in range(20)))

@@ -13,8 +13,8 @@ ANCHORS_XYXY = cxcywh_to_xyxy(ANCHORS)
 
 
 @st.composite
-def pictures(draw):
-    """Boxes inside a picture of 300 pixels, ignored or not; some without area."""
+def images(draw):
+    """Boxes inside an image of 300 pixels, ignored or not; some without area."""
     rows, ignored = [], []
     for _ in range(draw(st.integers(0, 6))):
         x0, y0 = draw(st.integers(0, 299)), draw(st.integers(0, 299))
@@ -23,7 +23,7 @@ def pictures(draw):
     return objects(rows, range(len(rows)), ignored)
 
 
-@given(st.lists(pictures(), max_size=3), st.sampled_from([0.2, 0.4, 0.5]), st.booleans())
+@given(st.lists(images(), max_size=3), st.sampled_from([0.2, 0.4, 0.5]), st.booleans())
 def test_positive_negative_and_ignored_are_disjoint_and_cover_all_anchors(targets, negative_iou, keep_best) -> None:
     matches = match_anchors(ANCHORS, targets, negative_iou=negative_iou, keep_best=keep_best)
     kinds = matches.positive.int() + matches.negative.int() + matches.ignored.int()
@@ -31,7 +31,7 @@ def test_positive_negative_and_ignored_are_disjoint_and_cover_all_anchors(target
     assert kinds.eq(1).all()
 
 
-@given(pictures())
+@given(images())
 def test_positives_are_those_that_the_definition_names(target) -> None:
     matches = match_anchors(ANCHORS, [target])
     iou = box_iou(target.boxes_xyxy, ANCHORS_XYXY)
@@ -49,7 +49,7 @@ def test_positives_are_those_that_the_definition_names(target) -> None:
     assert set(matches.positive[0].nonzero()[:, 0].tolist()) == expected
 
 
-@given(pictures())
+@given(images())
 def test_ignored_objects_give_no_positive_and_hide_no_anchor_outside_them(target) -> None:
     matches = match_anchors(ANCHORS, [target])
     assert not target.ignored[matches.labels[matches.positive]].any()

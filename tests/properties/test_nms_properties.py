@@ -12,7 +12,7 @@ sides = st.integers(1, 40)
 rows = st.tuples(corners, corners, sides, sides, st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
 
 
-def picture(drawn: list) -> tuple[torch.Tensor, torch.Tensor]:
+def image(drawn: list) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes (A, 4) and scores (A, 3) with many ties."""
     table = torch.tensor(drawn, dtype=torch.float32).reshape(-1, 7)
     return torch.cat([table[:, :2], table[:, :2] + table[:, 2:4]], dim=1), table[:, 4:] / 20
@@ -34,7 +34,7 @@ def greedy(boxes_xyxy, scores, threshold: float, iou_threshold: float, per_class
 
 @given(st.lists(rows, max_size=25), st.sampled_from([1, 5, 100]))
 def test_hard_nms_agrees_with_brute_force(drawn, per_class) -> None:
-    boxes_xyxy, scores = picture(drawn)
+    boxes_xyxy, scores = image(drawn)
     selection = Selection(candidates_per_class=per_class, score_threshold=0.1, max_detections=None)
     (found,) = select(boxes_xyxy[None], scores[None], selection)
     expected = greedy(boxes_xyxy, scores, 0.1, 0.45, per_class)
@@ -44,7 +44,7 @@ def test_hard_nms_agrees_with_brute_force(drawn, per_class) -> None:
 
 @given(st.lists(rows, max_size=25), st.booleans())
 def test_no_two_detections_of_a_class_overlap_above_the_threshold(drawn, agnostic) -> None:
-    boxes_xyxy, scores = picture(drawn)
+    boxes_xyxy, scores = image(drawn)
     (found,) = select(boxes_xyxy[None], scores[None], Selection(class_agnostic=agnostic))
     iou = box_iou(found.boxes_xyxy, found.boxes_xyxy).fill_diagonal_(0)
     same = torch.ones_like(iou, dtype=torch.bool) if agnostic else found.labels[:, None] == found.labels
@@ -53,7 +53,7 @@ def test_no_two_detections_of_a_class_overlap_above_the_threshold(drawn, agnosti
 
 @given(st.lists(rows, max_size=25), st.sampled_from(["linear", "gaussian"]))
 def test_soft_nms_raises_no_score_and_leaves_the_best_alone(drawn, decay) -> None:
-    boxes_xyxy, scores = picture(drawn)
+    boxes_xyxy, scores = image(drawn)
     values, groups = scores[:, 0], torch.arange(len(scores)) % 2
     decayed = soft_nms(boxes_xyxy, values, groups, decay)
     assert (decayed <= values).all()

@@ -19,7 +19,7 @@ WILD = Augmentation(
 )
 
 
-def smooth_picture(size_hw: tuple[int, int], seed: int) -> np.ndarray:
+def smooth_image(size_hw: tuple[int, int], seed: int) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
@@ -27,7 +27,7 @@ def smooth_picture(size_hw: tuple[int, int], seed: int) -> np.ndarray:
 def step_by_step(image: np.ndarray, geometry: Geometry, fill: tuple[int, int, int]) -> np.ndarray:
     """Expand on a large canvas, crop it, resize it, turn it, flip it: each a step of its own, by plain means.
 
-    What reaches beyond the picture is found from the map alone: the corners of the input, put back into the picture.
+    What reaches beyond the image is found from the map alone: the corners of the input, put back into the image.
     """
     height, width = geometry.view_hw
     upright = Geometry(geometry.source_xyxy, geometry.target_xyxy, geometry.view_hw).matrix
@@ -62,14 +62,14 @@ def step_by_step(image: np.ndarray, geometry: Geometry, fill: tuple[int, int, in
 def test_one_warp_equals_the_same_choices_applied_one_after_another(
     seed: int, height: int, width: int, resize: Resize
 ) -> None:
-    image = smooth_picture((height, width), seed)
+    image = smooth_image((height, width), seed)
     box_xyxy = np.array([[0.2 * width, 0.3 * height, 0.7 * width, 0.8 * height]], dtype=np.float32)
     rng = np.random.default_rng(seed)
     geometry = sample_geometry((height, width), box_xyxy, np.zeros(1, np.bool_), resize, rng, WILD)
     once = warp(image, geometry, WILD.fill).astype(int)
     stepwise = step_by_step(image, geometry, WILD.fill).astype(int)
     difference = np.abs(once - stepwise).max(axis=-1)
-    # a pixel on the picture's edge may be picture in one and fill in the other
+    # a pixel on the image's edge may be image in one and fill in the other
     tx0, ty0, tx1, ty1 = geometry.target_xyxy
     edge = np.zeros(geometry.view_hw, dtype=bool)
     edge[max(ty0 - 1, 0) : ty1 + 1, max(tx0 - 1, 0) : tx1 + 1] = True
@@ -77,19 +77,19 @@ def test_one_warp_equals_the_same_choices_applied_one_after_another(
     edge = edge.T if geometry.transpose else edge
     edge = edge[:, ::-1] if geometry.mirror else edge
     edge = edge[::-1] if geometry.upside_down else edge
-    input_pixel = 1 / min(abs(geometry.matrix[:, :2]).max(axis=1))  # in pixels of the picture
+    input_pixel = 1 / min(abs(geometry.matrix[:, :2]).max(axis=1))  # in pixels of the image
     assert difference[~edge].max(initial=0) <= 4 + 0.5 * max_step(image) * max(1.0, input_pixel)
     assert difference[~edge].sum() <= 3 * difference[~edge].size
 
 
 def max_step(image: np.ndarray) -> float:
     """The largest difference of neighbouring pixels: interpolation may be off by a half of it."""
-    picture = image.astype(int)
-    return float(max(np.abs(np.diff(picture, axis=axis)).max(initial=0) for axis in (0, 1)))
+    pixels = image.astype(int)
+    return float(max(np.abs(np.diff(pixels, axis=axis)).max(initial=0) for axis in (0, 1)))
 
 
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 12))
-def test_augmented_boxes_are_within_the_picture_and_not_empty(seed: int, count: int) -> None:
+def test_augmented_boxes_are_within_the_image_and_not_empty(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 90, (count, 2))
     boxes_xyxy = np.concatenate([start, start + rng.uniform(1, 10, (count, 2))], axis=1).astype(np.float32)

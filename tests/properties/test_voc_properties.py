@@ -12,7 +12,7 @@ from onestage.structures import DetectionTable, GroundTruth
 
 
 def random_tables(seed: int, num_objects: int, num_detections: int) -> tuple[GroundTruth, DetectionTable]:
-    """Two pictures, two classes, whole-pixel boxes close together, so that overlaps and ties are frequent."""
+    """Two images, two classes, whole-pixel boxes close together, so that overlaps and ties are frequent."""
     rng = np.random.default_rng(seed)
 
     def boxes(count: int) -> np.ndarray:

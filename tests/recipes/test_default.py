@@ -13,12 +13,12 @@ from onestage.recipes.default import boxes_in_input, default_recipe
 from onestage.structures import Categories
 
 
-def table_of(boxes_xyxy: list[tuple[float, float, float, float]], pictures: int = 200) -> Table:
-    """Pictures of 300x600 pixels (height, width) with these objects each."""
+def table_of(boxes_xyxy: list[tuple[float, float, float, float]], images: int = 200) -> Table:
+    """Images of 300x600 pixels (height, width) with these objects each."""
     builder = TableBuilder(Path("nowhere"), "trainval", "voc")
     objects = np.array(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
     labels, ignored = [0] * len(objects), [False] * len(objects)
-    for index in range(pictures):
+    for index in range(images):
         builder.add(
             path=f"{index}.jpg",
             image_id=str(index),
@@ -59,9 +59,9 @@ def test_anchor_sizes_come_from_the_data_only_where_the_papers_do_not_meet_the_b
     assert any("anchors from the data (sizes" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize(("pictures", "epochs"), [(100, 300), (600, 100), (20_000, 12)])
-def test_few_pictures_are_shown_more_often(pictures: int, epochs: float) -> None:
-    recipe, _ = default_recipe("ssd300-test_efficientnet", table_of([], pictures), pretrained=True)
+@pytest.mark.parametrize(("images", "epochs"), [(100, 300), (600, 100), (20_000, 12)])
+def test_few_images_are_shown_more_often(images: int, epochs: float) -> None:
+    recipe, _ = default_recipe("ssd300-test_efficientnet", table_of([], images), pretrained=True)
     assert recipe.epochs == epochs
 
 

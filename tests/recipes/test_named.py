@@ -27,7 +27,7 @@ def test_a_result_nobody_has_run_says_so() -> None:
 
 
 def test_retinanets_1x_is_the_papers() -> None:
-    """Lin 2017, 4.1: 16 pictures, 90,000 steps from 0.01, a tenth at 60,000 and 80,000, decay 0.0001, flips only."""
+    """Lin 2017, 4.1: 16 images, 90,000 steps from 0.01, a tenth at 60,000 and 80,000, decay 0.0001, flips only."""
     recipe = named_recipe("retinanet-r50-coco")
     assert (recipe.batch_size, recipe.steps, recipe.learning_rate, recipe.weight_decay) == (16, 90_000, 0.01, 1e-4)
     factors = [learning_rate_factor(recipe, step, step / 90_000) for step in (1_000, 59_999, 60_000, 80_000)]

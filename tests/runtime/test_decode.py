@@ -1,4 +1,4 @@
-"""The one decode function. Reliability cases: bad-pictures, modes, huge."""
+"""The one decode function. Reliability cases: bad-images, modes, huge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from folders import write_picture
+from folders import write_image
 from PIL import Image, ImageOps
 
 from onestage.runtime.decode import ImageError, check_image, decode_image, read_header
@@ -34,14 +34,14 @@ def scene(height: int = 48, width: int = 72) -> np.ndarray:
 
 
 def test_an_ordinary_jpeg_is_what_opencv_decodes(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg", (375, 500))
+    write_image(tmp_path / "a.jpg", (375, 500))
     bgr = cv2.imread(str(tmp_path / "a.jpg"))
     assert bgr is not None
     np.testing.assert_array_equal(decode_image(tmp_path / "a.jpg"), bgr[..., ::-1])
 
 
 def test_a_path_and_its_bytes_give_the_same_pixels(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     np.testing.assert_array_equal(decode_image(data), decode_image(str(tmp_path / "a.png")))
 
@@ -134,7 +134,7 @@ def test_modes_32_bit_pixels_are_refused_in_one_line() -> None:
 def test_modes_exif_orientation_is_applied_and_boxes_stay_within_a_pixel(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    undo = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]  # how an upright picture comes to be stored
+    undo = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]  # how an upright image comes to be stored
     undo_exif = Image.Exif()
     undo_exif[0x0112] = undo
     upright = Image.fromarray(scene())
@@ -161,7 +161,7 @@ def test_modes_a_damaged_exif_block_means_upright() -> None:
         assert read_header(broken).orientation == 1
 
 
-def test_bad_pictures_all_300_are_named_and_none_crashes(tmp_path: Path) -> None:
+def test_bad_images_all_300_are_named_and_none_crashes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     good = {
         kind: encoded(Image.fromarray(scene()), kind, **({"lossless": True} if kind == "WebP" else {}))
@@ -182,7 +182,7 @@ def test_bad_pictures_all_300_are_named_and_none_crashes(tmp_path: Path) -> None
             decode_image(path)
 
 
-def test_bad_pictures_noise_in_the_middle_never_crashes() -> None:
+def test_bad_images_noise_in_the_middle_never_crashes() -> None:
     rng = np.random.default_rng(1)
     for kind in ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF"):
         data = np.frombuffer(encoded(Image.fromarray(scene()), kind), np.uint8)
@@ -198,7 +198,7 @@ def test_bad_pictures_noise_in_the_middle_never_crashes() -> None:
             assert image.shape[2] == 3
 
 
-def test_bad_pictures_a_thumbnails_end_mark_does_not_make_a_cut_jpeg_whole() -> None:
+def test_bad_images_a_thumbnails_end_mark_does_not_make_a_cut_jpeg_whole() -> None:
     thumbnail = encoded(Image.fromarray(scene(16, 16)), "JPEG")
     whole = encoded(Image.fromarray(scene()), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", 2 + 6 + len(thumbnail)) + b"Exif\0\0" + thumbnail
@@ -212,7 +212,7 @@ def test_a_jpeg_with_bytes_behind_its_end_is_whole() -> None:
     assert decode_image(encoded(Image.fromarray(scene()), "JPEG") + b"\0" * 100 + b"camera").shape == (48, 72, 3)
 
 
-def test_bad_pictures_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_bad_images_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path / "pipe.jpg", tmp_path, tmp_path / "none.jpg", tmp_path / "none.jpg\0.png"):
         with pytest.raises(ImageError):

@@ -37,13 +37,13 @@ def guarded_port() -> Iterator[int]:
         yield port
 
 
-def test_a_picture_in_the_body_gives_its_box_in_its_own_pixels(port: int) -> None:
+def test_a_image_in_the_body_gives_its_box_in_its_own_pixels(port: int) -> None:
     answer = ask(port, "/v1/detect", red_png(BOX))
     assert answer.status == 200
     assert answer.json == [{"source": "", "width": 100, "height": 100, "detections": [RED_BOX_FOUND]}]
 
 
-def test_boxes_are_pixels_of_the_picture_and_not_of_the_network(port: int) -> None:
+def test_boxes_are_pixels_of_the_image_and_not_of_the_network(port: int) -> None:
     answer = ask(port, "/v1/detect", png(red_box(400, 200, (80, 60, 320, 180))))
     assert (answer.json[0]["width"], answer.json[0]["height"]) == (400, 200)
     assert answer.json[0]["detections"][0]["box_xyxy"] == [80.0, 60.0, 320.0, 180.0]
@@ -58,14 +58,14 @@ def test_a_turned_photo_is_answered_in_upright_pixels(port: int) -> None:
     assert answer.json[0]["detections"][0]["box_xyxy"] == [20.0, 10.0, 100.0, 80.0]
 
 
-def test_several_pictures_of_a_form_come_back_in_order_with_their_names(port: int) -> None:
+def test_several_images_of_a_form_come_back_in_order_with_their_names(port: int) -> None:
     boxes = {f"{side}.png": (10, 10, side, side) for side in (40, 60, 90)}
     answer = ask(port, "/v1/detect", *form({name: red_png(box) for name, box in boxes.items()}))
     assert [entry["source"] for entry in answer.json] == list(boxes)
     assert [tuple(entry["detections"][0]["box_xyxy"]) for entry in answer.json] == list(boxes.values())
 
 
-def test_a_bad_picture_among_good_ones_has_its_error_in_its_place(port: int) -> None:
+def test_a_bad_image_among_good_ones_has_its_error_in_its_place(port: int) -> None:
     answer = ask(port, "/v1/detect", *form({"a.png": red_png(BOX), "notes.txt": b"milk, bread", "c.png": red_png(BOX)}))
     assert answer.status == 200
     assert answer.json[1].keys() == {"source", "error"}
@@ -78,12 +78,12 @@ def test_a_bad_picture_among_good_ones_has_its_error_in_its_place(port: int) -> 
     [
         (b"milk, bread", 422, "not a JPEG"),
         (red_png(BOX)[:200], 422, "cut off"),
-        (b"", 400, "no picture"),
+        (b"", 400, "no image"),
         (b"<html></html>", 422, "not a JPEG"),
     ],
     ids=["text", "truncated", "empty", "html"],
 )
-def test_what_is_no_picture_gets_4xx_with_one_sentence(port: int, body: bytes, status: int, words: str) -> None:
+def test_what_is_no_image_gets_4xx_with_one_sentence(port: int, body: bytes, status: int, words: str) -> None:
     answer = ask(port, "/v1/detect", body)
     assert answer.status == status
     assert words in answer.json["error"]
@@ -112,10 +112,10 @@ def test_a_form_that_is_cut_off_gets_400(port: int) -> None:
     assert answer.status == 400
 
 
-def test_a_form_with_too_many_pictures_or_fields_gets_413(port: int) -> None:
+def test_a_form_with_too_many_images_or_fields_gets_413(port: int) -> None:
     many = {f"{index}.png": red_png(BOX) for index in range(33)}
     answer = ask(port, "/v1/detect", *form(many))
-    assert (answer.status, answer.json["error"]) == (413, "more than 32 pictures; send them in several requests")
+    assert (answer.status, answer.json["error"]) == (413, "more than 32 images; send them in several requests")
     fields = b"".join(b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n' for _ in range(100_000))
     answer = ask(port, "/v1/detect", fields + b"--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"})
     assert answer.status == 413
@@ -140,16 +140,16 @@ def test_too_many_pixels_get_413_before_they_are_decoded(port: int) -> None:
     assert "5000x5001 pixels, more than the 25,000,000 allowed" in answer.json["error"]
 
 
-def test_the_drawn_picture_comes_as_png(port: int) -> None:
+def test_the_drawn_image_comes_as_png(port: int) -> None:
     answer = ask(port, "/v1/detect", red_png(BOX, size=500), {"Accept": "image/png"})
     assert answer.headers["content-type"] == "image/png"
     drawn = np.asarray(Image.open(io.BytesIO(answer.body)))
     assert drawn.shape == (500, 500, 3)
     assert drawn[60, 20].tolist() == [46, 196, 255]  # the second class's colour, on the box's left side
-    assert drawn[60, 50].tolist() == [255, 0, 0]  # inside, the picture itself
+    assert drawn[60, 50].tolist() == [255, 0, 0]  # inside, the image itself
 
 
-def test_several_pictures_cannot_be_one_png(port: int) -> None:
+def test_several_images_cannot_be_one_png(port: int) -> None:
     body, headers = form({"a.png": red_png(BOX), "b.png": red_png(BOX)})
     answer = ask(port, "/v1/detect", body, {**headers, "Accept": "image/png"})
     assert answer.status == 400
@@ -195,18 +195,18 @@ def test_health_metrics_and_openapi_answer(port: int) -> None:
     assert 'onestage_requests_total{path="/v1/detect",status="200"}' in text
     assert 'onestage_requests_total{path="other",status="404"}' in text
     assert "/no/such/path" not in text
-    assert "onestage_waiting_pictures 0.0" in text
+    assert "onestage_waiting_images 0.0" in text
     document = ask(port, "/openapi.json").json
     assert set(document["paths"]) == {"/v1/detect", "/v1/model", "/healthz", "/metrics"}
     assert set(document["paths"]["/v1/detect"]["post"]["responses"]) >= {"200", "413", "422", "503"}
 
 
-def test_metrics_count_the_pictures() -> None:
+def test_metrics_count_the_images() -> None:
     with running(create_app(Predictor(RedBoxDetector(), CATEGORIES, device="cpu"))) as port:
         ask(port, "/v1/detect", *form({"a": red_png(BOX), "b": red_png(BOX), "c": b"no"}))
         text = ask(port, "/metrics").body.decode()
-    assert 'onestage_pictures_total{outcome="read"} 2.0' in text
-    assert 'onestage_pictures_total{outcome="unreadable"} 1.0' in text
+    assert 'onestage_images_total{outcome="read"} 2.0' in text
+    assert 'onestage_images_total{outcome="unreadable"} 1.0' in text
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("DELETE", "/v1/detect", 405)])
@@ -241,7 +241,7 @@ def test_the_page_allows_nothing_from_elsewhere(port: int) -> None:
 
 
 class FailingDetector(RedBoxDetector):
-    """Breaks down over any picture with a box at its left edge, whatever else is in the batch."""
+    """Breaks down over any image with a box at its left edge, whatever else is in the batch."""
 
     def detect(self, predictions, selection, input_hw):
         if (predictions.box_deltas[:, 0, 0] == 1).any():
@@ -249,7 +249,7 @@ class FailingDetector(RedBoxDetector):
         return super().detect(predictions, selection, input_hw)
 
 
-def test_a_picture_over_which_the_engine_breaks_down_takes_no_other_with_it() -> None:
+def test_a_image_over_which_the_engine_breaks_down_takes_no_other_with_it() -> None:
     with running(create_app(Predictor(FailingDetector(), CATEGORIES, device="cpu"))) as port:
         statuses: dict[int, int] = {}
 

@@ -21,14 +21,14 @@ from PIL import Image
 from red_box import CATEGORIES, RedBoxDetector
 from served import ask, red_png, running
 
-from onestage.data.generated import KINDS, draw_picture
+from onestage.data.generated import KINDS, draw_image
 from onestage.detectors import build
 from onestage.inference.predictor import Predictor
+from onestage.models.model_file import save_model
 from onestage.serving.app import create_app
 from onestage.serving.connections import ImpatientProtocol
 from onestage.serving.limits import Limits
 from onestage.structures import Categories
-from onestage.training.checkpoint import save_model
 
 SIDE = 12_000  # 432 MB of RGB
 MEMORY_FOR_BOMBS = 100 << 20
@@ -84,12 +84,12 @@ def peak_memory(pid: int) -> int:
     return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
 
-def test_server_bombs_are_refused_in_little_memory_and_the_next_good_picture_is_answered(
+def test_server_bombs_are_refused_in_little_memory_and_the_next_good_image_is_answered(
     served: tuple[int, int],
 ) -> None:
     port, pid = served
     good = io.BytesIO()
-    Image.fromarray(draw_picture(np.random.default_rng(0), 300).image).save(good, format="JPEG")
+    Image.fromarray(draw_image(np.random.default_rng(0), 300).image).save(good, format="JPEG")
     assert ask(port, "/v1/detect", good.getvalue()).status == 200
     before = peak_memory(pid)
     bombs = {

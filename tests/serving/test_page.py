@@ -66,7 +66,7 @@ def choose(page: Page, name: str, content: bytes, kind: str = "image/png") -> No
     page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": content})
 
 
-def test_an_uploaded_picture_shows_its_box_at_once(page: Page) -> None:
+def test_an_uploaded_image_shows_its_box_at_once(page: Page) -> None:
     choose(page, "street.png", red_png(BOX))
     expect(page.locator("#found li")).to_have_count(1)
     expect(page.locator("#found li")).to_have_text("red 0.90")
@@ -120,7 +120,7 @@ def test_a_bad_file_is_named_and_the_next_good_one_works(page: Page) -> None:
     expect(alert).to_be_hidden()
 
 
-def test_picture_and_json_are_saved(page: Page, tmp_path: Path) -> None:
+def test_image_and_json_are_saved(page: Page, tmp_path: Path) -> None:
     choose(page, "street.png", red_png(BOX))
     with page.expect_download() as saving:
         page.get_by_role("button", name="Save JSON").click()
@@ -136,13 +136,13 @@ def test_picture_and_json_are_saved(page: Page, tmp_path: Path) -> None:
         }
     ]
     with page.expect_download() as saving:
-        page.get_by_role("button", name="Save picture").click()
+        page.get_by_role("button", name="Save image").click()
     saving.value.save_as(tmp_path / "found.png")
     with Image.open(tmp_path / "found.png") as saved:
-        assert saved.size == (700, 700)  # small pictures are enlarged by a whole factor
+        assert saved.size == (700, 700)  # small images are enlarged by a whole factor
 
 
-def test_a_picture_is_pasted(page: Page) -> None:
+def test_a_image_is_pasted(page: Page) -> None:
     page.evaluate(
         """async (bytes) => {
             const file = new File([new Uint8Array(bytes)], "pasted.png", { type: "image/png" });
@@ -155,7 +155,7 @@ def test_a_picture_is_pasted(page: Page) -> None:
     expect(page.locator("#status")).to_contain_text("1 found in pasted.png")
 
 
-def test_a_picture_is_dropped(page: Page) -> None:
+def test_a_image_is_dropped(page: Page) -> None:
     page.evaluate(
         """async (bytes) => {
             const file = new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" });
@@ -178,7 +178,7 @@ def test_the_page_is_used_by_keyboard_alone(page: Page) -> None:
     for _ in range(15):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert {"threshold", "all", "none", "another", "save-picture", "save-json", "red 0.90"} <= reached
+    assert {"threshold", "all", "none", "another", "save-image", "save-json", "red 0.90"} <= reached
 
 
 def test_the_camera_is_looked_at_until_it_is_stopped(page: Page) -> None:

@@ -73,7 +73,7 @@ def test_what_comes_while_the_network_works_shares_the_next_batches() -> None:
     ]
 
 
-def test_a_picture_alone_does_not_wait_for_others() -> None:
+def test_a_image_alone_does_not_wait_for_others() -> None:
     async def scene(one: SharedPredictor) -> float:
         await one.look_at([red_png(BOX)])
         begun = time.monotonic()
@@ -158,7 +158,7 @@ def test_the_server_is_healthy_until_its_network_hangs(monkeypatch: pytest.Monke
         asyncio.run(scene(one))
 
 
-def test_a_large_picture_is_not_overtaken_for_ever() -> None:
+def test_a_large_image_is_not_overtaken_for_ever() -> None:
     budget = PixelBudget(100)
     order: list[int] = []
 

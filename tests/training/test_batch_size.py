@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import dropout
 
+from onestage.compute.device import choose_compute
 from onestage.detectors import Detector, build, detector_config
 from onestage.errors import UserError
 from onestage.structures import Batch
@@ -27,7 +28,6 @@ from onestage.training.batch_size import (
     state_bytes,
 )
 from onestage.training.optimizer import freeze
-from onestage.training.precision import choose_compute
 from onestage.training.recipe import Recipe
 from onestage.training.step import in_parts
 
@@ -35,18 +35,18 @@ GB = 10**9
 
 
 class Device:
-    """Trials on a made-up device: steps take `fixed + size * a_picture` bytes and `seconds(size)`; above `crash` bytes
+    """Trials on a made-up device: steps take `fixed + size * an_image` bytes and `seconds(size)`; above `crash` bytes
     they fail. Remembers the sizes that were tried."""
 
     def __init__(
-        self, a_picture: int = 10, fixed: int = 0, crash: int = 10**9, seconds: Callable[[int], float] = float
+        self, an_image: int = 10, fixed: int = 0, crash: int = 10**9, seconds: Callable[[int], float] = float
     ) -> None:
-        self.a_picture, self.fixed, self.crash, self.seconds = a_picture, fixed, crash, seconds
+        self.an_image, self.fixed, self.crash, self.seconds = an_image, fixed, crash, seconds
         self.sizes: list[int] = []
 
     def __call__(self, size: int) -> Tried | None:
         self.sizes.append(size)
-        taken = self.fixed + size * self.a_picture
+        taken = self.fixed + size * self.an_image
         return Tried(size, taken, float(self.seconds(size))) if taken <= self.crash else None
 
 
@@ -54,7 +54,7 @@ class Device:
 
 
 def test_where_running_out_can_be_caught_sizes_are_halved_until_one_fits() -> None:
-    device = Device(crash=100)  # 10 pictures
+    device = Device(crash=100)  # 10 images
     search = Search(device, 1000, 2, careful=False)
     assert search.largest_that_fits(32) == 8
     assert device.sizes == [32, 16, 8]
@@ -122,7 +122,7 @@ def test_memory_is_predicted_on_a_line_through_the_two_largest_sizes() -> None:
 
 
 def test_memory_that_was_seen_to_fall_is_predicted_not_to_fall_further() -> None:
-    search = Search(Device(fixed=100, a_picture=-5), 1000, 2, careful=True)
+    search = Search(Device(fixed=100, an_image=-5), 1000, 2, careful=True)
     search.fits(2)  # 90
     search.fits(4)  # 80
     assert search.predicted(8) == 80
@@ -131,8 +131,8 @@ def test_memory_that_was_seen_to_fall_is_predicted_not_to_fall_further() -> None
 # --- the search: what is faster
 
 
-def test_sizes_are_doubled_as_long_as_more_pictures_a_second_come_of_it() -> None:
-    # 16, 32 and 64 pictures in a second, 128 in two
+def test_sizes_are_doubled_as_long_as_more_images_a_second_come_of_it() -> None:
+    # 16, 32 and 64 images in a second, 128 in two
     device = Device(seconds=lambda size: max(1.0, size / 64))
     search = Search(device, 10_000, 2, careful=False)
     assert search.largest_that_fits(16) == 16
@@ -173,7 +173,7 @@ def test_a_step_that_takes_too_long_is_not_faster() -> None:
 
 
 def test_a_run_of_epochs_keeps_a_thousand_steps_and_grows_eightfold_at_most() -> None:
-    # 20 epochs of 500 pictures twice: 20,000 pictures, so 20 a step
+    # 20 epochs of 500 images twice: 20,000 images, so 20 a step
     assert growth_limits(Recipe(epochs=20, repeat=2), 8, 500) == (20, float("inf"))
     assert growth_limits(Recipe(epochs=20, repeat=2), 2, 500) == (16, float("inf"))
     assert growth_limits(Recipe(epochs=2000), 8, 50) == (50, float("inf"))  # all there are
@@ -190,14 +190,14 @@ def test_a_run_that_counts_steps_does_not_grow() -> None:
 # --- what comes of it for the recipe
 
 
-def test_sgds_rate_grows_as_the_pictures_and_adamws_as_their_root() -> None:
+def test_sgds_rate_grows_as_the_images_and_adamws_as_their_root() -> None:
     assert scaled_rate("sgd", 0.001, 4) == pytest.approx(0.004)
     assert scaled_rate("adamw", 0.001, 4) == pytest.approx(0.002)
     assert scaled_rate("sgd", 0.003, 1) == scaled_rate("adamw", 0.003, 1) == 0.003
 
 
 @pytest.mark.parametrize(
-    ("pictures", "size", "least", "expected"),
+    ("images", "size", "least", "expected"),
     [
         (16, 16, 2, (16, 1)),
         (16, 4, 2, (16, 4)),
@@ -207,16 +207,16 @@ def test_sgds_rate_grows_as_the_pictures_and_adamws_as_their_root() -> None:
         (5, 1, 1, (5, 5)),
     ],
 )
-def test_a_step_is_divided_into_parts_that_fit(pictures: int, size: int, least: int, expected: tuple[int, int]) -> None:
-    assert divided(pictures, size, least) == expected
+def test_a_step_is_divided_into_parts_that_fit(images: int, size: int, least: int, expected: tuple[int, int]) -> None:
+    assert divided(images, size, least) == expected
 
 
 @pytest.mark.parametrize("least", [1, 2])
 def test_no_part_is_larger_than_what_fits_or_smaller_than_the_least(least: int) -> None:
     for start in range(least, 65):
         for size in {start >> power for power in range(7) if start >> power >= least} | {least}:
-            pictures, accumulate = divided(start, size, least)
-            batch = Batch(torch.zeros(pictures, 3, 1, 1, dtype=torch.uint8), [], torch.zeros(pictures).long())
+            images, accumulate = divided(start, size, least)
+            batch = Batch(torch.zeros(images, 3, 1, 1, dtype=torch.uint8), [], torch.zeros(images).long())
             sizes = [len(part.images) for part in in_parts(batch, accumulate)]
             assert least <= min(sizes) <= max(sizes) <= size, (start, size, sizes)
             assert start - 1 <= sum(sizes) <= start
@@ -231,14 +231,14 @@ def test_the_state_of_a_run_is_the_optimizers_its_gradients_and_the_average() ->
     assert state_bytes(detector, Recipe(optimizer="adamw", ema_decay=0.9)) == 4 * 3 * trained + everything
 
 
-def test_pictures_are_tried_at_the_size_of_a_mixed_batch() -> None:
+def test_images_are_tried_at_the_size_of_a_mixed_batch() -> None:
     assert largest_usual_input_hw(build("ssd300-test_efficientnet", 2)) == (300, 300)
     config = detector_config("retinanet-test_resnet").adjusted({"edges": (400, 1000)})
     # 400 x 600 and 600 x 400, to multiples of 32
     assert largest_usual_input_hw(build("retinanet-test_resnet", 2, config=config)) == (608, 608)
 
 
-def test_drawn_pictures_are_as_the_loader_gives_them() -> None:
+def test_drawn_images_are_as_the_loader_gives_them() -> None:
     images, targets = drawn_batch(3, (40, 60), 5, torch.device("cpu"))
     assert images.shape == (3, 3, 40, 60)
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -261,7 +261,7 @@ def small_detector() -> Detector:
 
 
 class Machine:
-    """Memory of which each picture takes a gigabyte: of the last step that was taken."""
+    """Memory of which each image takes a gigabyte: of the last step that was taken."""
 
     def __init__(self, detector: Detector, free: int, *, careful: bool = True) -> None:
         self.careful, self._free, self.sizes = careful, free, [0]
@@ -293,40 +293,40 @@ def found(detector: Detector, recipe: Recipe, *, limit: int = 1000, free: int, c
 
 
 def test_where_little_is_free_a_step_goes_through_the_network_in_parts_at_the_same_rate() -> None:
-    # room for 0.8 * 8 = 6.4 pictures
+    # room for 0.8 * 8 = 6.4 images
     assert found(small_detector(), Recipe(batch_size=16, epochs=9), free=8 * GB) == BatchSizeFound(
         batch_size=16,
         accumulate=4,
         learning_rate=1e-3,
-        reason="batch size 16 in 4 parts of up to 4 by trial: 4 GB of 8 GB free, 4 pictures/s (2: 2, 8 do not fit); "
+        reason="batch size 16 in 4 parts of up to 4 by trial: 4 GB of 8 GB free, 4 images/s (2: 2, 8 do not fit); "
         "learning rate 0.001",
     )
 
 
 def test_where_much_is_free_a_step_grows_and_its_rate_with_it() -> None:
-    # room for 8 pictures, less the optimizer's state
+    # room for 8 images, less the optimizer's state
     assert found(small_detector(), Recipe(batch_size=2, epochs=1000), free=11 * GB) == BatchSizeFound(
         batch_size=8,
         accumulate=1,
         learning_rate=4e-3,
-        reason="batch size 8 by trial: 8 GB of 11 GB free, 8 pictures/s (4: 4, 16 do not fit); "
+        reason="batch size 8 by trial: 8 GB of 11 GB free, 8 images/s (4: 4, 16 do not fit); "
         "learning rate 0.001 -> 0.004",
     )
     grown = found(small_detector(), Recipe(batch_size=2, epochs=1000, optimizer="adamw"), limit=4, free=1000 * GB)
     assert (grown.batch_size, grown.learning_rate) == (4, pytest.approx(1e-3 * 2**0.5))
 
 
-def test_a_recipes_pictures_a_step_are_kept_where_they_fit_and_no_more_are_good() -> None:
+def test_a_recipes_images_a_step_are_kept_where_they_fit_and_no_more_are_good() -> None:
     kept = found(small_detector(), Recipe(batch_size=4, steps=100), free=1000 * GB)
     assert kept == BatchSizeFound(
         batch_size=4,
         accumulate=1,
         learning_rate=1e-3,
-        reason="batch size 4 by trial: 4 GB of 1000 GB free, 4 pictures/s (2: 2); learning rate 0.001",
+        reason="batch size 4 by trial: 4 GB of 1000 GB free, 4 images/s (2: 2); learning rate 0.001",
     )
 
 
-def test_steps_have_no_more_pictures_than_there_are() -> None:
+def test_steps_have_no_more_images_than_there_are() -> None:
     few = found(small_detector(), Recipe(batch_size=16, epochs=1000), limit=3, free=1000 * GB)
     assert (few.batch_size, few.accumulate, few.learning_rate) == (3, 1, 1e-3)
 
@@ -348,8 +348,8 @@ def test_nothing_that_fits_is_an_error_that_says_what_was_free() -> None:
         found(small_detector(), Recipe(batch_size=16, epochs=9), free=2 * GB)
 
 
-def test_batch_norms_need_two_pictures_and_frozen_ones_do_not() -> None:
-    with pytest.raises(UserError, match="training pictures: 1; this detector needs 2"):
+def test_batch_norms_need_two_images_and_frozen_ones_do_not() -> None:
+    with pytest.raises(UserError, match="training images: 1; this detector needs 2"):
         found(small_detector(), Recipe(epochs=9), limit=1, free=80 * GB)
     detector = small_detector()
     freeze(detector, ("backbone.",))

@@ -1,4 +1,4 @@
-"""What a run tells: its rows, and the pictures that trackers get."""
+"""What a run tells: its rows, and the images that trackers get."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from onestage.drawing import FIRST_COLORS
 from onestage.errors import UserError
 from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Categories, Detections, Targets
+from onestage.terminal import Display
 from onestage.training import journal
-from onestage.training.journal import Interval, Journal, batch_pictures, detection_pictures
-from onestage.training.logging import Display, LogFile, LogRow, read_log
+from onestage.training.journal import Interval, Journal, batch_images, detection_images
+from onestage.training.log_file import LogFile, LogRow, read_log
 from onestage.training.recipe import Recipe
 from onestage.training.saved_state import Position
 from onestage.training.step import StepLosses
-from onestage.training.tracking import Pictures, Trackers
+from onestage.training.trackers import Images, Trackers
 from onestage.training.watch import Watch
 
 BLUE, RED = range(2)
@@ -36,7 +37,7 @@ WHITE = (255, 255, 255)
 
 
 def batch_of(count: int, size: int = 320, objects: int = 1) -> Batch:
-    """Black pictures, each with a red object of 100 x 50 pixels at (40, 60)."""
+    """Black images, each with a red object of 100 x 50 pixels at (40, 60)."""
     targets = Targets(
         torch.tensor([[40.0, 60.0, 140.0, 110.0]] * objects).reshape(-1, 4),
         torch.full((objects,), RED),
@@ -46,10 +47,10 @@ def batch_of(count: int, size: int = 320, objects: int = 1) -> Batch:
     return Batch(images, [targets] * count, torch.arange(count))
 
 
-def table_of(folder: Path, *pictures: np.ndarray, boxes_xyxy: tuple[tuple[float, ...], ...] = ()) -> Table:
+def table_of(folder: Path, *images: np.ndarray, boxes_xyxy: tuple[tuple[float, ...], ...] = ()) -> Table:
     """PNG files, each annotated with the red objects at `boxes_xyxy`."""
     builder = TableBuilder(folder, "test", "voc")
-    for index, image in enumerate(pictures):
+    for index, image in enumerate(images):
         cv2.imwrite(str(folder / f"{index}.png"), image[..., ::-1])
         builder.add(
             path=f"{index}.png",
@@ -67,20 +68,20 @@ def found(*boxes_xyxy: tuple[float, ...], scores: tuple[float, ...] = (), label:
     return Detections(boxes, torch.tensor(scores), torch.full((len(boxes),), label), CATEGORIES.names)
 
 
-def edges(picture: np.ndarray, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
+def edges(image: np.ndarray, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
     """The rectangle that a colour's pixels fill: x0, y0, x1, y1."""
-    rows, columns = np.nonzero((picture == color).all(axis=2))
+    rows, columns = np.nonzero((image == color).all(axis=2))
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-def has(picture: np.ndarray, color: tuple[int, int, int]) -> bool:
-    return bool((picture == color).all(axis=2).any())
+def has(image: np.ndarray, color: tuple[int, int, int]) -> bool:
+    return bool((image == color).all(axis=2).any())
 
 
 # --- rows
 
 
-def test_a_row_holds_the_means_of_the_steps_that_were_taken_and_the_pictures_of_all_processes() -> None:
+def test_a_row_holds_the_means_of_the_steps_that_were_taken_and_the_images_of_all_processes() -> None:
     start = Position(step=10, images=160, seconds=4.0)
     interval = Interval(start)
     interval.steps, interval.classification, interval.box = 2, 5.0, 1.0
@@ -106,30 +107,30 @@ def test_an_interval_whose_steps_were_all_skipped_has_a_row_too() -> None:
 # --- drawings
 
 
-def test_at_most_eight_pictures_of_a_batch_are_drawn_at_their_size_with_their_objects() -> None:
+def test_at_most_eight_images_of_a_batch_are_drawn_at_their_size_with_their_objects() -> None:
     names = CATEGORIES.names
-    pictures = batch_pictures(batch_of(9), names)
-    assert list(pictures) == ["1", "2", "3", "4", "5", "6", "7", "8"]
-    for picture in pictures.values():
-        assert picture.shape == (320, 320, 3)
-        x0, _, x1, y1 = edges(picture, FIRST_COLORS[RED])
+    images = batch_images(batch_of(9), names)
+    assert list(images) == ["1", "2", "3", "4", "5", "6", "7", "8"]
+    for image in images.values():
+        assert image.shape == (320, 320, 3)
+        x0, _, x1, y1 = edges(image, FIRST_COLORS[RED])
         assert (x0, x1, y1) == (40, 140, 110)  # its tag stands above it
-    assert list(batch_pictures(batch_of(1), names)) == ["1"]
-    (empty,) = batch_pictures(batch_of(1, objects=0), names).values()
+    assert list(batch_images(batch_of(1), names)) == ["1"]
+    (empty,) = batch_images(batch_of(1, objects=0), names).values()
     assert not empty.any()
 
 
 def test_drawing_leaves_the_batch_as_it_was() -> None:
     batch = batch_of(2)
-    batch_pictures(batch, CATEGORIES.names)
+    batch_images(batch, CATEGORIES.names)
     assert not batch.images.any()
 
 
 def test_truth_stands_left_of_what_was_found(tmp_path: Path) -> None:
     table = table_of(tmp_path, red_box(400, 330, (40, 60, 140, 110)), boxes_xyxy=((40, 60, 140, 110),))
-    (picture,) = detection_pictures(table, [found((50, 70, 150, 120), scores=(0.9,))]).values()
-    assert picture.shape == (330, 400 + 8 + 400, 3)
-    left, gap, right = picture[:, :400], picture[:, 400:408], picture[:, 408:]
+    (image,) = detection_images(table, [found((50, 70, 150, 120), scores=(0.9,))]).values()
+    assert image.shape == (330, 400 + 8 + 400, 3)
+    left, gap, right = image[:, :400], image[:, 400:408], image[:, 408:]
     assert (gap == WHITE).all()
     x0, _, x1, y1 = edges(left, FIRST_COLORS[RED])
     assert (x0, x1, y1) == (40, 140, 110)
@@ -142,16 +143,16 @@ def test_truth_stands_left_of_what_was_found(tmp_path: Path) -> None:
 def test_only_detections_that_are_a_little_sure_are_drawn(tmp_path: Path) -> None:
     table = table_of(tmp_path, red_box(400, 330, (0, 0, 1, 1)))
     boxes = ((50.0, 70.0, 150.0, 120.0), (200.0, 200.0, 260.0, 260.0))
-    (picture,) = detection_pictures(table, [found(*boxes, scores=(0.3, 0.29))]).values()
-    x0, _, x1, y1 = edges(picture[:, 408:], FIRST_COLORS[BLUE])
+    (image,) = detection_images(table, [found(*boxes, scores=(0.3, 0.29))]).values()
+    x0, _, x1, y1 = edges(image[:, 408:], FIRST_COLORS[BLUE])
     assert (x0, x1, y1) == (50, 150, 120)
 
 
-def test_large_pictures_are_drawn_smaller_with_their_boxes_in_place(tmp_path: Path) -> None:
+def test_large_images_are_drawn_smaller_with_their_boxes_in_place(tmp_path: Path) -> None:
     table = table_of(tmp_path, red_box(1280, 960, (200, 400, 600, 800)), boxes_xyxy=((200, 400, 600, 800),))
-    (picture,) = detection_pictures(table, [found((200, 400, 600, 800), scores=(0.9,))]).values()
-    assert picture.shape == (480, 640 + 8 + 640, 3)  # by half
-    for half, color in ((picture[:, :640], FIRST_COLORS[RED]), (picture[:, 648:], FIRST_COLORS[BLUE])):
+    (image,) = detection_images(table, [found((200, 400, 600, 800), scores=(0.9,))]).values()
+    assert image.shape == (480, 640 + 8 + 640, 3)  # by half
+    for half, color in ((image[:, :640], FIRST_COLORS[RED]), (image[:, 648:], FIRST_COLORS[BLUE])):
         x0, _, x1, y1 = edges(half, color)
         assert (x0, x1, y1) == (100, 300, 400)
 
@@ -164,19 +165,19 @@ def test_large_pictures_are_drawn_smaller_with_their_boxes_in_place(tmp_path: Pa
         ((6400, 1), (2560, 4)),  # a tenth, then four times: a line of pixels stays one
     ],
 )
-def test_small_and_long_pictures_are_enlarged_a_little(
+def test_small_and_long_images_are_enlarged_a_little(
     size_wh: tuple[int, int], drawn_wh: tuple[int, int], tmp_path: Path
 ) -> None:
     table = table_of(tmp_path, red_box(*size_wh, (0, 0, 1, 1)))
-    (picture,) = detection_pictures(table, [found()]).values()
-    assert picture.shape == (drawn_wh[1], 2 * drawn_wh[0] + 8, 3)
+    (image,) = detection_images(table, [found()]).values()
+    assert image.shape == (drawn_wh[1], 2 * drawn_wh[0] + 8, 3)
 
 
-def test_the_first_eight_pictures_of_the_test_set_are_shown_under_their_names(tmp_path: Path) -> None:
+def test_the_first_eight_images_of_the_test_set_are_shown_under_their_names(tmp_path: Path) -> None:
     table = table_of(tmp_path, *[red_box(20, 20, (0, 0, 5, 5))] * 9)
-    names = list(detection_pictures(table, [found()] * 9))
+    names = list(detection_images(table, [found()] * 9))
     assert names == ["1 000", "2 001", "3 002", "4 003", "5 004", "6 005", "7 006", "8 007"]
-    assert detection_pictures(table_of(tmp_path), []) == {}
+    assert detection_images(table_of(tmp_path), []) == {}
 
 
 # --- the journal
@@ -203,8 +204,8 @@ class Recorder(Trackers):
     def evaluation(self, metrics: Mapping[str, Any], step: int) -> None:
         self.evaluations.append((metrics, step))
 
-    def pictures(self, title: str, pictures: Pictures, step: int) -> None:
-        self.shown.append((title, list(pictures), step))
+    def images(self, title: str, images: Images, step: int) -> None:
+        self.shown.append((title, list(images), step))
 
     def close(self, failed: bool = False) -> None:
         self.ends.append(failed)
@@ -257,7 +258,7 @@ def test_the_first_batch_of_a_start_is_shown_once_at_its_step(tmp_path: Path) ->
     assert recorder.shown == [("augmented", ["1", "2"], 51)]
 
 
-def test_an_evaluation_is_told_with_pictures(tmp_path: Path) -> None:
+def test_an_evaluation_is_told_with_images(tmp_path: Path) -> None:
     recorder = Recorder()
     run = Run(tmp_path, recorder)
     metrics = {"voc": {}, "coco": {}}
@@ -271,8 +272,8 @@ def test_without_trackers_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.M
     def drawn(*args: object) -> None:
         raise AssertionError("drawn for nobody")
 
-    monkeypatch.setattr(journal, "batch_pictures", drawn)
-    monkeypatch.setattr(journal, "detection_pictures", drawn)
+    monkeypatch.setattr(journal, "batch_images", drawn)
+    monkeypatch.setattr(journal, "detection_images", drawn)
     recorder = Recorder(on=False)
     run = Run(tmp_path, recorder)
     run.step(2.0, 1.0)
@@ -300,7 +301,7 @@ def test_the_trackers_hear_of_an_error_that_ended_the_run(tmp_path: Path) -> Non
     assert recorder.ends == [False, True]
 
 
-def test_the_pictures_of_a_run_lie_in_its_tensorboard_file(tmp_path: Path) -> None:
+def test_the_images_of_a_run_lie_in_its_tensorboard_file(tmp_path: Path) -> None:
     trackers = Trackers(("tensorboard",), folder=tmp_path, settings={}, say=print)
     trackers.start()
     run = Run(tmp_path, trackers)

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from onestage.errors import UserError
-from onestage.training.logging import Display, LogFile, LogRow, Stage, duration, eta, read_log, seconds
+from onestage.terminal import Display, Stage, duration, eta, seconds
+from onestage.training.log_file import LogFile, LogRow, read_log
 
 
 def row(step: int, map_area: float | None = None) -> LogRow:
@@ -78,7 +79,7 @@ def test_other_times_are_refused(text: str) -> None:
 
 def test_a_stage_says_how_far_it_is_how_fast_and_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 110.0])
-    monkeypatch.setattr("onestage.training.logging.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("onestage.terminal.time", SimpleNamespace(monotonic=lambda: next(clock)))
     stage = Stage(None, TaskID(0), total=40)
     stage.advance(20)
     assert stage.facts() == "20/40  2.0/s  ETA 0:10"

@@ -14,12 +14,12 @@ from small_model import write_small_model
 from torch import Tensor
 
 from onestage.errors import UserError
+from onestage.models.model_file import read_tensors, write_tensors
 from onestage.structures import Batch
-from onestage.training.checkpoint import read_tensors, write_tensors
-from onestage.training.distributed import World
+from onestage.training.diagnosis import Diagnosis
+from onestage.training.processes import World
 from onestage.training.recipe import Recipe
 from onestage.training.replay_file import read_skipped_step
-from onestage.training.sickness import Diagnosis
 
 RECIPE = Recipe(detector=NAME, steps=1, accumulate=2, momentum=0.75)
 
@@ -67,7 +67,7 @@ def test_a_file_that_can_not_be_written_does_not_end_the_run(tmp_path: Path) -> 
     assert not write_small_step(tmp_path / "replay/step-1.safetensors", small_step(), small_batch(2))[1]
 
 
-def test_the_pictures_of_all_processes_are_in_it_as_one_process_would_take_them(tmp_path: Path) -> None:
+def test_the_images_of_all_processes_are_in_it_as_one_process_would_take_them(tmp_path: Path) -> None:
     whole = small_batch(5)
 
     def work(world: World) -> bool:
@@ -100,11 +100,11 @@ def with_boxes_missing(tensors: dict[str, Tensor], header: dict[str, Any]) -> No
     tensors["part 1/boxes_xyxy"] = tensors["part 1/boxes_xyxy"][:1]
 
 
-def with_other_pictures(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+def with_other_images(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     tensors["part 0/images"] = tensors["part 0/images"].float()
 
 
-def with_gray_pictures(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+def with_gray_images(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     tensors["part 0/images"] = tensors["part 0/images"][:, :1]
 
 
@@ -125,8 +125,8 @@ CHANGES: list[Change] = [
     without_recipe,
     with_a_label_too_many,
     with_boxes_missing,
-    with_other_pictures,
-    with_gray_pictures,
+    with_other_images,
+    with_gray_images,
     without_a_part,
     with_a_larger_network,
     in_an_unknown_precision,

@@ -13,7 +13,7 @@ from lives import at_event, outcome
 from torch import Tensor
 
 from onestage.errors import UserError
-from onestage.training.checkpoint import RunFolder
+from onestage.models.model_file import RunFolder
 from onestage.training.saved_state import load_state, save_state
 
 

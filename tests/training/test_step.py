@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onestage.detectors import build, detector_config
 from onestage.errors import UserError
-from onestage.structures import Batch, LossSums, Targets
+from onestage.structures import Batch, Losses, Targets
 from onestage.training.optimizer import freeze, train_mode
 from onestage.training.recipe import Recipe
 from onestage.training.step import in_parts
@@ -56,7 +56,7 @@ def test_a_batch_in_parts_gives_a_real_network_the_gradient_of_the_whole() -> No
     torch.manual_seed(0)
     config = detector_config("retinanet-test_efficientnet").adjusted({"image_size": 96})
     detector = build("retinanet-test_efficientnet", 3, config=config)
-    freeze(detector, ("backbone.",))  # batch norms see other pictures in a part than in the whole
+    freeze(detector, ("backbone.",))  # batch norms see other images in a part than in the whole
     train_mode(detector)
     images = torch.randint(0, 256, (5, 3, 96, 96), dtype=torch.uint8)
     boxes = torch.tensor([[10.0, 12.0, 50.0, 60.0], [40.0, 30.0, 90.0, 90.0]])
@@ -100,16 +100,16 @@ def test_a_gradient_above_the_limit_is_shortened_to_it(clip: float | None, facto
 # --- steps that are not taken
 
 
-def not_a_number(sums: LossSums, targets: Sequence[Targets]) -> LossSums:
+def not_a_number(sums: Losses, targets: Sequence[Targets]) -> Losses:
     return sums._replace(box=sums.box * math.nan)
 
 
-def infinite_gradient(sums: LossSums, targets: Sequence[Targets]) -> LossSums:
+def infinite_gradient(sums: Losses, targets: Sequence[Targets]) -> Losses:
     """Of the box loss at 0: the value of the root is 0, its slope is not a number."""
     return sums._replace(box=(sums.box * 0).sqrt())
 
 
-def enormous(sums: LossSums, targets: Sequence[Targets]) -> LossSums:
+def enormous(sums: Losses, targets: Sequence[Targets]) -> Losses:
     """Each gradient fits in float32, the sum of their squares does not."""
     return sums._replace(classification=sums.classification * 1e30)
 
@@ -200,7 +200,7 @@ def test_float16_clips_the_unscaled_gradient(accumulate: int) -> None:
 
 
 def test_float16_keeps_its_scale_where_the_scale_is_not_at_fault() -> None:
-    def too_large(sums: LossSums, targets: Sequence[Targets]) -> LossSums:
+    def too_large(sums: Losses, targets: Sequence[Targets]) -> Losses:
         """In float32: the weight is used outside of the network."""
         return sums._replace(box=detector.boxes.weight.sum() * 1e30)
 

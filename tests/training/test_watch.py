@@ -17,17 +17,17 @@ from onestage.data.table import Table, TableBuilder
 from onestage.structures import Categories
 from onestage.training import watch as watch_module
 from onestage.training.recipe import Recipe
-from onestage.training.watch import Watch, grows, memory_mb, pictures_of_class
+from onestage.training.watch import Watch, grows, images_of_class, memory_mb
 
 NAMES = ("ant", "bee", "cat")
 SGD = Recipe(steps=100, batch_size=16, optimizer="sgd", learning_rate=0.01)
 ADAMW = replace(SGD, optimizer="adamw", learning_rate=0.001)
 
 
-def table_of(pictures: list[list[int]], names: Iterable[str] = NAMES, ignored: Iterable[int] = ()) -> Table:
-    """One picture a list of labels; `ignored`: the labels whose objects are."""
+def table_of(images: list[list[int]], names: Iterable[str] = NAMES, ignored: Iterable[int] = ()) -> Table:
+    """One image a list of labels; `ignored`: the labels whose objects are."""
     builder = TableBuilder(Path("nowhere"), "trainval", "voc")
-    for index, labels in enumerate(pictures):
+    for index, labels in enumerate(images):
         builder.add(
             path=f"{index}.jpg",
             image_id=str(index),
@@ -40,7 +40,7 @@ def table_of(pictures: list[list[int]], names: Iterable[str] = NAMES, ignored: I
 
 
 class Run:
-    """A run of a hundred pictures of every class, 16 a step, unless told otherwise."""
+    """A run of a hundred images of every class, 16 a step, unless told otherwise."""
 
     def __init__(
         self,
@@ -115,15 +115,15 @@ def test_batches_without_objects_are_no_trouble_of_the_anchors_and_told_after_an
     run.steps(299, positives=0, labels=())
     assert run.said == []
     run.steps(400, positives=0, labels=())
-    assert "not one object in the pictures of 300 steps" in run.warning()
+    assert "not one object in the images of 300 steps" in run.warning()
 
 
 # --- classes
 
 
-def test_the_pictures_of_a_class_count_once_and_ignored_objects_not_at_all() -> None:
-    assert pictures_of_class(table_of([[0, 0, 1], [], [0], [2, 1]], ignored=[2])).tolist() == [2, 2, 0]
-    assert pictures_of_class(table_of([])).tolist() == [0, 0, 0]
+def test_the_images_of_a_class_count_once_and_ignored_objects_not_at_all() -> None:
+    assert images_of_class(table_of([[0, 0, 1], [], [0], [2, 1]], ignored=[2])).tolist() == [2, 2, 0]
+    assert images_of_class(table_of([])).tolist() == [0, 0, 0]
 
 
 def test_classes_that_the_split_has_not_are_told_before_the_first_step_and_not_again() -> None:
@@ -151,11 +151,11 @@ def test_a_class_that_never_comes_in_a_whole_epoch_is_told_once() -> None:
     run.watch.epoch()
     run.steps(6, labels=[0])
     run.watch.epoch()
-    # each of the hundred pictures has one
-    assert "no object of 1 of 3 classes ('cat') came in 6 steps, though 100 pictures have one" in run.warning()
+    # each of the hundred images has one
+    assert "no object of 1 of 3 classes ('cat') came in 6 steps, though 100 images have one" in run.warning()
 
 
-def test_a_rare_class_is_missed_only_after_its_picture_was_due_five_times() -> None:
+def test_a_rare_class_is_missed_only_after_its_image_was_due_five_times() -> None:
     run = Run(table=table_of([[0, 1]] * 15 + [[2]]), steps_per_epoch=1)
     for _ in range(4):
         run.steps(1, labels=[0, 1])
@@ -163,7 +163,7 @@ def test_a_rare_class_is_missed_only_after_its_picture_was_due_five_times() -> N
     assert run.said == []
     run.steps(1, labels=[0, 1])
     run.watch.epoch()
-    assert "('cat') came in 5 steps, though 1 picture has one" in run.warning()
+    assert "('cat') came in 5 steps, though 1 image has one" in run.warning()
 
 
 # --- learning rate
@@ -174,17 +174,17 @@ def test_a_rare_class_is_missed_only_after_its_picture_was_due_five_times() -> N
     [
         (SGD, SGD, None),
         (replace(SGD, learning_rate=0.04), SGD, None),
-        (replace(SGD, learning_rate=0.05), SGD, "learning rate 0.05 for 16 pictures a step is 5 times the recipe's"),
+        (replace(SGD, learning_rate=0.05), SGD, "learning rate 0.05 for 16 images a step is 5 times the recipe's"),
         (replace(SGD, learning_rate=0.002), SGD, "is 1/5 of the recipe's"),
-        # in proportion: 2 pictures are an eighth of 16, so 0.00125
+        # in proportion: 2 images are an eighth of 16, so 0.00125
         (replace(SGD, batch_size=2), SGD, "scaled in proportion, 0.0013 for 2"),
         (replace(SGD, batch_size=2, learning_rate=0.00125), SGD, None),
-        # by the root: a quarter of the pictures takes half the rate
+        # by the root: a quarter of the images takes half the rate
         (replace(ADAMW, batch_size=4), ADAMW, None),
         (replace(ADAMW, batch_size=4, learning_rate=0.01), ADAMW, "is 20 times .* by the square root, 0.0005 for 4"),
         (replace(ADAMW, learning_rate=1.0), SGD, None),  # of another optimizer: not comparable
         (replace(SGD, learning_rate=1.0), None, None),
-        (replace(SGD, batch_size=800), SGD, "for 100 pictures a step"),  # 62.5 of 16 at 100, which is all there are
+        (replace(SGD, batch_size=800), SGD, "for 100 images a step"),  # 62.5 of 16 at 100, which is all there are
     ],
 )
 def test_a_rate_is_told_where_it_is_over_four_times_off_the_one_for_the_batch(
@@ -201,14 +201,14 @@ def test_a_rate_is_told_where_it_is_over_four_times_off_the_one_for_the_batch(
 # --- loading
 
 
-def test_a_network_that_waits_for_pictures_is_told_with_both_paces() -> None:
+def test_a_network_that_waits_for_images_is_told_with_both_paces() -> None:
     run = Run()
     run.steps(10, waited_s=30.0, spent_s=31.0)  # the start
     run.steps(49, waited_s=0.2, spent_s=0.5)
     assert run.said == []
     run.steps(300, waited_s=0.2, spent_s=0.5)
-    # 16 pictures in 0.5 s, of which 0.3 s are the network's
-    assert "waits 40% of the time for pictures: 32 pictures/s read, 53.3 could be trained" in run.warning()
+    # 16 images in 0.5 s, of which 0.3 s are the network's
+    assert "waits 40% of the time for images: 32 images/s read, 53.3 could be trained" in run.warning()
     assert "--workers" in run.warning()
 
 
@@ -225,7 +225,7 @@ def test_clocks_that_stand_still_are_no_trouble() -> None:
     still.steps(100, spent_s=0.0)
     assert still.said == []
     waiting.steps(100, waited_s=1.0, spent_s=1.0)
-    assert "waits 100% of the time for pictures: 16 pictures/s read, many more could be trained" in waiting.warning()
+    assert "waits 100% of the time for images: 16 images/s read, many more could be trained" in waiting.warning()
 
 
 # --- memory

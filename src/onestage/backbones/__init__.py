@@ -1,4 +1,4 @@
-"""Backbones: networks that turn pictures into a list of feature maps, finest first."""
+"""Backbones: networks that turn images into a list of feature maps, finest first."""
 
 from onestage.backbones.feature_maps import FeatureMaps
 from onestage.backbones.timm import ResNetStages, TimmMaps, timm_normalization

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class FeatureMaps(nn.Module):
-    """A network from normalised pictures to feature maps, finest first.
+    """A network from normalised images to feature maps, finest first.
 
     Attributes:
         channels: of each map.
-        strides: of each map, pixels of the picture a cell.
+        strides: of each map, pixels of the image a cell.
         stem: names, or their beginnings, of the parameters of the layers up to stride 4: general features, on large
-            maps where much of the time goes. Few pictures need not train them.
+            maps where much of the time goes. Few images need not train them.
     """
 
     channels: tuple[int, ...]

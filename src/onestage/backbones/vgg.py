@@ -1,7 +1,7 @@
 """VGG-16 (Simonyan & Zisserman 2014, configuration D) as SSD reduces it (Liu et al. 2016, 3).
 
 fc6 and fc7 become the convolutions conv6 (dilated by 6) and conv7 (1x1); pool5 is 3x3 at stride 1, so that conv5 to
-conv7 share one stride; pool3 rounds up, so that a 300-pixel picture has a 38 x 38 map.
+conv7 share one stride; pool3 rounds up, so that a 300-pixel image has a 38 x 38 map.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def read_dataset(
         categories: the classes that labels refer to, by name (a trained model's); None takes the data set's own.
 
     Returns:
-        The table of everything usable, and all that was wrong: an error names what is not in the table. The pictures
+        The table of everything usable, and all that was wrong: an error names what is not in the table. The images
         themselves are looked at by `validate_images`.
 
     Raises:
@@ -114,7 +114,7 @@ def read_dataset(
     table = _join(tables)
     if len(table) == 0:
         why = "; ".join(str(problem) for problem in errors(problems)[:3])
-        raise UserError(f"{path_spec}, {split}: no usable picture in it: {why}".removesuffix(": "))
+        raise UserError(f"{path_spec}, {split}: no usable image in it: {why}".removesuffix(": "))
     return table, problems
 
 

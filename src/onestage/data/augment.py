@@ -1,17 +1,17 @@
-"""Augmentation: the geometry and the colour of a training picture, sampled as numbers, then applied in one pass.
+"""Augmentation: the geometry and the colour of a training image, sampled as numbers, then applied in one pass.
 
 The choices are those of SSD (Liu et al., ECCV 2016, 2.2 "Data augmentation" and 3.6 for the expansion), as in the
 authors' release:
 
-    expand     put the picture on a canvas up to 4 times its sides, filled with the mean colour: small objects
+    expand     put the image on a canvas up to 4 times its sides, filled with the mean colour: small objects
     crop       a part of that canvas whose IoU with an object is at least 0.1 ... 0.9, or any part, or the whole
-    flip       left-right (up-down and quarter turns by choice, for pictures without an up)
+    flip       left-right (up-down and quarter turns by choice, for images without an up)
     colour     brightness, contrast, saturation, hue
 
-Expand and crop together are a view: a rectangle over the picture that may reach beyond it. What of the picture lies in
+Expand and crop together are a view: a rectangle over the image that may reach beyond it. What of the image lies in
 the view is resized once, straight to its place in the network's input, and coloured there through lookup tables; the
 rest is fill, and flips are moves of whole rows. Boxes go through the same map. The view is kept to whole pixels of the
-picture, its place to whole pixels of the input, and the map is made of these two: boxes and pixels can't drift apart.
+image, its place to whole pixels of the input, and the map is made of these two: boxes and pixels can't drift apart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from onestage.augmentation import SSD_PAPER, Augmentation
-from onestage.input_size import Resize
+from onestage.input_size import Resize, resize_image
 from onestage.structures import Sample
 
 CROP_TRIALS = 50  # as in the authors' release
@@ -32,10 +32,10 @@ CROP_TRIALS = 50  # as in the authors' release
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which pixels of the picture go where: `source_xyxy` to `target_xyxy`, then a transposition, then flips.
+    """Which pixels of the image go where: `source_xyxy` to `target_xyxy`, then a transposition, then flips.
 
     Attributes:
-        source_xyxy: whole pixels of the picture, within it.
+        source_xyxy: whole pixels of the image, within it.
         target_xyxy: whole pixels of the resized view, within it.
         view_hw: height and width of the resized view, pixels.
         transpose: swap x and y of the view.
@@ -58,7 +58,7 @@ class Geometry:
 
     @property
     def matrix(self) -> Float64[np.ndarray, "2 3"]:
-        """The affine map of picture coordinates (pixel edges, x then y) to the input's."""
+        """The affine map of image coordinates (pixel edges, x then y) to the input's."""
         (sx0, sy0, sx1, sy1), (tx0, ty0, tx1, ty1) = self.source_xyxy, self.target_xyxy
         scale_x, scale_y = (tx1 - tx0) / (sx1 - sx0), (ty1 - ty0) / (sy1 - sy0)
         matrix = np.array([[scale_x, 0.0, tx0 - scale_x * sx0], [0.0, scale_y, ty0 - scale_y * sy0]])
@@ -74,7 +74,7 @@ class Geometry:
         return matrix
 
     def move_boxes(self, boxes_xyxy: Float32[np.ndarray, "N 4"]) -> Float32[np.ndarray, "N 4"]:
-        """Boxes of the picture in pixels of the input, not clipped to it."""
+        """Boxes of the image in pixels of the input, not clipped to it."""
         matrix = self.matrix
         first, second = (corner @ matrix[:, :2].T + matrix[:, 2] for corner in (boxes_xyxy[:, :2], boxes_xyxy[:, 2:]))
         return np.concatenate([np.minimum(first, second), np.maximum(first, second)], axis=1).astype(np.float32)
@@ -102,7 +102,7 @@ def sample_geometry(
     rng: np.random.Generator,
     augmentation: Augmentation,
 ) -> Geometry:
-    """Draw a view of a picture and its flips. Numbers only; no pixel is touched."""
+    """Draw a view of an image and its flips. Numbers only; no pixel is touched."""
     height, width = size_hw
     view_xyxy = (0.0, 0.0, float(width), float(height))
     if rng.random() < augmentation.expand_probability:
@@ -117,7 +117,7 @@ def sample_geometry(
         augmentation.flip_probability,
         augmentation.vertical_flip_probability,
     )
-    view_hw = resize.picture_hw((view_xyxy[3] - view_xyxy[1], view_xyxy[2] - view_xyxy[0]))
+    view_hw = resize.image_hw((view_xyxy[3] - view_xyxy[1], view_xyxy[2] - view_xyxy[0]))
     source_xyxy, target_xyxy = _place(view_xyxy, size_hw, view_hw)
     return Geometry(source_xyxy, target_xyxy, view_hw, bool(transpose), bool(mirror), bool(upside_down))
 
@@ -130,7 +130,7 @@ def _sample_crop(
 ) -> tuple[float, float, float, float]:
     """A part of the canvas that holds the centre of an object and has the drawn IoU with an object; else the whole.
 
-    As in the authors' release, a threshold that no trial meets gives way to another one. Pictures without objects take
+    As in the authors' release, a threshold that no trial meets gives way to another one. Images without objects take
     any part.
     """
     x0, y0, x1, y1 = canvas_xyxy
@@ -164,10 +164,10 @@ def _iou(a_xyxy: Float64[np.ndarray, "M 4"], b_xyxy: Float32[np.ndarray, "N 4"])
 def _place(
     view_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int], view_hw: tuple[int, int]
 ) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-    """The picture's part of a view, and where it comes to lie when the view is resized. Both in whole pixels."""
+    """The image's part of a view, and where it comes to lie when the view is resized. Both in whole pixels."""
     spans = []
     for low, high, length, new_length in zip(view_xyxy[:2], view_xyxy[2:], size_hw[::-1], view_hw[::-1], strict=True):
-        start = min(round(low), length - 1)  # the view keeps at least one row and column of the picture
+        start = min(round(low), length - 1)  # the view keeps at least one row and column of the image
         end = max(round(high), start + 1, 1)
         source = (max(start, 0), min(end, length))
         scale = new_length / (end - start)
@@ -219,26 +219,13 @@ def _to_uint8(levels: np.ndarray) -> np.ndarray:
     return np.clip(np.round(levels), 0, 255).astype(np.uint8)
 
 
-def resize_image(image: UInt8[np.ndarray, "H W 3"], size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Resize, by the same rule in training, evaluation and prediction.
-
-    Bilinear; where the picture shrinks to less than half along a side (and grows along none), each new pixel is the
-    mean of those it covers, since bilinear would skip pixels. OpenCV's exact kernel gives the same pixels on every
-    processor, and exported files give them too (`export.input_graph`); its usual one is up to 1 off in a tenth of them.
-    """
-    (height, width), (new_height, new_width) = image.shape[:2], size_hw
-    shrinks = height >= new_height and width >= new_width and (height > 2 * new_height or width > 2 * new_width)
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR_EXACT
-    return cv2.resize(image, (new_width, new_height), interpolation=interpolation)
-
-
 def warp(
     image: UInt8[np.ndarray, "H W 3"],
     geometry: Geometry,
     fill: tuple[int, int, int] = SSD_PAPER.fill,
     colour: Colour = UNCHANGED,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The network's input: the geometry's part of the picture, resized once, coloured, on a ground of `fill`."""
+    """The network's input: the geometry's part of the image, resized once, coloured, on a ground of `fill`."""
     (sx0, sy0, sx1, sy1), (tx0, ty0, tx1, ty1) = geometry.source_xyxy, geometry.target_xyxy
     height, width = geometry.view_hw
     result = change_colour(resize_image(image[sy0:sy1, sx0:sx1], (ty1 - ty0, tx1 - tx0)), colour)
@@ -253,7 +240,7 @@ def warp(
 
 
 def move_objects(sample: Sample, image: UInt8[np.ndarray, "h w 3"], geometry: Geometry) -> Sample:
-    """The sample with its new picture: objects whose centre is in it (Liu 2016, 2.2), boxes clipped to it.
+    """The sample with its new image: objects whose centre is in it (Liu 2016, 2.2), boxes clipped to it.
 
     Of an ignored object any visible part stays, since it must not become background.
     """
@@ -278,7 +265,7 @@ def augment(sample: Sample, resize: Resize, rng: np.random.Generator, augmentati
 def resize_only(sample: Sample, resize: Resize) -> Sample:
     """The sample resized as the network takes it; every object stays."""
     height, width = sample.image.shape[:2]
-    new_height, new_width = resize.picture_hw((height, width))
+    new_height, new_width = resize.image_hw((height, width))
     scale = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
     image = resize_image(sample.image, (new_height, new_width))
     return Sample(image, sample.boxes_xyxy * scale, sample.labels, sample.ignored, sample.image_index)

@@ -1,4 +1,4 @@
-"""COCO folders: `annotations/instances_SPLIT.json` and the pictures in `SPLIT/`, `images/SPLIT/`, `images/` or beside.
+"""COCO folders: `annotations/instances_SPLIT.json` and the images in `SPLIT/`, `images/SPLIT/`, `images/` or beside.
 
 Roboflow's `SPLIT/_annotations.coco.json` is read too. COCO's boxes are (x, y, width, height), 0-based; ids may be
 sparse, and labels follow the order of the category ids (COCO data format, "annotations"). `iscrowd` objects are
@@ -16,7 +16,7 @@ from typing import Any
 
 from onestage.data.folder import DataFolder, OutsideError, shown
 from onestage.data.table import Table, TableBuilder
-from onestage.data.validate import PictureObjects, Problem, unknown_class
+from onestage.data.validate import ImageObjects, Problem, unknown_class
 from onestage.errors import UserError
 from onestage.structures import Categories
 
@@ -69,11 +69,11 @@ def read_coco(root: str | Path, split: str, categories: Categories | None = None
             problems.append(Problem(file, None, message, "id"))
             continue
         seen.add(image_id)
-        picture = PictureObjects(f"{file}, image {image_id}", size_hw, problems)
+        checked = ImageObjects(f"{file}, image {image_id}", size_hw, problems)
         for place, record in objects_of.get(image_id, ()):
             without_area += _area(record) is None
-            _add_object(picture, place, record, label_of_id, own, categories)
-        picture.add_to(builder, path=path, image_id=image_id)
+            _add_object(checked, place, record, label_of_id, own, categories)
+        checked.add_to(builder, path=path, image_id=image_id)
     if without_area:
         problems.append(
             Problem(
@@ -180,14 +180,12 @@ def _image(
     except OutsideError as error:
         return report("path", str(error))
     if path is None:
-        return report(
-            "missing-picture", f"the picture {shown(name)} is missing in {split} and images; add or unlist it"
-        )
+        return report("missing-image", f"the image {shown(name)} is missing in {split} and images; add or unlist it")
     return image_id, path, (int(height), int(width))
 
 
 def _add_object(
-    picture: PictureObjects,
+    image: ImageObjects,
     place: int,
     record: Record,
     label_of_id: dict[str, int],
@@ -199,25 +197,25 @@ def _add_object(
     if category_id is None or category_id not in label_of_id:
         names = {str(source_id): name for source_id, name in zip(own.source_ids, own.names, strict=True)}
         if category_id in names:
-            picture.report(place, "class", unknown_class(names[category_id], categories))
+            image.report(place, "class", unknown_class(names[category_id], categories))
         else:
             ids = ", ".join(map(str, own.source_ids[:10]))
             message = (
                 f"category_id {shown(record.get('category_id'))} is none of the file's categories ({ids}); correct it"
             )
-            picture.report(place, "class", message)
+            image.report(place, "class", message)
         return
     numbers = [_number(side) for side in box] if isinstance(box, list) else []
     sides = [side for side in numbers if side is not None]
     if len(sides) != 4 or len(numbers) != 4:
-        picture.report(place, "annotation", f"bbox {shown(box)} is not four numbers x, y, width, height")
+        image.report(place, "annotation", f"bbox {shown(box)} is not four numbers x, y, width, height")
     else:
         x, y, width, height = sides
         if width <= 0 or height <= 0:
             message = f"bbox {shown(box)} has width {width:.6g} and height {height:.6g}; fix or delete the box"
-            picture.report(place, "box-empty", message)
+            image.report(place, "box-empty", message)
             return
-        picture.add(
+        image.add(
             place,
             (x, y, x + width, y + height),
             label_of_id[category_id],

@@ -1,7 +1,7 @@
 """Files of a data folder, found without ever leaving it.
 
 Names of files come out of annotations that strangers wrote: `..`, absolute paths, NUL bytes and symbolic links that
-lead out of the folder are refused. Each folder is listed once, so looking for a picture costs no system call.
+lead out of the folder are refused. Each folder is listed once, so looking for an image costs no system call.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class DataFolder:
             self._refuse_outside(path.as_posix())
         return path.as_posix()
 
-    def find_picture(self, folder: str, stem: str) -> list[str]:
-        """The pictures `folder/stem.EXTENSION`, by any allowed extension.
+    def find_image(self, folder: str, stem: str) -> list[str]:
+        """The images `folder/stem.EXTENSION`, by any allowed extension.
 
         Raises:
             OutsideError: the stem leads out of the folder.
@@ -94,10 +94,10 @@ class DataFolder:
                     raise
         return self._listings[folder]
 
-    def pictures(self, folder: str) -> list[str]:
-        """The names of all pictures below a folder, sorted; folders that are symbolic links are not entered.
+    def images(self, folder: str) -> list[str]:
+        """The names of all images below a folder, sorted; folders that are symbolic links are not entered.
 
-        A picture may itself be a symbolic link that leads out: `find` says so.
+        An image may itself be a symbolic link that leads out: `find` says so.
 
         Raises:
             OutsideError: the folder is a symbolic link that leads out.

@@ -2,7 +2,7 @@
 
 The classes differ in size and shape as real ones do: a star may be a tenth of a ladder's length, a wall is wide, a
 ladder tall, a leaf lies at any angle. Objects hide parts of each other; a box is that of an object's visible part. What
-is mostly hidden or very small is `difficult`. Some pictures are empty. No class is found by its colour alone: the
+is mostly hidden or very small is `difficult`. Some images are empty. No class is found by its colour alone: the
 background's blobs and lines take colours from everywhere.
 """
 
@@ -20,16 +20,16 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from onestage.data.voc import voc_annotation
 
-EMPTY_PICTURES = 0.05
+EMPTY_IMAGES = 0.05
 MOST_OBJECTS = 5
 LEAST_VISIBLE = 0.25  # no object is hidden further than that
 DIFFICULT_VISIBLE = 0.5
-DIFFICULT_SIDE = 0.055  # of the pictures' nominal side
+DIFFICULT_SIDE = 0.055  # of the images' nominal side
 PLACE_TRIALS = 6
 
 
 class Plane(NamedTuple):
-    """Points of the picture in an object's own frame: its centre is (0, 0), its sides lie along u and v, in pixels."""
+    """Points of the image in an object's own frame: its centre is (0, 0), its sides lie along u and v, in pixels."""
 
     u: Float32[np.ndarray, "h w"]
     v: Float32[np.ndarray, "h w"]
@@ -46,7 +46,7 @@ class Surface(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of objects. Sides are parts of the pictures' nominal side; `ratio` is width / height."""
+    """A class of objects. Sides are parts of the images' nominal side; `ratio` is width / height."""
 
     surface: Callable[[Plane], Surface]
     longer_side: tuple[float, float]
@@ -119,7 +119,7 @@ KINDS: dict[str, Kind] = {
 
 
 class Drawing(NamedTuple):
-    """A picture with its objects."""
+    """An image with its objects."""
 
     image: UInt8[np.ndarray, "H W 3"]
     boxes_xyxy: Float32[np.ndarray, "N 4"]
@@ -133,9 +133,9 @@ def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, te
     Args:
         root: the folder to write, made where needed.
         seed: of everything drawn, not negative.
-        train: pictures of `trainval`.
-        test: pictures of `test`.
-        size: nominal side of the pictures, pixels; theirs are 0.8 to 1.2 times it.
+        train: images of `trainval`.
+        test: images of `test`.
+        size: nominal side of the images, pixels; theirs are 0.8 to 1.2 times it.
     """
     root = Path(root)
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
@@ -143,8 +143,8 @@ def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, te
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in KINDS), encoding="utf-8")
     stems = [f"{index:06d}" for index in range(train + test)]
 
-    def write_picture(index: int) -> None:
-        drawing = draw_picture(np.random.default_rng((seed, index)), size)
+    def write_image(index: int) -> None:
+        drawing = draw_image(np.random.default_rng((seed, index)), size)
         size_hw = (drawing.image.shape[0], drawing.image.shape[1])
         text = voc_annotation(f"{stems[index]}.jpg", size_hw, drawing.boxes_xyxy, drawing.names, drawing.difficult)
         (root / "Annotations" / f"{stems[index]}.xml").write_text(text, encoding="utf-8")
@@ -152,25 +152,25 @@ def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, te
         (root / "JPEGImages" / f"{stems[index]}.jpg").write_bytes(jpeg.tobytes())
 
     with ThreadPoolExecutor() as pool:  # numpy and OpenCV draw outside of Python's lock
-        list(pool.map(write_picture, range(len(stems))))
+        list(pool.map(write_image, range(len(stems))))
     for split, part in (("trainval", stems[:train]), ("test", stems[train:])):
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text(
             "".join(f"{stem}\n" for stem in part), encoding="utf-8"
         )
 
 
-def draw_picture(rng: np.random.Generator, size: int = 300) -> Drawing:
-    """Draw one picture with its objects."""
+def draw_image(rng: np.random.Generator, size: int = 300) -> Drawing:
+    """Draw one image with its objects."""
     height, width = (int(side) for side in rng.integers(round(0.8 * size), round(1.2 * size) + 1, 2))
     scene = _Scene(_background(rng, height, width), size)
-    if rng.random() >= EMPTY_PICTURES:
+    if rng.random() >= EMPTY_IMAGES:
         for _ in range(int(rng.integers(1, MOST_OBJECTS + 1))):
             scene.add(str(rng.choice(list(KINDS))), rng)
     return scene.finish(rng)
 
 
 class _Scene:
-    """A picture under the brush, and whose pixel each is: -1 the background's, else the object's number."""
+    """An image under the brush, and whose pixel each is: -1 the background's, else the object's number."""
 
     def __init__(self, canvas: UInt8[np.ndarray, "H W 3"], size: int) -> None:
         self.canvas, self.size = canvas, size
@@ -196,7 +196,7 @@ class _Scene:
                 return
 
     def finish(self, rng: np.random.Generator) -> Drawing:
-        """The picture as a camera would take it, and the boxes of what can be seen."""
+        """The image as a camera would take it, and the boxes of what can be seen."""
         light = rng.uniform(0.75, 1.15) * rng.uniform(0.94, 1.06, 3)
         noise = rng.uniform(1, 7) * rng.standard_normal(self.owner.shape, dtype=np.float32)
         image = np.clip(self.canvas * light.astype(np.float32) + noise[:, :, None], 0, 255).astype(np.uint8)
@@ -215,7 +215,7 @@ class _Scene:
 def _random_plane(
     kind: Kind, size_hw: tuple[int, ...], size: int, rng: np.random.Generator
 ) -> tuple[tuple[slice, slice], Plane]:
-    """A random place, size and turn of an object: its part of the picture, and the points of that part."""
+    """A random place, size and turn of an object: its part of the image, and the points of that part."""
     ratio = rng.uniform(*kind.ratio)
     longer = size * float(np.exp(rng.uniform(*np.log(kind.longer_side))))
     width, height = (longer, longer / ratio) if ratio >= 1 else (longer * ratio, longer)
@@ -223,7 +223,7 @@ def _random_plane(
     reach_x = (width * abs(np.cos(turn)) + height * abs(np.sin(turn))) / 2
     reach_y = (width * abs(np.sin(turn)) + height * abs(np.cos(turn))) / 2
     rows, columns = size_hw
-    # up to a third of an object may lie outside of the picture's edge
+    # up to a third of an object may lie outside of the image's edge
     centre_x, centre_y = (
         rng.uniform(min(reach / 3, length / 2), max(length - reach / 3, length / 2))
         for reach, length in ((reach_x, columns), (reach_y, rows))

@@ -8,7 +8,7 @@ processes, or with `workers=0` by one thread behind the training loop (OpenCV ru
 Several training processes share the batches out (`shard`): each takes its samples of every batch in training, and its
 batches of all in evaluation. What a sample or an evaluated batch looks like does not depend on their number.
 
-The pictures of a batch lie in memory with their channels last, as they were decoded; the batch is a (B, 3, H, W) view.
+The images of a batch lie in memory with their channels last, as they were decoded; the batch is a (B, 3, H, W) view.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from onestage.structures import Batch, Sample, Targets
 def epoch_order(num_images: int, repeat: int, seed: int, epoch: int) -> Int64[np.ndarray, " M"]:
     """The samples of an epoch in order: a permutation of 0..num_images*repeat-1.
 
-    Sample s shows picture s % num_images; all pictures are shown once before one is shown again.
+    Sample s shows image s % num_images; all images are shown once before one is shown again.
     """
     rng = np.random.default_rng((seed, epoch))
     return np.concatenate([turn * num_images + rng.permutation(num_images) for turn in range(repeat)])
@@ -49,7 +49,7 @@ def batches_per_epoch(num_images: int, repeat: int, batch_size: int) -> int:
 
 
 def read_sample(table: Table, index: int) -> Sample:
-    """One picture, decoded, with its objects, in its own pixels."""
+    """One image, decoded, with its objects, in its own pixels."""
     objects = table.objects(index)
     image = decode_image(table.image_path(index))
     return Sample(image, objects.boxes_xyxy, objects.labels, objects.ignored, index)
@@ -70,12 +70,12 @@ class TrainingSet:
             return resize_only(sample, self.resize)
         return augment(sample, self.resize, self._rng(key), self.augmentation)
 
-    def picture_hw(self, key: tuple[int, int]) -> SizeHW:
-        """The size that this sample's picture has, by the table: nothing is read."""
+    def image_hw(self, key: tuple[int, int]) -> SizeHW:
+        """The size that this sample's image has, by the table: nothing is read."""
         index = key[1] % len(self.table)
         height, width = self.table.image_sizes_hw[index].tolist()
         if self.augmentation is None:
-            return self.resize.picture_hw((height, width))
+            return self.resize.image_hw((height, width))
         objects = self.table.objects(index)
         geometry = sample_geometry(
             (height, width), objects.boxes_xyxy, objects.ignored, self.resize, self._rng(key), self.augmentation
@@ -88,7 +88,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Samples by the row of their picture, only resized."""
+    """Samples by the row of their image, only resized."""
 
     table: Table
     resize: Resize
@@ -115,33 +115,33 @@ def training_loader(
     """Batches without end, from batch `start[1]` of epoch `start[0]` on. `close()` ends the readers.
 
     Args:
-        table: the pictures.
-        resize: how pictures are brought to the network's input.
-        augmentation: how pictures are varied; None only resizes them.
-        batch_size: pictures a batch, of all training processes together; a set smaller than that gives batches of the
+        table: the images.
+        resize: how images are brought to the network's input.
+        augmentation: how images are varied; None only resizes them.
+        batch_size: images a batch, of all training processes together; a set smaller than that gives batches of the
             whole set.
         seed: of the order and of the augmentation, not negative.
-        workers: processes that read pictures; 0 is one thread of this process.
-        start: (epoch, batch) of the first batch. Earlier pictures are not read.
-        repeat: how often an epoch shows each picture.
-        pin_memory: put the pictures where a GPU can fetch them by itself.
+        workers: processes that read images; 0 is one thread of this process.
+        start: (epoch, batch) of the first batch. Earlier images are not read.
+        repeat: how often an epoch shows each image.
+        pin_memory: put the images where a GPU can fetch them by itself.
         shard: (rank, ranks): of every batch this loader gives the samples rank, rank + ranks, ...; all ranks together
             give the batch of a single process, and each pads its part as that would.
         start_method: how workers are started; None is PyTorch's choice for the platform.
         warn: told in one line of workers that give nothing for `loader_workers.WARN_AFTER_SECONDS`.
 
     Raises:
-        UserError: the table is empty, or a batch has fewer pictures than there are ranks; later, a picture can't be
+        UserError: the table is empty, or a batch has fewer images than there are ranks; later, an image can't be
             read or a worker process died (outside of this loader's code: see `readable_worker_errors`).
     """
     if not len(table):
-        raise UserError(f"{table.root}, {table.split}: no pictures to train on; choose another split")
+        raise UserError(f"{table.root}, {table.split}: no images to train on; choose another split")
     ranks = shard[1]
-    pictures = min(batch_size, len(table) * repeat)
-    if pictures < ranks:
+    images = min(batch_size, len(table) * repeat)
+    if images < ranks:
         raise UserError(
-            f"batches of {pictures} pictures can't be shared by {ranks} processes; use a larger --batch-size, more "
-            f"pictures, or at most {pictures} processes"
+            f"batches of {images} images can't be shared by {ranks} processes; use a larger --batch-size, more "
+            f"images, or at most {images} processes"
         )
     keys = _training_keys(len(table), repeat, batch_size, seed, start)
     reader = _BatchReader(TrainingSet(table, augmentation, resize, seed), shard, pin_memory and not workers)
@@ -170,7 +170,7 @@ def evaluation_loader(
     start_method: StartMethod | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Every picture once, in the table's order, only resized. Arguments as for `training_loader`, but for `shard`.
+    """Every image once, in the table's order, only resized. Arguments as for `training_loader`, but for `shard`.
 
     Whole batches are dealt out: rank r of n gets batches r, r + n, ... of a single process's, which may be none.
     """
@@ -193,7 +193,7 @@ class PackedBatch:
     image_indices: Int64[np.ndarray, " B"]
 
     def pin_memory(self) -> PackedBatch:
-        """Called by `DataLoader(pin_memory=True)`. Only the pictures: the rest is a few kilobytes."""
+        """Called by `DataLoader(pin_memory=True)`. Only the images: the rest is a few kilobytes."""
         return replace(self, images=self.images.pin_memory())
 
     def unpack(self) -> Batch:
@@ -207,7 +207,7 @@ class PackedBatch:
 def pack(samples: Sequence[Sample], resize: Resize, beside_hw: Sequence[SizeHW] = ()) -> PackedBatch:
     """Put samples side by side; smaller ones lie in the upper left corner of their place, on padding.
 
-    `beside_hw`: the sizes of the batch's pictures that another process has.
+    `beside_hw`: the sizes of the batch's images that another process has.
     """
     images = torch.from_numpy(stack_images([sample.image for sample in samples], resize, beside_hw))
     return PackedBatch(
@@ -223,7 +223,7 @@ def pack(samples: Sequence[Sample], resize: Resize, beside_hw: Sequence[SizeHW] 
 def stack_images(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]], resize: Resize, beside_hw: Sequence[SizeHW] = ()
 ) -> UInt8[np.ndarray, "B H W 3"]:
-    """Resized pictures as one array of the size that their detector takes (for `beside_hw`, see `pack`)."""
+    """Resized images as one array of the size that their detector takes (for `beside_hw`, see `pack`)."""
     sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
     input_hw = resize.input_hw([*sizes_hw, *beside_hw])
     if all(size_hw == input_hw for size_hw in sizes_hw):
@@ -237,7 +237,7 @@ def stack_images(
 
 @dataclass(frozen=True)
 class _BatchReader:
-    """Batches by the keys of their samples. A picture that can't be read comes back as its error, to be raised where
+    """Batches by the keys of their samples. An image that can't be read comes back as its error, to be raised where
     the batch is used: an error raised in a worker process would arrive as a page of traceback."""
 
     samples: TrainingSet | EvaluationSet
@@ -254,11 +254,11 @@ class _BatchReader:
         return batch.pin_memory() if self.pin_memory else batch
 
     def _beside_hw(self, keys: Sequence[Any]) -> list[SizeHW]:
-        """The sizes of the pictures that other ranks have of this batch."""
+        """The sizes of the images that other ranks have of this batch."""
         if not isinstance(self.samples, TrainingSet) or isinstance(self.samples.resize, Stretch):
             return []
         rank, ranks = self.shard
-        return [self.samples.picture_hw(key) for place, key in enumerate(keys) if place % ranks != rank]
+        return [self.samples.image_hw(key) for place, key in enumerate(keys) if place % ranks != rank]
 
 
 def _batches(

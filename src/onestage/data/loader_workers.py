@@ -131,7 +131,7 @@ def by_thread(
     thread = threading.Thread(target=read_ahead, name="onestage-read-ahead", daemon=True)
     thread.start()
     try:
-        with _Patience(warn, lambda: "the thread that reads pictures") as patience:
+        with _Patience(warn, lambda: "the thread that reads images") as patience:
             while True:
                 with patience.waiting():
                     item = ready.get()
@@ -195,7 +195,7 @@ class _Patience:
             self.warned_at = now
             self.warn(
                 f"no batch for {now - since:.0f} s: waiting for {self.who()}; if this lasts, look at the disk or "
-                "network share that holds the pictures"
+                "network share that holds the images"
             )
 
 

@@ -1,7 +1,7 @@
 """The flat table that every reader fills: a whole data set's annotations in a few numpy arrays.
 
-No Python object a box or a picture, so that loader workers share it and memory stays flat. Row i of the pictures owns
-the objects `first_object[i]` up to (not including) `first_object[i + 1]`. Legend: I picture, N object.
+No Python object a box or an image, so that loader workers share it and memory stays flat. Row i of the images owns
+the objects `first_object[i]` up to (not including) `first_object[i + 1]`. Legend: I image, N object.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from onestage.structures import Categories, GroundTruth
 
 
 class Objects(NamedTuple):
-    """The objects of one picture, as views into the table."""
+    """The objects of one image, as views into the table."""
 
-    boxes_xyxy: Float32[np.ndarray, "N 4"]  # pixels of the upright picture
+    boxes_xyxy: Float32[np.ndarray, "N 4"]  # pixels of the upright image
     labels: Int64[np.ndarray, " N"]
     ignored: Bool[np.ndarray, " N"]
 
@@ -41,9 +41,9 @@ class Table:
         categories: the classes, in label order.
         image_paths: fixed-width bytes (`os.fsencode`), relative to `root`.
         image_ids: fixed-width bytes: VOC's and YOLO's stems, COCO's ids.
-        image_sizes_hw: pixels of the upright picture.
-        first_object: offsets of the pictures' objects.
-        boxes_xyxy: pixels of the upright picture, 0-based, half-open.
+        image_sizes_hw: pixels of the upright image.
+        first_object: offsets of the images' objects.
+        boxes_xyxy: pixels of the upright image, 0-based, half-open.
         ignored: VOC difficult, COCO crowd.
         areas: square pixels; COCO's is the segment's, the others the box's.
     """
@@ -62,24 +62,24 @@ class Table:
     areas: Float32[np.ndarray, " N"]
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
         return len(self.image_sizes_hw)
 
     def image_name(self, index: SupportsIndex) -> str:
-        """The picture's path below `root`, with forward slashes."""
+        """The image's path below `root`, with forward slashes."""
         return os.fsdecode(bytes(self.image_paths[index]))
 
     def image_path(self, index: SupportsIndex) -> Path:
-        """Where the picture lies."""
+        """Where the image lies."""
         return self.root / self.image_name(index)
 
     def image_id(self, index: SupportsIndex) -> str:
-        """The picture's name in its data set: a stem (VOC, YOLO) or an id (COCO)."""
+        """The image's name in its data set: a stem (VOC, YOLO) or an id (COCO)."""
         return os.fsdecode(bytes(self.image_ids[index]))
 
     def objects(self, index: SupportsIndex) -> Objects:
-        """The objects of one picture (views; copy before changing them)."""
-        index = operator.index(index) % max(1, len(self))  # -1 is the last picture
+        """The objects of one image (views; copy before changing them)."""
+        index = operator.index(index) % max(1, len(self))  # -1 is the last image
         rows = slice(self.first_object[index], self.first_object[index + 1])
         return Objects(self.boxes_xyxy[rows], self.labels[rows], self.ignored[rows])
 
@@ -91,10 +91,10 @@ class Table:
         indices: Sequence[int] | Integer[np.ndarray, " M"] | None = None,
         seed: int = 0,
     ) -> Table:
-        """Some of the pictures: a fraction or a count of them drawn by `seed` (in the table's order), or given rows.
+        """Some of the images: a fraction or a count of them drawn by `seed` (in the table's order), or given rows.
 
         Raises:
-            UserError: not exactly one of the three is given, or it asks for more pictures than there are.
+            UserError: not exactly one of the three is given, or it asks for more images than there are.
         """
         if sum(choice is not None for choice in (fraction, count, indices)) != 1:
             raise UserError("subset: give exactly one of fraction, count and indices")
@@ -106,7 +106,7 @@ class Table:
             count = max(1, round(fraction * len(self))) if len(self) else 0
         assert count is not None
         if not 0 <= count <= len(self):
-            raise UserError(f"subset: count {count}, but there are {len(self)} pictures")
+            raise UserError(f"subset: count {count}, but there are {len(self)} images")
         return self._rows(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
     def with_categories(self, categories: Categories) -> Table:
@@ -125,7 +125,7 @@ class Table:
         return replace(self, categories=categories, labels=new_labels[self.labels])
 
     def join(self, *others: Table) -> Table:
-        """The pictures of this table, then those of the others, below their common folder.
+        """The images of this table, then those of the others, below their common folder.
 
         Raises:
             UserError: the tables do not have the same classes in the same order.
@@ -159,7 +159,7 @@ class Table:
         )
 
     def ground_truth(self) -> GroundTruth:
-        """All objects as the metrics take them; pictures are numbered as the table's rows."""
+        """All objects as the metrics take them; images are numbered as the table's rows."""
         return GroundTruth(
             num_images=len(self),
             image_index=np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.first_object)),
@@ -170,7 +170,7 @@ class Table:
         )
 
     def digest(self) -> str:
-        """SHA-256 of the pictures' names and of all annotations: the same data gives the same one on any machine."""
+        """SHA-256 of the images' names and of all annotations: the same data gives the same one on any machine."""
         digest = hashlib.sha256(repr(self.categories.names).encode())
         names = b"\0".join(bytes(path) for path in self.image_paths)
         numbers = (self.image_sizes_hw, self.first_object, self.boxes_xyxy, self.labels, self.ignored)
@@ -182,14 +182,14 @@ class Table:
         """One line: the kind, what is in it, where."""
         ignored = f" ({self.ignored.sum():,} ignored)" if self.ignored.any() else ""
         return (
-            f"{self.kind.upper()} {self.root}, {self.split}: {len(self):,} pictures, {len(self.labels):,} objects"
+            f"{self.kind.upper()} {self.root}, {self.split}: {len(self):,} images, {len(self.labels):,} objects"
             f"{ignored} of {len(self.categories)} classes"
         )
 
     def _rows(self, indices: Int64[np.ndarray, " M"]) -> Table:
         counts = np.diff(self.first_object)[indices]
         first = _offsets(counts)
-        # the old row of each kept object: its picture's old start plus its place within the picture
+        # the old row of each kept object: its image's old start plus its place within the image
         objects = np.repeat(self.first_object[:-1][indices] - first[:-1], counts) + np.arange(first[-1])
         return replace(
             self,
@@ -205,7 +205,7 @@ class Table:
 
 
 class TableBuilder:
-    """Collects a table picture by picture, in compact arrays."""
+    """Collects a table image by image, in compact arrays."""
 
     def __init__(self, root: Path, split: str, kind: str) -> None:
         self.root, self.split, self.kind = root, split, kind
@@ -225,7 +225,7 @@ class TableBuilder:
         ignored: Bool[np.ndarray, " N"] | Sequence[bool],
         areas: Float[np.ndarray, " N"] | None = None,
     ) -> None:
-        """Append one picture with its objects; `areas` None takes the boxes' own."""
+        """Append one image with its objects; `areas` None takes the boxes' own."""
         if areas is None:
             areas = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
         self._paths.append(os.fsencode(path))

@@ -1,25 +1,25 @@
 """The one validator between an annotation file and anything that uses it.
 
-Readers collect a `Problem` a fault instead of stopping; `validate_images` then looks at every picture. An error stops a
+Readers collect a `Problem` a fault instead of stopping; `validate_images` then looks at every image. An error stops a
 run unless bad data is skipped; a notice is only told. What happens to the thing is the same everywhere:
 
 | kind | severity | what happens |
 |---|---|---|
-| annotation | error | can't be read: its picture (or, with an object's number, only the object) is left out |
-| path | error | a file name that leads out of the data folder is not followed; its picture is left out |
-| missing-picture | error | the picture is left out |
-| unreadable-picture | error | damaged, cut off, too large, not a picture: left out by `drop_bad` |
-| no-size | error | an annotation without the picture's size: its picture is left out |
-| size | error | the picture's true (upright) size is not the annotation's: left out by `drop_bad` |
+| annotation | error | can't be read: its image (or, with an object's number, only the object) is left out |
+| path | error | a file name that leads out of the data folder is not followed; its image is left out |
+| missing-image | error | the image is left out |
+| unreadable-image | error | damaged, cut off, too large, not an image: left out by `drop_bad` |
+| no-size | error | an annotation without the image's size: its image is left out |
+| size | error | the image's true (upright) size is not the annotation's: left out by `drop_bad` |
 | class | error | a class that the list lacks: the object is left out, the nearest class named |
-| id | error | a COCO id that is no id or taken, or names no picture: what it stands for is left out |
+| id | error | a COCO id that is no id or taken, or names no image: what it stands for is left out |
 | box-not-finite, box-empty | error | NaN, infinite; reversed or without area: the object is left out |
-| box-outside | error | outside the picture, or more than 2 px beyond its border: the object is left out |
+| box-outside | error | outside the image, or more than 2 px beyond its border: the object is left out |
 | box-border | notice | at most 2 px beyond the border (rounding): clipped |
-| duplicate-object | notice | the same class and box once more in one picture: left out |
-| duplicate-picture | notice | a picture listed again in a split: left out |
+| duplicate-object | notice | the same class and box once more in one image: left out |
+| duplicate-image | notice | an image listed again in a split: left out |
 | extension | notice | a PNG called .jpg and the like: read as what it is |
-| background | notice | YOLO pictures without a label file: train as background |
+| background | notice | YOLO images without a label file: train as background |
 | area | notice | COCO objects without a usable area: their boxes' is taken |
 | split | notice | one of several joined folders lacks the split: nothing of it is used |
 
@@ -45,7 +45,7 @@ from onestage.runtime.decode import check_image
 from onestage.runtime.image_header import EXTENSIONS, MAX_PIXELS, ImageError
 from onestage.structures import Categories
 
-BORDER_TOLERANCE = 2.0  # pixels that a box may reach beyond its picture by rounding
+BORDER_TOLERANCE = 2.0  # pixels that a box may reach beyond its image by rounding
 BORDER_NOISE = 0.05  # pixels; what the decimals of a file lose, clipped without a word
 
 Severity = Literal["error", "notice"]
@@ -57,7 +57,7 @@ class Problem:
     """One fault of a data set; `str` gives the line to show.
 
     Attributes:
-        file: the annotation or the picture, relative to its table's root where the data set allows.
+        file: the annotation or the image, relative to its table's root where the data set allows.
         object_number: the object within the file, counted from 1; None where the fault is the whole file's.
         message: what was read, what was expected, what mends it.
         kind: a row of the table in this module's docstring.
@@ -75,8 +75,8 @@ class Problem:
         return f"{place}: {self.message}"
 
 
-class PictureObjects:
-    """The objects of one picture as a reader meets them: the good are kept, the others reported."""
+class ImageObjects:
+    """The objects of one image as a reader meets them: the good are kept, the others reported."""
 
     def __init__(self, file: str, size_hw: tuple[int, int], problems: list[Problem]) -> None:
         self.file, self.size_hw, self.problems = file, size_hw, problems
@@ -103,7 +103,7 @@ class PictureObjects:
         elif x1 <= x0 or y1 <= y0:
             self.report(number, "box-empty", f"{written} has no area; fix or delete the box")
         elif x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height or beyond > BORDER_TOLERANCE:
-            message = f"{written} reaches outside the {width}x{height} picture; fix or delete the box"
+            message = f"{written} reaches outside the {width}x{height} image; fix or delete the box"
             self.report(number, "box-outside", message)
         elif key in self._seen:
             self.report(number, "duplicate-object", f"{written} is the same object again; left out", "notice")
@@ -119,7 +119,7 @@ class PictureObjects:
             self._areas.append((clipped[2] - clipped[0]) * (clipped[3] - clipped[1]) if area is None else area)
 
     def add_to(self, builder: TableBuilder, *, path: str, image_id: str) -> None:
-        """Append the picture with its good objects to a table."""
+        """Append the image with its good objects to a table."""
         builder.add(
             path=path,
             image_id=image_id,
@@ -142,13 +142,13 @@ def unknown_class(name: str, categories: Categories) -> str:
 
 
 def validate_images(table: Table, workers: int | None = None, *, max_pixels: int = MAX_PIXELS) -> list[Problem]:
-    """Look at every picture of a table, in threads: there, a picture, whole, and as large as annotated.
+    """Look at every image of a table, in threads: there, an image, whole, and as large as annotated.
 
-    Reads headers and end marks of JPEG and PNG, decodes the other formats. Some thousand pictures a second.
+    Reads headers and end marks of JPEG and PNG, decodes the other formats. Some thousand images a second.
     """
 
     def look(index: int) -> Problem | None:
-        return _look_at_picture(table, index, max_pixels)
+        return _look_at_image(table, index, max_pixels)
 
     workers = workers or min(8, 2 * (os.cpu_count() or 1))
     with ThreadPoolExecutor(workers) as threads:
@@ -161,7 +161,7 @@ def errors(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def drop_bad(table: Table, problems: Iterable[Problem]) -> Table:
-    """The table without the pictures that an error names (objects in error were never in it)."""
+    """The table without the images that an error names (objects in error were never in it)."""
     bad = {problem.file for problem in errors(problems) if problem.object_number is None}
     return table.subset(indices=[index for index in range(len(table)) if table.image_name(index) not in bad])
 
@@ -179,18 +179,18 @@ def summary(problems: Sequence[Problem], limit: int = 20) -> str:
     return "\n".join(lines)
 
 
-def _look_at_picture(table: Table, index: int, max_pixels: int) -> Problem | None:
+def _look_at_image(table: Table, index: int, max_pixels: int) -> Problem | None:
     name, path = table.image_name(index), str(table.image_path(index))
     height, width = (int(side) for side in table.image_sizes_hw[index])
     try:
         header = check_image(path, max_pixels=max_pixels)
     except ImageError as error:
-        kind = "unreadable-picture" if os.path.exists(path) else "missing-picture"
+        kind = "unreadable-image" if os.path.exists(path) else "missing-image"
         return Problem(name, None, str(error).removeprefix(f"{path}: "), kind)
     if (header.height, header.width) != (height, width):
         turned = f" once upright (EXIF orientation {header.orientation})" if header.orientation > 1 else ""
         message = (
-            f"the picture is {header.width}x{header.height}{turned}, its annotation says {width}x{height}; correct it"
+            f"the image is {header.width}x{header.height}{turned}, its annotation says {width}x{height}; correct it"
         )
         return Problem(name, None, message, "size")
     if not name.lower().endswith(EXTENSIONS[header.format]):

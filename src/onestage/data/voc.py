@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 
 from onestage.data.folder import IMAGE_EXTENSIONS, DataFolder, OutsideError, shown
 from onestage.data.table import Table, TableBuilder
-from onestage.data.validate import PictureObjects, Problem, unknown_class
+from onestage.data.validate import ImageObjects, Problem, unknown_class
 from onestage.errors import UserError
 from onestage.structures import Categories
 
@@ -74,13 +74,13 @@ def read_voc(root: str | Path, split: str, categories: Categories | None = None)
         )
     builder = TableBuilder(folder.root, split, "voc")
     for stem, file, annotation in annotations:
-        path = _find_picture(folder, stem, file, annotation, problems)
+        path = _find_image(folder, stem, file, annotation, problems)
         size_hw = _size_hw(file, annotation, problems)
         if path is not None and size_hw is not None:
-            picture = PictureObjects(file, size_hw, problems)
+            image = ImageObjects(file, size_hw, problems)
             for number, found in enumerate(annotation.objects, start=1):
-                _add_object(picture, number, found, categories)
-            picture.add_to(builder, path=path, image_id=stem)
+                _add_object(image, number, found, categories)
+            image.add_to(builder, path=path, image_id=stem)
     return builder.build(categories), problems
 
 
@@ -111,7 +111,7 @@ def voc_annotation(
     names: Sequence[str],
     difficult: Bool[np.ndarray, " N"] | Sequence[bool],
 ) -> str:
-    """One VOC XML file from 0-based half-open boxes in pixels of the picture."""
+    """One VOC XML file from 0-based half-open boxes in pixels of the image."""
     objects = []
     for box_xyxy, name, hard in zip(boxes_xyxy, names, difficult, strict=True):
         x0, y0, x1, y1 = (float(side) for side in box_xyxy)
@@ -126,17 +126,17 @@ def voc_annotation(
 
 
 def write_voc(table: Table, root: str | Path, split: str | None = None) -> None:
-    """Write a table as one split of a VOC folder: annotations, the split's list, and copies of the pictures.
+    """Write a table as one split of a VOC folder: annotations, the split's list, and copies of the images.
 
     Raises:
-        UserError: two pictures have the same stem, or a picture can't be copied.
+        UserError: two images have the same stem, or an image can't be copied.
     """
     root, split = Path(root), split or table.split
     names = [PurePosixPath(table.image_name(index)) for index in range(len(table))]
     stems = [name.stem for name in names]
     if len(set(stems)) != len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise UserError(f"{table.root}: two pictures are called {twice}; VOC needs a stem of its own for each")
+        raise UserError(f"{table.root}: two images are called {twice}; VOC needs a stem of its own for each")
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
@@ -190,7 +190,7 @@ class _Collector:
 
 
 def _stems(folder: DataFolder, split: str, problems: list[Problem]) -> list[tuple[str, str]]:
-    """(stem, annotation file) of every picture of a split, each once."""
+    """(stem, annotation file) of every image of a split, each once."""
     list_file = f"ImageSets/Main/{split}.txt"
     if folder.find(list_file) is None:
         if split != ALL:
@@ -207,17 +207,15 @@ def _stems(folder: DataFolder, split: str, problems: list[Problem]) -> list[tupl
             problems.append(Problem(list_file, None, str(error), "path"))
             continue
         if stem in stems:
-            problems.append(
-                Problem(list_file, None, f"{stem} is listed again; left out", "duplicate-picture", "notice")
-            )
+            problems.append(Problem(list_file, None, f"{stem} is listed again; left out", "duplicate-image", "notice"))
         stems[stem] = file
     if not stems and not problems:
-        raise UserError(f"{folder.root / list_file}: the split {split} names no picture")
+        raise UserError(f"{folder.root / list_file}: the split {split} names no image")
     return list(stems.items())
 
 
 def _stem_of_line(folder: DataFolder, line: str) -> tuple[str, str]:
-    """A line is a stem; or a stem and 1, 0 or -1 (class-wise lists); or a picture's file name."""
+    """A line is a stem; or a stem and 1, 0 or -1 (class-wise lists); or an image's file name."""
     by_class = re.fullmatch(r"(\S+)\s+(?:-1|0|1)", line)
     without_extension = line.rpartition(".")[0] if line.lower().endswith(IMAGE_EXTENSIONS) else ""
     for stem in filter(None, (line, by_class and by_class[1], without_extension)):
@@ -234,13 +232,13 @@ def _read_annotation(folder: DataFolder, file: str, problems: list[Problem]) -> 
     return None
 
 
-def _find_picture(
+def _find_image(
     folder: DataFolder, stem: str, file: str, annotation: Annotation, problems: list[Problem]
 ) -> str | None:
     """By the split's stem; only where that finds none, or several, by what `<filename>` says."""
     named = annotation.fields.get("filename", "")
     try:
-        found = folder.find_picture("JPEGImages", stem)
+        found = folder.find_image("JPEGImages", stem)
         if len(found) == 1:
             return found[0]
         by_name = folder.find(str(PurePosixPath("JPEGImages", named))) if named else None
@@ -251,8 +249,8 @@ def _find_picture(
         return by_name
     if found:
         return found[0]
-    message = f"its picture JPEGImages/{stem}.jpg (or .png, ...) is missing; add it or delete the annotation"
-    problems.append(Problem(file, None, message, "missing-picture"))
+    message = f"its image JPEGImages/{stem}.jpg (or .png, ...) is missing; add it or delete the annotation"
+    problems.append(Problem(file, None, message, "missing-image"))
     return None
 
 
@@ -264,32 +262,32 @@ def _size_hw(file: str, annotation: Annotation, problems: list[Problem]) -> tupl
         return int(height), int(width)
     read = " x ".join(shown(text) for text in texts)
     problems.append(
-        Problem(file, None, f"no size of the picture ({read}); write <size> with width and height", "no-size")
+        Problem(file, None, f"no size of the image ({read}); write <size> with width and height", "no-size")
     )
     return None
 
 
-def _add_object(picture: PictureObjects, number: int, found: dict[str, str], categories: Categories) -> None:
+def _add_object(image: ImageObjects, number: int, found: dict[str, str], categories: Categories) -> None:
     name = found.get("name")
     texts = [found.get(f"bndbox/{side}", "nothing") for side in _SIDES]
     written = ", ".join(f"{side} {text[:20]}" for side, text in zip(_SIDES, texts, strict=True))
     sides = _numbers(texts)
     if not name:
-        picture.report(number, "annotation", "it has no <name>; name its class")
+        image.report(number, "annotation", "it has no <name>; name its class")
     elif name not in categories.label_of:
-        picture.report(number, "class", unknown_class(name, categories))
+        image.report(number, "class", unknown_class(name, categories))
     elif sides is None:
-        picture.report(number, "annotation", f"no box in numbers ({written}); write xmin, ymin, xmax, ymax")
+        image.report(number, "annotation", f"no box in numbers ({written}); write xmin, ymin, xmax, ymax")
     else:
         xmin, ymin, xmax, ymax = sides
         for axis, low, high in (("x", xmin, xmax), ("y", ymin, ymax)):
             if high <= low:
                 message = f"{axis}max {high:.8g} <= {axis}min {low:.8g}; fix or delete the box"
-                picture.report(number, "box-empty", message)
+                image.report(number, "box-empty", message)
                 return
         box_xyxy = (xmin - 1.0, ymin - 1.0, xmax, ymax)  # 1-based inclusive -> 0-based half-open
         ignored = found.get("difficult", "0").lower() in ("1", "true")
-        picture.add(number, box_xyxy, categories.label_of[name], written=written, ignored=ignored)
+        image.add(number, box_xyxy, categories.label_of[name], written=written, ignored=ignored)
 
 
 def _numbers(texts: list[str]) -> list[float] | None:

@@ -1,7 +1,7 @@
-"""YOLO folders: `data.yaml` names the classes and where each split's pictures are; each picture has a text of objects.
+"""YOLO folders: `data.yaml` names the classes and where each split's images are; each image has a text of objects.
 
-The labels of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, else beside the picture. A line is `class cx cy w h`
-in fractions of the picture, or `class x y x y ...` (a polygon, of which the bounding box is taken). A picture without a
+The labels of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, else beside the image. A line is `class cx cy w h`
+in fractions of the image, or `class x y x y ...` (a polygon, of which the bounding box is taken). An image without a
 label file has no objects. Classes count from 0.
 """
 
@@ -16,7 +16,7 @@ import yaml
 
 from onestage.data.folder import IMAGE_EXTENSIONS, DataFolder, OutsideError, shown
 from onestage.data.table import Table, TableBuilder
-from onestage.data.validate import Box, PictureObjects, Problem, unknown_class
+from onestage.data.validate import Box, ImageObjects, Problem, unknown_class
 from onestage.errors import UserError
 from onestage.runtime.decode import read_header
 from onestage.runtime.image_header import ImageError
@@ -35,7 +35,7 @@ def yolo_splits(root: str | Path) -> list[str]:
 
 
 def read_yolo(root: str | Path, split: str, categories: Categories | None = None) -> tuple[Table, list[Problem]]:
-    """Read one split of a YOLO folder. Reads the header of every picture, as labels are fractions of its size.
+    """Read one split of a YOLO folder. Reads the header of every image, as labels are fractions of its size.
 
     Args:
         root: the folder that holds `data.yaml`.
@@ -53,14 +53,14 @@ def read_yolo(root: str | Path, split: str, categories: Categories | None = None
     own = _own_categories(folder, settings)
     categories = own if categories is None else categories
     problems: list[Problem] = []
-    pictures = _pictures(folder, settings, split, problems)
-    if not pictures and not problems:
-        raise UserError(f"{folder.root}/data.yaml: the split {split} ({shown(settings[split])}) has no pictures")
+    images = _images(folder, settings, split, problems)
+    if not images and not problems:
+        raise UserError(f"{folder.root}/data.yaml: the split {split} ({shown(settings[split])}) has no images")
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        sizes_hw = list(threads.map(lambda path: _size_hw(folder, path), pictures))
+        sizes_hw = list(threads.map(lambda path: _size_hw(folder, path), images))
     builder = TableBuilder(folder.root, split, "yolo")
     without_labels = 0
-    for path, size_hw in zip(pictures, sizes_hw, strict=True):
+    for path, size_hw in zip(images, sizes_hw, strict=True):
         if isinstance(size_hw, Problem):
             problems.append(size_hw)
             continue
@@ -73,13 +73,13 @@ def read_yolo(root: str | Path, split: str, categories: Categories | None = None
             )
             continue
         without_labels += file is None
-        picture = PictureObjects(file or path, size_hw, problems)
+        image = ImageObjects(file or path, size_hw, problems)
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                _add_object(picture, number, line, own, categories)
-        picture.add_to(builder, path=path, image_id=PurePosixPath(path).stem)
+                _add_object(image, number, line, own, categories)
+        image.add_to(builder, path=path, image_id=PurePosixPath(path).stem)
     if without_labels:
-        message = f"{without_labels:,} pictures of {split} have no label file; they are background"
+        message = f"{without_labels:,} images of {split} have no label file; they are background"
         problems.append(Problem("data.yaml", None, message, "background", "notice"))
     return builder.build(categories), problems
 
@@ -116,8 +116,8 @@ def _own_categories(folder: DataFolder, settings: dict[str, Any]) -> Categories:
     return Categories.from_names(texts)
 
 
-def _pictures(folder: DataFolder, settings: dict[str, Any], split: str, problems: list[Problem]) -> list[str]:
-    """The pictures of a split: folders and lists of files, below `path` or the data folder itself."""
+def _images(folder: DataFolder, settings: dict[str, Any], split: str, problems: list[Problem]) -> list[str]:
+    """The images of a split: folders and lists of files, below `path` or the data folder itself."""
     wanted = settings.get(split)
     if not wanted:
         known = ", ".join(name for name in SPLITS if settings.get(name)) or "none"
@@ -129,12 +129,12 @@ def _pictures(folder: DataFolder, settings: dict[str, Any], split: str, problems
             lines = folder.read(inside, 1 << 28).decode("utf-8-sig", errors="replace").splitlines()
             names = [line.strip() for line in lines if line.strip()]
         else:
-            names = folder.pictures(inside)
-        for picture in _existing(folder, inside, names, problems):
-            if picture in found:
+            names = folder.images(inside)
+        for image in _existing(folder, inside, names, problems):
+            if image in found:
                 message = "listed again; left out"
-                problems.append(Problem(picture, None, message, "duplicate-picture", "notice"))
-            found[picture] = None
+                problems.append(Problem(image, None, message, "duplicate-image", "notice"))
+            found[image] = None
     return list(found)
 
 
@@ -151,25 +151,25 @@ def _place(folder: DataFolder, base: str, place: str) -> str:
         real = os.path.realpath(folder.root / candidate)
         if "\0" not in candidate and real.startswith(real_root + os.sep) and os.path.exists(real):
             return Path(real).relative_to(real_root).as_posix()
-    raise UserError(f"{folder.root}/data.yaml: {shown(place)} is not in {folder.root}; put the pictures below it")
+    raise UserError(f"{folder.root}/data.yaml: {shown(place)} is not in {folder.root}; put the images below it")
 
 
 def _existing(folder: DataFolder, file: str, names: list[str], problems: list[Problem]) -> list[str]:
-    """The pictures of the names that are there and inside; names are relative to the data folder or to the list."""
+    """The images of the names that are there and inside; names are relative to the data folder or to the list."""
     found: list[str] = []
     for name in names:
         try:
             near = PurePosixPath(file).parent.as_posix()
             bare = name.removeprefix("./")
-            picture = folder.first_existing([bare, f"{near}/{bare}"])
+            image = folder.first_existing([bare, f"{near}/{bare}"])
         except OutsideError as error:
             problems.append(Problem(file, None, str(error), "path"))
             continue
-        if picture is None or not picture.lower().endswith(IMAGE_EXTENSIONS):
-            message = f"the picture {shown(name)} is missing; add or unlist it"
-            problems.append(Problem(file, None, message, "missing-picture"))
+        if image is None or not image.lower().endswith(IMAGE_EXTENSIONS):
+            message = f"the image {shown(name)} is missing; add or unlist it"
+            problems.append(Problem(file, None, message, "missing-image"))
         else:
-            found.append(picture)
+            found.append(image)
     return found
 
 
@@ -178,12 +178,12 @@ def _size_hw(folder: DataFolder, path: str) -> tuple[int, int] | Problem:
     try:
         header = read_header(place)
     except ImageError as error:
-        return Problem(path, None, str(error).removeprefix(f"{place}: "), "unreadable-picture")
+        return Problem(path, None, str(error).removeprefix(f"{place}: "), "unreadable-image")
     return header.height, header.width
 
 
-def _label_file(folder: DataFolder, picture: str) -> str | None:
-    path = PurePosixPath(picture).with_suffix(".txt")
+def _label_file(folder: DataFolder, image: str) -> str | None:
+    path = PurePosixPath(image).with_suffix(".txt")
     parts = list(path.parts)
     if "images" in parts[:-1]:
         last = len(parts) - 1 - parts[::-1].index("images")
@@ -191,26 +191,26 @@ def _label_file(folder: DataFolder, picture: str) -> str | None:
     return folder.first_existing(["/".join(parts), path.as_posix()])
 
 
-def _add_object(picture: PictureObjects, number: int, line: str, own: Categories, categories: Categories) -> None:
+def _add_object(image: ImageObjects, number: int, line: str, own: Categories, categories: Categories) -> None:
     try:
         first, *numbers = (float(word) for word in line.split())
     except ValueError:
-        picture.report(number, "annotation", f"{shown(line)} is not numbers; expected class cx cy w h")
+        image.report(number, "annotation", f"{shown(line)} is not numbers; expected class cx cy w h")
         return
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        picture.report(number, "annotation", f"{shown(line)} has {len(numbers) + 1} numbers; expected class cx cy w h")
+        image.report(number, "annotation", f"{shown(line)} has {len(numbers) + 1} numbers; expected class cx cy w h")
         return
     if not (first.is_integer() and 0 <= first < len(own)):
         hint = " (do they count from 1?)" if first == len(own) else ""
         message = f"class {first:g}, but data.yaml names the classes 0 to {len(own) - 1}{hint}; correct it or name it"
-        picture.report(number, "class", message)
+        image.report(number, "class", message)
         return
     name = own.names[int(first)]
     if name not in categories.label_of:
-        picture.report(number, "class", unknown_class(name, categories))
+        image.report(number, "class", unknown_class(name, categories))
         return
     label = categories.label_of[name]
-    picture.add(number, _box_xyxy(numbers, picture.size_hw), label, written=f"box {shown(' '.join(line.split()[1:]))}")
+    image.add(number, _box_xyxy(numbers, image.size_hw), label, written=f"box {shown(' '.join(line.split()[1:]))}")
 
 
 def _box_xyxy(numbers: list[float], size_hw: tuple[int, int]) -> Box:

@@ -1,4 +1,4 @@
-"""What a detector is, and what all of them share: the normalisation of pictures and the counts that describe one."""
+"""What a detector is, and what all of them share: the normalisation of images and the counts that describe one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onestage.backbones import FeatureMaps
 from onestage.errors import UserError
 from onestage.input_size import Resize, SizeHW
 from onestage.postprocess import LevelCut, Selection, select
-from onestage.structures import Detections, LossSums, Predictions, Targets
+from onestage.structures import Detections, Losses, Predictions, Targets
 
 Images = UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
 
@@ -80,7 +80,7 @@ class DetectorConfig:
 
     @property
     def input_resize(self) -> Resize:
-        """How pictures are brought to the input."""
+        """How images are brought to the input."""
         raise NotImplementedError
 
     def anchor_shapes(self) -> list[tuple[float, float]]:
@@ -104,7 +104,7 @@ class DetectorConfig:
         return cls(**{name: _tuples(value) for name, value in values.items()})
 
     def with_quick_start(self: ConfigT) -> ConfigT:
-        """The same network made to learn from fewer pictures, where that takes other layers than the paper's."""
+        """The same network made to learn from fewer images, where that takes other layers than the paper's."""
         return self
 
     def adjusted(self: ConfigT, settings: Mapping[str, Any]) -> ConfigT:
@@ -133,7 +133,7 @@ class Detector(nn.Module):
         name: as `onestage.build` takes it.
         config: every other number.
         num_classes: K, without background.
-        resize: how pictures are brought to the input.
+        resize: how images are brought to the input.
         evaluation_selection: which detections its paper's evaluation keeps.
         level_cut: which scores of each level take part at all; None: all of them.
         normalize: the first layer.
@@ -161,7 +161,7 @@ class Detector(nn.Module):
         self.backbone = backbone
 
     def forward(self, images: Images) -> Predictions:
-        """Raw outputs for pictures of 0..255."""
+        """Raw outputs for images of 0..255."""
         return self.raw(self.normalize(images))
 
     def raw(self, images_normalised: Float[Tensor, "B 3 H W"]) -> Predictions:
@@ -176,7 +176,7 @@ class Detector(nn.Module):
         """The anchors of an input of this height and width, in its pixels, on the detector's device."""
         raise NotImplementedError
 
-    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> LossSums:
+    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> Losses:
         """Undivided sums over the batch, in float32. Targets are in pixels of the input."""
         raise NotImplementedError
 
@@ -191,7 +191,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
-        """The objects of each picture, best first; boxes in pixels of the input, clipped to it, without names."""
+        """The objects of each image, best first; boxes in pixels of the input, clipped to it, without names."""
         boxes_xyxy, scores = self.scored_boxes(predictions, input_hw)
         if self.level_cut is not None:
             scores = self.level_cut(scores, input_hw)
@@ -225,11 +225,11 @@ class Detector(nn.Module):
 
     @property
     def normalization(self) -> Normalization:
-        """What pictures are normalised with."""
+        """What images are normalised with."""
         return self.normalize.normalization
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Normalise pictures with other numbers from now on: RGB on the 0..255 scale.
+        """Normalise images with other numbers from now on: RGB on the 0..255 scale.
 
         Raises:
             ValueError: not three values each, or a std that is not above 0.
@@ -244,7 +244,7 @@ DetectorT = TypeVar("DetectorT", bound=Detector)
 
 
 def on_meta(detector: DetectorT) -> DetectorT:
-    """A copy in evaluation mode without values: sending pictures through it finds shapes and counts, and is cheap."""
+    """A copy in evaluation mode without values: sending images through it finds shapes and counts, and is cheap."""
     return copy.deepcopy(detector).to("meta").eval()
 
 
@@ -258,7 +258,7 @@ def map_sizes(name: str, maps: Callable[[Tensor], Sequence[Tensor]], input_hw: S
     """(height, width) of each map of a network on the meta device.
 
     Raises:
-        UserError: the network cannot take pictures of this size.
+        UserError: the network cannot take images of this size.
     """
     height, width = input_hw
     try:

@@ -18,11 +18,11 @@ class Description:
     Attributes:
         name: as `onestage.build` takes it.
         num_classes: without background.
-        resize: how pictures are brought to the input.
-        input_hw: of one picture, in the proportion 3:4, for which the rest is counted.
+        resize: how images are brought to the input.
+        input_hw: of one image, in the proportion 3:4, for which the rest is counted.
         normalization: of the input.
         parameters: of all layers.
-        gmacs: 10^9 multiply-accumulates of the convolutions and matrix products for one picture.
+        gmacs: 10^9 multiply-accumulates of the convolutions and matrix products for one image.
         cells: (height, width, anchors of a cell) of each level.
         settings: the detector's configuration, JSON-able.
     """
@@ -39,7 +39,7 @@ class Description:
 
     @property
     def anchors(self) -> int:
-        """Of one picture."""
+        """Of one image."""
         return sum(height * width * anchors for height, width, anchors in self.cells)
 
     @property

@@ -1,7 +1,7 @@
 """M2Det: a Single-Shot Object Detector based on Multi-Level Feature Pyramid Network (Zhao et al., AAAI 2019,
 arXiv 1811.04533).
 
-    pictures -> normalize -> backbone, two maps -> MLFPN (see `necks.mlfpn`) -> SSD's head on six maps
+    images -> normalize -> backbone, two maps -> MLFPN (see `necks.mlfpn`) -> SSD's head on six maps
              -> class logits and box deltas of every anchor
 
 Anchors, matching, loss and decoding are SSD's: see `detectors.multibox`. The network is the authors' release

@@ -1,6 +1,6 @@
 """What SSD brought and M2Det took over (Liu 2016, 2): the head, anchors on a square input, matching, hard negatives.
 
-A detector of this kind says how pictures become maps; all from the maps on is here.
+A detector of this kind says how images become maps; all from the maps on is here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onestage.errors import UserError
 from onestage.input_size import SizeHW, Stretch
 from onestage.losses import multibox_loss
 from onestage.matching import match_anchors
-from onestage.structures import LossSums, Predictions, Targets
+from onestage.structures import Losses, Predictions, Targets
 
 MATCH_IOU = 0.5  # Liu 2016, 2.2; each object's best anchor matches it at any IoU
 
@@ -42,7 +42,7 @@ class MultiBoxConfig(DetectorConfig):
         variances: what deltas are divided by: of the centre, of the size.
         background_prior: what the head's initial bias says of each anchor's chance to be background; None: zero bias.
         head_scale: standard deviation of the head's first outputs over maps of unit variance; None: Xavier (paper).
-        negatives_per_positive: anchors that learn background, the hardest ones of each picture, per positive.
+        negatives_per_positive: anchors that learn background, the hardest ones of each image, per positive.
     """
 
     image_size: int
@@ -94,7 +94,7 @@ class MultiBoxDetector(Detector):
         """The last part of the network, over maps of so many channels, and the anchors of their cells.
 
         Raises:
-            UserError: the maps do not fit the configuration, or the backbone can't take pictures of this size.
+            UserError: the maps do not fit the configuration, or the backbone can't take images of this size.
         """
         config = self.config
         if not len(channels) == len(config.strides) == len(config.aspect_ratios):
@@ -116,7 +116,7 @@ class MultiBoxDetector(Detector):
     def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
         return self.anchors
 
-    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> LossSums:
+    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> Losses:
         matches = match_anchors(self.anchors, targets, positive_iou=MATCH_IOU, negative_iou=MATCH_IOU, keep_best=True)
         ratio = self.config.negatives_per_positive
         return multibox_loss(predictions, matches, self.anchors, self.config.variances, ratio)

@@ -1,6 +1,6 @@
 """RetinaNet: Focal Loss for Dense Object Detection (Lin et al., ICCV 2017, arXiv 1708.02002).
 
-    pictures -> normalize -> backbone -> feature pyramid P3..P7 -> two subnets, shared by all levels
+    images -> normalize -> backbone -> feature pyramid P3..P7 -> two subnets, shared by all levels
              -> class logits and box deltas of every anchor
 
 There is no background logit: each class is found or not by a sigmoid of its own.
@@ -36,7 +36,7 @@ from onestage.losses import BoxLoss, focal_loss
 from onestage.matching import match_anchors
 from onestage.necks import FPN, P6From
 from onestage.postprocess import LevelCut, Selection
-from onestage.structures import LossSums, Predictions, Targets
+from onestage.structures import Losses, Predictions, Targets
 
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 LEVELS = len(STRIDES)
@@ -52,7 +52,7 @@ class RetinaNetConfig(DetectorConfig):
     """Every number of a RetinaNet but its backbone and its number of classes. The values as they stand are the paper's.
 
     Attributes:
-        resize: how pictures are brought to the input.
+        resize: how images are brought to the input.
         backbone_norm: "frozen" batch norms keep the statistics and scales of their ImageNet weights (the paper).
         channels: of the pyramid and of the subnets.
         subnet_depth: 3x3 convolutions of each subnet before its last.
@@ -130,10 +130,10 @@ class RetinaNetConfig(DetectorConfig):
         return pyramid_sizes_from_boxes(box_sizes_hw, STRIDES, self.anchor_scales, aspect_ratios)
 
     def as_fields(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """`image_size`: every picture a square of it; `edges`: its proportions kept."""
+        """`image_size`: every image a square of it; `edges`: its proportions kept."""
         image_size, edges = settings.pop("image_size", None), settings.pop("edges", None)
         if image_size is not None and edges is not None:
-            raise UserError(f"image_size {image_size} and edges {edges} are both set; pictures are resized one way")
+            raise UserError(f"image_size {image_size} and edges {edges} are both set; images are resized one way")
         if image_size is not None:
             settings["resize"] = Stretch(image_size)
         if edges is not None:
@@ -151,7 +151,7 @@ RETINANET = RetinaNetConfig()
 # For any other backbone, to be trained in minutes. Departures from the paper:
 # - squares of 320 pixels, half the channels; anchors as many times their stride as the paper's;
 # - group norm in the subnets, which start fresh; batch norms of the backbone that learn;
-# - every object has an anchor: on small pictures with long objects many have none at IoU 0.5.
+# - every object has an anchor: on small images with long objects many have none at IoU 0.5.
 RETINANET_LIGHT = replace(
     RETINANET,
     resize=Stretch(320),
@@ -173,7 +173,7 @@ class RetinaNet(Detector):
         normalization: what the backbone's weights were trained with.
 
     Raises:
-        UserError: the backbone cannot take pictures of this size.
+        UserError: the backbone cannot take images of this size.
     """
 
     # Lin 2017, 4.1: scores above 0.05, NMS at 0.5. The limit of 100 is COCO's. `level_cut` cuts candidates.
@@ -218,7 +218,7 @@ class RetinaNet(Detector):
         lay = _anchors.__wrapped__ if torch.compiler.is_exporting() else _anchors  # symbolic sizes have no hash
         return lay(self.config, input_hw, sizes_hw, self.normalize.mean.device)
 
-    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> LossSums:
+    def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> Losses:
         config, anchors = self.config, self.anchors_cxcywh(input_hw)
         matches = match_anchors(
             anchors,

@@ -1,6 +1,6 @@
 """SSD: Single Shot MultiBox Detector (Liu et al., ECCV 2016, arXiv 1512.02325).
 
-    pictures -> normalize -> backbone -> (neck) -> extras -> head -> class logits and box deltas of every anchor
+    images -> normalize -> backbone -> (neck) -> extras -> head -> class logits and box deltas of every anchor
 
 Anchors, matching, loss and decoding are in `detectors.multibox`. The paper's words, ours: default boxes, priors =
 anchors; conf = class logits; loc = box deltas; steps = strides; min_sizes, max_sizes = an anchor size and the next one.
@@ -69,7 +69,7 @@ class SSDConfig(MultiBoxConfig):
         return super().from_dict({**values, "extras": tuple(Extra(**extra) for extra in values["extras"])})
 
     def with_quick_start(self) -> SSDConfig:
-        """The paper's network made to learn from fewer pictures.
+        """The paper's network made to learn from fewer images.
 
         Without, at batch 8, VGG-16's first hundreds of steps go into unlearning the random scale of the outputs of its
         fresh layers: the maps of the original VGG-16 are in the hundreds.
@@ -141,7 +141,7 @@ class SSD(MultiBoxDetector):
         normalization: what the backbone's weights were trained with.
 
     Raises:
-        UserError: the backbone cannot take pictures of this size, or the levels do not fit the configuration.
+        UserError: the backbone cannot take images of this size, or the levels do not fit the configuration.
     """
 
     evaluation_selection = Selection(score_threshold=0.01, iou_threshold=0.45, max_detections=200)  # Liu 2016, 3.1

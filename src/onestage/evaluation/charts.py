@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no picture files, no script, and colours that follow the page's light or dark style."""
+"""Line charts as inline SVG: no image files, no script, and colours that follow the page's light or dark style."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pictures a report shows: the ones that a detector does best and worst on."""
+"""Which images a report shows: the ones that a detector does best and worst on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onestage.structures import Detections, DetectionTable, GroundTruth
 
 @dataclass(frozen=True)
 class ReportExample:
-    """One picture of the report, in its own pixels."""
+    """One image of the report, in its own pixels."""
 
     name: str
     image: UInt8[np.ndarray, "H W 3"]  # RGB
@@ -22,12 +22,12 @@ class ReportExample:
     labels: Int64[np.ndarray, " N"]
     ignored: Bool[np.ndarray, " N"]
     found: Detections
-    quality: float  # the picture's F1, 0..1
+    quality: float  # the image's F1, 0..1
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was right and wrong, per picture (I pictures), at one score and IoU threshold."""
+    """What was right and wrong, per image (I images), at one score and IoU threshold."""
 
     hits: Int64[np.ndarray, " I"]
     false_positives: Int64[np.ndarray, " I"]
@@ -35,25 +35,25 @@ class Scores:
 
     @property
     def f1(self) -> Float[np.ndarray, " I"]:
-        """2 hits / (2 hits + mistakes); 1 for an empty picture in which nothing was found."""
+        """2 hits / (2 hits + mistakes); 1 for an empty image in which nothing was found."""
         mistakes = self.false_positives + self.missed
         return np.where(mistakes == 0, 1.0, 2 * self.hits / np.maximum(1, 2 * self.hits + mistakes))
 
 
-def picture_scores(
+def image_scores(
     truth: GroundTruth, found: DetectionTable, *, score_threshold: float = 0.5, iou_threshold: float = 0.5
 ) -> Scores:
-    """Count hits and mistakes of every picture as the VOC protocol does, with the detections above one score."""
+    """Count hits and mistakes of every image as the VOC protocol does, with the detections above one score."""
     kept = found.scores >= score_threshold
     found = DetectionTable(**{f.name: getattr(found, f.name)[kept] for f in dataclasses.fields(found)})
     assigned = assign_detections(truth, found, iou_threshold)
 
-    def per_picture(image_index: np.ndarray) -> np.ndarray:
+    def per_image(image_index: np.ndarray) -> np.ndarray:
         return np.bincount(image_index, minlength=truth.num_images)
 
-    hits = per_picture(found.image_index[assigned.hit])
-    objects = per_picture(truth.image_index[~truth.ignored])
-    return Scores(hits, per_picture(found.image_index[assigned.false_positive]), objects - hits)
+    hits = per_image(found.image_index[assigned.hit])
+    objects = per_image(truth.image_index[~truth.ignored])
+    return Scores(hits, per_image(found.image_index[assigned.false_positive]), objects - hits)
 
 
 def choose_examples(
@@ -64,12 +64,12 @@ def choose_examples(
     score_threshold: float = 0.5,
     iou_threshold: float = 0.5,
 ) -> tuple[list[int], list[int]]:
-    """Indices of the best and of the worst pictures by F1, at most `count` of each and none in both.
+    """Indices of the best and of the worst images by F1, at most `count` of each and none in both.
 
-    Among equally good pictures every class has its turn, so that the best are not all of the easiest class; among
+    Among equally good images every class has its turn, so that the best are not all of the easiest class; among
     equally bad ones those with more mistakes come first.
     """
-    scores = picture_scores(truth, found, score_threshold=score_threshold, iou_threshold=iou_threshold)
+    scores = image_scores(truth, found, score_threshold=score_threshold, iou_threshold=iou_threshold)
     quality = scores.f1
     worst_first = np.lexsort((-(scores.false_positives + scores.missed), quality))
     worst = worst_first[: min(count, truth.num_images // 2)]
@@ -82,15 +82,15 @@ def choose_examples(
 
 
 def _first_labels(truth: GroundTruth) -> Int64[np.ndarray, " I"]:
-    """The label of each picture's first object; -1 without objects."""
+    """The label of each image's first object; -1 without objects."""
     labels = np.full(truth.num_images, -1, dtype=np.int64)
-    pictures, first = np.unique(truth.image_index, return_index=True)
-    labels[pictures] = truth.labels[first]
+    images, first = np.unique(truth.image_index, return_index=True)
+    labels[images] = truth.labels[first]
     return labels
 
 
 def _turns(order: np.ndarray, labels: np.ndarray) -> list[int]:
-    """For each picture of an order, how many before it have the same label."""
+    """For each image of an order, how many before it have the same label."""
     seen: dict[int, int] = {}
     turns = []
     for label in labels[order].tolist():

@@ -29,10 +29,10 @@ class Measurement:
 def measure(
     truth: GroundTruth, found: DetectionTable, categories: Categories, iou_threshold: float = 0.5
 ) -> Measurement:
-    """VOC's average precision (at one IoU) and COCO's 12 numbers; boxes are pixels of the original pictures.
+    """VOC's average precision (at one IoU) and COCO's 12 numbers; boxes are pixels of the original images.
 
     Raises:
-        UserError: scores or boxes that are not finite, labels or pictures out of range.
+        UserError: scores or boxes that are not finite, labels or images out of range.
     """
     voc = voc_average_precision(truth, found, len(categories), iou_threshold)
     coco = coco_metrics(truth, found, len(categories))

@@ -40,7 +40,7 @@ def write_report(
     settings: Mapping[str, Any] | None = None,
     score_threshold: float = 0.5,
 ) -> None:
-    """Write the page: summary, table, precision-recall curves, training curves, pictures, settings.
+    """Write the page: summary, table, precision-recall curves, training curves, images, settings.
 
     Args:
         path: the file, replaced if there.
@@ -49,16 +49,16 @@ def write_report(
         voc_result: where the table and the curves come from.
         categories: the classes, by label.
         training_log: rows of `log.csv` (step, epoch, images, lr, losses, map_area where evaluated), or None.
-        best: pictures that the detector does well on, best first.
-        worst: pictures that it does badly on, worst first.
+        best: images that the detector does well on, best first.
+        worst: images that it does badly on, worst first.
         settings: what the run was made with; nested dicts are written with dotted names.
         score_threshold: detections from this score on are drawn.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("onestage.evaluation").joinpath("report.html").read_text("utf-8"))
     sections = {
-        "Best pictures": [_example(one, categories, score_threshold) for one in best],
-        "Worst pictures": [_example(one, categories, score_threshold) for one in worst],
+        "Best images": [_example(one, categories, score_threshold) for one in best],
+        "Worst images": [_example(one, categories, score_threshold) for one in worst],
     }
     page = template.render(
         title=title,
@@ -84,11 +84,11 @@ def _cards(metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list
         ("mAP (11-point)", decimal(voc["map_11point"]), "VOC 2007's interpolation"),
         ("COCO AP", decimal(coco["AP"]), "mean over IoU 0.50 to 0.95"),
         ("COCO AP75", decimal(coco["AP75"]), "at IoU 0.75"),
-        ("pictures", f"{metrics['images']:,}", "evaluated"),
+        ("images", f"{metrics['images']:,}", "evaluated"),
     ]
     if log:
         seconds = _number(log[-1].get("seconds"))
-        cards.append(("pictures seen", f"{_number(log[-1].get('images')):,.0f}", "in training"))
+        cards.append(("images seen", f"{_number(log[-1].get('images')):,.0f}", "in training"))
         if np.isfinite(seconds):
             cards.append(("training", f"{seconds / 60:.1f} min", f"{_number(log[-1].get('step')):,.0f} steps"))
     return cards
@@ -108,7 +108,7 @@ def _training_charts(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[t
     charts = []
     for heading, series, y_range in (
         ("Losses", losses, _without_spikes(losses)),
-        ("Average precision on the evaluation pictures", [precision], (0.0, 1.0)),
+        ("Average precision on the evaluation images", [precision], (0.0, 1.0)),
         ("Learning rate", [rate], None),
     ):
         series = [one for one in series if np.isfinite(one.y).any()]
@@ -153,7 +153,7 @@ def _curve(name: str, one: VocClassResult) -> tuple[str, str, Markup | None]:
 
 
 def _example(one: ReportExample, categories: Categories, score_threshold: float) -> dict[str, str]:
-    """Both drawings of a picture as data URLs, and what they show in words."""
+    """Both drawings of an image as data URLs, and what they show in words."""
     scale = min(1.0, MAX_SIDE / max(one.image.shape[:2]))
     image = cv2.resize(one.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else one.image
     found = dataclasses.replace(one.found, boxes_xyxy=one.found.boxes_xyxy * scale, names=categories.names)

@@ -16,7 +16,7 @@ def check_tables(truth: GroundTruth, found: DetectionTable, num_classes: int) ->
     """Refuse tables that no protocol has an answer for.
 
     Raises:
-        UserError: a score or box that is not finite, a label outside 0..num_classes-1, or a picture outside
+        UserError: a score or box that is not finite, a label outside 0..num_classes-1, or an image outside
             0..truth.num_images-1; names the table, the row and the value.
     """
     _check_rows("ground truth", truth, truth.num_images, num_classes)
@@ -30,7 +30,7 @@ def _check_rows(table: str, rows: GroundTruth | DetectionTable, num_images: int,
     bad_labels = (rows.labels < 0) | (rows.labels >= num_classes)
     _refuse(table, "label", rows.labels, bad_labels, f"0..{num_classes - 1}; use the categories of the checkpoint")
     bad_images = (rows.image_index < 0) | (rows.image_index >= num_images)
-    _refuse(table, "picture", rows.image_index, bad_images, f"0..{num_images - 1}; evaluate on one split at a time")
+    _refuse(table, "image", rows.image_index, bad_images, f"0..{num_images - 1}; evaluate on one split at a time")
 
 
 def _refuse(table: str, column: str, values: np.ndarray, bad: np.ndarray, expected: str) -> None:

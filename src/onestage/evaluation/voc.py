@@ -2,7 +2,7 @@
 
 The protocol in five lines:
 
-- A detection is judged against the object of its class and picture that it overlaps most; its rank among the
+- A detection is judged against the object of its class and image that it overlaps most; its rank among the
   detections is by score over the whole data set, ties in the order given.
 - IoU > threshold makes a hit. An object is hit once: every later detection of it is a false positive.
 - A detection whose best object is ignored (VOC difficult) counts neither as hit nor as false positive, and such objects
@@ -78,10 +78,10 @@ def voc_average_precision(
 ) -> VocResult:
     """Average precision of every class at one IoU threshold (VOC development kit, section 3.4).
 
-    Boxes are half-open pixels of the original pictures. Classes without objects are left out of the means.
+    Boxes are half-open pixels of the original images. Classes without objects are left out of the means.
 
     Raises:
-        UserError: scores or boxes that are not finite, labels or pictures out of range.
+        UserError: scores or boxes that are not finite, labels or images out of range.
     """
     check_tables(truth, found, num_classes)
     assigned = assign_detections(truth, found, iou_threshold)
@@ -104,7 +104,7 @@ def voc_average_precision(
 
 
 def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: float = 0.5) -> Assignments:
-    """Say of every detection what it counts as. Boxes are half-open pixels of the original pictures.
+    """Say of every detection what it counts as. Boxes are half-open pixels of the original images.
 
     Since each detection is judged against its best object whether or not that one was hit before, no detection waits
     for another: the first of an object's detections in score order is its hit.
@@ -122,7 +122,7 @@ def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: 
 
 
 def _best_objects(truth: GroundTruth, found: DetectionTable) -> tuple[Int64[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """For each detection the object of its picture and class with the largest IoU (the first of equals), or -1."""
+    """For each detection the object of its image and class with the largest IoU (the first of equals), or -1."""
     best_row = np.full(len(found.scores), -1, dtype=np.int64)
     best_iou = np.zeros(len(found.scores))
     keys = truth.labels * truth.num_images + truth.image_index

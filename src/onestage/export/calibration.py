@@ -11,12 +11,12 @@ from onestage.structures import Detections
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pictures that show what passes through a network, and what a network is worth on them.
+    """Images that show what passes through a network, and what a network is worth on them.
 
     Attributes:
-        pictures: files like those to come.
+        images: files like those to come.
         map_area: of what was found in some of them, given their places; None: what int8 costs is not looked at.
     """
 
-    pictures: Sequence[Path]
+    images: Sequence[Path]
     map_area: Callable[[Sequence[int], Sequence[Detections]], float] | None = None

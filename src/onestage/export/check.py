@@ -24,7 +24,7 @@ class Agreement:
         largest_score_difference: of a pair.
     """
 
-    pictures: int
+    images: int
     same: int
     of: int
     largest_offset: float
@@ -36,13 +36,13 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"{self.same:,} of {self.of:,} detections in {self.pictures} pictures are the model's own; "
+            f"{self.same:,} of {self.of:,} detections in {self.images} images are the model's own; "
             f"largest difference {self.largest_offset:.3g} px, {self.largest_score_difference:.2g} of score"
         )
 
 
 def compare(model: Sequence[Detections], exported: Sequence[Detections]) -> Agreement:
-    """Match the detections of the same pictures."""
+    """Match the detections of the same images."""
     same, of, offset, score = 0, 0, 0.0, 0.0
     for ours, theirs in zip(model, exported, strict=True):
         pairs = _pairs(ours, theirs)

@@ -1,6 +1,6 @@
-"""The first part of an exported graph: pictures of any size to the network's input, by the rules of `resize_image`.
+"""The first part of an exported graph: images of any size to the network's input, by the rules of `resize_image`.
 
-Resizing is two matrix products, one along each side, whose matrices are made from the picture's size when it comes.
+Resizing is two matrix products, one along each side, whose matrices are made from the image's size when it comes.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Value = Any  # of the graph
 
 @dataclass(frozen=True)
 class Prepared:
-    """Pictures brought to the network's input."""
+    """Images brought to the network's input."""
 
     images: Value  # (B, 3, h, w), float32 with whole numbers 0..255
-    picture_hw: Value  # (2,) float32: the part of the input that the picture takes
+    image_hw: Value  # (2,) float32: the part of the input that the image takes
     original_hw: Value  # (2,) float32
 
 
 def prepare(op: Op, images_rgb: Value, resize: Resize) -> Prepared:
-    """Nodes that bring uint8 pictures (B, H, W, 3) of one size to the input."""
+    """Nodes that bring uint8 images (B, H, W, 3) of one size to the input."""
     original = op.Slice(op.Shape(images_rgb), [1], [3])  # (H, W)
-    picture = _picture_hw(op, original, resize)
+    image = _image_hw(op, original, resize)
     planes = op.Cast(op.Transpose(images_rgb, perm=[0, 3, 1, 2]), to=DataType.FLOAT)
-    by_means = _shrinks_much(op, original, picture)
-    rows, columns = (_matrix(op, op.Gather(original, side), op.Gather(picture, side), by_means) for side in (0, 1))
+    by_means = _shrinks_much(op, original, image)
+    rows, columns = (_matrix(op, op.Gather(original, side), op.Gather(image, side), by_means) for side in (0, 1))
     exact = op.MatMul(op.MatMul(rows, planes), op.Transpose(columns, perm=[1, 0]))
     rounded = op.Round(exact), op.Floor(op.Add(exact, 0.5))  # as OpenCV rounds means, and bilinear
     resized = op.Where(by_means, *rounded)
@@ -40,13 +40,13 @@ def prepare(op: Op, images_rgb: Value, resize: Resize) -> Prepared:
     if isinstance(resize, Stretch):
         images = op.Reshape(resized, [-1, 3, resize.side, resize.side])  # says the size to what follows
     else:
-        images = _padded(op, resized, picture, resize.multiple)
+        images = _padded(op, resized, image, resize.multiple)
     to_float = DataType.FLOAT
-    return Prepared(images, op.Cast(picture, to=to_float), op.Cast(original, to=to_float))
+    return Prepared(images, op.Cast(image, to=to_float), op.Cast(original, to=to_float))
 
 
-def _picture_hw(op: Op, original: Value, resize: Resize) -> Value:
-    """`Resize.picture_hw`, in float64 as Python has it: int64 (2,)."""
+def _image_hw(op: Op, original: Value, resize: Resize) -> Value:
+    """`Resize.image_hw`, in float64 as Python has it: int64 (2,)."""
     if isinstance(resize, Stretch):
         return op.Identity([resize.side, resize.side])
     sides = op.Cast(original, to=DataType.DOUBLE)
@@ -56,13 +56,13 @@ def _picture_hw(op: Op, original: Value, resize: Resize) -> Value:
     return op.Cast(op.Max(op.Round(op.Mul(sides, factor)), 1.0), to=DataType.INT64)
 
 
-def _shrinks_much(op: Op, original: Value, picture: Value) -> Value:
+def _shrinks_much(op: Op, original: Value, image: Value) -> Value:
     """Whether bilinear would skip pixels: some side more than halves, and none grows."""
 
     def some(of_sides: Value) -> Value:
         return op.Cast(op.ReduceMax(op.Cast(of_sides, to=DataType.INT32), keepdims=0), to=DataType.BOOL)
 
-    return op.And(some(op.Greater(original, op.Mul(picture, 2))), op.Not(some(op.Less(original, picture))))
+    return op.And(some(op.Greater(original, op.Mul(image, 2))), op.Not(some(op.Less(original, image))))
 
 
 def _matrix(op: Op, old: Value, new: Value, by_means: Value) -> Value:
@@ -86,9 +86,9 @@ def _matrix(op: Op, old: Value, new: Value, by_means: Value) -> Value:
     return op.Cast(op.Where(by_means, means, bilinear), to=DataType.FLOAT)
 
 
-def _padded(op: Op, images: Value, picture: Value, multiple: int) -> Value:
-    """As `stack_images`: the picture in the upper left corner, ImageNet's mean colour around it."""
-    whole = op.Mul(op.Div(op.Add(picture, multiple - 1), multiple), multiple)
-    pads = op.Concat([0, 0, 0, 0, 0, 0], op.Sub(whole, picture), axis=0)
+def _padded(op: Op, images: Value, image: Value, multiple: int) -> Value:
+    """As `stack_images`: the image in the upper left corner, ImageNet's mean colour around it."""
+    whole = op.Mul(op.Div(op.Add(image, multiple - 1), multiple), multiple)
+    pads = op.Concat([0, 0, 0, 0, 0, 0], op.Sub(whole, image), axis=0)
     colour = op.Reshape([float(value) for value in PADDING], [1, 3, 1, 1])
     return op.Add(op.Pad(op.Sub(images, colour), pads, 0.0), colour)

@@ -1,4 +1,4 @@
-"""A model as one ONNX file: uint8 RGB pictures of any size in, detections in their own pixels out.
+"""A model as one ONNX file: uint8 RGB images of any size in, detections in their own pixels out.
 
     images (B, H, W, 3) uint8, score_threshold (1,) optional
         -> boxes_xyxy (B, M, 4), scores (B, M), labels (B, M), counts (B,)
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from onestage.detectors import Detector
 from onestage.export.header import export_header, room_for
 from onestage.export.input_graph import prepare
-from onestage.export.selection_graph import best_of_each_level, by_picture, choose_candidates, in_original, suppress
+from onestage.export.selection_graph import best_of_each_level, by_image, choose_candidates, in_original, suppress
 from onestage.input_size import Stretch, typical_input_hw
 from onestage.postprocess import Selection
 from onestage.runtime import __version__
@@ -130,9 +130,9 @@ def _around(
         scores = best_of_each_level(op, scores, input_hw, detector.level_cut)
     candidates = choose_candidates(op, boxes_xyxy, scores, detector.num_classes, selection)
     selected = suppress(op, candidates, score_threshold, selection)
-    pictures = op.Slice(op.Shape(images), [0], [1])
-    found_xyxy, *rest = by_picture(op, candidates, selected, pictures, limit)
-    outputs = [in_original(op, found_xyxy, prepared.picture_hw, prepared.original_hw), *rest]
+    batch = op.Slice(op.Shape(images), [0], [1])
+    found_xyxy, *rest = by_image(op, candidates, selected, batch, limit)
+    outputs = [in_original(op, found_xyxy, prepared.image_hw, prepared.original_hw), *rest]
     shapes = {"boxes_xyxy": [limit, 4], "scores": [limit], "labels": [limit], "counts": []}
     for (name, shape), value in zip(shapes.items(), outputs, strict=True):
         value.shape = ir.Shape(["batch", *shape])

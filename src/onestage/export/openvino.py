@@ -2,13 +2,13 @@
 
     NAME.xml, NAME.bin; the header of the ONNX file stands in the xml, with the SHA-256 of the bin
 
-int8 is NNCF's: weights and inputs of the convolutions, by what passes through them on calibration pictures. What lies
+int8 is NNCF's: weights and inputs of the convolutions, by what passes through them on calibration images. What lies
 before the first convolutions (resizing, normalisation) and behind the last (decoding, NMS) stays as it is. If the
-pictures' AP falls by more than `MOST_LOST`, NNCF takes those operations back to float32 that cost most of it.
+images' AP falls by more than `MOST_LOST`, NNCF takes those operations back to float32 that cost most of it.
 
 bfloat16 is written into the graph: from the first convolutions to the last, weights and what passes through are of that
 type, and all else is float32. Told to count in bfloat16 (its precision hint), OpenVINO would do so in the matrices that
-resize a picture and with boxes in hundreds of pixels too, which then have 8 bits; marks on operations don't keep it
+resize an image and with boxes in hundreds of pixels too, which then have 8 bits; marks on operations don't keep it
 from that.
 """
 
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from onestage.compute.signal_stack import kept_signal_stack
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.export.calibration import Calibration
@@ -33,7 +34,6 @@ from onestage.postprocess import Selection
 from onestage.runtime.decode import decode_image
 from onestage.runtime.exported_file import METADATA_KEY, OpenVinoPrecision, file_digest, read_exported
 from onestage.runtime.session import Outputs
-from onestage.signal_stack import kept_signal_stack
 from onestage.structures import Categories, Detections
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -58,7 +58,7 @@ def export_openvino(
         calibration: for "int8".
 
     Raises:
-        UserError: OpenVINO or NNCF is missing, or int8 without pictures.
+        UserError: OpenVINO or NNCF is missing, or int8 without images.
     """
     try:
         import openvino
@@ -81,9 +81,9 @@ def export_openvino(
 
 
 def _quantised(model: Any, calibration: Calibration, score_threshold: float) -> Any:
-    pictures, measure = calibration.pictures, calibration.map_area
-    if not pictures:
-        raise UserError("int8 needs pictures to calibrate on: --calibration DATA, the training data is good")
+    images, measure = calibration.images, calibration.map_area
+    if not images:
+        raise UserError("int8 needs images to calibrate on: --calibration DATA, the training data is good")
     try:
         import nncf
     except ImportError as error:
@@ -91,15 +91,15 @@ def _quantised(model: Any, calibration: Calibration, score_threshold: float) -> 
 
     def as_inputs(place: int, score_threshold: float = CALIBRATION_THRESHOLD) -> dict[str, np.ndarray]:
         return {
-            "images": decode_image(pictures[place])[None],
+            "images": decode_image(images[place])[None],
             "score_threshold": np.array([score_threshold], dtype=np.float32),
         }
 
     def map_area(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
-        """Of all, and of each picture: if it were not given, NNCF would run all pictures again for it."""
+        """Of all, and of each image: if it were not given, NNCF would run all images again for it."""
         places = list(places)
         outputs = [compiled(as_inputs(place, score_threshold)) for place in places]
-        found = [_first_picture(Outputs(*(output[name] for name in Outputs._fields))) for output in outputs]
+        found = [_first_image(Outputs(*(output[name] for name in Outputs._fields))) for output in outputs]
         assert measure is not None
         return measure(places, found), [measure([place], [one]) for place, one in zip(places, found, strict=True)]
 
@@ -108,14 +108,14 @@ def _quantised(model: Any, calibration: Calibration, score_threshold: float) -> 
     ignored = nncf.IgnoredScope(names=sorted(_outside_of_convolutions(model)), validate=False)
     with kept_signal_stack(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNCF's, about other frameworks
-        data = nncf.Dataset(range(len(pictures)), as_inputs)
-        how = {"subset_size": len(pictures), "ignored_scope": ignored}
+        data = nncf.Dataset(range(len(images)), as_inputs)
+        how = {"subset_size": len(images), "ignored_scope": ignored}
         if measure is None:
             return nncf.quantize(model, data, **how)
         return nncf.quantize_with_accuracy_control(model, data, data, map_area, max_drop=MOST_LOST, **how)
 
 
-def _first_picture(outputs: Outputs) -> Detections:
+def _first_image(outputs: Outputs) -> Detections:
     count = int(outputs.counts[0])
     boxes_xyxy, scores, labels = (part[0, :count] for part in outputs[:3])
     return Detections(torch.from_numpy(boxes_xyxy), torch.from_numpy(scores), torch.from_numpy(labels.astype(np.int64)))

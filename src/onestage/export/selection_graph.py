@@ -1,7 +1,7 @@
-"""The last part of an exported graph: every anchor's box and scores to the detections of each picture.
+"""The last part of an exported graph: every anchor's box and scores to the detections of each image.
 
-The same rules as `postprocess.select`, for a batch at once. All candidates of a batch lie in one table, (picture,
-class) by rank; a place in it, counted through, says picture, class and candidate.
+The same rules as `postprocess.select`, for a batch at once. All candidates of a batch lie in one table, (image,
+class) by rank; a place in it, counted through, says image, class and candidate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onestage.postprocess import LevelCut, Selection
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best scores of each class of each picture (Selection.candidates_per_class, k)."""
+    """The best scores of each class of each image (Selection.candidates_per_class, k)."""
 
     scores: Value  # (B * K, k), falling
     boxes_xyxy: Value  # (B * K, k, 4)
@@ -27,7 +27,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Selected:
-    """The detections of all pictures, in any order."""
+    """The detections of all images, in any order."""
 
     scores: Value  # (N,)
     places: Value  # (N,) int64, in the table of candidates
@@ -50,10 +50,10 @@ def choose_candidates(op: Op, boxes_xyxy: Value, scores: Value, num_classes: int
 
 
 def suppress(op: Op, candidates: Candidates, score_threshold: Value, selection: Selection) -> Selected:
-    """Non-maximum suppression within each class of each picture, or within each picture."""
+    """Non-maximum suppression within each class of each image, or within each image."""
     scores, boxes_xyxy = candidates.scores, candidates.boxes_xyxy
     width = candidates.per_class
-    if selection.class_agnostic:  # a row a picture: (B, K * k)
+    if selection.class_agnostic:  # a row an image: (B, K * k)
         width = op.Mul(width, candidates.num_classes)
         scores = op.Reshape(scores, op.Concat([-1], width, axis=0))
         boxes_xyxy = op.Reshape(boxes_xyxy, op.Concat([-1], width, [4], axis=0))
@@ -126,13 +126,13 @@ def _iou(op: Op, boxes_xyxy: Value, size: Value, one: Value) -> Value:
     return op.Where(op.Greater(union, 0.0), op.Div(overlap, union), 0.0)
 
 
-def by_picture(
-    op: Op, candidates: Candidates, selected: Selected, pictures: Value, limit: int
+def by_image(
+    op: Op, candidates: Candidates, selected: Selected, images: Value, limit: int
 ) -> tuple[Value, Value, Value, Value]:
-    """The selected, best first, a row a picture, cut at a limit and filled with zeros.
+    """The selected, best first, a row an image, cut at a limit and filled with zeros.
 
     Args:
-        pictures: their number B, (1,).
+        images: their number B, (1,).
 
     Returns:
         boxes (B, limit, 4), scores (B, limit), labels (B, limit) int64, counts (B,) int64.
@@ -141,19 +141,19 @@ def by_picture(
     places = op.Gather(selected.places, order)
     boxes_xyxy = op.Gather(op.Reshape(candidates.boxes_xyxy, [-1, 4]), places)
     labels = op.Mod(op.Div(places, candidates.per_class), candidates.num_classes)
-    picture = op.Div(places, op.Mul(candidates.per_class, candidates.num_classes))
+    image = op.Div(places, op.Mul(candidates.per_class, candidates.num_classes))
 
     is_of = op.Cast(  # (N, B)
-        op.Equal(op.Unsqueeze(picture, [1]), op.Unsqueeze(op.Range(0, op.Squeeze(pictures, [0]), 1), [0])),
+        op.Equal(op.Unsqueeze(image, [1]), op.Unsqueeze(op.Range(0, op.Squeeze(images, [0]), 1), [0])),
         to=DataType.INT64,
     )
     before = op.CumSum(is_of, 0, exclusive=1)
     rank = op.ReduceSum(op.Mul(before, is_of), [1], keepdims=0)
     within = op.Less(rank, limit)
-    cell = op.Compress(op.Concat(op.Unsqueeze(picture, [1]), op.Unsqueeze(rank, [1]), axis=1), within, axis=0)
+    cell = op.Compress(op.Concat(op.Unsqueeze(image, [1]), op.Unsqueeze(rank, [1]), axis=1), within, axis=0)
 
     def table(values: Value, shape: list[int], zero: int | float) -> Value:
-        empty = op.Expand(zero, op.Concat(pictures, shape, axis=0))
+        empty = op.Expand(zero, op.Concat(images, shape, axis=0))
         return op.ScatterND(empty, cell, op.Compress(values, within, axis=0))
 
     counts = op.Min(op.ReduceSum(is_of, [0], keepdims=0), limit)
@@ -165,9 +165,9 @@ def by_picture(
     )
 
 
-def in_original(op: Op, boxes_xyxy: Value, picture_hw: Value, original_hw: Value) -> Value:
+def in_original(op: Op, boxes_xyxy: Value, image_hw: Value, original_hw: Value) -> Value:
     """Boxes in pixels of the input in those of the original, clipped to it (the input may be padded)."""
-    scale_hw = op.Div(original_hw, picture_hw)
+    scale_hw = op.Div(original_hw, image_hw)
     wh = [1, 0, 1, 0]  # x by the width, y by the height
     scaled = op.Mul(boxes_xyxy, op.Gather(scale_hw, wh))
     return op.Max(op.Min(scaled, op.Gather(original_hw, wh)), 0.0)

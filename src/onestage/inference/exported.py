@@ -10,25 +10,24 @@ from pathlib import Path
 import torch
 
 from onestage.errors import UserError
+from onestage.inference.base_predictor import BasePredictor, Shrunk
 from onestage.inference.exported_header import resize_of, selection_of
 from onestage.inference.openvino import OpenVinoSession, read_openvino
-from onestage.inference.pictures import PicturePredictor, Shrunk
-from onestage.inference.torch_program import TorchSession, read_torch_program
-from onestage.postprocess import Selection
-from onestage.runtime import detections
+
+from onestage.postprocess import Selection, to_original
+from onestage.runtime.detections import DetectionArrays
 from onestage.runtime.exported_file import ExportedFile, read_exported
 from onestage.runtime.session import OnnxSession, Session
 from onestage.structures import Categories, Detections
-from onestage.training.validation import to_original
 
 BAKED_IN = ("nms", "iou_threshold", "candidates_per_class", "class_agnostic", "sigma")  # fields of `Selection`
 
 
-class ExportedPredictor(PicturePredictor):
+class ExportedPredictor(BasePredictor):
     """An exported network in its engine.
 
-    The file would resize pictures itself, to the same pixels; they are shrunk as they are read all the same, so that
-    pictures of different sizes share a batch and what waits is small.
+    The file would resize images itself, to the same pixels; they are shrunk as they are read all the same, so that
+    images of different sizes share a batch and what waits is small.
 
     Attributes:
         session: the network.
@@ -71,17 +70,17 @@ class ExportedPredictor(PicturePredictor):
         self._selection = selection
 
     def detect(self, prepared: Sequence[Shrunk]) -> list[Detections]:
-        found = self.session([picture.pixels for picture in prepared], self.selection.score_threshold)
+        found = self.session([image.pixels for image in prepared], self.selection.score_threshold)
         return [
-            self._in_original(in_torch(one)[: self.selection.max_detections], picture.original_hw)
-            for one, picture in zip(found, prepared, strict=True)
+            self._in_original(in_torch(one)[: self.selection.max_detections], image.original_hw)
+            for one, image in zip(found, prepared, strict=True)
         ]
 
     def _in_original(self, found: Detections, original_hw: tuple[int, int]) -> Detections:
         return replace(found, boxes_xyxy=to_original(found.boxes_xyxy, self.resize, original_hw))
 
 
-def in_torch(found: detections.Detections) -> Detections:
+def in_torch(found: DetectionArrays) -> Detections:
     """What a session found, as predictors give it."""
     boxes_xyxy, scores, labels = (
         torch.from_numpy(part.copy()) for part in (found.boxes_xyxy, found.scores, found.labels)
@@ -91,7 +90,7 @@ def in_torch(found: detections.Detections) -> Detections:
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
     """Whether a path names an exported file, by its suffix."""
-    return Path(path).suffix in (".onnx", ".xml", ".pt2")
+    return Path(path).suffix in (".onnx", ".xml")
 
 
 def read_any_exported(path: str | os.PathLike[str]) -> ExportedFile:
@@ -103,8 +102,6 @@ def read_any_exported(path: str | os.PathLike[str]) -> ExportedFile:
     match Path(path).suffix:
         case ".xml":
             return read_openvino(path)
-        case ".pt2":
-            return read_torch_program(path)
     return read_exported(path)
 
 
@@ -112,6 +109,4 @@ def _session(path: str | os.PathLike[str], device: str | None) -> Session:
     match Path(path).suffix:
         case ".xml":
             return OpenVinoSession(path, device=device)
-        case ".pt2":
-            return TorchSession(path, device=device)
     return OnnxSession(read_exported(path), device=device)

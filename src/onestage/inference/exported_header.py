@@ -11,7 +11,7 @@ from onestage.runtime.exported_file import ExportedFile
 
 
 def resize_of(file: ExportedFile) -> Resize:
-    """How pictures are brought to an exported network's input.
+    """How images are brought to an exported network's input.
 
     Raises:
         UserError: a header that holds another thing.

@@ -14,6 +14,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 from jaxtyping import UInt8
 
+from onestage.compute.signal_stack import kept_signal_stack
 from onestage.errors import UserError
 from onestage.inference.exported_header import resize_of
 from onestage.runtime.exported_file import (
@@ -25,7 +26,6 @@ from onestage.runtime.exported_file import (
     file_digest,
 )
 from onestage.runtime.session import Outputs, Session, cores
-from onestage.signal_stack import kept_signal_stack
 
 MAX_XML_BYTES = 1 << 27
 PRECISION = "f32"  # of what a file does not itself have in bfloat16 or int8
@@ -35,7 +35,7 @@ class OpenVinoSession(Session):
     """In OpenVINO, on the processor.
 
     Attributes:
-        without_resizing: compiled, for pictures that have the network's size, as predictors give them.
+        without_resizing: compiled, for images that have the network's size, as predictors give them.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, device: str | None = None, threads: int | None = None) -> None:
@@ -69,7 +69,7 @@ class OpenVinoSession(Session):
 
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
         size_hw = images_rgb.shape[1:3]
-        model = self.without_resizing if self._resize.picture_hw(size_hw) == size_hw else self.with_resizing
+        model = self.without_resizing if self._resize.image_hw(size_hw) == size_hw else self.with_resizing
         threshold = np.array([score_threshold], dtype=np.float32)
         found = model({"images": images_rgb, "score_threshold": threshold})
         return Outputs(*(found[name] for name in Outputs._fields))
@@ -88,7 +88,7 @@ class OpenVinoSession(Session):
 
 
 def skip_resizing(model: Any) -> None:
-    """Lead pictures past the resizing, which leaves those of the network's size as they are, in place.
+    """Lead images past the resizing, which leaves those of the network's size as they are, in place.
 
     It is a quarter of a light network's time. Files of versions that did not name the two places stay whole.
     """

@@ -1,4 +1,4 @@
-"""A trained detector as a function: a picture in, its detections out, in the picture's own pixels."""
+"""A trained detector as a function: an image in, its detections out, in the image's own pixels."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from pathlib import Path
 
 import torch
 
+from onestage.compute.device import Precision, choose_compute
 from onestage.data.loader import stack_images
 from onestage.detectors import Detector
 from onestage.errors import UserError
+from onestage.inference.base_predictor import BasePredictor, Shrunk
 from onestage.inference.exported import ExportedPredictor, is_exported
-from onestage.inference.pictures import PicturePredictor, Shrunk
-from onestage.postprocess import Selection
+from onestage.models.model_file import load_model
+from onestage.postprocess import Selection, to_original
 from onestage.structures import Categories, Detections, Predictions
-from onestage.training.checkpoint import load_model
-from onestage.training.precision import Precision, choose_compute
-from onestage.training.validation import to_original
 
 
-class Predictor(PicturePredictor):
+class Predictor(BasePredictor):
     """Holds a detector in evaluation mode on its device, with the names of its classes and what to keep of its output.
 
     Attributes:
@@ -60,13 +59,13 @@ class Predictor(PicturePredictor):
     def detect(self, prepared: Sequence[Shrunk]) -> list[Detections]:
         if not prepared:
             return []
-        pixels = stack_images([picture.pixels for picture in prepared], self.resize)
+        pixels = stack_images([image.pixels for image in prepared], self.resize)
         images = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         with self.compute.autocast():
             raw = self.detector(images)
         predictions = Predictions(raw.class_logits.float(), raw.box_deltas.float())
         found = self.detector.detect(predictions, self.selection, (images.shape[2], images.shape[3]))
-        return [self._in_original(one, picture.original_hw) for one, picture in zip(found, prepared, strict=True)]
+        return [self._in_original(one, image.original_hw) for one, image in zip(found, prepared, strict=True)]
 
     def _in_original(self, found: Detections, original_hw: tuple[int, int]) -> Detections:
         return Detections(
@@ -82,7 +81,7 @@ def load(
     device: str | torch.device | None = None,
     selection: Selection | None = None,
     precision: Precision = "auto",
-) -> PicturePredictor:
+) -> BasePredictor:
     """The predictor of a trained model: a run folder, its `model.safetensors`, or a file that `onestage export` wrote.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures at web addresses that the user named. A server never fetches an address for its clients."""
+"""Images at web addresses that the user named. A server never fetches an address for its clients."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def content_type(address: str) -> str:
         raise UserError(f"{address}: {_reason(error)}") from error
 
 
-def fetch_picture(address: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """The bytes of the picture at an http or https address.
+def fetch_image(address: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of the image at an http or https address.
 
     Raises:
-        ImageError: the server doesn't answer, has no such thing, or the picture is too large.
+        ImageError: the server doesn't answer, has no such thing, or the image is too large.
     """
     try:
         with _answer(address) as answer:
@@ -38,18 +38,18 @@ def fetch_picture(address: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     except (OSError, HTTPException, ValueError) as error:
         raise ImageError(f"{address}: {_reason(error)}") from error
     if len(data) > max_bytes:
-        raise ImageError(f"{address}: more than the {max_bytes:,} bytes allowed for a picture")
+        raise ImageError(f"{address}: more than the {max_bytes:,} bytes allowed for an image")
     return data
 
 
 def is_address(text: str) -> bool:
-    """Whether it names a picture on the web and not a file."""
+    """Whether it names an image on the web and not a file."""
     return text.lower().startswith(("http://", "https://"))
 
 
 def _answer(address: str) -> HTTPResponse:
     if not is_address(address):
-        raise ValueError("addresses of pictures begin with http:// or https://")
+        raise ValueError("addresses of images begin with http:// or https://")
     request = urllib.request.Request(address, headers={"User-Agent": "onestage"})
     return cast(HTTPResponse, urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER))
 

@@ -1,4 +1,4 @@
-"""What a person names on the command line -> pictures and videos: files, folders, globs, lists, cameras, addresses."""
+"""What a person names on the command line -> images and videos: files, folders, globs, lists, cameras, addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onestage.errors import UserError
 from onestage.inference.remote import content_type
 from onestage.runtime.decode import MAX_FILE_BYTES
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".m3u8"}
 )
@@ -27,18 +27,18 @@ CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation"}  # FFmpeg's, by `sy
 
 
 @dataclass(frozen=True)
-class PictureSource:
-    """One picture to look at.
+class ImageSource:
+    """One image to look at.
 
     Attributes:
-        picture: a file, an address (http, https), or an encoded picture's bytes.
+        content: a file, an address (http, https), or an encoded image's bytes.
         name: what it was called.
-        output_name: what to call the drawn picture: its path below the named folder, with forward slashes, never
+        output_name: what to call the drawn image: its path below the named folder, with forward slashes, never
             leading upwards; .jpg for a JPEG, .png for any other. Without the suffix it is unique among the sources of
             one call, so that no result overwrites another.
     """
 
-    picture: Path | str | bytes
+    content: Path | str | bytes
     name: str
     output_name: str
 
@@ -50,7 +50,7 @@ class VideoSource:
     Attributes:
         address: what FFmpeg opens.
         name: what it was called.
-        output_name: of the drawn video, `.mp4`; unique as a picture's is.
+        output_name: of the drawn video, `.mp4`; unique as an image's is.
         live: it goes on without end, and what is not looked at in time is gone.
         device_format: FFmpeg's name of a camera's interface; None for anything else.
     """
@@ -62,27 +62,27 @@ class VideoSource:
     device_format: str | None = None
 
 
-Source: TypeAlias = PictureSource | VideoSource
+Source: TypeAlias = ImageSource | VideoSource
 
 
 def open_sources(texts: Sequence[str]) -> list[Source]:
-    """The pictures and videos that the given words stand for, in the given order, each file once.
+    """The images and videos that the given words stand for, in the given order, each file once.
 
     A word is
 
-    - a file: a video by its suffix, else a picture (what a picture is, its first bytes say);
-    - a folder: its pictures and videos and those of the folders in it, sorted by path, hidden ones left out;
+    - a file: a video by its suffix, else an image (what an image is, its first bytes say);
+    - a folder: its images and videos and those of the folders in it, sorted by path, hidden ones left out;
     - a glob such as `street/*.jpg` or `**/cam1/*` (sorted);
     - `@list.txt`: a file with one such word a line; empty lines and lines that begin with # are passed over;
-    - `camera:0`; the address of a stream (rtsp, rtmp, http, ...) or of a picture (http, https);
-    - `-`: a picture on standard input.
+    - `camera:0`; the address of a stream (rtsp, rtmp, http, ...) or of an image (http, https);
+    - `-`: an image on standard input.
 
     Raises:
         UserError: a word that names nothing, or nothing but files that are neither.
     """
     found = [source for text in texts for source in _named(text)]
     if not found:
-        raise UserError("no source given; name a picture, a video, a folder, a glob such as 'street/*.jpg' or camera:0")
+        raise UserError("no source given; name an image, a video, a folder, a glob such as 'street/*.jpg' or camera:0")
     first_of: dict[str, Source] = {}
     for source in found:
         is_file = not _scheme(source.name) and source.name != "-"
@@ -94,7 +94,7 @@ def open_video(text: str | os.PathLike[str]) -> VideoSource:
     """A video file, a camera or a stream by its name.
 
     Raises:
-        UserError: it names a picture, several things, or nothing.
+        UserError: it names an image, several things, or nothing.
     """
     sources = open_sources([os.fspath(text)])
     if len(sources) == 1 and isinstance(sources[0], VideoSource):
@@ -105,7 +105,7 @@ def open_video(text: str | os.PathLike[str]) -> VideoSource:
 def _named(text: str) -> list[Source]:
     """The sources of a word, their output names as they would be if each were alone."""
     if text == "-":
-        return [PictureSource(_standard_input(), text, "stdin.png")]
+        return [ImageSource(_standard_input(), text, "stdin.png")]
     if text.startswith("@") and not os.path.exists(text):
         return [source for word in _words_of_list(text[1:]) for source in _named(word)]
     if _scheme(text):
@@ -116,20 +116,20 @@ def _named(text: str) -> list[Source]:
     if path.is_dir():
         found = list(_files_below(path))
         if not found:
-            raise UserError(f"{text}: the folder holds no picture and no video ({_suffix_list()}); name another")
+            raise UserError(f"{text}: the folder holds no image and no video ({_suffix_list()}); name another")
         return found
     if not glob.has_magic(text):
-        raise UserError(f"{text}: no such file or folder; name a picture, a video, a folder or a glob")
+        raise UserError(f"{text}: no such file or folder; name an image, a video, a folder or a glob")
     found = list(_files_matching(text))
     if not found:
-        raise UserError(f"{text}: the glob matches no picture and no video ({_suffix_list()}); try it with ls")
+        raise UserError(f"{text}: the glob matches no image and no video ({_suffix_list()}); try it with ls")
     return found
 
 
 def _file(path: Path, output_name: str) -> Source:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return VideoSource(str(path), str(path), output_name)
-    return PictureSource(path, str(path), output_name)
+    return ImageSource(path, str(path), output_name)
 
 
 def _scheme(text: str) -> str:
@@ -152,11 +152,11 @@ def _at_address(text: str) -> Source:
         return VideoSource(text, text, output_name, live=scheme in STREAM_SCHEMES or suffix == ".m3u8")
     if scheme in STREAM_SCHEMES:
         return VideoSource(text, text, f"{output_name}.mp4", live=True)
-    if suffix in PICTURE_SUFFIXES:
-        return PictureSource(text, text, output_name)
+    if suffix in IMAGE_SUFFIXES:
+        return ImageSource(text, text, output_name)
     kind = content_type(text)
     if kind.startswith("image/"):
-        return PictureSource(text, text, f"{output_name}.png")
+        return ImageSource(text, text, f"{output_name}.png")
     return VideoSource(text, text, f"{output_name}.mp4", live=kind not in FILM_TYPES)
 
 
@@ -172,7 +172,7 @@ def _camera(text: str) -> Source:
 def _standard_input() -> bytes:
     data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise UserError(f"standard input: more than the {MAX_FILE_BYTES:,} bytes allowed for a picture")
+        raise UserError(f"standard input: more than the {MAX_FILE_BYTES:,} bytes allowed for an image")
     return data
 
 
@@ -209,7 +209,7 @@ def _files_matching(pattern: str) -> Iterator[Source]:
 
 
 def _is_wanted(path: Path) -> bool:
-    wanted = PICTURE_SUFFIXES | VIDEO_SUFFIXES - ONLY_BY_NAME
+    wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES - ONLY_BY_NAME
     return path.suffix.lower() in wanted and not path.name.startswith(".")
 
 
@@ -229,5 +229,5 @@ def _with_unique_names(sources: Iterable[Source]) -> Iterator[Source]:
         yield replace(source, output_name=str(wanted.with_name(unique + suffix)))
 
 
-def _suffix_list(suffixes: frozenset[str] = PICTURE_SUFFIXES | VIDEO_SUFFIXES) -> str:
+def _suffix_list(suffixes: frozenset[str] = IMAGE_SUFFIXES | VIDEO_SUFFIXES) -> str:
     return " ".join(sorted(suffixes))

@@ -42,7 +42,7 @@ def _av() -> Any:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video."""
+    """One image of a video."""
 
     image: UInt8[np.ndarray, "H W 3"]  # RGB, upright
     index: int  # of the video's frames, from 0
@@ -89,7 +89,7 @@ class VideoReader:
             raise UserError(f"{source.name}: holds no video")
         if not 0 < stream.width * stream.height <= MAX_PIXELS:
             raise UserError(f"{source.name}: frames of {stream.width} x {stream.height} pixels; at most {MAX_PIXELS:,}")
-        # decoding frames in several threads holds a few of them back, which a live picture can't wait for
+        # decoding frames in several threads holds a few of them back, which a live image can't wait for
         stream.thread_type = "SLICE" if source.live else "AUTO"
         self.stream = stream
         self.rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
@@ -185,7 +185,7 @@ def _open(source: VideoSource) -> Any:
     if source.device_format is not None:
         options = {}
     if source.address.startswith("rtsp"):
-        options["rtsp_transport"] = "tcp"  # UDP loses packets, and pictures turn gray
+        options["rtsp_transport"] = "tcp"  # UDP loses packets, and images turn gray
     try:
         return av.open(
             source.address, mode="r", format=source.device_format, options=options, timeout=(SECONDS_TO_ANSWER, None)
@@ -239,7 +239,7 @@ class VideoWriter:
             sound.begin(self.container)
 
     def write(self, image_rgb: UInt8[np.ndarray, "H W 3"], time_s: Fraction) -> None:
-        """Show a picture from this time on; times rise."""
+        """Show an image from this time on; times rise."""
         if any(self.odd_hw):
             bottom, right = self.odd_hw
             image_rgb = cv2.copyMakeBorder(image_rgb, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
@@ -260,15 +260,15 @@ class VideoWriter:
 
 
 class Sound:
-    """A video file's sound, read beside the pictures and passed on as it is; as AAC where MP4 does not hold it."""
+    """A video file's sound, read beside the images and passed on as it is; as AAC where MP4 does not hold it."""
 
     def __init__(self, source: VideoSource, begin: Fraction, start_s: float = 0.0) -> None:
         """Open the file once more; `Sound.of` says whether there is any.
 
         Args:
             source: the file.
-            begin: when its clock shows the first picture, seconds.
-            start_s: leave out what comes before, seconds since the first picture.
+            begin: when its clock shows the first image, seconds.
+            start_s: leave out what comes before, seconds since the first image.
         """
         self.container = _open(source)
         self.stream = self.container.streams.best("audio")
@@ -298,14 +298,14 @@ class Sound:
         self.waiting = next(self.packets, None)
 
     def _packets(self) -> Iterator[Any]:
-        """Packets up to the end, or to where the file is damaged: the pictures go on without sound."""
+        """Packets up to the end, or to where the file is damaged: the images go on without sound."""
         try:
             yield from self.container.demux(self.stream)
         except _av().FFmpegError:
             return
 
     def pass_on(self, until_s: Fraction | None) -> None:
-        """Write what is heard before this time (None: the rest), so that sound and pictures lie side by side."""
+        """Write what is heard before this time (None: the rest), so that sound and images lie side by side."""
         while self.waiting is not None:
             packet = self.waiting
             stamp = packet.pts if packet.pts is not None else packet.dts

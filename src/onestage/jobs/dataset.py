@@ -1,4 +1,4 @@
-"""Open a data set for a job: read it, check every picture and object, and stop or go on by the user's choice."""
+"""Open a data set for a job: read it, check every image and object, and stop or go on by the user's choice."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from onestage.data.table import Table
 from onestage.data.validate import drop_bad, errors, summary, validate_images
 from onestage.errors import UserError
 from onestage.structures import Categories
-from onestage.training.logging import Display
+from onestage.terminal import Display
 
 
 def open_dataset(
     data: str, split: str, *, display: Display, skip_bad_data: bool, categories: Categories | None = None
 ) -> Table:
-    """The table of one split, free of bad pictures and objects.
+    """The table of one split, free of bad images and objects.
 
     Args:
         data: a VOC, COCO or YOLO folder.
@@ -34,9 +34,9 @@ def open_dataset(
         display.say(summary(problems))
     if errors(problems):
         objects = sum(problem.object_number is not None for problem in errors(problems))
-        pictures = len(errors(problems)) - objects
-        display.say(f"left out, as --skip-bad-data asks: {pictures} pictures and {objects} objects")
+        images = len(errors(problems)) - objects
+        display.say(f"left out, as --skip-bad-data asks: {images} images and {objects} objects")
         table = drop_bad(table, problems)
     if len(table) == 0:
-        raise UserError(f"{data}, {split}: no picture is left to use")
+        raise UserError(f"{data}, {split}: no image is left to use")
     return table

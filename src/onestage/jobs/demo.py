@@ -10,7 +10,7 @@ from typing import Any
 from onestage.data.generated import write_generated_voc
 from onestage.jobs.predict import predict
 from onestage.jobs.train import train
-from onestage.training.logging import Display, duration
+from onestage.terminal import Display, duration
 
 # Light, and of grouped convolutions instead of depthwise ones, whose gradients are slow on CPUs.
 DEMO_DETECTOR = "ssd300-regnetx_002"
@@ -21,8 +21,8 @@ def demo(
     out: str | os.PathLike[str] = "runs/demo",
     minutes: float = 4.75,
     seed: int = 0,
-    train_pictures: int = 600,
-    test_pictures: int = 150,
+    train_images: int = 600,
+    test_images: int = 150,
     display: Display | None = None,
 ) -> dict[str, Any]:
     """Draw a data set, train, evaluate, draw detections, and say where to look.
@@ -31,7 +31,7 @@ def demo(
         out: holds `data/`, `run/` and `predictions/` afterwards; a run of before is not touched.
         minutes: of training.
         seed: of the data set and the training.
-        train_pictures, test_pictures: how many to draw.
+        train_images, test_images: how many to draw.
         display: where to print.
 
     Returns:
@@ -44,8 +44,8 @@ def demo(
     started = time.monotonic()
     out = Path(out)
     data = out / "data"
-    write_generated_voc(data, seed=seed, train=train_pictures, test=test_pictures)
-    display.say(f"drew {train_pictures} training and {test_pictures} test pictures: {data}")
+    write_generated_voc(data, seed=seed, train=train_images, test=test_images)
+    display.say(f"drew {train_images} training and {test_images} test images: {data}")
     result = train(
         data,
         detector=DEMO_DETECTOR,
@@ -56,8 +56,8 @@ def demo(
         display=display,
     )
     test_names = (data / "ImageSets" / "Main" / "test.txt").read_text().split()[:12]
-    pictures = [str(data / "JPEGImages" / f"{name}.jpg") for name in test_names]
-    predict(result.folder, pictures, out=out / "predictions", display=display)
+    images = [str(data / "JPEGImages" / f"{name}.jpg") for name in test_names]
+    predict(result.folder, images, out=out / "predictions", display=display)
     display.say(
         f"done in {duration(time.monotonic() - started)}: AP50 {result.metrics['voc']['map_area']:.3f}. "
         f"Look at {result.folder / 'report.html'} and {out / 'predictions'}"

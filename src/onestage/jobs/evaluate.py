@@ -9,20 +9,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from onestage.compute.device import Compute, choose_compute, keep_freed_memory
 from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.evaluation import Measurement, measure, print_table
-from onestage.evaluation.examples import ReportExample, choose_examples, picture_scores
+from onestage.evaluation.examples import ReportExample, choose_examples, image_scores
 from onestage.evaluation.report import write_report
 from onestage.inference.exported import ExportedPredictor, is_exported
 from onestage.jobs.dataset import open_dataset
+from onestage.models.model_file import LoadedModel, RunFolder, load_model
 from onestage.runtime.decode import ImageError, decode_image
 from onestage.structures import Categories, Detections, DetectionTable
-from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
-from onestage.training.distributed import ALONE, World
-from onestage.training.logging import Display, LogRow
-from onestage.training.precision import Compute, choose_compute, keep_freed_memory
-from onestage.training.validation import detect_all
+from onestage.terminal import Display
+from onestage.training.detect_all import detect_all
+from onestage.training.log_file import LogRow
+from onestage.training.processes import ALONE, World
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
         split: None takes the test split.
         out: where `metrics.json` and `report.html` go; None: `evaluation/` beside the model file.
         skip_bad_data: leave out what is broken instead of stopping.
-        batch_size: pictures at once.
+        batch_size: images at once.
         device: None takes a GPU where there is one.
         display: where to print.
 
@@ -80,7 +81,7 @@ def evaluate(
 
 
 def _detect_exported(predictor: ExportedPredictor, table: Table, display: Display, batch_size: int) -> list[Detections]:
-    """What the file finds in every picture, by its paper's selection."""
+    """What the file finds in every image, by its paper's selection."""
     predictor.selection = predictor.papers_selection
     found = []
     with display.stage("evaluating", len(table)) as stage:
@@ -105,9 +106,9 @@ def evaluate_and_report(
     batch_size: int = 8,
     world: World = ALONE,
 ) -> dict[str, Any]:
-    """Detect in every picture, measure, print the table, write `metrics.json` and `report.html` into `folder`.
+    """Detect in every image, measure, print the table, write `metrics.json` and `report.html` into `folder`.
 
-    The processes of `world` share the pictures; process 0 does the rest.
+    The processes of `world` share the images; process 0 does the rest.
     """
     compute.place(loaded.detector)
     with display.stage("evaluating", len(table)) as stage:
@@ -144,7 +145,7 @@ def _write_report(
 ) -> None:
     truth, rows = table.ground_truth(), DetectionTable.from_detections(found)
     best, worst = choose_examples(truth, rows)
-    f1 = picture_scores(truth, rows).f1
+    f1 = image_scores(truth, rows).f1
 
     def example(index: int) -> ReportExample:
         image = decode_image(table.image_path(index))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from onestage.data import choose_splits
-from onestage.data.generated import draw_picture
+from onestage.data.generated import draw_image
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.evaluation.voc import voc_average_precision
@@ -22,18 +22,18 @@ from onestage.inference.exported import ExportedPredictor, in_torch
 from onestage.inference.predictor import Predictor
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.predict import NMS
+from onestage.models.model_file import LoadedModel, RunFolder, load_model
 from onestage.postprocess import Selection
 from onestage.runtime.exported_file import OpenVinoPrecision
 from onestage.structures import Categories, Detections, DetectionTable
-from onestage.training.checkpoint import LoadedModel, RunFolder, load_model
-from onestage.training.logging import Display
+from onestage.terminal import Display
 
-CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn pictures that both look at
+CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images that both look at
 LEAST_SHARE = 0.98  # of the same detections, below which an fp32 file is not kept
-CALIBRATION_PICTURES = 300
+CALIBRATION_IMAGES = 300
 
-Format = Literal["onnx", "openvino", "torch"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+Format = Literal["onnx", "openvino"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,18 @@ def export_model(
     max_detections: int | None = None,
     display: Display | None = None,
 ) -> Exported:
-    """Export a model: pictures of any size in, final detections out, class names inside.
+    """Export a model: images of any size in, final detections out, class names inside.
 
     Args:
         model: a run folder or a model file.
-        format: "onnx", one file for ONNX Runtime and others; "openvino", an xml and a bin; "torch", one file for
-            `torch.export.load`.
+        format: "onnx", one file for ONNX Runtime and others; "openvino", an xml and a bin.
         precision: of an OpenVINO file: "fp32"; "bf16", for processors with AMX or AVX-512 bf16; "int8".
-        calibration: a data set's folder for "int8": its training pictures show what passes through the network.
+        calibration: a data set's folder for "int8": its training images show what passes through the network.
         out: the file; None: beside the model, under its name.
         score_threshold: the file's own; every call may give another.
         nms: "soft" is Gaussian soft-NMS; None: as the detector's paper does it.
         class_agnostic: boxes of different classes suppress each other too.
-        max_detections: at most so many a picture; None: as the detector's paper.
+        max_detections: at most so many an image; None: as the detector's paper.
         display: where to print.
 
     Raises:
@@ -112,15 +111,11 @@ def _exporter(
 ) -> Callable[[Detector, Categories, Selection, Path, dict[str, Any]], None]:
     """What writes a file of the format. Each needs packages of its own."""
     try:
-        if format == "torch":
-            from onestage.export.torch_program import export_torch_program
-
-            return export_torch_program
         if format == "openvino":
             from onestage.export.openvino import export_openvino
 
-            pictures = _calibration(calibration, categories, display) if precision == "int8" else None
-            return partial(export_openvino, precision=precision, calibration=pictures)
+            images = _calibration(calibration, categories, display) if precision == "int8" else None
+            return partial(export_openvino, precision=precision, calibration=images)
         from onestage.export.onnx import export_onnx
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[{format}]'") from error
@@ -143,27 +138,27 @@ def _target(
 
 def _calibration(data: str | os.PathLike[str] | None, categories: Categories, display: Display) -> Calibration:
     if data is None:
-        raise UserError("int8 needs pictures to calibrate on: --calibration DATA, the training data is good")
+        raise UserError("int8 needs images to calibrate on: --calibration DATA, the training data is good")
     split = choose_splits(os.fspath(data)).train
     table = open_dataset(os.fspath(data), split, display=display, skip_bad_data=True, categories=categories)
-    table = table.subset(count=min(CALIBRATION_PICTURES, len(table)))
+    table = table.subset(count=min(CALIBRATION_IMAGES, len(table)))
 
     def map_area(places: Sequence[int], found: Sequence[Detections]) -> float:
         truth = table.subset(indices=places).ground_truth()
         value = voc_average_precision(truth, DetectionTable.from_detections(found), len(categories)).map_area
         if len(places) > 1:
-            display.say(f"map_area {value:.4f} of {len(places)} calibration pictures")
-        return float(np.nan_to_num(value))  # of pictures without objects
+            display.say(f"map_area {value:.4f} of {len(places)} calibration images")
+        return float(np.nan_to_num(value))  # of images without objects
 
     has_objects = not table.ignored.all()
     if has_objects:
-        display.say(f"map_area of {len(table)} calibration pictures: in float32, in int8, as operations are taken back")
+        display.say(f"map_area of {len(table)} calibration images: in float32, in int8, as operations are taken back")
     return Calibration([table.image_path(index) for index in range(len(table))], map_area if has_objects else None)
 
 
 def _check(loaded: LoadedModel, path: Path, selection: Selection) -> Agreement:
-    pictures = [draw_picture(np.random.default_rng(seed), size).image for seed, size in enumerate(CHECKED_SIZES)]
+    images = [draw_image(np.random.default_rng(seed), size).image for seed, size in enumerate(CHECKED_SIZES)]
     original = Predictor(loaded.detector, loaded.categories, selection, device="cpu", precision="fp32")
     exported = ExportedPredictor(path, device="cpu", selection=selection)
-    found = exported.session(pictures, selection.score_threshold)  # whole: the file's own resizing is checked too
-    return compare([original(picture) for picture in pictures], [in_torch(one) for one in found])
+    found = exported.session(images, selection.score_threshold)  # whole: the file's own resizing is checked too
+    return compare([original(image) for image in images], [in_torch(one) for one in found])

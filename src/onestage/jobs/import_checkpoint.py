@@ -9,10 +9,10 @@ from pathlib import Path
 
 from onestage.detectors import build, detector_config
 from onestage.errors import UserError
+from onestage.models.import_weights import Report, import_weights, settings_of
+from onestage.models.model_file import save_model
 from onestage.structures import Categories
-from onestage.training.checkpoint import save_model
-from onestage.training.logging import Display
-from onestage.weights import Report, import_weights, settings_of
+from onestage.terminal import Display
 
 MOST_CATEGORIES_BYTES = 1 << 20
 
@@ -34,7 +34,7 @@ def import_checkpoint(
         detector: the network it holds.
         categories: a text file, one class name a line, in label order, without background.
         out: the `.safetensors` to write.
-        layout: whose entry names (`onestage.weights.LAYOUTS`); None finds out.
+        layout: whose entry names (`onestage.models.import_weights.LAYOUTS`); None finds out.
         anchor_sizes: that it was trained with, one a level and one more, pixels of the input; None: the paper's for
             VOC. torchvision's are always its own.
         display: where the report is printed.

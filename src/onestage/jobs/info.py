@@ -8,9 +8,9 @@ from onestage.detectors import Description, build, describe
 from onestage.inference.exported import is_exported, read_any_exported
 from onestage.inference.exported_header import selection_of
 from onestage.input_size import Stretch
+from onestage.models.model_file import load_model
 from onestage.runtime.exported_file import ExportedFile
-from onestage.training.checkpoint import load_model
-from onestage.training.logging import Display
+from onestage.terminal import Display
 
 
 def info(model: str, *, num_classes: int = 20, display: Display | None = None) -> str:
@@ -40,11 +40,11 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
 
 def _exported_in_words(file: ExportedFile) -> str:
     selection, origin = selection_of(file), file.header["origin"]
-    nms = f"{selection.nms} NMS at {selection.iou_threshold:g}, at most {selection.max_detections} a picture"
+    nms = f"{selection.nms} NMS at {selection.iou_threshold:g}, at most {selection.max_detections} an image"
     return "\n".join(
         [
             f"{file.name}, exported from {file.header['detector']}, {len(file.content) / 1e6:.1f} MB",
-            "  input       RGB pictures of any size",
+            "  input       RGB images of any size",
             f"  selection   scores above {selection.score_threshold:g} unless told otherwise, {nms}",
             f"  origin      {', '.join(f'{key} {value}' for key, value in origin.items()) or 'not told'}",
             f"  classes     {', '.join(file.names)}",
@@ -63,7 +63,7 @@ def in_words(about: Description) -> str:
         [
             f"{about.name}, {about.num_classes} classes",
             f"  parameters  {about.parameters:,}",
-            f"  GMACs       {about.gmacs:.2f} a picture{at}",
+            f"  GMACs       {about.gmacs:.2f} an image{at}",
             f"  input       {about.resize}; RGB, (pixel - ({mean})) / ({std})",
             f"  anchors     {about.anchors:,}{at}: {', '.join(f'{w}x{h} cells of {n}' for h, w, n in about.cells)}",
         ]

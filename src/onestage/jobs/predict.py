@@ -1,4 +1,4 @@
-"""Detect in pictures and videos, and write them with their boxes."""
+"""Detect in images and videos, and write them with their boxes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from onestage.compute.device import keep_freed_memory
 from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.errors import UserError
-from onestage.inference.pictures import FramePrediction, PicturePredictor
+from onestage.inference.base_predictor import BasePredictor, FramePrediction
+from onestage.inference.object_tracking import ObjectTracker
 from onestage.inference.predictor import load
-from onestage.inference.sources import PictureSource, VideoSource, open_sources
+from onestage.inference.sources import ImageSource, VideoSource, open_sources
 from onestage.inference.threads import Behind
-from onestage.inference.tracking import Tracker
 from onestage.inference.video import Sound, VideoReader, VideoWriter
 from onestage.jobs.results import Format, ResultFiles
 from onestage.postprocess import Nms, Selection
 from onestage.structures import Detections
-from onestage.training.logging import Display
-from onestage.training.precision import keep_freed_memory
+from onestage.terminal import Display
 
 NMS: dict[str, Nms] = {"hard": "hard", "soft": "soft-gaussian"}
 
@@ -35,7 +35,7 @@ class Predicted:
     """What `predict` did; its results are in `folder / "detections.json"`."""
 
     folder: Path
-    pictures: int
+    images: int
     frames: int
     detections: int
 
@@ -58,22 +58,22 @@ def predict(
     device: str | None = None,
     display: Display | None = None,
 ) -> Predicted:
-    """Detect in every picture and video of the sources; write them drawn, and `detections.json`, into `out`.
+    """Detect in every image and video of the sources; write them drawn, and `detections.json`, into `out`.
 
     Args:
         model: a run folder, a model file or an exported file.
-        sources: what `open_sources` takes: pictures, videos, folders, globs, lists, cameras, addresses.
-        out: the folder for the results; what is drawn keeps its path below its source. Small pictures are drawn
+        sources: what `open_sources` takes: images, videos, folders, globs, lists, cameras, addresses.
+        out: the folder for the results; what is drawn keeps its path below its source. Small images are drawn
             enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
         score_threshold: what is kept and drawn.
         nms: "soft" is Gaussian soft-NMS; None: as the detector's paper does it.
         class_agnostic: boxes of different classes suppress each other too.
-        max_detections: at most so many a picture.
+        max_detections: at most so many an image.
         every: of videos, each n-th frame only.
         start_s, end_s: of videos, from one time to before the other, seconds.
         track: of videos, give each object a number that it keeps from frame to frame (ByteTrack).
         formats: also write "csv", "coco" (its result format) or "voc" (a folder to correct and train on).
-        batch_size: pictures at once.
+        batch_size: images at once.
         device: None takes a GPU where there is one.
         display: where to print.
 
@@ -90,9 +90,9 @@ def predict(
     opened, folder = open_sources(list(sources)), Path(out)
     _refuse_to_overwrite(opened, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [source for source in opened if isinstance(source, PictureSource)]
+    images = [source for source in opened if isinstance(source, ImageSource)]
     with ResultFiles(folder, predictor.categories, formats) as results:
-        unreadable = _predict_pictures(predictor, pictures, results, folder, batch_size, display) if pictures else 0
+        unreadable = _predict_images(predictor, images, results, folder, batch_size, display) if images else 0
         for video in (source for source in opened if isinstance(source, VideoSource)):
             try:
                 reader = VideoReader(video, every=every, start_s=start_s, end_s=end_s, report=display.say)
@@ -100,12 +100,12 @@ def predict(
                 unreadable += 1
                 display.say(f"passed over: {error}")
                 continue
-            tracker = Tracker(float(reader.rate) / every, score_threshold) if track else None
+            tracker = ObjectTracker(float(reader.rate) / every, score_threshold) if track else None
             _predict_video(predictor, reader, tracker, results, folder, batch_size, display)
     display.say(f"{_counted(results)}, {results.detections} detections of score {score_threshold:g} and more: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
-    return Predicted(folder, results.pictures, results.frames, results.detections)
+    return Predicted(folder, results.images, results.frames, results.detections)
 
 
 def chosen_selection(
@@ -125,7 +125,7 @@ def chosen_selection(
     )
 
 
-def _refuse_to_overwrite(sources: Sequence[PictureSource | VideoSource], folder: Path) -> None:
+def _refuse_to_overwrite(sources: Sequence[ImageSource | VideoSource], folder: Path) -> None:
     for source in sources:
         target = folder / source.output_name
         if target.exists() and os.path.exists(source.name) and os.path.samefile(target, source.name):
@@ -133,13 +133,13 @@ def _refuse_to_overwrite(sources: Sequence[PictureSource | VideoSource], folder:
 
 
 def _counted(results: ResultFiles) -> str:
-    parts = [(results.pictures, "pictures"), (results.frames, "frames")]
-    return " and ".join(f"{count:,} {what}" for count, what in parts if count) or "0 pictures"
+    parts = [(results.images, "images"), (results.frames, "frames")]
+    return " and ".join(f"{count:,} {what}" for count, what in parts if count) or "0 images"
 
 
-def _predict_pictures(
-    predictor: PicturePredictor,
-    pictures: list[PictureSource],
+def _predict_images(
+    predictor: BasePredictor,
+    images: list[ImageSource],
     results: ResultFiles,
     folder: Path,
     batch_size: int,
@@ -147,29 +147,29 @@ def _predict_pictures(
 ) -> int:
     """Returns how many could not be read."""
     unreadable = 0
-    with display.stage("predicting", len(pictures)) as stage, Behind(_write_picture, depth=2 * batch_size) as writing:
-        files = predictor.predict_files([source.picture for source in pictures], batch_size)
-        for source, file in zip(pictures, files, strict=True):
+    with display.stage("predicting", len(images)) as stage, Behind(_write_image, depth=2 * batch_size) as writing:
+        files = predictor.predict_files([source.content for source in images], batch_size)
+        for source, file in zip(images, files, strict=True):
             stage.advance()
             if not isinstance(file.outcome, Detections) or file.image is None:
                 unreadable += 1
                 display.say(f"passed over: {file.outcome}")
                 continue
-            results.add_picture(source, file.image, file.outcome)
+            results.add_image(source, file.image, file.outcome)
             writing.put(Drawing(file.image, file.outcome, folder / source.output_name))
     return unreadable
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture to draw and write."""
+    """An image to draw and write."""
 
     image: UInt8[np.ndarray, "H W 3"]
     found: Detections
     target: Path
 
 
-def _write_picture(drawing: Drawing) -> None:
+def _write_image(drawing: Drawing) -> None:
     drawn = drawing.found.draw(drawing.image, min_side=SMALLEST_DRAWN_SIDE)
     drawing.target.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(drawing.target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)):
@@ -177,7 +177,7 @@ def _write_picture(drawing: Drawing) -> None:
 
 
 def _predict_video(
-    predictor: PicturePredictor,
+    predictor: BasePredictor,
     reader: VideoReader,
     tracker: Tracker | None,
     results: ResultFiles,

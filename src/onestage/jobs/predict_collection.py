@@ -1,4 +1,4 @@
-"""Detect in a collection of pictures too large for one machine, on all cores and GPUs of a Ray cluster."""
+"""Detect in a collection of images too large for one machine, on all cores and GPUs of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import onestage
 from onestage.errors import UserError
-from onestage.inference.pictures import PicturePredictor
+from onestage.inference.base_predictor import BasePredictor
 from onestage.inference.predictor import load
 from onestage.jobs.predict import chosen_selection
-from onestage.training.checkpoint import RunFolder
-from onestage.training.logging import Display, Stage
+from onestage.models.model_file import RunFolder
+from onestage.terminal import Display, Stage
 
 SECONDS_BETWEEN_LINES = 60.0  # where there is no terminal to show a bar
 PIECES_BETWEEN_COUNTS = 1000  # while the collection is listed
@@ -27,14 +27,14 @@ class PredictedCollection:
 
     Attributes:
         folder: a path or an address.
-        pictures: in the whole collection.
+        images: in the whole collection.
         done_before: those of them that an earlier run had done.
         unreadable: those of this run that could not be read; their rows say why.
         detections: of this run.
     """
 
     folder: str
-    pictures: int
+    images: int
     done_before: int
     unreadable: int
     detections: int
@@ -59,20 +59,20 @@ def predict_collection(
     device: str | None = None,
     display: Display | None = None,
 ) -> PredictedCollection:
-    """Detect in every picture of a collection and write Parquet: a row a picture, in no order, with its detections or
+    """Detect in every image of a collection and write Parquet: a row an image, in no order, with its detections or
     why it could not be read. Started again with the same `out`, it does what is missing there.
 
     Args:
         model: a run folder, a model file or an exported file; workers on other machines are sent it.
-        sources: pictures, folders, globs, `@list.txt`, Parquet files, addresses in object storage (`s3://bucket/folder`)
+        sources: images, folders, globs, `@list.txt`, Parquet files, addresses in object storage (`s3://bucket/folder`)
             or on the web; see `collection.find_pieces`.
         out: a folder, or an address in object storage.
         address: of a Ray cluster, as `auto`; None: the cores and GPUs of this machine.
         concurrency: workers; None: one a GPU, or where there is none one a core.
         gpus_per_worker: may be a fraction; None: 1 where there are GPUs, else 0.
-        column: of Parquet files, the one with the pictures' bytes; a dot leads into a struct (`image.bytes`).
-        source_column: of Parquet files, the one with the pictures' names; None: they are called `FILE#ROW`.
-        part_size: pictures in a file of results, which is also what a worker that died does again; None: a 256th of the
+        column: of Parquet files, the one with the images' bytes; a dot leads into a struct (`image.bytes`).
+        source_column: of Parquet files, the one with the images' names; None: they are called `FILE#ROW`.
+        part_size: images in a file of results, which is also what a worker that died does again; None: a 256th of the
             collection, from 64 to 2,000. A run that goes on keeps its own.
         score_threshold, nms, class_agnostic, max_detections, batch_size: as `predict` takes them.
         device: "cpu" or "cuda"; None: cuda where workers have a GPU.
@@ -82,11 +82,11 @@ def predict_collection(
         UserError: Ray is missing, no model, no sources, an `out` with other results, or a worker failed.
     """
     try:
-        from onestage.inference.collection import Columns, find_pieces, parts_of
-        from onestage.inference.collection_results import ResultFolder
-        from onestage.inference.ray_cluster import choose_workers, joined_cluster, machines_of_cluster
-        from onestage.inference.ray_engine import Work, predict_parts
-        from onestage.inference.storage import Storage, named
+        from onestage.inference.collection.cluster import choose_workers, joined_cluster, machines_of_cluster
+        from onestage.inference.collection.engine import Work, predict_parts
+        from onestage.inference.collection.plan import Columns, find_pieces, parts_of
+        from onestage.inference.collection.results import ResultFolder
+        from onestage.inference.collection.storage import Storage, named
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[ray]'") from error
     if batch_size < 1:
@@ -100,8 +100,8 @@ def predict_collection(
         settings = folder.begin(asked, _file_of(model), _watched(find_pieces(sources, columns), stage), part_size)
     parts, done = parts_of(folder.open_plan(), settings["part_size"]), folder.parts_done()
     left = [part for part in parts if part.number not in done]
-    pictures, to_do = (sum(part.pictures for part in some) for some in (parts, left))
-    display.say(f"{pictures:,} pictures in {len(parts):,} parts" + (f", {to_do:,} pictures left to do" if done else ""))
+    images, to_do = (sum(part.images for part in some) for some in (parts, left))
+    display.say(f"{images:,} images in {len(parts):,} parts" + (f", {to_do:,} images left to do" if done else ""))
     unreadable = detections = 0
     if left:
         work = Work(folder, settings, Storage.of(sources), columns, selection, batch_size)
@@ -109,16 +109,16 @@ def predict_collection(
             workers = choose_workers(machines_of_cluster(), concurrency, gpus_per_worker, device)
             display.say(str(workers))
             unreadable, detections = _follow(predict_parts(left, work, workers), to_do, display)
-    display.say(f"{to_do:,} pictures ({unreadable:,} unreadable), {detections:,} detections: {folder.name}")
-    return PredictedCollection(folder.name, pictures, pictures - to_do, unreadable, detections)
+    display.say(f"{to_do:,} images ({unreadable:,} unreadable), {detections:,} detections: {folder.name}")
+    return PredictedCollection(folder.name, images, images - to_do, unreadable, detections)
 
 
 def _file_of(model: str | os.PathLike[str]) -> Path:
     return RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
 
 
-def _about(predictor: PicturePredictor) -> dict[str, Any]:
-    """What decides over the results, other than the model's weights and the pictures."""
+def _about(predictor: BasePredictor) -> dict[str, Any]:
+    """What decides over the results, other than the model's weights and the images."""
     return {
         "onestage": onestage.__version__,
         "detector": predictor.detector_name,
@@ -134,14 +134,14 @@ def _watched(pieces: Iterable[Any], stage: Stage) -> Iterator[Any]:
             stage.advance(PIECES_BETWEEN_COUNTS)
 
 
-def _follow(done_parts: Iterable[Any], pictures: int, display: Display) -> tuple[int, int]:
-    """Show how far it is; returns how many pictures could not be read and how many detections there are."""
+def _follow(done_parts: Iterable[Any], images: int, display: Display) -> tuple[int, int]:
+    """Show how far it is; returns how many images could not be read and how many detections there are."""
     unreadable = detections = 0
     said = time.monotonic()
-    with display.stage("predicting", pictures) as stage:
+    with display.stage("predicting", images) as stage:
         try:
             for part in done_parts:
-                stage.advance(part.pictures)
+                stage.advance(part.images)
                 unreadable, detections = unreadable + part.unreadable, detections + part.detections
                 if not display.console.is_terminal and time.monotonic() - said > SECONDS_BETWEEN_LINES:
                     said = time.monotonic()

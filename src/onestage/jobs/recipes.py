@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onestage.recipes import RECIPES, RecipeSummary, summary
-from onestage.training.logging import Display
+from onestage.terminal import Display
 
 
 def list_recipes(*, display: Display | None = None) -> list[RecipeSummary]:

@@ -13,12 +13,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from onestage.training.distributed import ALONE
-from onestage.training.logging import Display
+from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
+from onestage.terminal import Display
+from onestage.training.diagnosis import Diagnosis, ImageLosses, diagnose
 from onestage.training.optimizer import freeze_untrained, train_mode
-from onestage.training.precision import Compute, choose_compute, same_bits_in_each_run
+from onestage.training.processes import ALONE
 from onestage.training.replay_file import SkippedStep, read_skipped_step
-from onestage.training.sickness import Diagnosis, PictureLosses, diagnose
 from onestage.training.step import OptimizerStep, StepLosses
 
 PARAMETERS_NAMED = 5
@@ -99,7 +99,7 @@ def _show(skipped: SkippedStep, compute: Compute, result: ReplayResult, display:
     if result.in_float32 is not None:
         columns["now in fp32"] = result.in_float32
     display.console.print(losses_table(columns))
-    display.console.print(pictures_table(diagnosis.pictures))
+    display.console.print(images_table(diagnosis.images))
     if diagnosis.layer is not None:
         display.say(f"first layer whose output is not finite: {diagnosis.layer}")
     if diagnosis.parameters:
@@ -127,11 +127,11 @@ def losses_table(columns: Mapping[str, StepLosses]) -> Table:
     return table
 
 
-def pictures_table(pictures: Sequence[PictureLosses]) -> Table:
-    """A row a picture, sick ones first."""
+def images_table(images: Sequence[ImageLosses]) -> Table:
+    """A row an image, sick ones first."""
     table = _table(
-        "pictures, with their part of the sums",
-        "picture",
+        "images, with their part of the sums",
+        "image",
         "boxes",
         "thinnest\nside, px",
         "class\nloss",
@@ -139,15 +139,15 @@ def pictures_table(pictures: Sequence[PictureLosses]) -> Table:
         "positives",
         "sick",
     )
-    for picture in sorted(pictures, key=lambda picture: not picture.sick):
+    for image in sorted(images, key=lambda image: not image.sick):
         table.add_row(
-            escape(picture.name),
-            str(picture.boxes),
-            "-" if math.isinf(picture.thinnest) else f"{picture.thinnest:.3g}",
-            f"{picture.classification:.4g}",
-            f"{picture.box:.4g}",
-            str(picture.positives),
-            "yes" if picture.sick else "",
+            escape(image.name),
+            str(image.boxes),
+            "-" if math.isinf(image.thinnest) else f"{image.thinnest:.3g}",
+            f"{image.classification:.4g}",
+            f"{image.box:.4g}",
+            str(image.positives),
+            "yes" if image.sick else "",
         )
     return table
 

@@ -1,4 +1,4 @@
-"""What `onestage predict` writes beside the drawn pictures, row by row: memory stays flat however long a video is."""
+"""What `onestage predict` writes beside the drawn images, row by row: memory stays flat however long a video is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from onestage.data.voc import voc_annotation
 from onestage.errors import UserError
-from onestage.inference.sources import PictureSource, VideoSource
+from onestage.inference.sources import ImageSource, VideoSource
 from onestage.inference.video import Frame
 from onestage.structures import Categories, Detections
 
@@ -41,11 +41,11 @@ class ResultFiles:
     """`detections.json`, and by choice `detections.csv`, COCO's result format, or a VOC folder. Use it in `with`.
 
     Attributes:
-        pictures, frames, detections: how many were written.
+        images, frames, detections: how many were written.
     """
 
     def __init__(self, folder: Path, categories: Categories, formats: tuple[Format, ...] = ()) -> None:
-        self.pictures = self.frames = self.detections = 0
+        self.images = self.frames = self.detections = 0
         self._files = ExitStack()
         self._json = self._files.enter_context(JsonList(folder / "detections.json"))
         self._csv = self._files.enter_context(CsvFile(folder / "detections.csv")) if "csv" in formats else None
@@ -60,10 +60,10 @@ class ResultFiles:
     ) -> None:
         self._files.close()
 
-    def add_picture(self, source: PictureSource, image_rgb: UInt8[np.ndarray, "H W 3"], found: Detections) -> None:
-        """What was found in a picture; boxes are its pixels."""
-        self.pictures += 1
-        original = source.picture if isinstance(source.picture, Path) else None
+    def add_image(self, source: ImageSource, image_rgb: UInt8[np.ndarray, "H W 3"], found: Detections) -> None:
+        """What was found in an image; boxes are its pixels."""
+        self.images += 1
+        original = source.content if isinstance(source.content, Path) else None
         self._add({"source": source.name}, source.output_name, original, image_rgb, found)
 
     def add_frame(self, source: VideoSource, frame: Frame, found: Detections) -> None:
@@ -122,7 +122,7 @@ class CsvFile:
         self._writer.writeheader()
 
     def add(self, where: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """The rows of `Detections.to_dict` of one picture."""
+        """The rows of `Detections.to_dict` of one image."""
         for row in rows:
             sides = dict(zip(("x0", "y0", "x1", "y1"), row["box_xyxy"], strict=True))
             self._writer.writerow({**where, **{k: v for k, v in row.items() if k != "box_xyxy"}, **sides})
@@ -144,7 +144,7 @@ class CocoFiles:
         self._count = 0
 
     def add(self, file_name: str, size_hw: tuple[int, int], found: Detections) -> None:
-        """A picture and what was found in it."""
+        """An image and what was found in it."""
         self._count += 1
         height, width = size_hw
         self._images.add({"id": self._count, "file_name": file_name, "width": width, "height": height})
@@ -160,7 +160,7 @@ class CocoFiles:
 
 
 class VocFolder:
-    """A VOC folder to correct in a labelling tool and to train on: pictures, annotations, `trainval.txt`."""
+    """A VOC folder to correct in a labelling tool and to train on: images, annotations, `trainval.txt`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -170,7 +170,7 @@ class VocFolder:
         self._list = (root / "ImageSets/Main/trainval.txt").open("w", encoding="utf-8")
 
     def add(self, name: str, original: Path | None, image_rgb: UInt8[np.ndarray, "H W 3"], found: Detections) -> None:
-        """A picture, copied as it is where it is a file, and its boxes."""
+        """An image, copied as it is where it is a file, and its boxes."""
         flat = Path(name.replace("/", "-"))
         stem, count = flat.stem, 1
         while stem.lower() in self._taken:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from onestage.errors import UserError
 from onestage.inference.predictor import load
-from onestage.training.logging import Display
+from onestage.terminal import Display
 
 SHORTEST_TOKEN = 8  # characters
 TOKEN_VARIABLE = "ONESTAGE_TOKEN"
@@ -32,7 +32,7 @@ def serve(
         host: the address to listen at. Any but this machine's own (loopback) wants a token.
         port: 0 takes a free one.
         token: that every client must send; None: that of the environment variable ONESTAGE_TOKEN, if any.
-        batch_size: pictures of several requests that go through the network together, at most.
+        batch_size: images of several requests that go through the network together, at most.
         device: None takes a GPU where there is one.
         display: where to print.
 

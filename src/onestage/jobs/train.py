@@ -1,4 +1,4 @@
-"""Train a detector on a folder of labelled pictures."""
+"""Train a detector on a folder of labelled images."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from typing import Any
 
 import torch
 
+from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
 from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.detectors import Detector, build, describe, detector_config
 from onestage.errors import UserError
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.evaluate import evaluate_and_report
+from onestage.models.imagenet import load_backbone_weights
+from onestage.models.model_file import RunFolder, load_model
 from onestage.recipes import default_recipe, named_recipe
+from onestage.terminal import Display, quiet
 from onestage.training.batch_size import find_batch_size
-from onestage.training.checkpoint import RunFolder, load_model
-from onestage.training.distributed import World, joined_processes
-from onestage.training.logging import Display, quiet, read_log
+from onestage.training.log_file import read_log
 from onestage.training.optimizer import freeze_untrained
-from onestage.training.precision import Compute, choose_compute, same_bits_in_each_run
+from onestage.training.processes import World, joined_processes
 from onestage.training.recipe import Recipe
 from onestage.training.run_lock import sole_run
-from onestage.training.tracking import TrackerName, check_packages
+from onestage.training.trackers import TrackerName, check_packages
 from onestage.training.trainer import Trainer
-from onestage.weights.imagenet import load_backbone_weights
 from onestage.whole_file import write_whole
 
 
@@ -96,13 +97,13 @@ def train(
         epochs, steps, minutes: the length, at most one; None keeps the recipe's.
         backbone_weights: "imagenet" (the default), "none", or a file.
         train_split, test_split: None takes the usual names.
-        subset: train on some pictures only, a fraction below 1 or a count.
+        subset: train on some images only, a fraction below 1 or a count.
         seed: of the initial weights, the order and the augmentation.
         resume: go on with the run in `out`, by its own recipe; its length may be changed.
         skip_bad_data: leave out what is broken instead of stopping.
         device: None takes a GPU where there is one.
         save_minutes: between two checkpoints; there is one at every evaluation besides.
-        track: what else gets the numbers of `log.csv`, and pictures: "tensorboard", "wandb", "mlflow".
+        track: what else gets the numbers of `log.csv`, and images: "tensorboard", "wandb", "mlflow".
         settings: recipe fields by name; None values keep the recipe's. A `batch_size` of "auto" is found by trial.
         display: where to print.
 
@@ -211,7 +212,7 @@ def _prepare(
 def _with_batch_size(
     recipe: Recipe, network: Detector, compute: Compute, table: Table, world: World, display: Display
 ) -> Recipe:
-    """The recipe with the pictures a step that fit and are fast."""
+    """The recipe with the images a step that fit and are fast."""
     freeze_untrained(network, recipe)
     found = find_batch_size(network, compute, recipe=recipe, limit=len(table), say=display.say)
     display.say(found.reason)
@@ -262,7 +263,7 @@ def _open_both(
     test = open_dataset(data, test_split, display=display, skip_bad_data=skip_bad_data, categories=train.categories)
     if subset is not None:
         train = train.subset(fraction=subset) if subset < 1 else train.subset(count=int(subset))
-        display.say(f"training on a subset of {len(train):,} pictures")
+        display.say(f"training on a subset of {len(train):,} images")
     return {"train": train, "test": test}
 
 

@@ -1,4 +1,4 @@
-"""The recipe made for a data set: settings that do well on a few hundred to a few thousand pictures without tuning."""
+"""The recipe made for a data set: settings that do well on a few hundred to a few thousand images without tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onestage.input_size import Resize
 from onestage.training.recipe import Recipe
 
 M2DET_HEAD_RATE = 0.1  # each logit has 18,432 inputs, all above 0: at the full rate AdamW's steps throw it about
-IMAGES_TO_SEE = 60_000  # where no length is given: enough for a few thousand pictures, tens of passes for a few hundred
+IMAGES_TO_SEE = 60_000  # where no length is given: enough for a few thousand images, tens of passes for a few hundred
 
 
 def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Recipe, list[str]]:
@@ -23,7 +23,7 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
 
     Args:
         detector: its name.
-        table: the training pictures.
+        table: the training images.
         pretrained: whether the backbone starts with ImageNet weights.
 
     Raises:
@@ -56,7 +56,7 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
         augmentation=MILD,
     )
     reasons = [
-        f"{len(table):,} training pictures: {epochs:g} epochs unless told otherwise",
+        f"{len(table):,} training images: {epochs:g} epochs unless told otherwise",
         f"batches of {batch_size}, AdamW at {learning_rate:g} in one cycle, averaged weights, mild augmentation",
         anchor_reason,
     ]
@@ -72,14 +72,14 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
 
 
 def _pace(detector: str, config: DetectorConfig, pretrained: bool) -> tuple[int, float]:
-    """Pictures a step, and AdamW's rate."""
+    """Images a step, and AdamW's rate."""
     if isinstance(config, M2DetConfig):
-        return 4, 3e-4  # 800 pixels take 2 GiB a picture
+        return 4, 3e-4  # 800 pixels take 2 GiB an image
     if isinstance(config, RetinaNetConfig):
-        return (16 if config.channels <= 128 else 4), 1e-3  # the paper's, at 800 pixels, takes 2 GiB a picture
+        return (16 if config.channels <= 128 else 4), 1e-3  # the paper's, at 800 pixels, takes 2 GiB an image
     if detector.endswith("vgg16"):
         return 8, 2.5e-4
-    return (16, 2e-3) if pretrained else (8, 3e-3)  # fresh weights need many steps before many pictures a step
+    return (16, 2e-3) if pretrained else (8, 3e-3)  # fresh weights need many steps before many images a step
 
 
 def _anchors(config: DetectorConfig, table: Table) -> tuple[dict[str, Any], str]:
@@ -98,9 +98,9 @@ def _anchors(config: DetectorConfig, table: Table) -> tuple[dict[str, Any], str]
 
 def boxes_in_input(table: Table, resize: Resize) -> Float[np.ndarray, "N 2"]:
     """Height and width of every object that is not ignored, in pixels of the network's input."""
-    sizes_hw, size_of_picture = np.unique(table.image_sizes_hw, axis=0, return_inverse=True)
-    resized_hw = np.array([resize.picture_hw((height, width)) for height, width in sizes_hw.tolist()])
-    factors = (resized_hw / sizes_hw)[size_of_picture]  # (pictures, 2)
+    sizes_hw, size_of_image = np.unique(table.image_sizes_hw, axis=0, return_inverse=True)
+    resized_hw = np.array([resize.image_hw((height, width)) for height, width in sizes_hw.tolist()])
+    factors = (resized_hw / sizes_hw)[size_of_image]  # (images, 2)
     boxes_xyxy = table.boxes_xyxy[~table.ignored].astype(np.float64)
     box_sizes_hw = np.stack([boxes_xyxy[:, 3] - boxes_xyxy[:, 1], boxes_xyxy[:, 2] - boxes_xyxy[:, 0]], axis=1)
     return box_sizes_hw * np.repeat(factors, np.diff(table.first_object), axis=0)[~table.ignored]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from onestage.augmentation import SSD_PAPER
 from onestage.training.recipe import Recipe
 
-COCO_TRAINVAL35K = 118_287  # pictures
+COCO_TRAINVAL35K = 118_287  # images
 VOC0712_TRAINVAL = 16_551
 WARMUP_EPOCHS = 5
 
@@ -48,16 +48,16 @@ def m2det512_vgg16_voc0712() -> Recipe:
     Ours: not run.
     """
     return _released(
-        "m2det512-vgg16", pictures=VOC0712_TRAINVAL, batch_size=16, epochs=300, milestones=(100, 150, 200, 250)
+        "m2det512-vgg16", images=VOC0712_TRAINVAL, batch_size=16, epochs=300, milestones=(100, 150, 200, 250)
     )
 
 
 def _coco(detector: str, batch_size: int) -> Recipe:
     milestones = (90, 110, 130, 150)
-    return _released(detector, pictures=COCO_TRAINVAL35K, batch_size=batch_size, epochs=160, milestones=milestones)
+    return _released(detector, images=COCO_TRAINVAL35K, batch_size=batch_size, epochs=160, milestones=milestones)
 
 
-def _released(detector: str, pictures: int, batch_size: int, epochs: int, milestones: tuple[int, ...]) -> Recipe:
+def _released(detector: str, images: int, batch_size: int, epochs: int, milestones: tuple[int, ...]) -> Recipe:
     return Recipe(
         detector=detector,
         epochs=epochs,
@@ -69,7 +69,7 @@ def _released(detector: str, pictures: int, batch_size: int, epochs: int, milest
         schedule="steps",
         milestones=tuple(epoch / epochs for epoch in milestones),
         milestone_factors=(0.5, 0.1, 0.01, 0.001),  # 0.004, 0.002, 0.0004, 0.00004, 0.000004
-        warmup_steps=WARMUP_EPOCHS * (pictures // batch_size),
+        warmup_steps=WARMUP_EPOCHS * (images // batch_size),
         augmentation=SSD_PAPER,
         evaluations=16,
     )

@@ -1,4 +1,4 @@
-"""The SSD paper's own recipes (Liu et al., ECCV 2016, arXiv 1512.02325 v5), made for 32 pictures a step on a GPU.
+"""The SSD paper's own recipes (Liu et al., ECCV 2016, arXiv 1512.02325 v5), made for 32 images a step on a GPU.
 
 Schedules and augmentation are those of the authors' released training scripts (github.com/weiliu89/caffe, branch ssd,
 examples/ssd/ssd_pascal.py and ssd_coco.py), which the paper's last results ("SSD300*", Table 6) were made with.

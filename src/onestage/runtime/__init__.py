@@ -3,7 +3,7 @@
     import onestage_runtime
 
     predictor = onestage_runtime.load("detector.onnx")
-    found = predictor("picture.jpg")  # or a list of pictures
+    found = predictor("image.jpg")  # or a list of images
     found.boxes_xyxy, found.scores, found.labels, found.names
 
 Files here import only each other, relatively, so that they work under both names.
@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .decode import decode_image
-    from .detections import Detections
+    from .detections import DetectionArrays
     from .errors import UserError
     from .image_header import ImageError
-    from .predictor import Predictor, load
+    from .predictor import OnnxPredictor, load
 
 __version__ = "0.1.0"
 
-__all__ = ["Detections", "ImageError", "Predictor", "UserError", "decode_image", "load"]
+__all__ = ["DetectionArrays", "ImageError", "OnnxPredictor", "UserError", "decode_image", "load"]
 
 _HOMES = {
-    "Detections": ".detections",
+    "DetectionArrays": ".detections",
     "ImageError": ".image_header",
-    "Predictor": ".predictor",
+    "OnnxPredictor": ".predictor",
     "UserError": ".errors",
     "decode_image": ".decode",
     "load": ".predictor",

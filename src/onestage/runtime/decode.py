@@ -4,12 +4,12 @@ Rules, the same everywhere:
 
 - JPEG, PNG, WebP, BMP, TIFF and GIF, told apart by their bytes; anything else is refused.
 - The header's size is held against a bound before a decoder runs.
-- EXIF orientation is applied, so a picture is always upright.
+- EXIF orientation is applied, so an image is always upright.
 - The result is 8-bit RGB: gray is repeated, palettes are looked up, alpha is dropped (as Pillow and OpenCV do), CMYK
   goes by Pillow's rule, 16 bits keep their high byte, 1 bit becomes 0 and 255, an animation gives its first frame.
-- A file that is cut off is an error, not a picture with a gray bottom.
+- A file that is cut off is an error, not an image with a gray bottom.
 
-OpenCV decodes what is ordinary (nearly all pictures of a training set), Pillow the rest.
+OpenCV decodes what is ordinary (nearly all images of a training set), Pillow the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "ImageError", "ImageHeader", "check_i
 
 ImageSource: TypeAlias = str | Path | bytes
 
-MAX_FILE_BYTES = 1 << 29  # a stored picture larger than 512 MiB is a mistake
+MAX_FILE_BYTES = 1 << 29  # a stored image larger than 512 MiB is a mistake
 
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV wants exactly one colour order; its reduced colour flags carry the bit of the other one, BGR
@@ -45,17 +45,17 @@ _DECODE_REDUCED = {
 def decode_image(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode a picture file, or the bytes of one, to upright 8-bit RGB.
+    """Decode an image file, or the bytes of one, to upright 8-bit RGB.
 
     Args:
         source: a path, or a file's whole content.
         max_pixels: the largest H * W that is decoded.
         min_side: where given, a JPEG may come out smaller by 2, 4 or 8 (sides rounded up), as long as its shorter side
-            keeps at least so many pixels. Faster where the network's input is much smaller than the picture; the caller
+            keeps at least so many pixels. Faster where the network's input is much smaller than the image; the caller
             scales the boxes.
 
     Raises:
-        ImageError: the file is missing, not a picture, damaged, cut off or too large. One line that names it.
+        ImageError: the file is missing, not an image, damaged, cut off or too large. One line that names it.
     """
     data, name = _content(source)
     header = parse_header(data, name, max_pixels)
@@ -73,7 +73,7 @@ def decode_image(
 
 
 def read_header(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """A picture's upright size and format, without decoding it.
+    """An image's upright size and format, without decoding it.
 
     Raises:
         ImageError: as `decode_image`, but damage behind the header goes unnoticed (see `check_image`).
@@ -99,20 +99,18 @@ def check_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHe
 def _content(source: ImageSource) -> tuple[bytes, str]:
     """A file's bytes and what to call it in errors. Only regular files are opened: a pipe would wait for ever."""
     if isinstance(source, bytes):
-        return source, "picture"
+        return source, "image"
     name = os.fspath(source)
     try:
         status = os.stat(name)
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{name}: not a file; give a picture")
+            raise ImageError(f"{name}: not a file; give an image")
         if status.st_size > MAX_FILE_BYTES:
-            raise ImageError(
-                f"{name}: {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed for a picture"
-            )
+            raise ImageError(f"{name}: {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed for an image")
         with open(name, "rb") as file:
             return file.read(), name
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such picture") from error
+        raise ImageError(f"{name}: no such image") from error
     except (OSError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
@@ -136,7 +134,7 @@ def _refuse_if_cut_off(data: bytes, header: ImageHeader, name: str) -> None:
 
 
 def _reduction(header: ImageHeader, min_side: int | None) -> int:
-    """By how much libjpeg may shrink the picture while decoding: 1, 2, 4 or 8."""
+    """By how much libjpeg may shrink the image while decoding: 1, 2, 4 or 8."""
     if min_side is None or header.format != "JPEG":
         return 1
     shorter = min(header.width, header.height)

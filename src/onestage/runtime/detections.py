@@ -1,4 +1,4 @@
-"""What was found in one picture, in NumPy."""
+"""What was found in one image, in NumPy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from jaxtyping import Float32, Int64
 
 
 @dataclass(frozen=True)
-class Detections:
-    """What was found in one picture, best first; boxes in pixels of the upright original."""
+class DetectionArrays:
+    """What was found in one image, best first; boxes in pixels of the upright original."""
 
     boxes_xyxy: Float32[np.ndarray, "N 4"]
     scores: Float32[np.ndarray, " N"]
@@ -22,7 +22,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def filter(self, *, score: float = 0.0, names: Collection[str] | None = None) -> Detections:
+    def filter(self, *, score: float = 0.0, names: Collection[str] | None = None) -> DetectionArrays:
         """Those of at least this score and of these classes.
 
         Raises:
@@ -31,7 +31,7 @@ class Detections:
         chosen = self.scores >= score
         if names is not None:
             chosen &= np.array(wanted_labels(self.names, names))[self.labels]
-        return Detections(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names)
+        return DetectionArrays(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names)
 
     def to_dict(self) -> list[dict[str, Any]]:
         """One dictionary a detection: name, label, score (4 digits), box_xyxy (hundredths of a pixel)."""

@@ -18,7 +18,7 @@ from .errors import UserError
 
 FORMAT = 1
 METADATA_KEY = "onestage"
-BEFORE_RESIZING, RESIZED = "pictures_before_resizing", "pictures_resized"  # values of the graph, (B, 3, H, W)
+BEFORE_RESIZING, RESIZED = "images_before_resizing", "images_resized"  # values of the graph, (B, 3, H, W)
 MAX_FILE_BYTES = (1 << 31) - 1  # protobuf's own limit
 MAX_DEPTH = 32  # of graphs in attributes of nodes; ours have one
 

@@ -1,4 +1,4 @@
-"""What a picture file says about itself, read without decoding a pixel.
+"""What an image file says about itself, read without decoding a pixel.
 
 The formats are told apart by their first bytes, never by the file's name. JPEG, PNG and WebP are parsed here, because
 their size must be known before a decoder allocates anything; Pillow reads the headers of BMP, TIFF and GIF.
@@ -28,20 +28,20 @@ EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(UserError):
-    """A picture that can't be used; the text is one line that names it and says why."""
+    """An image that can't be used; the text is one line that names it and says why."""
 
 
 class TooManyPixelsError(ImageError):
-    """A picture whose header says that it is too large."""
+    """An image whose header says that it is too large."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """A picture's header.
+    """An image's header.
 
     Attributes:
-        width: pixels of the upright picture (after EXIF orientation).
-        height: pixels of the upright picture.
+        width: pixels of the upright image (after EXIF orientation).
+        height: pixels of the upright image.
         format: one of `FORMATS`.
         orientation: EXIF's, 1 to 8; 5 to 8 swap the sides of what is stored.
         ordinary: 8-bit gray, RGB or (PNG) RGBA in one frame, which OpenCV decodes as is.
@@ -81,7 +81,7 @@ def parse_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> ImageH
     kind = sniff_format(data)
     if kind is None:
         what = f"it begins with {bytes(data[:12])!r}" if data else "the file is empty"
-        raise ImageError(f"{name}: not a JPEG, PNG, WebP, BMP, TIFF or GIF picture ({what}); replace or delete it")
+        raise ImageError(f"{name}: not a JPEG, PNG, WebP, BMP, TIFF or GIF image ({what}); replace or delete it")
     try:
         header = {"JPEG": _jpeg, "PNG": _png, "WebP": _webp}.get(kind, _by_pillow)(data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -98,7 +98,7 @@ def parse_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> ImageH
 
 
 def upright(width: int, height: int, orientation: int) -> tuple[int, int]:
-    """(width, height) of a stored picture once its EXIF orientation is applied."""
+    """(width, height) of a stored image once its EXIF orientation is applied."""
     return (height, width) if orientation >= 5 else (width, height)
 
 
@@ -124,7 +124,7 @@ def _jpeg(data: bytes) -> ImageHeader:
             break
         position += 2 + length
     if frame is None or marker == 0xD9:
-        raise ValueError("no picture in it")
+        raise ValueError("no image in it")
     kind, precision, height, width, components = frame
     ordinary = kind in (0xC0, 0xC1, 0xC2) and precision == 8 and components in (1, 3)
     return ImageHeader(*upright(width, height, orientation), "JPEG", orientation, ordinary, position)

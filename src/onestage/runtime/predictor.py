@@ -1,4 +1,4 @@
-"""An exported detector as a function: a picture in, its detections out, in the picture's own pixels."""
+"""An exported detector as a function: an image in, its detections out, in the image's own pixels."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TypeAlias, overload
 import numpy as np
 
 from .decode import decode_image
-from .detections import Detections
+from .detections import DetectionArrays
 from .errors import UserError
 from .exported_file import read_exported
 from .session import OnnxSession, Session
 
-Picture: TypeAlias = str | Path | bytes | np.ndarray
+AnyImage: TypeAlias = str | Path | bytes | np.ndarray
 """A path, an encoded file's bytes, or an RGB array (H, W, 3) of uint8."""
 
 
-class Predictor:
+class OnnxPredictor:
     """Holds an exported network, and which of its detections to keep.
 
     Attributes:
@@ -37,24 +37,24 @@ class Predictor:
         return self.session.file.names
 
     @overload
-    def __call__(self, pictures: Picture, batch_size: int = 8) -> Detections: ...
+    def __call__(self, images: AnyImage, batch_size: int = 8) -> DetectionArrays: ...
     @overload
-    def __call__(self, pictures: Sequence[Picture], batch_size: int = 8) -> list[Detections]: ...
-    def __call__(self, pictures: Picture | Sequence[Picture], batch_size: int = 8) -> Detections | list[Detections]:
-        """Detect in one picture, or in a list of them (a list in gives a list out, in order).
+    def __call__(self, images: Sequence[AnyImage], batch_size: int = 8) -> list[DetectionArrays]: ...
+    def __call__(self, images: AnyImage | Sequence[AnyImage], batch_size: int = 8) -> DetectionArrays | list[DetectionArrays]:
+        """Detect in one image, or in a list of them (a list in gives a list out, in order).
 
         Raises:
-            ImageError: a picture that can't be read.
+            ImageError: an image that can't be read.
             UserError: an array that is not (H, W, 3) of uint8.
         """
-        if isinstance(pictures, Picture):
-            return self.session([read_picture(pictures)], self.score_threshold)[0]
+        if isinstance(images, AnyImage):
+            return self.session([read_image(images)], self.score_threshold)[0]
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: give 1 or more")
-        found: list[Detections] = []
-        for start in range(0, len(pictures), batch_size):
-            images = [read_picture(picture) for picture in pictures[start : start + batch_size]]
-            found += self.session(images, self.score_threshold)
+        found: list[DetectionArrays] = []
+        for start in range(0, len(images), batch_size):
+            pixels = [read_image(image) for image in images[start : start + batch_size]]
+            found += self.session(pixels, self.score_threshold)
         return found
 
 
@@ -64,7 +64,7 @@ def load(
     *,
     score_threshold: float = 0.5,
     threads: int | None = None,
-) -> Predictor:
+) -> OnnxPredictor:
     """The predictor of a file that `onestage export` wrote.
 
     Args:
@@ -75,16 +75,16 @@ def load(
     Raises:
         UserError: no such file, one that isn't safe or isn't ours, or no ONNX Runtime.
     """
-    return Predictor(OnnxSession(read_exported(path), device=device, threads=threads), score_threshold)
+    return OnnxPredictor(OnnxSession(read_exported(path), device=device, threads=threads), score_threshold)
 
 
-def read_picture(picture: Picture) -> np.ndarray:
+def read_image(image: AnyImage) -> np.ndarray:
     """RGB pixels, upright, (H, W, 3) of uint8."""
-    if not isinstance(picture, np.ndarray):
-        return decode_image(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+    if not isinstance(image, np.ndarray):
+        return decode_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UserError(
-            f"array of shape {picture.shape} and type {picture.dtype} is no picture; "
+            f"array of shape {image.shape} and type {image.dtype} is no image; "
             "give RGB pixels, (height, width, 3) of uint8"
         )
-    return picture
+    return image

@@ -9,25 +9,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from .detections import Detections
+from .detections import DetectionArrays
 from .errors import UserError
 from .exported_file import ExportedFile
 
-PIXELS_AT_ONCE = 1 << 22  # of original pictures; the graph takes 12 bytes for each while it resizes
+PIXELS_AT_ONCE = 1 << 22  # of original images; the graph takes 12 bytes for each while it resizes
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Outputs(NamedTuple):
-    """A file's own outputs for a batch of pictures, with room for M detections each."""
+    """A file's own outputs for a batch of images, with room for M detections each."""
 
-    boxes_xyxy: Float32[np.ndarray, "B M 4"]  # pixels of the pictures
+    boxes_xyxy: Float32[np.ndarray, "B M 4"]  # pixels of the images
     scores: Float32[np.ndarray, "B M"]
     labels: Int64[np.ndarray, "B M"]
     counts: Int64[np.ndarray, " B"]  # so many of the M are detections
 
 
 class Session:
-    """Pictures in, detections out, in the pictures' own pixels. Subclasses bring the engine.
+    """Images in, detections out, in the images' own pixels. Subclasses bring the engine.
 
     Attributes:
         file: what runs.
@@ -37,20 +37,20 @@ class Session:
         self.file = file
 
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
-        """The file's own outputs for pictures of one size."""
+        """The file's own outputs for images of one size."""
         raise NotImplementedError
 
     def __call__(
         self, images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]], score_threshold: float | None = None
-    ) -> list[Detections]:
-        """Detect in pictures of any sizes; those of one size go together.
+    ) -> list[DetectionArrays]:
+        """Detect in images of any sizes; those of one size go together.
 
         Args:
             score_threshold: a detection's score is above it; None: as the file has it.
         """
         if score_threshold is None:
             score_threshold = float(self.file.header["selection"]["score_threshold"])
-        found: dict[int, Detections] = {}
+        found: dict[int, DetectionArrays] = {}
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images_rgb):
             by_size.setdefault(image.shape[:2], []).append(index)
@@ -59,14 +59,14 @@ class Session:
             for start in range(0, len(indices), at_once):
                 some = indices[start : start + at_once]
                 outputs = self.run(np.stack([images_rgb[index] for index in some]), score_threshold)
-                found |= zip(some, self._by_picture(outputs), strict=True)
+                found |= zip(some, self._by_image(outputs), strict=True)
         return [found[index] for index in range(len(images_rgb))]
 
-    def _by_picture(self, outputs: Outputs) -> list[Detections]:
+    def _by_image(self, outputs: Outputs) -> list[DetectionArrays]:
         boxes_xyxy, scores, labels, counts = outputs
         labels = labels.astype(np.int64)  # of an engine's own 64 bits
         return [
-            Detections(boxes_xyxy[row, :count], scores[row, :count], labels[row, :count], self.file.names)
+            DetectionArrays(boxes_xyxy[row, :count], scores[row, :count], labels[row, :count], self.file.names)
             for row, count in enumerate(counts.tolist())
         ]
 

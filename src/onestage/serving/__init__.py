@@ -1,1 +1,1 @@
-"""A model behind HTTP: pictures in, detections out, and a page to try it in the browser."""
+"""A model behind HTTP: images in, detections out, and a page to try it in the browser."""

@@ -1,4 +1,4 @@
-"""The server: pictures in a request, their detections in the answer. How to use it: docs/serve.md."""
+"""The server: images in a request, their detections in the answer. How to use it: docs/serve.md."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from onestage.drawing import class_color
-from onestage.inference.pictures import PicturePredictor
+from onestage.inference.base_predictor import BasePredictor
 from onestage.runtime import __version__
 from onestage.runtime.decode import ImageError
 from onestage.runtime.image_header import TooManyPixelsError
 from onestage.serving.limits import Limits, RefusedError
 from onestage.serving.measures import MeasuredRequests, Measures
 from onestage.serving.page_files import FILES, add_page
-from onestage.serving.schema import DETECT_REQUEST, DETECT_RESPONSES, ModelFacts, PictureDetections
+from onestage.serving.schema import DETECT_REQUEST, DETECT_RESPONSES, ImageDetections, ModelFacts
 from onestage.serving.shared_predictor import Looked, SharedPredictor
 from onestage.serving.uploads import BodyReader, Upload, uploads
 
@@ -36,7 +36,7 @@ log = logging.getLogger("onestage.serving")
 
 
 def create_app(
-    predictor: PicturePredictor,
+    predictor: BasePredictor,
     *,
     token: str | None = None,
     limits: Limits | None = None,
@@ -48,14 +48,14 @@ def create_app(
         predictor: of `onestage.load`; its selection's score threshold becomes the lowest that clients may ask for.
         token: that clients must send as `Authorization: Bearer TOKEN`; None: none is asked for.
         limits: on what clients may send.
-        batch_size: pictures of several requests that go through the network together, at most.
+        batch_size: images of several requests that go through the network together, at most.
     """
     predictor.selection = replace(predictor.selection, score_threshold=LOWEST_THRESHOLD)
     server = Server(predictor, limits or Limits(), batch_size)
     app = FastAPI(
         title="onestage",
         version=__version__,
-        description="Detects objects in pictures.",
+        description="Detects objects in images.",
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         lifespan=server.lifespan,
@@ -65,7 +65,7 @@ def create_app(
     app.post(
         "/v1/detect",
         dependencies=guarded,
-        response_model=list[PictureDetections],
+        response_model=list[ImageDetections],
         response_model_exclude_unset=True,
         responses=DETECT_RESPONSES,
         openapi_extra=DETECT_REQUEST,
@@ -81,7 +81,7 @@ def create_app(
 class Server:
     """What the routes share."""
 
-    def __init__(self, predictor: PicturePredictor, limits: Limits, batch_size: int) -> None:
+    def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int) -> None:
         self.measures = Measures()
         self._predictor, self._limits, self._batch_size = predictor, limits, batch_size
         self._bodies = BodyReader(limits)
@@ -103,25 +103,25 @@ class Server:
         request: Request,
         score_threshold: Annotated[float, Query(ge=LOWEST_THRESHOLD, le=1.0)] = USUAL_THRESHOLD,
     ) -> Response:
-        """Detect objects in one picture, or in several.
+        """Detect objects in one image, or in several.
 
-        A picture that can't be read among others that can has an `error` in the place of its detections. With
-        `Accept: image/png` the answer is the one picture, drawn.
+        An image that can't be read among others that can has an `error` in the place of its detections. With
+        `Accept: image/png` the answer is the one image, drawn.
         """
         drawn = _wants_png(request)
         # The body is read even where the answer will be 503: a connection closed over unread bytes loses the answer.
         async with self._bodies.body(request) as body:
-            pictures = await run_in_threadpool(uploads, request.headers.get("content-type", ""), body, self._limits)
-            if drawn and len(pictures) > 1:
-                raise RefusedError(400, f"{len(pictures)} pictures can't be one PNG; send one, or accept JSON")
-            looked = await self._shared.look_at([picture.content for picture in pictures])
+            images = await run_in_threadpool(uploads, request.headers.get("content-type", ""), body, self._limits)
+            if drawn and len(images) > 1:
+                raise RefusedError(400, f"{len(images)} images can't be one PNG; send one, or accept JSON")
+            looked = await self._shared.look_at([image.content for image in images])
             self._count(looked)
-            _refuse_if_none_was_read(pictures, looked)
+            _refuse_if_none_was_read(images, looked)
             timing = {"Server-Timing": _server_timing(looked)}
             if drawn and isinstance(looked[0], Looked):
-                png = await self._shared.draw(pictures[0].content, looked[0].found.filter(score=score_threshold))
+                png = await self._shared.draw(images[0].content, looked[0].found.filter(score=score_threshold))
                 return Response(png, media_type=PNG, headers=timing)
-        answers = [_in_json(picture, one, score_threshold) for picture, one in zip(pictures, looked, strict=True)]
+        answers = [_in_json(image, one, score_threshold) for image, one in zip(images, looked, strict=True)]
         return JSONResponse(answers, headers=timing)
 
     async def model(self) -> ModelFacts:
@@ -134,8 +134,8 @@ class Server:
             lowest_score_threshold=LOWEST_THRESHOLD,
             usual_score_threshold=USUAL_THRESHOLD,
             largest_request_bytes=self._limits.body_bytes,
-            largest_picture_pixels=self._limits.pixels,
-            pictures_of_a_request=self._limits.pictures,
+            largest_image_pixels=self._limits.pixels,
+            images_of_a_request=self._limits.images,
             version=__version__,
         )
 
@@ -150,8 +150,8 @@ class Server:
 
     def _count(self, looked: Sequence[Looked | ImageError]) -> None:
         read = sum(isinstance(one, Looked) for one in looked)
-        self.measures.pictures.labels("read").inc(read)
-        self.measures.pictures.labels("unreadable").inc(len(looked) - read)
+        self.measures.images.labels("read").inc(read)
+        self.measures.images.labels("unreadable").inc(len(looked) - read)
 
 
 def _wants_png(request: Request) -> bool:
@@ -159,28 +159,28 @@ def _wants_png(request: Request) -> bool:
     return PNG in accepted and "application/json" not in accepted
 
 
-def _in_json(picture: Upload, looked: Looked | ImageError, score_threshold: float) -> dict[str, Any]:
+def _in_json(image: Upload, looked: Looked | ImageError, score_threshold: float) -> dict[str, Any]:
     if isinstance(looked, ImageError):
-        return {"source": picture.name, "error": _sentence(picture, looked)}
+        return {"source": image.name, "error": _sentence(image, looked)}
     height, width = looked.size_hw
     detections = looked.found.filter(score=score_threshold).to_dict()
-    return {"source": picture.name, "width": width, "height": height, "detections": detections}
+    return {"source": image.name, "width": width, "height": height, "detections": detections}
 
 
-def _refuse_if_none_was_read(pictures: Sequence[Upload], looked: Sequence[Looked | ImageError]) -> None:
+def _refuse_if_none_was_read(images: Sequence[Upload], looked: Sequence[Looked | ImageError]) -> None:
     failures = [one for one in looked if isinstance(one, ImageError)]
     if len(failures) == len(looked):
         status = 413 if isinstance(failures[0], TooManyPixelsError) else 422
-        raise RefusedError(status, _sentence(pictures[0], failures[0]))
+        raise RefusedError(status, _sentence(images[0], failures[0]))
 
 
-def _sentence(picture: Upload, error: ImageError) -> str:
+def _sentence(image: Upload, error: ImageError) -> str:
     text = str(error)
-    return f"{picture.name}: {text.removeprefix('picture: ')}" if picture.name else text
+    return f"{image.name}: {text.removeprefix('image: ')}" if image.name else text
 
 
 def _server_timing(looked: Sequence[Looked | ImageError]) -> str:
-    """As browsers show it (W3C Server Timing): the longest of the request's pictures, milliseconds."""
+    """As browsers show it (W3C Server Timing): the longest of the request's images, milliseconds."""
     done = [one for one in looked if isinstance(one, Looked)]
     wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
     return f"wait;dur={wait:.1f}, network;dur={network:.1f}"

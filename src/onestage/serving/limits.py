@@ -16,17 +16,17 @@ class Limits:
         body_bytes: of one request.
         all_bodies_bytes: of the requests that are being read and answered, together.
         body_seconds: in which the head of a request must have come, and then its body.
-        pictures: of one request.
-        pixels: of one picture, height x width.
-        decoded_pixels: of all pictures that are decoded at a time, at 3 bytes each.
-        waiting: pictures of all requests that have no answer yet.
-        answer_seconds: that a picture may wait for its answer.
+        images: of one request.
+        pixels: of one image, height x width.
+        decoded_pixels: of all images that are decoded at a time, at 3 bytes each.
+        waiting: images of all requests that have no answer yet.
+        answer_seconds: that an image may wait for its answer.
     """
 
     body_bytes: int = 32 << 20
     all_bodies_bytes: int = 256 << 20
     body_seconds: float = 10.0
-    pictures: int = 32
+    images: int = 32
     pixels: int = 25_000_000
     decoded_pixels: int = 25_000_000
     waiting: int = 128

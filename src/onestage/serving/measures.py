@@ -29,24 +29,22 @@ class Measures:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.pictures = Counter(
-            "onestage_pictures", "Pictures that were looked at.", ["outcome"], registry=self.registry
-        )
-        self.batch_pictures = Histogram(
-            "onestage_batch_pictures", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
+        self.images = Counter("onestage_images", "Images that were looked at.", ["outcome"], registry=self.registry)
+        self.batch_images = Histogram(
+            "onestage_batch_images", "Images in a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
         )
         self.batch_seconds = Histogram(
             "onestage_batch_seconds", "The network's time for a batch.", buckets=SECONDS, registry=self.registry
         )
 
     def watch(self, shared: SharedPredictor) -> None:
-        """Tell how many pictures wait, whenever somebody asks."""
-        gauge = Gauge("onestage_waiting_pictures", "Pictures that have no answer yet.", registry=self.registry)
+        """Tell how many images wait, whenever somebody asks."""
+        gauge = Gauge("onestage_waiting_images", "Images that have no answer yet.", registry=self.registry)
         gauge.set_function(lambda: shared.waiting)
 
-    def count_batch(self, pictures: int, seconds: float) -> None:
+    def count_batch(self, images: int, seconds: float) -> None:
         """A batch is done."""
-        self.batch_pictures.observe(pictures)
+        self.batch_images.observe(images)
         self.batch_seconds.observe(seconds)
 
     def text(self) -> bytes:

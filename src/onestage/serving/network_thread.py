@@ -12,13 +12,13 @@ from typing import Any
 
 from onestage.structures import Detections
 
-GATHER_SECONDS = 0.01  # that a batch waits at most for pictures that are being decoded
+GATHER_SECONDS = 0.01  # that a batch waits at most for images that are being decoded
 STUCK_SECONDS = 30.0  # after which a batch that has not come back means that the network hangs
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one picture.
+    """What came of one image.
 
     Attributes:
         begun: `time.monotonic` when its batch began.
@@ -49,7 +49,7 @@ class NetworkThread:
     ) -> None:
         """`more_to_come` says whether waiting a moment may fill the batch."""
         self._detect, self._batch_size, self._more_to_come = detect, batch_size, more_to_come
-        self._on_batch = on_batch or (lambda pictures, seconds: None)
+        self._on_batch = on_batch or (lambda images, seconds: None)
         self._line: deque[_InLine] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -64,7 +64,7 @@ class NetworkThread:
         return self._thread.is_alive() and (since is None or time.monotonic() - since < STUCK_SECONDS)
 
     def put(self, prepared: Any, deadline: float) -> Future[Answer]:
-        """A picture into the line; a TimeoutError comes back if its turn does not come by the deadline."""
+        """An image into the line; a TimeoutError comes back if its turn does not come by the deadline."""
         waiting = _InLine(prepared, deadline)
         with self._changed:
             self._line.append(waiting)

@@ -24,7 +24,7 @@ class PixelBudget:
             TimeoutError: no room by the deadline (of `time.monotonic`).
         """
         wanted = min(pixels, self._all)
-        with self._turn, self._changed:  # in turn, or small pictures would overtake a large one for ever
+        with self._turn, self._changed:  # in turn, or small images would overtake a large one for ever
             if not self._changed.wait_for(lambda: self._free >= wanted, timeout=deadline - time.monotonic()):
                 raise TimeoutError
             self._free -= wanted

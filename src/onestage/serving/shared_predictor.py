@@ -1,8 +1,8 @@
-"""One predictor for many requests: pictures are decoded in threads, and those that arrive together share a batch.
+"""One predictor for many requests: images are decoded in threads, and those that arrive together share a batch.
 
     request -> look_at -> (threads) decode, shrink -> waiting line -> (one thread) network -> request
 
-What waits is bounded everywhere: pictures without an answer, decoded pixels, the time until an answer.
+What waits is bounded everywhere: images without an answer, decoded pixels, the time until an answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import cv2
 
 from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.errors import UserError
-from onestage.inference.pictures import PicturePredictor
+from onestage.inference.base_predictor import BasePredictor
 from onestage.runtime.decode import ImageError, decode_image, read_header
 from onestage.runtime.session import cores
 from onestage.serving.limits import Limits, RefusedError, busy
@@ -29,10 +29,10 @@ from onestage.structures import Detections
 
 @dataclass(frozen=True)
 class Looked:
-    """One picture and what was found in it.
+    """One image and what was found in it.
 
     Attributes:
-        size_hw: of the upright picture, pixels.
+        size_hw: of the upright image, pixels.
         found: in pixels of it.
         wait_ms: until the network began with it: decoding, and waiting for others.
         network_ms: of its batch.
@@ -48,18 +48,18 @@ class SharedPredictor:
     """Call it from coroutines of one event loop; `close` when done.
 
     Attributes:
-        waiting: pictures that have no answer yet.
+        waiting: images that have no answer yet.
     """
 
     def __init__(
         self,
-        predictor: PicturePredictor,
+        predictor: BasePredictor,
         limits: Limits,
         *,
         batch_size: int = 8,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        """`on_batch` is told the pictures and the seconds of each batch, in the network's thread."""
+        """`on_batch` is told the images and the seconds of each batch, in the network's thread."""
         self.waiting = 0
         self._prepare, self._limits = predictor.prepare, limits
         self._decoding = 0
@@ -73,17 +73,17 @@ class SharedPredictor:
         """Whether the network answers."""
         return self._network.healthy
 
-    async def look_at(self, pictures: Sequence[bytes]) -> list[Looked | ImageError]:
-        """Detect in encoded pictures, in order; what can't be read is an error in its place.
+    async def look_at(self, images: Sequence[bytes]) -> list[Looked | ImageError]:
+        """Detect in encoded images, in order; what can't be read is an error in its place.
 
         Raises:
             RefusedError: too many are waiting, or the answer takes too long.
         """
-        if self.waiting + len(pictures) > self._limits.waiting:
-            raise busy(f"{self.waiting} pictures are waiting")
-        self.waiting += len(pictures)
+        if self.waiting + len(images) > self._limits.waiting:
+            raise busy(f"{self.waiting} images are waiting")
+        self.waiting += len(images)
         deadline = self._deadline()
-        tasks = [asyncio.create_task(self._look_at_one(picture, deadline)) for picture in pictures]
+        tasks = [asyncio.create_task(self._look_at_one(image, deadline)) for image in images]
         for task in tasks:
             self._tasks.add(task)  # or nothing would hold it when its client goes away
             task.add_done_callback(self._finished)
@@ -92,14 +92,14 @@ class SharedPredictor:
             raise self._too_late()
         return [self._outcome(task) for task in tasks]
 
-    async def draw(self, picture: bytes, found: Detections) -> bytes:
-        """The picture with its detections on it, as PNG. It is decoded again: no pixels are kept while others wait.
+    async def draw(self, image: bytes, found: Detections) -> bytes:
+        """The image with its detections on it, as PNG. It is decoded again: no pixels are kept while others wait.
 
         Raises:
             RefusedError: it takes too long.
         """
         try:
-            return await self._in_thread(self._draw, picture, found, self._deadline())
+            return await self._in_thread(self._draw, image, found, self._deadline())
         except TimeoutError as error:
             raise self._too_late() from error
 
@@ -156,7 +156,7 @@ class SharedPredictor:
             drawn = found.draw(decode_image(encoded, max_pixels=self._limits.pixels), min_side=SMALLEST_DRAWN_SIDE)
             done, png = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
         if not done:
-            raise UserError("the drawn picture can't be written as PNG")
+            raise UserError("the drawn image can't be written as PNG")
         return png.tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The pictures in a request's body: one as it is, or several as multipart/form-data (RFC 7578).
+"""The images in a request's body: one as it is, or several as multipart/form-data (RFC 7578).
 
 Bytes are counted as they come, before anything is parsed.
 """
@@ -19,13 +19,13 @@ from onestage.serving.limits import Limits, RefusedError, busy
 
 CLOSE = {"Connection": "close"}  # what is left of the body is not worth reading
 MULTIPART = b"multipart/form-data"
-MAX_PARTS_BESIDE_PICTURES = 8  # of a form
+MAX_PARTS_BESIDE_IMAGES = 8  # of a form
 MAX_NAME = 200  # characters of a file's name
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An encoded picture and what its client calls it."""
+    """An encoded image and what its client calls it."""
 
     name: str
     content: bytes
@@ -79,7 +79,7 @@ class BodyReader:
 
 
 def uploads(content_type: str, body: bytes, limits: Limits) -> list[Upload]:
-    """The pictures of a body.
+    """The images of a body.
 
     Raises:
         RefusedError: none, too many, or no form that can be read.
@@ -87,7 +87,7 @@ def uploads(content_type: str, body: bytes, limits: Limits) -> list[Upload]:
     kind, options = parse_options_header(content_type)
     found = _files_of_form(options.get(b"boundary", b""), body, limits) if kind == MULTIPART else [Upload("", body)]
     if not any(upload.content for upload in found):
-        raise RefusedError(400, "the request holds no picture; send one as the body, or some as multipart/form-data")
+        raise RefusedError(400, "the request holds no image; send one as the body, or some as multipart/form-data")
     return found
 
 
@@ -98,8 +98,8 @@ def _files_of_form(boundary: bytes, body: bytes, limits: Limits) -> list[Upload]
     fields = 0
 
     def on_file(file: Any) -> None:
-        if len(files) == limits.pictures:
-            raise RefusedError(413, f"more than {limits.pictures} pictures; send them in several requests")
+        if len(files) == limits.images:
+            raise RefusedError(413, f"more than {limits.images} images; send them in several requests")
         file.file_object.seek(0)
         name = (file.file_name or b"").decode("utf-8", "replace")[:MAX_NAME]
         files.append(Upload(name, file.file_object.read()))
@@ -108,8 +108,8 @@ def _files_of_form(boundary: bytes, body: bytes, limits: Limits) -> list[Upload]
     def on_field(_field: Any) -> None:
         nonlocal fields
         fields += 1
-        if fields > MAX_PARTS_BESIDE_PICTURES:
-            raise RefusedError(413, f"a form with more than {MAX_PARTS_BESIDE_PICTURES} fields beside its pictures")
+        if fields > MAX_PARTS_BESIDE_IMAGES:
+            raise RefusedError(413, f"a form with more than {MAX_PARTS_BESIDE_IMAGES} fields beside its images")
 
     ended: list[bool] = []
     try:

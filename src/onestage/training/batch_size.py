@@ -1,6 +1,6 @@
-"""`--batch-size auto`: as many pictures a step as fit in memory and make training faster, found by trying.
+"""`--batch-size auto`: as many images a step as fit in memory and make training faster, found by trying.
 
-Steps are tried with noise for pictures. On a GPU too many are an error that is caught; on a processor they would get
+Steps are tried with noise for images. On a GPU too many are an error that is caught; on a processor they would get
 this process killed, so there no size is tried that the sizes before it do not promise to fit.
 """
 
@@ -17,20 +17,20 @@ from typing import Literal
 
 import torch
 
+from onestage.compute.device import Compute, keep_freed_memory
+from onestage.compute.memory import Memory, memory_of, out_of_memory
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.input_size import SizeHW
 from onestage.structures import Targets
-from onestage.training.free_memory import Memory, memory_of, out_of_memory
 from onestage.training.optimizer import train_mode, trained_batch_norms
-from onestage.training.precision import Compute, keep_freed_memory
 from onestage.training.recipe import Recipe
 
 SHARE = 0.8  # of the free memory: batches differ in their sizes and objects, and other programs live too
-GAIN = 1.1  # in pictures a second, that twice the pictures a step must bring; timings differ by a twentieth or so
-MOST_GROWTH = 8  # times the recipe's pictures a step: further than that the scaling rules of the rate are not trusted
+GAIN = 1.1  # in images a second, that twice the images a step must bring; timings differ by a twentieth or so
+MOST_GROWTH = 8  # times the recipe's images a step: further than that the scaling rules of the rate are not trusted
 LEAST_STEPS = 1000  # of a run: with fewer, larger batches learn less
-OBJECTS = 3  # in each tried picture
+OBJECTS = 3  # in each tried image
 TIMED_STEPS, TIMED_SECONDS = 3, 3.0  # a size is timed by the fastest of so many steps, or of those in so long
 
 
@@ -38,7 +38,7 @@ TIMED_STEPS, TIMED_SECONDS = 3, 3.0  # a size is timed by the fastest of so many
 class BatchSizeFound:
     """Fields of a recipe, and why, in one line."""
 
-    batch_size: int  # pictures an optimizer step
+    batch_size: int  # images an optimizer step
     accumulate: int  # parts in which they go through the network
     learning_rate: float
     reason: str
@@ -48,13 +48,13 @@ class BatchSizeFound:
 class Tried:
     """A size that was tried and fits."""
 
-    size: int  # pictures
+    size: int  # images
     bytes: int  # that its steps took at most
     seconds: float  # of a step
 
     @property
     def pace(self) -> float:
-        """Pictures a second."""
+        """Images a second."""
         return self.size / max(self.seconds, 1e-9)
 
 
@@ -67,9 +67,9 @@ def find_batch_size(
     say: Callable[[str], None],
     memory: Memory | None = None,
 ) -> BatchSizeFound:
-    """The pictures a step for this detector on this machine, beginning with the recipe's.
+    """The images a step for this detector on this machine, beginning with the recipe's.
 
-    Where fewer fit, a step's pictures go through the network in parts, and the learning rate stays. Where more fit and
+    Where fewer fit, a step's images go through the network in parts, and the learning rate stays. Where more fit and
     are faster, the rate is scaled (see `scaled_rate`). Runs that count steps get no more: they would only take longer.
 
     Args:
@@ -77,19 +77,19 @@ def find_batch_size(
             afterwards, as are random states; it has no gradients.
         compute: where it runs.
         recipe: of the run.
-        limit: training pictures; a step takes no more.
+        limit: training images; a step takes no more.
         say: told that this begins.
         memory: how much is free and taken; None: the device's.
 
     Raises:
-        UserError: not even the smallest batch fits, or there are too few pictures for it.
+        UserError: not even the smallest batch fits, or there are too few images for it.
     """
-    least = 2 if trained_batch_norms(detector) else 1  # pictures that go through the network together
+    least = 2 if trained_batch_norms(detector) else 1  # images that go through the network together
     if limit < least:
-        raise UserError(f"batch size auto: training pictures: {limit}; this detector needs {least}; use more pictures")
+        raise UserError(f"batch size auto: training images: {limit}; this detector needs {least}; use more images")
     given = min(recipe.batch_size, limit)
     start = max(least, given)
-    say(f"batch size: trying steps of {start} pictures, and of more or fewer ...")
+    say(f"batch size: trying steps of {start} images, and of more or fewer ...")
     keep_freed_memory()  # as the run will
     compute.place(detector)
     memory = memory or memory_of(compute.device)
@@ -105,7 +105,7 @@ def find_batch_size(
         raise UserError(
             f"batch size auto: even steps of {least} ({input_hw[1]} x {input_hw[0]} pixels) do not fit in "
             f"{_gb(max(0, room))} ({SHARE:.0%} of the free {_gb(free)}, less the optimizer's state); use smaller "
-            "pictures, a smaller detector, or free memory"
+            "images, a smaller detector, or free memory"
         )
     batch_size, accumulate = divided(max(size, start), size, least)
     factor = max(1.0, batch_size / given)
@@ -118,18 +118,18 @@ def find_batch_size(
     return BatchSizeFound(batch_size, accumulate, rate, reason)
 
 
-def divided(pictures: int, size: int, least: int) -> tuple[int, int]:
-    """The pictures of a step, and into how many parts of `least` to `size` pictures `in_parts` is to cut them.
+def divided(images: int, size: int, least: int) -> tuple[int, int]:
+    """The images of a step, and into how many parts of `least` to `size` images `in_parts` is to cut them.
 
     An odd one is left out where parts of exactly two are wanted, as batch norms may.
     """
     if size == least == 2:
-        pictures -= pictures % 2
-    return pictures, math.ceil(pictures / size)
+        images -= images % 2
+    return images, math.ceil(images / size)
 
 
 def scaled_rate(optimizer: Literal["sgd", "adamw"], learning_rate: float, factor: float) -> float:
-    """The learning rate for `factor` times the pictures a step.
+    """The learning rate for `factor` times the images a step.
 
     SGD: times the factor (Goyal 2017, arXiv 1706.02677, 2.1). AdamW: times its root (Malladi 2022, arXiv 2205.10287).
     """
@@ -137,7 +137,7 @@ def scaled_rate(optimizer: Literal["sgd", "adamw"], learning_rate: float, factor
 
 
 def growth_limits(recipe: Recipe, start: int, limit: int) -> tuple[int, float]:
-    """The most pictures a step that the run is good for, and the most seconds."""
+    """The most images a step that the run is good for, and the most seconds."""
     most = min(limit, MOST_GROWTH * start)
     if recipe.epochs is not None:
         return min(most, int(recipe.epochs * recipe.repeat * limit / LEAST_STEPS)), math.inf
@@ -157,7 +157,7 @@ class Search:
     """Looks for a size; remembers what was tried and fits."""
 
     def __init__(self, trial: Callable[[int], Tried | None], room: int, least: int, *, careful: bool) -> None:
-        """`trial` takes steps, None where they do not fit; `room`: bytes for them; `least`: the fewest pictures;
+        """`trial` takes steps, None where they do not fit; `room`: bytes for them; `least`: the fewest images;
         `careful`: what does not fit must not be tried."""
         self._trial, self._room, self._least, self._careful = trial, room, least, careful
         self.tried: dict[int, Tried] = {}
@@ -172,7 +172,7 @@ class Search:
         return next(filter(self.fits, sizes), None)
 
     def faster(self, size: int, most: int, longest_s: float = math.inf) -> int:
-        """`size`, doubled as long as it fits and more pictures a second come of it, up to `most` and to steps of
+        """`size`, doubled as long as it fits and more images a second come of it, up to `most` and to steps of
         `longest_s` seconds."""
         while 2 * size <= most and self.fits(2 * size):
             one, two = self.tried[size], self.tried[2 * size]
@@ -199,15 +199,15 @@ class Search:
         if len(known) == 1:
             return known[0].bytes * size / known[0].size  # at most: a part of them does not grow
         small, large = known
-        a_picture = max(0.0, (large.bytes - small.bytes) / (large.size - small.size))
-        return large.bytes + a_picture * (size - large.size)
+        an_image = max(0.0, (large.bytes - small.bytes) / (large.size - small.size))
+        return large.bytes + an_image * (size - large.size)
 
     def compared(self, size: int) -> str:
         """How fast it is, and why neither half nor twice as many."""
         others = [f"{one.size}: {one.pace:.3g}" for one in self.tried.values() if one.size in (size // 2, 2 * size)]
         if self.too_large is not None:
             others.append(f"{self.too_large} do not fit")
-        return f"{self.tried[size].pace:.3g} pictures/s" + (f" ({', '.join(others)})" if others else "")
+        return f"{self.tried[size].pace:.3g} images/s" + (f" ({', '.join(others)})" if others else "")
 
 
 # --- the steps
@@ -256,7 +256,7 @@ class _Trials:
 def drawn_batch(
     size: int, input_hw: SizeHW, num_classes: int, device: torch.device
 ) -> tuple[torch.Tensor, list[Targets]]:
-    """Pictures of noise, channels last as the loader gives them, with boxes of a tenth to a half of the sides."""
+    """Images of noise, channels last as the loader gives them, with boxes of a tenth to a half of the sides."""
     generator = torch.Generator().manual_seed(0)
     height, width = input_hw
     images = torch.randint(0, 256, (size, height, width, 3), dtype=torch.uint8, generator=generator)
@@ -273,7 +273,7 @@ def drawn_batch(
 def largest_usual_input_hw(detector: Detector) -> SizeHW:
     """The input of a batch with a landscape and a portrait photograph of 3:2; SSD's and M2Det's is always the same."""
     resize = detector.resize
-    return resize.input_hw([resize.picture_hw((2, 3)), resize.picture_hw((3, 2))])
+    return resize.input_hw([resize.image_hw((2, 3)), resize.image_hw((3, 2))])
 
 
 def state_bytes(detector: Detector, recipe: Recipe) -> int:

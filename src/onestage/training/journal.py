@@ -16,16 +16,17 @@ from onestage.data.table import Table
 from onestage.drawing import draw_objects
 from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Detections
-from onestage.training.logging import Display, LogFile, LogRow
+from onestage.terminal import Display
+from onestage.training.log_file import LogFile, LogRow
 from onestage.training.saved_state import Position
 from onestage.training.step import StepLosses
-from onestage.training.tracking import Trackers
+from onestage.training.trackers import Trackers
 from onestage.training.watch import Watch
 
 LOG_EVERY_STEPS = 10
-PICTURES = 8  # of a batch and of the test set, for the trackers
+IMAGES = 8  # of a batch and of the test set, for the trackers
 SHOWN_SCORE = 0.3  # detections from here on are drawn
-MAX_SIDE, MIN_SIDE = 640, 320  # pixels of a drawn picture; one whose shorter side is below is enlarged,
+MAX_SIDE, MIN_SIDE = 640, 320  # pixels of a drawn image; one whose shorter side is below is enlarged,
 MOST_ENLARGED = 4  # times, so that a very long one does not grow huge
 GAP = 8  # pixels between the halves
 
@@ -70,7 +71,7 @@ class Journal:
     first_batch: bool = True  # to come
 
     def step(self, losses: StepLosses, batch: Batch, waited_s: float, spent_s: float) -> None:
-        """Take note of a step; `batch` holds this process's pictures, in main memory."""
+        """Take note of a step; `batch` holds this process's images, in main memory."""
         if losses.finite:
             self.interval.steps += 1
             self.interval.classification += losses.classification
@@ -78,8 +79,8 @@ class Journal:
         labels = torch.cat([targets.labels[~targets.ignored] for targets in batch.targets])
         self.watch.step(labels, losses.positives, waited_s, spent_s, len(batch.images))
         if self.first_batch and self.trackers.on:
-            pictures = batch_pictures(batch, self.test_table.categories.names)
-            self.trackers.pictures("augmented", pictures, self.interval.start.step + 1)
+            images = batch_images(batch, self.test_table.categories.names)
+            self.trackers.images("augmented", images, self.interval.start.step + 1)
         self.first_batch = False
 
     def epoch(self) -> None:
@@ -102,7 +103,7 @@ class Journal:
         """Take note of an evaluation; `found` in the test set's order, boxes in original pixels, in main memory."""
         if self.trackers.on:
             self.trackers.evaluation(metrics, step)
-            self.trackers.pictures("truth and detections", detection_pictures(self.test_table, found), step)
+            self.trackers.images("truth and detections", detection_images(self.test_table, found), step)
 
     def __enter__(self) -> Journal:
         return self
@@ -119,8 +120,8 @@ class Journal:
             self.log.close()
 
 
-def batch_pictures(batch: Batch, names: Sequence[str]) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
-    """The first pictures of a batch as the network sees them, with their objects drawn on them."""
+def batch_images(batch: Batch, names: Sequence[str]) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+    """The first images of a batch as the network sees them, with their objects drawn on them."""
     return {
         str(number): draw_objects(
             image.permute(1, 2, 0).numpy(),  # (3, H, W) -> (H, W, 3)
@@ -130,19 +131,19 @@ def batch_pictures(batch: Batch, names: Sequence[str]) -> dict[str, UInt8[np.nda
             names,
             min_side=MIN_SIDE,
         )
-        for number, (image, targets) in enumerate(zip(batch.images[:PICTURES], batch.targets, strict=False), start=1)
+        for number, (image, targets) in enumerate(zip(batch.images[:IMAGES], batch.targets, strict=False), start=1)
     }
 
 
-def detection_pictures(table: Table, found: Sequence[Detections]) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
-    """The first pictures of a data set twice side by side: with the annotated objects, with what was found.
+def detection_images(table: Table, found: Sequence[Detections]) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+    """The first images of a data set twice side by side: with the annotated objects, with what was found.
 
     Args:
-        table: the pictures.
-        found: their detections, in pixels of the original pictures.
+        table: the images.
+        found: their detections, in pixels of the original images.
     """
-    pictures, names = {}, table.categories.names
-    for index, one in enumerate(found[:PICTURES]):
+    images, names = {}, table.categories.names
+    for index, one in enumerate(found[:IMAGES]):
         image = decode_image(table.image_path(index), min_side=MAX_SIDE)
         scale = min(1.0, MAX_SIDE / max(image.shape[:2]))
         size_wh = [max(1, round(scale * side)) for side in (image.shape[1], image.shape[0])]
@@ -156,5 +157,5 @@ def detection_pictures(table: Table, found: Sequence[Detections]) -> dict[str, U
         right = scaled.filter(score=SHOWN_SCORE).draw(image, min_side=min_side)
         gap = np.full((len(left), GAP, 3), 255, dtype=np.uint8)
         name = table.image_id(index).encode(errors="replace").decode()  # a file's name may be bytes that are no text
-        pictures[f"{index + 1} {name}"] = np.concatenate([left, gap, right], axis=1)
-    return pictures
+        images[f"{index + 1} {name}"] = np.concatenate([left, gap, right], axis=1)
+    return images

@@ -31,14 +31,14 @@ class Recipe:
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None  # of training; set-up and evaluations are not counted
-    batch_size: int = 32  # pictures a step, over all processes
-    accumulate: int = 1  # a step's pictures go through the network in so many parts: less memory, the same losses
-    repeat: int = 1  # an epoch shows every picture this many times
+    batch_size: int = 32  # images a step, over all processes
+    accumulate: int = 1  # a step's images go through the network in so many parts: less memory, the same losses
+    repeat: int = 1  # an epoch shows every image this many times
 
     # --- the network; None: the detector's own. Each is for the detectors that have it (`DetectorConfig.adjusted`)
     anchor_sizes: tuple[float, ...] | None = None  # pixels of the network's input
     aspect_ratios: tuple[float, ...] | None = None  # RetinaNet: width / height
-    image_size: int | None = None  # RetinaNet: every picture stretched to a square of so many pixels
+    image_size: int | None = None  # RetinaNet: every image stretched to a square of so many pixels
     edges: tuple[int, int] | None = None  # RetinaNet: what the shorter side becomes, and the longer one's limit
     neck: Literal["none", "top_down"] | None = None  # SSD: a way back from deep maps to fine ones
     backbone_norm: Literal["batch", "frozen"] | None = None  # RetinaNet: frozen ones stay as their weights have them

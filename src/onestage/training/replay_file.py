@@ -1,4 +1,4 @@
-"""The file of a step that was skipped: the weights, the pictures as they went through the network, what came of it.
+"""The file of a step that was skipped: the weights, the images as they went through the network, what came of it.
 
 `onestage train --replay FILE` takes the step again from it, alone.
 """
@@ -13,13 +13,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from onestage.compute.device import DTYPES, Precision
 from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
+from onestage.models.model_file import read_tensors, write_tensors
 from onestage.structures import Batch, Targets
-from onestage.training.checkpoint import read_tensors, write_tensors
-from onestage.training.precision import DTYPES, Precision
+from onestage.training.diagnosis import Diagnosis
 from onestage.training.recipe import Recipe
-from onestage.training.sickness import Diagnosis
 from onestage.training.step import OptimizerStep, StepLosses, in_parts
 
 FILES_KEPT = 3  # of a run, the first ones; each holds the network's weights
@@ -28,7 +28,7 @@ KINDS = {  # number format and dimensions of a part's tensors
     "boxes_xyxy": (torch.float32, 2),
     "labels": (torch.int64, 1),
     "ignored": (torch.bool, 1),
-    "objects": (torch.int64, 1),  # of each picture
+    "objects": (torch.int64, 1),  # of each image
 }
 
 
@@ -39,7 +39,7 @@ class SkippedStep:
     Attributes:
         detector: with the weights before the step.
         parts: of the batch, as one process takes them.
-        names: of the pictures, in the parts' order.
+        names: of the images, in the parts' order.
         number: of the step, from 1.
         steps_taken: by the run, before this one.
         learning_rate: of the step.
@@ -71,12 +71,12 @@ def save_skipped_step(
     steps_taken: int,
     learning_rate: float,
 ) -> bool:
-    """Write the file; every process brings its pictures, process 0 writes.
+    """Write the file; every process brings its images, process 0 writes.
 
     Args:
         path: the file.
         step: that was just skipped, so its weights are those before it.
-        batch: this process's pictures.
+        batch: this process's images.
         diagnosis: of the step.
         number, steps_taken, learning_rate: as `SkippedStep` has them.
 
@@ -90,7 +90,7 @@ def save_skipped_step(
     header = {
         "config": config_of(step.detector),
         "recipe": step.recipe.as_dict(),
-        "names": [picture.name for picture in diagnosis.pictures],
+        "names": [image.name for image in diagnosis.images],
         "number": number,
         "steps_taken": steps_taken,
         "learning_rate": learning_rate,
@@ -162,7 +162,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _as_tensors(batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """The pictures of some batches of one size, and their objects one after the other."""
+    """The images of some batches of one size, and their objects one after the other."""
     targets = [one for batch in batches for one in batch.targets]
     return {
         "images": torch.cat([batch.images for batch in batches]),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onestage.data.table import Table
 from onestage.errors import UserError
-from onestage.training.checkpoint import RunFolder, read_tensors, write_tensors
+from onestage.models.model_file import RunFolder, read_tensors, write_tensors
 from onestage.training.recipe import Recipe
 
 # fields of a recipe, from one start of a run to the next
@@ -52,7 +52,7 @@ class SavedState:
 
 def identity(recipe: Recipe, table: Table) -> dict[str, Any]:
     """What makes a run that run, JSON-able: its recipe, its classes, its training data."""
-    data = {"pictures": len(table), "objects": len(table.labels), "sha256": table.digest()}
+    data = {"images": len(table), "objects": len(table.labels), "sha256": table.digest()}
     return {"recipe": recipe.as_dict(), "categories": list(table.categories.names), "data": data}
 
 
@@ -123,4 +123,4 @@ def check_identity(folder: RunFolder, saved: Mapping[str, Any], now: Mapping[str
 
 
 def _size(data: Mapping[str, Any]) -> str:
-    return f"{data['pictures']:,} pictures, {data['objects']:,} objects"
+    return f"{data['images']:,} images, {data['objects']:,} objects"

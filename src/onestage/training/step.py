@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from onestage.compute.device import Compute
 from onestage.detectors import Detector
 from onestage.errors import UserError
-from onestage.structures import Batch, LossSums
-from onestage.training.distributed import World
+from onestage.structures import Batch, Losses
 from onestage.training.optimizer import build_optimizer, set_learning_rate, trained_batch_norms
-from onestage.training.precision import Compute
+from onestage.training.processes import World
 from onestage.training.recipe import Recipe
 
 
@@ -120,7 +120,7 @@ class OptimizerStep:
             gradient.isfinite().all() for gradient in self._gradients()
         )  # else their norm alone is too large
 
-    def losses(self, part: Batch) -> LossSums:
+    def losses(self, part: Batch) -> Losses:
         """Of one part, with their graph."""
         with self.compute.autocast():
             predictions = self.network(part.images)
@@ -148,7 +148,7 @@ class OptimizerStep:
 
 
 def in_parts(batch: Batch, count: int) -> Sequence[Batch]:
-    """A batch cut into so many, or as many as it has pictures, whose sizes differ by one at most."""
+    """A batch cut into so many, or as many as it has images, whose sizes differ by one at most."""
     size = len(batch.images)
     count = min(count, size)
     edges = [size * part // count for part in range(count + 1)]

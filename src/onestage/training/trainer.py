@@ -17,17 +17,20 @@ from typing import Any
 
 from torch import Tensor
 
+from onestage.compute.device import Compute, compiled, keep_freed_memory, readable_compile_errors
 from onestage.data.loader import batches_per_epoch, training_loader
 from onestage.data.loader_workers import readable_worker_errors
 from onestage.data.table import Table
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.evaluation import Measurement, measure
+from onestage.models.model_file import RunFolder, save_model
 from onestage.structures import Batch, Detections, DetectionTable
-from onestage.training.checkpoint import RunFolder, save_model
-from onestage.training.distributed import ALONE, World
+from onestage.terminal import Display
+from onestage.training.detect_all import StoppedError, detect_all
+from onestage.training.diagnosis import diagnose
 from onestage.training.journal import LOG_EVERY_STEPS, Interval, Journal
-from onestage.training.logging import Display, LogFile
+from onestage.training.log_file import LogFile
 from onestage.training.optimizer import (
     AveragedWeights,
     freeze_untrained,
@@ -36,16 +39,14 @@ from onestage.training.optimizer import (
     train_mode,
     trained_batch_norms,
 )
-from onestage.training.precision import Compute, compiled, keep_freed_memory, readable_compile_errors
+from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
 from onestage.training.replay_file import save_skipped_step
 from onestage.training.saved_state import Position, check_finite, check_identity, identity, load_state, save_state
 from onestage.training.schedule import learning_rate_factor
-from onestage.training.sickness import diagnose
 from onestage.training.signals import stop_signals
 from onestage.training.step import OptimizerStep, StepLosses, in_parts
-from onestage.training.tracking import TrackerName, Trackers
-from onestage.training.validation import StoppedError, detect_all
+from onestage.training.trackers import TrackerName, Trackers
 from onestage.training.watch import Watch
 
 EVALUATION_SHARE = 0.2  # a run of so many minutes evaluates as often as fits into so much of the time that it trained
@@ -83,7 +84,7 @@ class Trainer:
         Args:
             save_minutes: a checkpoint is written at every evaluation, and after so many minutes since the last.
             world: the processes that train together.
-            track: the trackers that get what `log.csv` gets, and pictures.
+            track: the trackers that get what `log.csv` gets, and images.
             usual: the recipe before a user's changes; warnings compare with it.
         """
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
@@ -105,12 +106,12 @@ class Trainer:
         least = batch_size // self.world.size // parts
         if least == 0:
             raise UserError(
-                f"batches of {batch_size} pictures can't be cut into {parts * self.world.size} parts (--accumulate "
-                f"{parts}, {self.world.size} processes); use a larger --batch-size, or more pictures"
+                f"batches of {batch_size} images can't be cut into {parts * self.world.size} parts (--accumulate "
+                f"{parts}, {self.world.size} processes); use a larger --batch-size, or more images"
             )
         if least * self.world.size == 1 and trained_batch_norms(self.detector):
             raise UserError(
-                "batches of 1 picture: this detector's batch norms need 2 or more; use --batch-size 2, or more pictures"
+                "batches of 1 image: this detector's batch norms need 2 or more; use --batch-size 2, or more images"
             )
 
     # --- the loop
@@ -296,7 +297,7 @@ class Trainer:
         self.journal.evaluated(evaluated.measurement.metrics, evaluated.found, self.position.step)
         self.display.say(
             f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {coco_ap:.4f} (COCO) on "
-            f"{len(self.test_table)} pictures; best AP50 {self.position.best_map_area:.4f}"
+            f"{len(self.test_table)} images; best AP50 {self.position.best_map_area:.4f}"
         )
         return map_area
 
@@ -306,7 +307,7 @@ class Trainer:
         save_model(self.folder.model, self.detector, self.detector.state_dict(), self.train_table.categories, **facts)
 
     def evaluate(self) -> Evaluated:
-        """Detect in the test pictures with the detector's present weights, and measure.
+        """Detect in the test images with the detector's present weights, and measure.
 
         Raises:
             StoppedError: a signal came.

@@ -23,7 +23,7 @@ from onestage.training.recipe import Recipe
 
 STEPS_WITHOUT_POSITIVES = 50
 LEAST_STEPS_WITHOUT_POSITIVES = 5  # where epochs are shorter: random crops may empty a few batches of a small set
-SHOWINGS = 5  # of pictures with a class before its absence is told: a crop may cut off the only object
+SHOWINGS = 5  # of images with a class before its absence is told: a crop may cut off the only object
 NAMES = 5  # of classes that are listed
 RATE_FACTOR = 4.0  # either way from the scaled rate; papers' and recipes' own choices lie within it
 FIRST_STEPS = 10  # not timed: kernels are compiled, readers start
@@ -51,8 +51,8 @@ class Watch:
     ) -> None:
         """Args:
         recipe: of the run.
-        table: the training pictures.
-        reference: the recipe before the user changed it, whose learning rate is right for its pictures a step.
+        table: the training images.
+        reference: the recipe before the user changed it, whose learning rate is right for its images a step.
         steps_per_epoch: of the run.
         say: given each warning, one line.
         """
@@ -65,8 +65,8 @@ class Watch:
     def begin(self) -> None:
         """Tell what can be told before the first step."""
         if self._reference is not None:
-            pictures = min(self._recipe.batch_size, max(1, len(self._table) * self._recipe.repeat))
-            self._tell(learning_rate_warning(self._recipe, self._reference, pictures))
+            images = min(self._recipe.batch_size, max(1, len(self._table) * self._recipe.repeat))
+            self._tell(learning_rate_warning(self._recipe, self._reference, images))
         self._tell(self._classes.missing())
 
     def step(
@@ -96,22 +96,22 @@ class Watch:
             self._say(f"warning: {warning}")
 
 
-def learning_rate_warning(recipe: Recipe, reference: Recipe, pictures: int) -> str | None:
-    """Whether the rate is far from the reference's, scaled to this many pictures a step (`batch_size.scaled_rate`).
+def learning_rate_warning(recipe: Recipe, reference: Recipe, images: int) -> str | None:
+    """Whether the rate is far from the reference's, scaled to this many images a step (`batch_size.scaled_rate`).
 
     Rates of different optimizers are not comparable: nothing is said of them.
     """
     if recipe.optimizer != reference.optimizer:
         return None
-    expected = scaled_rate(reference.optimizer, reference.learning_rate, pictures / reference.batch_size)
+    expected = scaled_rate(reference.optimizer, reference.learning_rate, images / reference.batch_size)
     factor = recipe.learning_rate / expected
     if 1 / RATE_FACTOR <= factor <= RATE_FACTOR:
         return None
     rule = "in proportion" if reference.optimizer == "sgd" else "by the square root"
     far = f"{factor:.3g} times" if factor > 1 else f"1/{1 / factor:.3g} of"
     return (
-        f"learning rate {recipe.learning_rate:.3g} for {pictures} pictures a step is {far} the recipe's, which is "
-        f"{reference.learning_rate:.3g} for {reference.batch_size} and, scaled {rule}, {expected:.2g} for {pictures}; "
+        f"learning rate {recipe.learning_rate:.3g} for {images} images a step is {far} the recipe's, which is "
+        f"{reference.learning_rate:.3g} for {reference.batch_size} and, scaled {rule}, {expected:.2g} for {images}; "
         f"expected within {RATE_FACTOR:g} times of it: use --learning-rate {expected:.2g}"
     )
 
@@ -121,7 +121,7 @@ class _Meeting:
 
     def __init__(self, steps_per_epoch: int) -> None:
         self._patience = min(STEPS_WITHOUT_POSITIVES, max(steps_per_epoch, LEAST_STEPS_WITHOUT_POSITIVES))
-        self._empty_patience = max(steps_per_epoch, self._patience)  # a sparse set has many pictures without objects
+        self._empty_patience = max(steps_per_epoch, self._patience)  # a sparse set has many images without objects
         self._steps = self._objects = self._steps_with_objects = 0  # since the last positive anchor
         self._told = False
 
@@ -144,7 +144,7 @@ class _Meeting:
         if self._steps >= self._empty_patience and not self._objects:
             self._told = True
             return (
-                f"not one object in the pictures of {self._steps} steps; expected some in most batches: look at the "
+                f"not one object in the images of {self._steps} steps; expected some in most batches: look at the "
                 "annotations of the training split"
             )
         return None
@@ -155,18 +155,18 @@ class _Classes:
 
     def __init__(self, table: Table, steps_per_epoch: int) -> None:
         self._names, self._split, self._steps_per_epoch = table.categories.names, table.split, steps_per_epoch
-        self._pictures, self._pictures_of_class = max(1, len(table)), pictures_of_class(table)
-        self._seen: Bool[np.ndarray, " K"] = self._pictures_of_class == 0  # those are told of before the first step
+        self._images_in_table, self._images_of_class = max(1, len(table)), images_of_class(table)
+        self._seen: Bool[np.ndarray, " K"] = self._images_of_class == 0  # those are told of before the first step
         self._all_seen = bool(self._seen.all())
         self._steps = self._images = 0
 
     def missing(self) -> str | None:
-        missing = np.flatnonzero(self._pictures_of_class == 0).tolist()
+        missing = np.flatnonzero(self._images_of_class == 0).tolist()
         if not missing:
             return None
         return (
             f"split {self._split!r} has no objects of {len(missing)} of {len(self._names)} classes "
-            f"({self._listed(missing)}); expected some of each: the network can't learn to find them. Add pictures, or "
+            f"({self._listed(missing)}); expected some of each: the network can't learn to find them. Add images, or "
             "take them out of the class list"
         )
 
@@ -180,15 +180,15 @@ class _Classes:
         if self._all_seen or self._steps < self._steps_per_epoch:  # a resumed run begins in mid-epoch
             return None
         self._all_seen = bool(self._seen.all())
-        passes = self._images / self._pictures  # of the data; a process of several sees its share only
+        passes = self._images / self._images_in_table  # of the data; a process of several sees its share only
         unseen = np.flatnonzero(~self._seen).tolist()
-        if not any(passes * self._pictures_of_class[label] >= SHOWINGS for label in unseen):
+        if not any(passes * self._images_of_class[label] >= SHOWINGS for label in unseen):
             return None
         self._all_seen = True  # what comes later is not looked at
-        pictures = int(self._pictures_of_class[unseen].sum())
+        images = int(self._images_of_class[unseen].sum())
         return (
             f"no object of {len(unseen)} of {len(self._names)} classes ({self._listed(unseen)}) came in "
-            f"{self._steps:,} steps, though {pictures:,} picture{'s have' if pictures > 1 else ' has'} one; expected "
+            f"{self._steps:,} steps, though {images:,} image{'s have' if images > 1 else ' has'} one; expected "
             "each class in every epoch: crops cut them off, or the boxes are tiny. Crop less, or look at the boxes"
         )
 
@@ -197,16 +197,16 @@ class _Classes:
         return ", ".join(repr(self._names[label]) for label in labels[:NAMES]) + more
 
 
-def pictures_of_class(table: Table) -> Int64[np.ndarray, " K"]:
-    """How many pictures have an object of each class that is not ignored."""
+def images_of_class(table: Table) -> Int64[np.ndarray, " K"]:
+    """How many images have an object of each class that is not ignored."""
     classes = len(table.categories)
-    picture = np.repeat(np.arange(len(table)), np.diff(table.first_object))[~table.ignored]
-    pairs = np.unique(picture * classes + table.labels[~table.ignored])  # (picture, class), each once
+    image = np.repeat(np.arange(len(table)), np.diff(table.first_object))[~table.ignored]
+    pairs = np.unique(image * classes + table.labels[~table.ignored])  # (image, class), each once
     return np.bincount(pairs % max(1, classes), minlength=classes)
 
 
 class _Loading:
-    """Whether the network waits for pictures."""
+    """Whether the network waits for images."""
 
     def __init__(self) -> None:
         self._steps, self._told = 0, False
@@ -238,8 +238,8 @@ class _Loading:
         working = spent - waited
         trained = f"{images / working:.3g}" if working > 0 else "many more"
         return (
-            f"the network waits {waited / spent:.0%} of the time for pictures: {images / spent:.3g} pictures/s read, "
-            f"{trained} could be trained; expected under {WAITING_SHARE:.0%}: use more --workers, smaller pictures or "
+            f"the network waits {waited / spent:.0%} of the time for images: {images / spent:.3g} images/s read, "
+            f"{trained} could be trained; expected under {WAITING_SHARE:.0%}: use more --workers, smaller images or "
             "a faster disk"
         )
 

@@ -24,13 +24,13 @@ export async function model(token) {
   return (await ask("v1/model", token)).json();
 }
 
-// One picture's entry, with everything of the lowest threshold and more, and where the time went (milliseconds).
-export async function detect(picture, token, lowestThreshold) {
+// One image's entry, with everything of the lowest threshold and more, and where the time went (milliseconds).
+export async function detect(image, token, lowestThreshold) {
   const began = performance.now();
   const answer = await ask(`v1/detect?score_threshold=${lowestThreshold}`, token, {
     method: "POST",
-    headers: { "Content-Type": picture.type || "application/octet-stream" },
-    body: picture,
+    headers: { "Content-Type": image.type || "application/octet-stream" },
+    body: image,
   });
   const [entry] = await answer.json();
   const timing = Object.fromEntries(

@@ -1,6 +1,6 @@
-// A picture and its boxes on a canvas.
+// An image and its boxes on a canvas.
 
-const SMALLEST_SIDE = 700; // pixels of the canvas's longer side; smaller pictures are enlarged so that tags can be read
+const SMALLEST_SIDE = 700; // pixels of the canvas's longer side; smaller images are enlarged so that tags can be read
 const LEAST_LETTERS = 11; // pixels on the screen
 const OUTLINE = "rgb(20 20 20)";
 
@@ -31,7 +31,7 @@ function box(pen, one, factor, colour, unit) {
   }
 }
 
-// Each tag at its box, inside the picture, and where there is room apart from the tags of better boxes.
+// Each tag at its box, inside the image, and where there is room apart from the tags of better boxes.
 function placedTags(pen, bestFirst, factor, unit, canvas) {
   const size = Math.max(5 * unit + 7, LEAST_LETTERS * unit);
   const height = 1.3 * size;

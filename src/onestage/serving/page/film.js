@@ -77,8 +77,8 @@ export class Film {
     const factor = Math.min(1, LONGEST_SIDE / Math.max(videoWidth, videoHeight));
     const still = new OffscreenCanvas(Math.round(videoWidth * factor), Math.round(videoHeight * factor));
     still.getContext("2d").drawImage(this.video, 0, 0, still.width, still.height);
-    const picture = await still.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
-    if (!this.closed) await this.show(still, picture, this.live ? "camera.jpg" : `frame-${this.time.toFixed(2)}s.jpg`);
+    const image = await still.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
+    if (!this.closed) await this.show(still, image, this.live ? "camera.jpg" : `frame-${this.time.toFixed(2)}s.jpg`);
     this.changed();
   }
 

@@ -1,4 +1,4 @@
-// The page: a picture, a video or the camera in; boxes, a threshold and a choice of classes.
+// The page: an image, a video or the camera in; boxes, a threshold and a choice of classes.
 
 import * as api from "./api.js";
 import { draw } from "./draw.js";
@@ -132,18 +132,18 @@ async function connect() {
   update();
 }
 
-async function look(source, picture, name, ask) {
-  if (picture.size > view.model.largest_request_bytes) {
-    throw new Error(`${name}: ${picture.size.toLocaleString()} bytes; the server takes ` +
+async function look(source, image, name, ask) {
+  if (image.size > view.model.largest_request_bytes) {
+    throw new Error(`${name}: ${image.size.toLocaleString()} bytes; the server takes ` +
       `${view.model.largest_request_bytes.toLocaleString()}`);
   }
-  const entry = await api.detect(picture, view.token, view.model.lowest_score_threshold);
+  const entry = await api.detect(image, view.token, view.model.lowest_score_threshold);
   if (ask !== view.wanted) return;
   view.shown = { ...entry, name, source };
   at("drop").hidden = true;
   at("error").hidden = true;
   for (const id of ["another", "save-json"]) at(id).disabled = false;
-  at("save-picture").disabled = !source;
+  at("save-image").disabled = !source;
   update();
 }
 
@@ -157,7 +157,7 @@ async function open(file) {
     }
     at("status").textContent = `looking at ${file.name} …`;
     const source = await createImageBitmap(file).catch(() => null); // upright, as the server has it
-    await look(source, file, file.name || "picture", ask);
+    await look(source, file, file.name || "image", ask);
     if (!source && ask === view.wanted) fail(new Error(`${file.name}: this browser can't show it; the list has what was found`));
   } catch (error) {
     if (ask === view.wanted) fail(error);
@@ -175,7 +175,7 @@ async function openCamera() {
 }
 
 async function openFilm(ask, begin) {
-  const film = new Film(at("video"), (still, picture, name) => look(still, picture, name, ask), showFilm);
+  const film = new Film(at("video"), (still, image, name) => look(still, image, name, ask), showFilm);
   view.film = film;
   at("film").hidden = false;
   await begin(film);
@@ -234,7 +234,7 @@ at("seek").addEventListener("change", async () => {
   await film.seek(Number(at("seek").value));
   if (!film.playing) await film.frame().catch(fail);
 });
-at("save-picture").addEventListener("click", () => {
+at("save-image").addEventListener("click", () => {
   at("canvas").toBlob((png) => save(png, `${view.shown.name.replace(/\.\w+$/, "")}-detections.png`), "image/png");
 });
 at("save-json").addEventListener("click", () => {

@@ -1,0 +1,1 @@
+"""What the hardware is and does: device, number format, memory, threads."""

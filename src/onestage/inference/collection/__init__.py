@@ -1,0 +1,1 @@
+"""Prediction over collections of images too large for one machine, by Ray Data."""

@@ -1,0 +1,52 @@
+"""Objects followed from frame to frame: ByteTrack (Zhang et al., ECCV 2022, arXiv 2110.06864) of package trackers.
+
+trackers asks for opencv-python, which takes the place of opencv-python-headless and fails where a desktop's libraries
+are missing. So it is installed without what it asks for; the extra `track` brings the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from onestage.errors import UserError
+from onestage.structures import Detections
+
+INSTALL = "pip install 'onestage[track]' && pip install --no-deps trackers"
+
+
+class ObjectTracker:
+    """Gives each object a number that it keeps while it is seen. One a video: it remembers the frames before."""
+
+    def __init__(self, frame_rate: float, score_threshold: float) -> None:
+        """Follow objects in a video of so many frames a second.
+
+        Args:
+            frame_rate: an object is given up a second after it was last seen.
+            score_threshold: what a detection's score must reach to begin a track.
+
+        Raises:
+            UserError: the package trackers is missing.
+        """
+        try:
+            from trackers import ByteTrackTracker
+        except ImportError as error:
+            raise UserError(f"tracking needs the package trackers: {INSTALL}") from error
+        self._tracker = ByteTrackTracker(
+            frame_rate=frame_rate, track_activation_threshold=score_threshold, high_conf_det_threshold=score_threshold
+        )
+
+    def update(self, found: Detections) -> Detections:
+        """The next frame's detections that belong to a track, with its number in `track_ids`."""
+        detections = found.to_supervision()
+        detections.data["row"] = np.arange(len(found))
+        followed = self._tracker.update(detections)
+        if len(followed) == 0:
+            return replace(found[[]], track_ids=torch.zeros(0, dtype=torch.int64))
+        track_ids = torch.as_tensor(np.asarray(followed.tracker_id, dtype=np.int64))
+        rows = torch.as_tensor(np.asarray(followed.data["row"], dtype=np.int64))
+        confirmed = track_ids >= 0  # -1 until an object was seen often enough
+        best_first = rows[confirmed].sort()
+        return replace(found[best_first.values], track_ids=track_ids[confirmed][best_first.indices])

@@ -1,0 +1,1 @@
+"""A detector as a file: its own format, ImageNet weights, checkpoints of other projects."""

@@ -1,0 +1,1 @@
+"""How other projects name the entries of their checkpoints: one file a project."""

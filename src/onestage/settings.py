@@ -1,0 +1,148 @@
+"""Settings: frozen dataclasses whose fields each have a type, a default and a help text in one place.
+
+    @dataclass(frozen=True)
+    class Expand:
+        probability: float = setting(0.5, "Chance of the expansion")
+
+Files are read into them by `read`, which names the key of what does not fit; options of the command line are made from
+the same fields by `settings_of`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from onestage.errors import UserError
+
+T = TypeVar("T")
+
+
+class Setting(NamedTuple):
+    """One field of a settings class."""
+
+    name: str
+    type: Any
+    default: Any  # `dataclasses.MISSING` where a value must be given
+    help: str
+
+
+def setting(default: Any = MISSING, help: str = "", *, default_factory: Any = MISSING) -> Any:
+    """A field of a settings class with its default and its help text (a noun phrase without a full stop)."""
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata={"help": help})
+    return field(default=default, metadata={"help": help}) if default is not MISSING else field(metadata={"help": help})
+
+
+def settings_of(cls: type[Any]) -> list[Setting]:
+    """The fields of a settings class, in order."""
+    hints = get_type_hints(cls)
+    return [Setting(one.name, hints[one.name], _default(one), one.metadata.get("help", "")) for one in fields(cls)]
+
+
+def _default(one: Field[Any]) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def plain(value: Any) -> Any:
+    """A settings value as JSON and TOML have it: dictionaries, lists, numbers, strings; `read` takes it back."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def read(cls: type[T], values: Any, where: str, base: T | None = None) -> T:
+    """The settings that a file holds.
+
+    Args:
+        cls: a settings class.
+        values: by field name, as JSON or TOML give them. A field that may be None takes "none" too, since TOML has no
+            word for it.
+        where: the file, and the table in it, for messages.
+        base: what fields that are not there take; None: their defaults.
+
+    Raises:
+        UserError: an unknown field, a missing one, or a value of another kind; with `where`, the key and what fits.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: {_shown(values)}; expected a table of {cls.__name__}'s settings")
+    known = {one.name: one for one in settings_of(cls)}
+    for name in values:
+        if name not in known:
+            raise UserError(f"{where}: unknown setting {name!r}; expected {', '.join(known)}")
+    given = {name: fitted(known[name].type, value, f"{where}: {name}") for name, value in values.items()}
+    for name, one in known.items():
+        if name not in given and base is not None:
+            given[name] = getattr(base, name)
+        elif name not in given and one.default is MISSING:
+            raise UserError(f"{where}: {name} is missing")
+    return cls(**given)
+
+
+def fitted(kind: Any, value: Any, where: str) -> Any:
+    """A value of JSON or TOML as a field of this type takes it.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    if get_origin(kind) in (Union, types.UnionType):
+        return _fitted_to_one(get_args(kind), value, where)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return read(kind, value, where)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return _fitted_tuple(kind, value, where)
+    if get_origin(kind) is Literal:
+        fits = value in get_args(kind) and not isinstance(value, bool)
+    elif kind is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+    elif kind is type(None):
+        fits = value is None or value == "none"
+    else:
+        fits = kind is Any or (type(value) is kind)
+    if not fits:
+        raise UserError(f"{where} is {_shown(value)}; expected {in_words(kind)}")
+    return float(value) if kind is float else None if kind is type(None) else value
+
+
+def _fitted_tuple(kind: Any, value: Sequence[Any], where: str) -> tuple[Any, ...]:
+    kinds = get_args(kind)
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise UserError(f"{where} is {_shown(value)}; expected {in_words(kind)}")
+    return tuple(fitted(one, item, where) for one, item in zip(kinds, value, strict=True))
+
+
+def _fitted_to_one(kinds: Sequence[Any], value: Any, where: str) -> Any:
+    errors = []
+    for kind in sorted(kinds, key=lambda kind: kind is not type(None)):  # None first: "none" may be text as well
+        try:
+            return fitted(kind, value, where)
+        except UserError as error:
+            errors.append(error)
+    if len(errors) == 2 and type(None) in kinds:
+        raise errors[1]
+    raise UserError(f"{where} is {_shown(value)}; expected {' or '.join(map(in_words, kinds))}")
+
+
+def in_words(kind: Any) -> str:
+    """What a value of this type is, for people."""
+    arguments = get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(map(in_words, arguments))
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, arguments))
+    if get_origin(kind) is tuple:
+        inner = in_words(arguments[0])
+        return f"a list of such as {inner}" if arguments[-1] is Ellipsis else f"a list of {len(arguments)} ({inner})"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    return words.get(kind) or f"a table of {kind.__name__}'s settings"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

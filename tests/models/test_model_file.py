@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from onestage.detectors import build, detector_config
+from onestage.errors import UserError
+from onestage.models.model_file import load_model, read_tensors, save_model, write_tensors
+from onestage.structures import Categories
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.tensor(True)}
+
+
+def test_tensors_and_header_come_back(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.safetensors", TENSORS, {"step": 7})
+    tensors, header = read_tensors(tmp_path / "x.safetensors")
+    assert header["step"] == 7
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_channels_last_tensor_is_written_by_its_values(tmp_path: Path) -> None:
+    weight = torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    write_tensors(tmp_path / "x.safetensors", {"w": weight}, {})
+    assert torch.equal(read_tensors(tmp_path / "x.safetensors")[0]["w"], weight)
+
+
+@pytest.mark.parametrize("offset", [8, 60, -1])
+def test_torn_a_flipped_bit_is_noticed(tmp_path: Path, offset: int) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {"step": 7})
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.safetensors"):
+        read_tensors(path)
+
+
+def test_torn_a_cut_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {})
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"x\.safetensors"):
+        read_tensors(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {"step": 7})
+
+    def full(*args: object, **kwargs: object) -> None:
+        Path(str(args[1])).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onestage.models.model_file.save_file", full)
+    with pytest.raises(UserError, match=r"x\.safetensors: can't be written \(No space left on device\); [\d,]+ bytes"):
+        write_tensors(path, TENSORS, {"step": 8})
+    assert read_tensors(path)[1]["step"] == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_model_file_describes_itself(tmp_path: Path) -> None:
+    sizes = (20.0, 40.0, 80.0, 120.0, 160.0, 200.0, 240.0)
+    config = detector_config("ssd300-test_efficientnet").adjusted({"anchor_sizes": sizes})
+    detector = build("ssd300-test_efficientnet", 2, config=config)
+    detector.set_normalization((1, 2, 3), (4, 5, 6))
+    categories = Categories(("cat", "dog"), (17, 18))
+    save_model(tmp_path / "m.safetensors", detector, detector.state_dict(), categories, map_area=0.5)
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert loaded.categories == categories
+    assert loaded.header["map_area"] == 0.5
+    assert not loaded.detector.training
+    images = torch.randint(0, 256, (1, 3, 300, 300), dtype=torch.uint8)
+    with torch.no_grad():
+        before, after = detector.eval()(images), loaded.detector(images)
+    assert torch.equal(before.class_logits, after.class_logits)
+    assert torch.equal(detector.get_buffer("anchors"), loaded.detector.get_buffer("anchors"))
+
+
+def test_what_is_not_a_model_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        load_model(tmp_path / "nowhere.safetensors")
+    save_file(TENSORS, tmp_path / "foreign.safetensors")
+    with pytest.raises(UserError, match="onestage import"):
+        load_model(tmp_path / "foreign.safetensors")
+    write_tensors(tmp_path / "checkpoint.safetensors", TENSORS, {})
+    with pytest.raises(UserError, match="not a onestage model file"):
+        load_model(tmp_path / "checkpoint.safetensors")
+
+
+def test_a_header_that_asks_for_a_huge_network_is_refused_before_memory_is_taken_for_it(tmp_path: Path) -> None:
+    detector = build("ssd300-test_efficientnet", 2)
+    save_model(tmp_path / "m.safetensors", detector, detector.state_dict(), Categories.from_names(["cat", "dog"]))
+    tensors, header = read_tensors(tmp_path / "m.safetensors")
+    header["config"]["settings"]["neck_channels"] = 2_000_000  # a 3x3 convolution of it would be 144 TB
+    write_tensors(tmp_path / "huge.safetensors", tensors, header)
+    with pytest.raises(UserError, match="the weights do not fit the network it names"):
+        load_model(tmp_path / "huge.safetensors")
