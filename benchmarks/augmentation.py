@@ -26,9 +26,9 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from onestage.augmentation import SSD_PAPER, Augmentation
+from onestage.data.augmentation import SSD_PAPER, Augmentation
 from onestage.data.generated import KINDS, draw_image
-from onestage.data.loader import TrainingSet, pack, read_sample
+from onestage.data.loader import Samples, pack, read_sample
 from onestage.data.table import Table, TableBuilder
 from onestage.input_size import Stretch
 from onestage.structures import Categories
@@ -126,7 +126,7 @@ def main(options: Options) -> None:
         size = sum(path.stat().st_size for path in Path(folder).iterdir()) / len(table) / 1024
 
         def ours(augmentation: Augmentation | None) -> Callable[[list[int]], object]:
-            samples = TrainingSet(table, augmentation, Stretch(options.image_size), seed=0)
+            samples = Samples(table, augmentation, Stretch(options.image_size), seed=0)
             return lambda indices: pack([samples[0, index] for index in indices], samples.resize)
 
         candidates: dict[str, Callable[[list[int]], object]] = {

@@ -1,10 +1,10 @@
-"""Exported files against their model on real images: the same detections, the same AP, how fast.
+"""Exported files and their model on real images: common detections, AP, images a second.
 
 python benchmarks/exported.py runs/mine MY-DATA
-python benchmarks/exported.py runs/mine MY-DATA --formats onnx openvino openvino-int8 torch --images 300
+python benchmarks/exported.py runs/mine MY-DATA --formats onnx openvino openvino-int8 --images 300
 
-int8 is calibrated on MY-DATA's training images. Predictors shrink images as they read them; "whole" are those that
-the file resized itself. A rate counts all from image files to detections by the predictor, reading included.
+int8 is calibrated on MY-DATA's training images. Predictors resize images when they read them; in the column "whole"
+the file resizes them itself. The rate is that of the predictor from image files to detections, reading included.
 """
 
 from __future__ import annotations
@@ -25,38 +25,37 @@ import onestage
 from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.evaluation import measure
+from onestage.export import FORMATS
+from onestage.export.base import as_detections
 from onestage.export.check import compare
 from onestage.inference.base_predictor import BasePredictor
-from onestage.inference.exported import ExportedPredictor, in_torch
+from onestage.inference.exported import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
-from onestage.jobs.export import SUFFIXES, Format
 from onestage.runtime.decode import decode_image
-from onestage.runtime.exported_file import OpenVinoPrecision
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
 
 ROUNDS = 3
 QUIET = Display(Console(quiet=True))
 AT_ONCE = 8
-Target = Literal["onnx", "openvino", "openvino-bf16", "openvino-int8", "torch"]
-EXPORTS: dict[Target, tuple[Format, OpenVinoPrecision]] = {
+Target = Literal["onnx", "openvino", "openvino-bf16", "openvino-int8"]
+EXPORTS: dict[Target, tuple[str, str]] = {  # format, precision
     "onnx": ("onnx", "fp32"),
     "openvino": ("openvino", "fp32"),
     "openvino-bf16": ("openvino", "bf16"),
     "openvino-int8": ("openvino", "int8"),
-    "torch": ("torch", "fp32"),
 }
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to compare."""
+    """A model, a data set, and the formats to compare."""
 
     model: Annotated[str, tyro.conf.Positional]
     data: Annotated[str, tyro.conf.Positional]
     formats: tuple[Target, ...] = ("onnx",)
     images: int = 100
-    """Of the test split, drawn by a fixed seed; all where it has fewer."""
+    """Number of images, drawn from the test split by a fixed seed; all where it has fewer."""
 
 
 def main(options: Options) -> None:
@@ -67,7 +66,9 @@ def main(options: Options) -> None:
         files = [table.image_path(index) for index in range(len(table))]
         found, rates = _run(predictors, files)
         whole = {name: _whole(one, files) for name, one in predictors.items() if isinstance(one, ExportedPredictor)}
-    printed = PrintedTable("", "the model's own", "largest difference", "the same, whole", "map_area", "images/s")
+    printed = PrintedTable(
+        "", "in common with the model", "largest difference", "in common, whole", "map_area", "images/s"
+    )
     for name, detections in found.items():
         same = compare(found["the model"], detections)
         printed.add_row(
@@ -90,7 +91,7 @@ def _exported(options: Options, target: Target, folder: Path) -> BasePredictor:
         format=format_,
         precision=precision,
         calibration=options.data if precision == "int8" else None,
-        out=folder / f"{target}{SUFFIXES[format_]}",
+        out=folder / f"{target}{FORMATS[format_].suffix}",
         display=QUIET,
     )
     return onestage.load(exported.path, device="cpu")
@@ -105,7 +106,7 @@ def _test_images(options: Options, predictor: BasePredictor) -> Table:
 def _run(
     predictors: dict[str, BasePredictor], files: Sequence[Path]
 ) -> tuple[dict[str, list[Detections]], dict[str, float]]:
-    """What each finds, and its images a second: the median of rounds in turn."""
+    """Detections and images a second of each predictor; the rate is the median of rounds in turn."""
     found: dict[str, list[Detections]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in predictors}
     for _ in range(ROUNDS):
@@ -118,11 +119,11 @@ def _run(
 
 
 def _whole(predictor: ExportedPredictor, files: Sequence[Path]) -> list[Detections]:
-    """What the file finds in images that it resizes itself."""
+    """Detections in images that the file resizes itself."""
     found: list[Detections] = []
     for start in range(0, len(files), AT_ONCE):
         images = [decode_image(file) for file in files[start : start + AT_ONCE]]
-        found += map(in_torch, predictor.session(images, predictor.selection.score_threshold))
+        found += map(as_detections, predictor.session(images, predictor.selection.score_threshold))
     return found
 
 

@@ -52,8 +52,8 @@ def gradient_norm(options: Options, norm: Literal["batch", "group"]) -> float:
         workers=0,
     )
     batch = next(iter(loader))
-    sums = detector.losses(detector(batch.images), batch.targets, (batch.images.shape[2], batch.images.shape[3]))
-    ((sums.classification + sums.box) / sums.num_positives).backward()
+    losses = detector.losses(detector(batch.images), batch.targets, (batch.images.shape[2], batch.images.shape[3]))
+    (sum(losses.sums.values()) / losses.divisor).backward()
     return float(torch.nn.utils.clip_grad_norm_(detector.parameters(), torch.inf))
 
 

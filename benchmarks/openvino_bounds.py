@@ -17,9 +17,9 @@ import openvino
 from openvino import opset13
 
 from onestage.compute.signal_stack import kept_signal_stack
-from onestage.export.openvino import CONVOLUTIONS
-from onestage.inference.openvino import PRECISION
-from onestage.runtime.session import cores
+from onestage.export.openvino import PRECISION
+from onestage.export.openvino_graph import CONVOLUTIONS
+from onestage.runtime.threads import cpu_threads
 
 NORMALISATION = ("Convert", "Add", "Subtract", "Multiply", "Divide", "FakeQuantize")
 
@@ -35,7 +35,7 @@ class NetworkAlone:
 
     def __init__(self, path: Path, batch_size: int, input_hw: tuple[int, int]) -> None:
         core, shape = openvino.Core(), (batch_size, 3, *input_hw)
-        settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": cores(), "PERF_COUNT": True}
+        settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": cpu_threads(), "PERF_COUNT": True}
         with kept_signal_stack():
             compiled: Any = core.compile_model(_cut(core.read_model(path), shape), "CPU", settings)
         self._request = compiled.create_infer_request()

@@ -35,20 +35,18 @@ from onestage.compute.device import choose_compute
 from onestage.data.generated import draw_image
 from onestage.detectors.base import Detector
 from onestage.errors import UserError
-from onestage.export.calibration import Calibration
+from onestage.export import FORMATS
+from onestage.export.base import Calibration, ModelToExport
 from onestage.export.check import compare
-from onestage.export.onnx import export_onnx
-from onestage.export.openvino import export_openvino
 from onestage.inference.base_predictor import BasePredictor
 from onestage.inference.predictor import Predictor, load
 from onestage.input_size import KeepRatio
 from onestage.models.model_file import LoadedModel, load_model
 from onestage.runtime.decode import read_header
-from onestage.runtime.exported_file import OpenVinoPrecision
 from onestage.structures import Detections
 
 Candidate: TypeAlias = str  # a key of `NAMES`
-PRECISIONS: dict[Candidate, OpenVinoPrecision] = {
+PRECISIONS: dict[Candidate, str] = {
     "openvino fp32": "fp32",
     "openvino bf16": "bf16",
     "openvino int8": "int8",
@@ -184,11 +182,12 @@ def exported(model: LoadedModel, candidate: Candidate, files: Sequence[Path], fo
     """The model as a file for an engine; int8 is calibrated on the images."""
     selection = model.detector.evaluation_selection
     if candidate == "onnx":
-        export_onnx(model.detector, model.categories, selection, folder / "model.onnx", {})
+        FORMATS["onnx"].write(ModelToExport(model.detector, model.categories, selection, {}), folder / "model.onnx")
         return folder / "model.onnx"
     precision, path = PRECISIONS[candidate], folder / f"{PRECISIONS[candidate]}.xml"
     calibration = Calibration(list(dict.fromkeys(files))[:CALIBRATION_IMAGES])
-    export_openvino(model.detector, model.categories, selection, path, {}, precision, calibration)
+    to_export = ModelToExport(model.detector, model.categories, selection, {}, precision, calibration)
+    FORMATS["openvino"].write(to_export, path)
     return path
 
 

@@ -23,7 +23,7 @@ from onestage.detectors import Detector, build, detector_config
 from onestage.detectors.multibox import MultiBoxDetector
 from onestage.detectors.retinanet import RetinaNet
 from onestage.input_size import KeepRatio
-from onestage.models.import_weights import import_weights, settings_of
+from onestage.models.import_weights import checkpoint_settings, import_weights
 from onestage.models.model_file import save_model
 from onestage.structures import Categories
 
@@ -67,7 +67,7 @@ def make(
         spread(theirs, files, share)
     if theirs is not None and not name.startswith("ssd300-tf"):
         state = theirs.state_dict()
-        detector = build(name, classes, config=replace(config, **settings_of(state, config))).eval()
+        detector = build(name, classes, config=replace(config, **checkpoint_settings(state, config))).eval()
         import_weights(detector, state)
     else:
         detector = build(name, classes, config=config).eval()

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from scaling_data import IMAGE_SIDE, Kind, draw_boxes, write_dataset
 
-from onestage.augmentation import SSD_PAPER
-from onestage.compute.device import keep_freed_memory
+from onestage.compute.memory import keep_freed_memory
 from onestage.data import read_dataset
-from onestage.data.augment import augment
+from onestage.data.augmentation import SSD_PAPER, augment
 from onestage.data.loader import epoch_order
 from onestage.detectors import Detector, build, detector_config
 from onestage.evaluation import coco_metrics, voc_average_precision
@@ -75,9 +74,9 @@ def training_step(family: Family, *, side: int, batch: int = 2, classes: int = C
     images, targets = draw_images(batch, side), draw_targets(batch, OBJECTS, classes, side)
 
     def step() -> None:
-        sums = detector.losses(detector(images), targets, (side, side))
+        losses = detector.losses(detector(images), targets, (side, side))
         optimizer.zero_grad(set_to_none=True)
-        ((sums.classification + sums.box) / sums.num_positives.clamp(min=1)).backward()
+        (sum(losses.sums.values()) / losses.divisor.clamp(min=1)).backward()
         optimizer.step()
 
     return step
@@ -117,8 +116,8 @@ def matching_and_loss(family: Family, objects: int) -> Call:
     predictions = Predictions(*(one.float().requires_grad_() for one in outputs))
 
     def loss() -> None:
-        sums = detector.losses(predictions, targets, (side, side))
-        (sums.classification + sums.box).backward()
+        losses = detector.losses(predictions, targets, (side, side))
+        torch.stack(list(losses.sums.values())).sum().backward()
 
     return loss
 

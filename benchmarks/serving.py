@@ -1,9 +1,9 @@
-"""`onestage serve` under load, beside the same predictor without a server, in one run.
+"""`onestage serve` under load, compared with the same predictor without a server, in one run.
 
     python benchmarks/serving.py MODEL IMAGES [--clients 64] [--seconds 60] [--slow 500]
 
-MODEL is what `onestage serve` takes; IMAGES is a folder. Each client keeps its connection and sends one image after
-the other. With --slow, so many more connections send a byte a second meanwhile. Client and server share this machine.
+MODEL is a model that `onestage serve` takes; IMAGES is a folder. Each client keeps its connection and sends one image
+after the other. --slow adds so many connections that send a byte a second. Clients and server share this machine.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ import onestage
 from onestage.inference.sources import ImageSource, open_sources
 
 BATCH_SIZE = 8
-BARE_SECONDS = 15.0  # of the predictor alone, before and after
+BARE_SECONDS = 15.0  # the predictor alone runs so long, before and after
 
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """Seconds and statuses of the clients' answers."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
 
 
 def bare_rate(model: Path, images: list[Path], seconds: float) -> float:
-    """Images a second of `predict_files` in batches, from files to detections."""
+    """Images a second of `predict_files`, from files to detections."""
     predictor = onestage.load(model)
     predictor.selection = replace(predictor.selection, score_threshold=0.05)
     endless = predictor.predict_files(cycle(images), BATCH_SIZE)
@@ -47,8 +47,7 @@ def bare_rate(model: Path, images: list[Path], seconds: float) -> float:
     begun, count = time.monotonic(), 0
     while time.monotonic() - begun < seconds:
         count += sum(1 for _ in islice(endless, BATCH_SIZE))
-    rate = count / (time.monotonic() - begun)
-    return rate
+    return count / (time.monotonic() - begun)
 
 
 @contextmanager
@@ -57,10 +56,10 @@ def served(model: Path) -> Iterator[int]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        told = re.search(r":(\d+)/", process.stdout.readline())
-        assert told is not None, "the server did not start"
+        address = re.search(r":(\d+)/", process.stdout.readline())
+        assert address is not None, "the server did not start"
         try:
-            yield int(told[1])
+            yield int(address[1])
         finally:
             process.terminate()
 
@@ -83,15 +82,15 @@ async def client(port: int, bodies: list[bytes], until: float, tally: Tally) -> 
 
 
 async def slow_client(port: int, until: float) -> None:
-    """A byte a second of a body that it says is large; again whenever it is cut."""
+    """Send a byte a second of a body that is announced as large; begin again when the server hangs up."""
     while time.monotonic() < until:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
-        said = asyncio.create_task(reader.read(1))
-        while not said.done() and time.monotonic() < until:
+        answer = asyncio.create_task(reader.read(1))
+        while not answer.done() and time.monotonic() < until:
             writer.write(b"a")
-            await asyncio.wait([said], timeout=1)
-        said.cancel()
+            await asyncio.wait([answer], timeout=1)
+        answer.cancel()
         writer.close()
 
 
@@ -106,7 +105,7 @@ async def load(port: int, bodies: list[bytes], clients: int, slow: int, seconds:
 
 
 def report(what: str, tally: Tally, seconds: float) -> float:
-    """Prints a line; returns the rate of answers."""
+    """Print a line; return the answers a second."""
     ms = sorted(1e3 * value for value in tally.seconds)
     rate = tally.statuses.get(200, 0) / seconds
     errors = sum(count for status, count in tally.statuses.items() if status != 200)
@@ -124,7 +123,7 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=0)
     arguments = parser.parse_args()
     sources = open_sources([str(arguments.images)])
-    files = [source.image for source in sources if isinstance(source, ImageSource)]
+    files = [source.content for source in sources if isinstance(source, ImageSource)]
     images = [file for file in files if isinstance(file, Path)][:200]
     bodies = [image.read_bytes() for image in images]
 

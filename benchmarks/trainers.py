@@ -22,12 +22,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms import v2
 from torchvision_ssd import Images, build, collate, ssd_transform
 
-from onestage.augmentation import SSD_PAPER
 from onestage.compute.device import Precision, choose_compute
+from onestage.compute.threads import loader_workers
+from onestage.data.augmentation import SSD_PAPER
 from onestage.data.table import Table
 from onestage.detectors import build as build_detector
-from onestage.detectors import detector_config
-from onestage.jobs.train import usual_workers
 from onestage.models.model_file import RunFolder
 from onestage.recipes import default_recipe, named_recipe
 from onestage.structures import Batch
@@ -61,18 +60,16 @@ class Ours:
 
     def __init__(self, recipe: Recipe, table: Table, precision: Precision, device: str) -> None:
         torch.manual_seed(0)
-        recipe = replace(recipe, learning_rate=RATE, workers=usual_workers()).with_length(steps=1000)
-        config = detector_config(recipe.detector).adjusted(recipe.network_settings())
-        config = config.with_quick_start() if recipe.quick_start else config
+        recipe = replace(recipe, learning_rate=RATE, workers=loader_workers()).with_length(steps=1000)
         self.trainer = Trainer(
-            build_detector(recipe.detector, CLASSES, config=config),
+            build_detector(recipe.detector, CLASSES, config=recipe.network),
             recipe,
             train=table,
             test=table,
             folder=RunFolder(Path()),  # nothing is written without an evaluation
             compute=choose_compute(device, precision),
             display=quiet(),
-            workers=usual_workers(),
+            workers=loader_workers(),
         )
         train_mode(self.trainer.detector)
 

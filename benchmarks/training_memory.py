@@ -21,7 +21,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table as Screen
 
-from onestage.compute.device import choose_compute, keep_freed_memory
+from onestage.compute.device import choose_compute
+from onestage.compute.memory import keep_freed_memory
 from onestage.detectors import build, detector_config
 from onestage.input_size import typical_input_hw
 from onestage.structures import Targets
@@ -44,7 +45,7 @@ def measure(name: str, batch_size: int, frugal: bool, steps: int) -> dict[str, f
     """Train `steps` steps in this process."""
     keep_freed_memory()
     torch.manual_seed(0)
-    config = detector_config(name).with_quick_start()
+    config = detector_config(name).made_for_data(name.partition("-")[2], pretrained=False).config
     if frugal:
         config = config.adjusted({"checkpoint_activations": True})
     compute = choose_compute("cpu", "auto")
@@ -62,9 +63,9 @@ def measure(name: str, batch_size: int, frugal: bool, steps: int) -> dict[str, f
     for step in range(steps):
         with compute.autocast():
             predictions = detector(images)
-        sums = detector.losses(predictions, targets, (height, width))
+        losses = detector.losses(predictions, targets, (height, width))
         optimizer.zero_grad(set_to_none=True)
-        ((sums.classification + sums.box) / sums.num_positives).backward()
+        (sum(losses.sums.values()) / losses.divisor).backward()
         optimizer.step()
         average.update(detector, step + 1)
     seconds = (time.perf_counter() - started) / steps

@@ -26,9 +26,9 @@ from side_by_side import Result, show, write_results
 from torch.profiler import ProfilerActivity, profile
 from trainers import Ours
 
-from onestage.augmentation import SSD_PAPER
 from onestage.compute.device import Precision, choose_compute
 from onestage.data import choose_splits, read_dataset
+from onestage.data.augmentation import SSD_PAPER
 from onestage.data.table import Table
 from onestage.recipes import default_recipe
 from onestage.structures import Batch, Losses

@@ -23,7 +23,7 @@ from rich.table import Table as Screen
 
 from onestage.compute.device import choose_compute
 from onestage.data import choose_splits
-from onestage.detectors import DETECTORS, build, detector_config
+from onestage.detectors import DETECTORS, build
 from onestage.inference.predictor import load
 from onestage.jobs.dataset import open_dataset
 from onestage.models.model_file import RunFolder
@@ -55,9 +55,7 @@ def run(name: str, options: Options, folder: Path) -> tuple[float, float, float,
     if options.frozen_backbone:
         recipe = replace(recipe, frozen=("backbone.",))
     torch.manual_seed(recipe.seed)
-    config = detector_config(name).adjusted(recipe.network_settings())
-    config = config.with_quick_start() if recipe.quick_start else config
-    detector = build(name, len(train.categories), config=config)
+    detector = build(name, len(train.categories), config=recipe.network)
     compute = choose_compute("cpu", "auto")
     trainer = Trainer(
         detector, recipe, train=train, test=test, folder=RunFolder(folder), compute=compute, display=display, workers=0
@@ -68,8 +66,8 @@ def run(name: str, options: Options, folder: Path) -> tuple[float, float, float,
     started = time.perf_counter()
     losses = [trainer.step(batch).total for _ in range(options.steps)]
     seconds = time.perf_counter() - started
-    with trainer.open_journal() as trainer.journal:
-        map_area = trainer.evaluate_and_keep() or 0.0
+    with trainer.open_journal() as journal:
+        map_area = trainer.evaluate_and_keep(journal) or 0.0
     found = load(folder, device="cpu")([test.image_path(index) for index in range(len(test))])
     rate = options.steps * options.batch_size / seconds
     return float(np.mean(losses[:4])), float(np.mean(losses[-4:])), rate, map_area, sum(map(len, found))

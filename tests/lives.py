@@ -1,7 +1,7 @@
-"""Processes that die at a chosen moment, as by SIGKILL from outside; and file operations that fail when they should.
+"""Processes that are killed at a chosen moment, and file operations that fail at one.
 
 Children are forked from a server process that has imported the package once. A moment is the number of an event: a
-training step, or any operation on files that a save consists of, the middle of a write included.
+training step, or one of the file operations of a save, the middle of a write included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OPERATIONS = ("os.fsync", "os.open", "os.mkdir", "os.replace", "os.rename", "os.
 
 
 def outcome(function: Callable[..., None], *arguments: Any, moment: int | None = None) -> int:
-    """The exit code of a process that calls a function and, where a moment is given, dies then: -9 if it came."""
+    """The exit code of a process that calls a function; -9 if it was killed at the moment that is given."""
     process = FORKS.Process(target=_live, args=(function, arguments, moment))
     process.start()
     process.join(timeout=120)
@@ -46,7 +46,7 @@ def _live(function: Callable[..., None], arguments: tuple[Any, ...], moment: int
 
 @contextmanager
 def at_event(moment: int, happen: Callable[[], None]) -> Iterator[list[str]]:
-    """Inside of `with`, something happens at an event, counted from 1; gives the list of the events so far."""
+    """Inside of `with`, call `happen` at an event, counted from 1; gives the list of the events so far."""
     from onestage.models import model_file as checkpoint
     from onestage.training.trainer import Trainer
 
@@ -62,7 +62,7 @@ def at_event(moment: int, happen: Callable[[], None]) -> Iterator[list[str]]:
         return call
 
     def written_in_two(tensors: Any, path: Path, metadata: Any = None) -> None:
-        """A save that may end in its middle."""
+        """Save a file; `happen` may come when half of it is written."""
         events.append("half a file")
         if len(events) == moment:
             whole = safetensors.torch.save(tensors, metadata)

@@ -1,6 +1,6 @@
-"""Several processes that train together: forked from a server that has imported the package, or started by torchrun.
+"""Ranks that train together: forked from a server that has imported the package, or started by torchrun.
 
-Run by torchrun, this file is the command line, but process 1 is killed in its middle, once:
+Run by torchrun, this file is the command line, but rank 1 is killed once in the middle of the run:
 
     torchrun ... tests/many_processes.py FOLDER_FOR_A_MARK train ...
 """
@@ -28,9 +28,9 @@ DEATH_AT_STEP = 30
 
 
 def results_of(function: Callable[..., Any], count: int, *arguments: Any) -> list[Any]:
-    """What a function gives in each of so many processes that `joined_processes` joins; tensors, numbers, texts.
+    """The results (tensors, numbers, texts) of a function in each of so many ranks that `joined_processes` joins.
 
-    None for a process that ended before its function did.
+    None for a rank that ended before its function did.
     """
     from lives import FORKS
 
@@ -82,10 +82,10 @@ def _received(pipe: Connection) -> Any:
 
 
 class Torchrun:
-    """A torchrun in the background. With `with`: nothing of it outlives that."""
+    """A torchrun in the background, which ends with `with`."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, *, processes: int = 2, restarts: int = 0) -> None:
-        """`folder`: for what it prints."""
+        """`folder`: where its output is written."""
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         self.files = [folder / "printed.txt", folder / "errors.txt"]
         with self.files[0].open("w") as printed, self.files[1].open("w") as errors:
@@ -101,7 +101,7 @@ class Torchrun:
         return self
 
     def wait_for(self, text: str) -> None:
-        """Until its processes have printed that."""
+        """Wait until its ranks have printed a text."""
         deadline = time.monotonic() + TIMEOUT_S
         while text not in self.files[0].read_text():
             assert self.process.poll() is None, "it ended"
@@ -109,12 +109,12 @@ class Torchrun:
             time.sleep(0.05)
 
     def end(self) -> int:
-        """Wait for it; its exit code."""
+        """Wait for its end; the exit code."""
         return self.process.wait(timeout=TIMEOUT_S)
 
     @property
     def lines(self) -> list[str]:
-        """What its processes printed: without empty lines, and without torchrun's own reports."""
+        """The lines that its ranks printed, without empty lines and torchrun's own reports."""
         printed, errors = (file.read_text().splitlines() for file in self.files)
         return [line for line in printed if line] + [line for line in errors if not _is_by_torchrun(line)]
 
@@ -129,7 +129,7 @@ class Torchrun:
 
 
 def _is_by_torchrun(line: str) -> bool:
-    """Its log lines, and the traceback and table that it ends with where a process failed."""
+    """True for its log lines, and for the traceback and table with which it ends if a rank failed."""
     starts = ("W", "E", "Traceback", " ", "torch.distributed.elastic", "=====", "-----", "Failures", "Root Cause", "[")
     return not line or line.startswith(starts) or line.endswith("FAILED")
 

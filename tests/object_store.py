@@ -1,4 +1,4 @@
-"""Object storage on this machine: as much of S3's protocol as pyarrow speaks, with the objects in a dictionary."""
+"""Object storage on this machine: as much of the S3 protocol as pyarrow needs, with the objects in a dictionary."""
 
 from __future__ import annotations
 
@@ -14,21 +14,15 @@ from xml.sax.saxutils import escape
 
 
 class ObjectStore(ThreadingHTTPServer):
-    """Objects by `bucket/key`; `address` is what `s3://` addresses need to find them.
-
-    Attributes:
-        objects: what is stored.
-        failures: so many of the next reads of an object are answered with 503.
-    """
+    """A server of objects, which are in `objects` by `bucket/key`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Requests)
         self.objects: dict[str, bytes] = {}
-        self.failures: dict[str, int] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
 
     def uri(self, path: str) -> str:
-        """`bucket/key` as a person names it."""
+        """The address of `bucket/key` as a user types it."""
         return f"s3://KEY:SECRET@{path}?scheme=http&region=here&endpoint_override=127.0.0.1:{self.server_port}"
 
 
@@ -57,9 +51,6 @@ class _Requests(BaseHTTPRequestHandler):
             self._list(bucket, query)
         elif not key:
             self._answer(200 if any(name.startswith(f"{bucket}/") for name in self.server.objects) else 404)
-        elif self.server.failures.get(path, 0):
-            self.server.failures[path] -= 1
-            self._answer(503)
         elif path not in self.server.objects:
             self._answer(404)
         else:
@@ -145,7 +136,7 @@ class _Requests(BaseHTTPRequestHandler):
 
 
 def _chunks(body: IO[bytes]) -> bytes:
-    """What came in chunks, each after its length; what follows the last one is passed over."""
+    """The content of a chunked body: each chunk follows its length; the trailer is passed over."""
     content = []
     while length := int(body.readline().partition(b";")[0], 16):
         content.append(body.read(length))

@@ -1,4 +1,4 @@
-"""Two processes of a run, as threads of this one."""
+"""Two ranks of a run, as threads of this process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ PATIENCE_S = 30
 
 
 class Threads(World):
-    """What is gathered and summed goes over a board that both see; networks are not connected."""
+    """Values are gathered and summed on a board that both ranks see; networks are not connected."""
 
     size = 2
 
     def __init__(self, rank: int, barrier: threading.Barrier, board: dict[int, Any]) -> None:
+        super().__init__()
         self.rank, self._barrier, self._board = rank, barrier, board
 
     def gather(self, value: Any) -> list[Any]:
@@ -41,7 +42,7 @@ class Threads(World):
 
     @classmethod
     def run(cls, work: Callable[[World], T]) -> list[T]:
-        """What the work gives in each."""
+        """The results of some work, by rank."""
         barrier, board, results = threading.Barrier(cls.size), {}, {}
         worlds = [cls(rank, barrier, board) for rank in range(cls.size)]
         threads = [

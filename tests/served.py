@@ -69,10 +69,12 @@ def ask(
         connection.close()
 
 
-def form(images: Mapping[str, bytes], boundary: str = "b0undary") -> tuple[bytes, dict[str, str]]:
+def form(
+    images: Mapping[str, bytes], field: str = "images", boundary: str = "b0undary"
+) -> tuple[bytes, dict[str, str]]:
     """A multipart body (RFC 7578, written by hand) and its content type."""
     parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n'.encode()
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'.encode()
         + b"Content-Type: application/octet-stream\r\n\r\n"
         + content
         + b"\r\n"

@@ -13,7 +13,7 @@ from onestage.training.diagnosis import Diagnosis, diagnose
 from onestage.training.optimizer import freeze_untrained, train_mode
 from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
-from onestage.training.replay_file import save_skipped_step
+from onestage.training.replay_file import StepPosition, save_skipped_step
 from onestage.training.step import OptimizerStep, in_parts
 
 NAME = "retinanet-test_efficientnet"
@@ -22,7 +22,7 @@ NAME = "retinanet-test_efficientnet"
 def small_step(
     recipe: Recipe | None = None, precision: str = "fp32", world: World = ALONE, seed: int = 0
 ) -> OptimizerStep:
-    """Of a detector of three classes for images of 96 pixels; its batch norms have seen some."""
+    """The step of a detector of three classes for images of 96 pixels, whose batch norms have seen some."""
     torch.manual_seed(seed)
     recipe = recipe or Recipe(detector=NAME, steps=1)
     detector = build(NAME, 3, config=detector_config(NAME).adjusted({"image_size": 96}))
@@ -46,12 +46,11 @@ def small_batch(count: int = 4, seed: int = 9) -> Batch:
 
 
 def write_small_step(path: Path, step: OptimizerStep, batch: Batch) -> tuple[Diagnosis, bool]:
-    """Take a step as a run does, and write the file whatever came of it: what came, and whether there is a file."""
+    """Take a step as a run does, and write its file, skipped or not; the diagnosis, and True if there is a file."""
     detector: Detector = step.detector
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     losses = step(batch, 0.25)
     detector.load_state_dict(before)  # a finite step was taken
     names = [f"{index}.jpg" for index in batch.image_indices.tolist()]
     diagnosis = diagnose(step, in_parts(batch, step.recipe.accumulate), names, losses)
-    facts = {"number": 12, "steps_taken": 9, "learning_rate": 0.25}
-    return diagnosis, save_skipped_step(path, step, batch, diagnosis, **facts)
+    return diagnosis, save_skipped_step(path, step, batch, diagnosis, StepPosition(12, 9, 0.25))

@@ -29,6 +29,11 @@ SSD512 = {
 }
 SIZES_512 = [35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8]
 
+# RetinaNet's (Lin 2017, 4)
+SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+RATIOS = (2.0, 1.0, 0.5)
+PYRAMID_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
+
 
 def sampled(case: str, output: str) -> tuple[np.ndarray, np.ndarray]:
     with np.load(GOLDEN / case / "outputs.npz") as arrays:
@@ -89,9 +94,11 @@ def test_clipping_bounds_centre_and_size_by_the_input() -> None:
     assert_close(ssd_anchors(*arguments, clip="none")[3], torch.tensor([40.0, 120.0, 120.0, 120.0]))
 
 
-def test_levels_that_differ_in_number_are_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match=r"anchors of 2 maps: 1 strides, 1 lists of aspect ratios and 2 sizes"):
+def test_levels_that_differ_in_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
         ssd_anchors(100, [(1, 1), (1, 1)], [50], [20, 45], [()], clip="none")
+    with pytest.raises(ValueError, match="shorter"):
+        pyramid_anchors((32, 32), [(4, 4), (2, 2)], (32.0,), SCALES, RATIOS)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +113,6 @@ def test_levels_that_differ_in_number_are_refused_in_one_line() -> None:
 )
 def test_the_linear_rule_gives_the_released_sizes(side, levels, fractions, expected) -> None:
     assert ssd_anchor_sizes(side, levels, *fractions) == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_linear_rule_refuses_a_second_size_below_the_first() -> None:
-    with pytest.raises(ValueError, match="smallest < second"):
-        ssd_anchor_sizes(300, 6, 0.2, 0.1, 0.88)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +160,6 @@ def test_nothing_to_cover_is_covered() -> None:
     assert anchor_coverage(np.array([[0.0, 0.0], [np.nan, 5.0]]), level_shapes(SIZES, ASPECT_RATIOS)) == 1.0
 
 
-SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-RATIOS = (2.0, 1.0, 0.5)
-PYRAMID_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
-
-
 def test_the_pyramids_shapes_have_one_area_a_scale_and_come_wide_first() -> None:
     shapes = pyramid_shapes(32, (1.0, 2.0), (4.0, 1.0))
     assert shapes == [(64, 16), (128, 32), (32, 32), (64, 64)]
@@ -197,11 +194,6 @@ def test_inclusive_pixels_by_hand() -> None:
     # A box of 5 x 4 pixels on (2, 3): inclusive corners -0.5, 1, 4.5 - 1, 5 - 1; ties go to even.
     boxes = torch.tensor([[-0.5, 1.0, 4.5, 5.0]])
     assert inclusive_pixels(boxes).tolist() == [[0.0, 1.0, 5.0, 5.0]]
-
-
-def test_a_pyramid_of_other_levels_than_sizes_is_refused() -> None:
-    with pytest.raises(ValueError, match="anchors of 2 maps: 1 sizes"):
-        pyramid_anchors((32, 32), [(4, 4), (2, 2)], (32.0,), SCALES, RATIOS)
 
 
 def test_pyramid_sizes_follow_the_boxes_only_where_another_multiple_meets_more() -> None:

@@ -67,11 +67,11 @@ def test_bfloat16_deltas_are_decoded_in_the_anchors_precision() -> None:
         ((120, 60, 130, 70), (100, 50, 100, 50)),
     ],
 )
-def test_boxes_are_cut_at_the_borders_of_a_image_50_high_and_100_wide(box, clipped) -> None:
+def test_boxes_are_cut_at_the_borders_of_an_image_50_high_and_100_wide(box, clipped) -> None:
     assert_close(clip_boxes(torch.tensor([box], dtype=torch.float32), (50, 100)), torch.tensor([clipped]).float())
 
 
-def test_boxes_follow_a_image_that_is_stretched() -> None:
+def test_boxes_follow_an_image_that_is_stretched() -> None:
     boxes_xyxy = torch.tensor([[10.0, 20.0, 30.0, 40.0]])
     assert_close(rescale_boxes(boxes_xyxy, (300, 300), (150, 600)), torch.tensor([[20.0, 10.0, 60.0, 20.0]]))
 

@@ -56,15 +56,16 @@ def test_a_loop_sees_each_detection_once() -> None:
     assert list(nothing()) == []
 
 
-def test_filter_keeps_what_reaches_the_score_and_is_of_the_classes() -> None:
-    assert three().filter(score=0.25).labels.tolist() == [2, 0, 0]
+def test_filter_keeps_scores_above_the_threshold_and_the_classes_asked_for() -> None:
+    assert three().filter(score=0.2).labels.tolist() == [2, 0, 0]
+    assert three().filter(score=0.25).labels.tolist() == [2, 0]
     assert three().filter(score=0.5, names=["cat"]).scores.tolist() == pytest.approx([0.66666])
     assert len(three().filter(names=["dog"])) == 0
     assert len(nothing().filter(names=["dog"])) == 0
 
 
 def test_filter_by_a_name_of_no_class_says_which_there_are() -> None:
-    with pytest.raises(ValueError, match="cow: no class is called so; the classes are cat, dog, bird"):
+    with pytest.raises(ValueError, match="cow: no class has this name; the classes are cat, dog, bird"):
         three().filter(names=["cow"])
 
 

@@ -27,7 +27,7 @@ def test_positives_labels_and_deltas_equal_the_reference(device: str) -> None:
     np.testing.assert_allclose(deltas.cpu(), case["positive_delta"], rtol=0, atol=1e-5)
 
 
-def test_an_empty_batch_and_a_image_without_objects_have_no_positives() -> None:
+def test_an_empty_batch_and_an_image_without_objects_have_no_positives() -> None:
     assert match_anchors(ANCHORS, []).positive.shape == (0, 5)
     matches = match_anchors(ANCHORS, [objects([]), objects([[0, 0, 10, 10]])])
     assert matches.negative[0].all()
@@ -95,7 +95,7 @@ def test_anchors_between_the_two_thresholds_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("alone", [0, 1, 2])
-def test_a_image_matches_alike_alone_and_in_a_batch(alone: int) -> None:
+def test_an_image_matches_alike_alone_and_in_a_batch(alone: int) -> None:
     targets = [objects([[0, 0, 10, 9]]), objects([]), objects([[1, 1, 39, 39], [31, 1, 39, 9]], [1, 2])]
     batch, one = match_anchors(ANCHORS, targets), match_anchors(ANCHORS, [targets[alone]])
     for together, by_itself in zip(batch, one, strict=True):

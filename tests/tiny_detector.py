@@ -19,14 +19,14 @@ class TinyDetector(Detector):
     """Of an image whose mean is v, and with both weights 1 at first: logit = class_weight v, deltas = box_weight v.
 
     Losses: half of each number's square; positives: the objects. So the gradient of the sums is v² class_weight and
-    4 v² box_weight. `change_losses` is given the sums and the targets.
+    4 v² box_weight. `change_losses` gets the losses and the targets.
     """
 
     def __init__(
         self,
         *,
         batch_norm: bool = False,
-        change_losses: Callable[[Losses, Sequence[Targets]], Losses] = lambda sums, targets: sums,
+        change_losses: Callable[[Losses, Sequence[Targets]], Losses] = lambda losses, targets: losses,
     ) -> None:
         nn.Module.__init__(self)
         self.norm: nn.Module = nn.BatchNorm2d(3) if batch_norm else nn.Identity()
@@ -43,7 +43,12 @@ class TinyDetector(Detector):
     def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: tuple[int, int]) -> Losses:
         classification, box = (p.float().square().sum() / 2 for p in predictions)
         positives = torch.tensor(sum(len(one.labels) for one in targets))
-        return self.change_losses(Losses(classification, box, positives), targets)
+        return self.change_losses(Losses({"classification": classification, "box": box}, positives), targets)
+
+
+def with_box(losses: Losses, box: Tensor) -> Losses:
+    """The same losses with another box loss."""
+    return Losses({**losses.sums, "box": box}, losses.divisor)
 
 
 def batch_of(means: Sequence[int], objects: Sequence[int], side: float = 4.0) -> Batch:

@@ -17,7 +17,7 @@ import tyro
 from safetensors.torch import save_file
 
 from onestage.errors import UserError
-from onestage.models.import_weights import read_state_dict
+from onestage.models.weight_files import read_state_dict
 
 
 @dataclass(frozen=True)

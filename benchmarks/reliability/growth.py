@@ -33,7 +33,6 @@ from onestage.data.generated import write_generated_voc
 from onestage.evaluation.charts import Series, line_chart
 from onestage.terminal import Display
 from onestage.training.journal import LOG_EVERY_STEPS
-from onestage.training.log_file import LogRow
 
 DETECTOR = "retinanet-test_efficientnet"
 SETTLED = 3  # epochs after which caches and heaps are full
@@ -88,23 +87,22 @@ class Sample:
 class Recorder(Display):
     """Shows nothing but a row an epoch of what it measures."""
 
-    def __init__(self, steps_per_epoch: int) -> None:
+    def __init__(self) -> None:
         super().__init__(Console(quiet=True))
-        self._steps_per_epoch = steps_per_epoch
         self.samples: list[Sample] = []
 
     def say(self, line: str) -> None:
         if line.startswith("warning:"):
             print(line, flush=True)
 
-    def training(self, row: LogRow, progress: float, epochs: float) -> None:
-        """Called with every row of `log.csv`, after the step, and the evaluation, that it is of."""
-        if row.step % self._steps_per_epoch == 0:
-            sample = measured(row.step // self._steps_per_epoch)
+    def training(self, facts: str, progress: float, epoch: float) -> None:
+        """Called with every row of `log.csv`, after its last step and evaluation."""
+        if epoch == round(epoch):
+            sample = measured(round(epoch))
             self.samples.append(sample)
             print(
                 f"epoch {sample.epoch}: {sample.memory_mb:.1f} MB, its own {sample.own_mb:.1f}, "
-                f"{sample.processes} processes, {sample.open_files} open files, {row.images_per_second:.0f} images/s",
+                f"{sample.processes} processes, {sample.open_files} open files; {facts}",
                 flush=True,
             )
 
@@ -167,7 +165,7 @@ def main(options: Options) -> None:
     if steps_per_epoch % LOG_EVERY_STEPS or options.epochs <= SETTLED:
         raise SystemExit(f"expected epochs of a multiple of {LOG_EVERY_STEPS} steps, and more than {SETTLED} of them")
     torch.set_num_threads(1)  # steps so small are slowed by threads that wait for others
-    recorder = Recorder(steps_per_epoch)
+    recorder = Recorder()
     settings = {
         "batch_size": options.batch_size,
         "image_size": options.image_size,

@@ -1,17 +1,18 @@
-"""Anchors: the boxes that a detector's predictions start from, laid on the cells of its maps.
+"""Anchors: boxes laid on the cells of a detector's feature maps, from which its predictions start.
 
 SSD's words, ours: default boxes, priors = anchors; min_size, max_size = an anchor size and the next one; step = stride.
 
-Order: level, row, column, then within a cell: the size at ratio 1, the geometric mean of this and the next size at
-ratio 1, then for each ratio r: r, 1/r (wide before tall). That is the order of ssd.pytorch, lufficc/SSD, torchvision
-and of mmdetection 1.x's SSD too (held by tests), so none of their heads needs its channels permuted. mmdetection 1.x
-rounds its anchors to whole inclusive pixels; in the frame used here its corners differ from ours by less than a pixel.
+SSD's anchors are ordered by level, row, column, then within a cell: the size at ratio 1, the geometric mean of this and
+the next size at ratio 1, then for each ratio r: r, 1/r (wide before tall). ssd.pytorch, lufficc/SSD, torchvision and
+mmdetection 1.x's SSD have the same order (tests hold it), so none of their heads needs its channels permuted.
+mmdetection 1.x rounds its anchors to whole inclusive pixels; in our frame its corners are less than a pixel from ours.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -24,18 +25,20 @@ from onestage.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 ClipAnchors = Literal["all", "sizes", "none"]  # centres and sizes, sizes only, neither
 
 AnchorStyle = Literal["centred", "cornered", "torchvision", "mmdetection-1"]
-"""How RetinaNet's anchors lie about their cells, which differs from program to program.
+"""Where RetinaNet's anchors lie on their cells, which differs from program to program.
 
 - "centred": on the cell's centre, like SSD's. Ours.
 - "cornered": on the cell's upper left corner (detectron2, mmdetection 2 and 3).
-- "torchvision": on the corner too, sizes cut and corners rounded to whole pixels, and strides that divide the input
-  by the map, rounded down.
-- "mmdetection-1": on the cell's centre, rounded to whole pixels of which the last one belongs to the box.
+- "torchvision": on the corner too, with sizes cut and corners rounded to whole pixels. A stride is the input's side
+  over the map's, rounded down.
+- "mmdetection-1": on the cell's centre, rounded by `inclusive_pixels`.
 """
+
+COVERAGE_GAIN = 0.02  # share of a data set's boxes that other anchors must cover in addition to replace the paper's
 
 
 def cell_shapes(size: float, next_size: float, aspect_ratios: Sequence[float]) -> list[tuple[float, float]]:
-    """The (width, height) of each anchor of a cell, in the unit of the sizes, in the order that the module states.
+    """The (width, height) of each of SSD's anchors of a cell, in the unit of the sizes and in this module's order.
 
     Source: Liu 2016, 2.2: s * sqrt(r) by s / sqrt(r), and an extra square of sqrt(s * s_next).
     """
@@ -61,35 +64,29 @@ def ssd_anchors(
     Args:
         image_size: side of the square input, pixels.
         map_sizes: (height, width) of each level's map, cells.
-        strides: of each level, pixels; the centre of cell i is (i + 0.5) * stride.
-        sizes: of each level's smallest square and one more for the last level's in-between square, pixels.
-        aspect_ratios: of each level, width / height, each also laid on its side; 1 is always there.
-        clip: bound the values (centre, width, height; not the corners) at the input: "all" as the reference programs,
-            "sizes" as torchvision, which leaves the centres. It matters where the last cell's centre lies outside the
-            input (SSD300's 10 x 10 map: 304 pixels).
-        whole_pixels: see `inclusive_pixels`.
+        strides: stride of each level, pixels; the centre of cell i is (i + 0.5) * stride.
+        sizes: side of each level's smallest square, and one more size for the last level's square in between, pixels.
+        aspect_ratios: ratios (width / height) of each level beside 1; 1 / ratio is added for each.
+        clip: values that are clipped to the input: "all" (centre, width and height, not the corners) as in the
+            reference programs, "sizes" (width and height) as in torchvision, or "none". It matters where the last
+            cell's centre lies outside the input (SSD300's 10 x 10 map: 304 pixels).
+        whole_pixels: round anchors by `inclusive_pixels`.
 
     Raises:
-        ValueError: the levels of the arguments differ in number.
+        ValueError: the arguments differ in their numbers of levels.
 
     Source: Liu 2016, 2.2; strides ("steps") and clipping as in the released code.
     """
-    levels = len(map_sizes)
-    if not (len(strides) == len(aspect_ratios) == levels and len(sizes) == levels + 1):
-        raise ValueError(
-            f"anchors of {levels} maps: {len(strides)} strides, {len(aspect_ratios)} lists of aspect ratios and "
-            f"{len(sizes)} sizes; give {levels}, {levels} and {levels + 1}"
-        )
     parts = []
-    for level, map_hw in enumerate(map_sizes):
-        shapes_wh = torch.tensor(cell_shapes(sizes[level], sizes[level + 1], aspect_ratios[level]), dtype=torch.float64)
-        centre = torch.full_like(shapes_wh, strides[level] / 2)
+    levels = zip(map_sizes, strides, aspect_ratios, pairwise(sizes), strict=True)
+    for map_hw, stride, ratios, (size, next_size) in levels:
+        shapes_wh = torch.tensor(cell_shapes(size, next_size, ratios), dtype=torch.float64)
+        centre = torch.full_like(shapes_wh, stride / 2)
         cell_cxcywh = torch.cat([centre, shapes_wh], dim=-1)
         if whole_pixels:
             cell_cxcywh = xyxy_to_cxcywh(inclusive_pixels(cxcywh_to_xyxy(cell_cxcywh)))
-        shifts = _cell_corners(map_hw, (strides[level], strides[level]))[:, :, None]  # (H, W, 1, 2)
-        moved = cell_cxcywh + torch.cat([shifts, torch.zeros_like(shifts)], dim=-1)
-        parts.append(moved.reshape(-1, 4))
+        shifts = _cell_corners(map_hw, (stride, stride))[:, :, None]  # (H, W, 1, 2)
+        parts.append((cell_cxcywh + torch.cat([shifts, torch.zeros_like(shifts)], dim=-1)).reshape(-1, 4))
     anchors_cxcywh = torch.cat(parts)
     if clip != "none":
         first = 0 if clip == "all" else 2
@@ -98,21 +95,18 @@ def ssd_anchors(
 
 
 def _cell_corners(map_hw: tuple[int, int], strides_xy: tuple[float, float]) -> Float[Tensor, "H W 2"]:
-    """The upper left corner (x, y) of each cell, pixels of the input."""
+    """Upper left corner (x, y) of each cell, pixels of the input."""
     ys, xs = (torch.arange(count, dtype=torch.float64) for count in map_hw)
     return torch.stack(torch.meshgrid(xs * strides_xy[0], ys * strides_xy[1], indexing="xy"), dim=-1)
 
 
 def pyramid_shapes(size: float, scales: Sequence[float], aspect_ratios: Sequence[float]) -> list[tuple[float, float]]:
-    """The (width, height) of each of RetinaNet's anchors of a cell, in the unit of the size: by ratio, then by scale.
+    """The (width, height) of each of RetinaNet's anchors of a cell, in the unit of the size; by ratio, then by scale.
 
-    Source: Lin 2017, 4: sizes 2^0, 2^(1/3), 2^(2/3) times the level's, each of the same area at every ratio.
+    Source: Lin 2017, 4: sizes 2^0, 2^(1/3), 2^(2/3) times the level's; the ratio does not change the area.
     """
-    return [
-        (size * scale * math.sqrt(ratio), size * scale / math.sqrt(ratio))
-        for ratio in aspect_ratios
-        for scale in scales
-    ]
+    roots = [math.sqrt(ratio) for ratio in aspect_ratios]
+    return [(size * scale * root, size * scale / root) for root in roots for scale in scales]
 
 
 def pyramid_anchors(
@@ -128,23 +122,22 @@ def pyramid_anchors(
     Args:
         input_hw: height and width of the input, pixels.
         map_sizes: (height, width) of each level's map, cells; the first at stride 8.
-        sizes: of each level, pixels.
-        scales: of the anchors of a cell, of the level's size.
-        aspect_ratios: width / height; the order matters to imported weights.
+        sizes: anchor size of each level, pixels.
+        scales: sizes of a cell's anchors as multiples of the level's size.
+        aspect_ratios: width / height of a cell's anchors; imported weights depend on their order.
         style: see `AnchorStyle`.
 
     Raises:
-        ValueError: the levels of the arguments differ in number.
+        ValueError: the arguments differ in their numbers of levels.
     """
-    if len(sizes) != len(map_sizes):
-        raise ValueError(f"anchors of {len(map_sizes)} maps: {len(sizes)} sizes; give one a map")
     parts = []
     for level, ((rows, columns), size) in enumerate(zip(map_sizes, sizes, strict=True)):
-        strides_xy = (8.0 * 2**level, 8.0 * 2**level)
-        shapes = pyramid_shapes(size, scales, aspect_ratios)
         if style == "torchvision":
             strides_xy = (input_hw[1] // columns, input_hw[0] // rows)
             shapes = pyramid_shapes(1.0, [int(size * scale) for scale in scales], aspect_ratios)
+        else:
+            strides_xy = (8.0 * 2**level, 8.0 * 2**level)
+            shapes = pyramid_shapes(size, scales, aspect_ratios)
         cell_xyxy = _cell_anchors(torch.tensor(shapes, dtype=torch.float64), strides_xy[0], style)
         shifts = _cell_corners((rows, columns), strides_xy)[:, :, None]  # (H, W, 1, 2)
         parts.append((torch.cat([shifts, shifts], dim=-1) + cell_xyxy).reshape(-1, 4))
@@ -152,26 +145,25 @@ def pyramid_anchors(
 
 
 def _cell_anchors(shapes_wh: Float[Tensor, "S 2"], stride: float, style: AnchorStyle) -> Float[Tensor, "S 4"]:
-    """The anchors of the first cell as xyxy."""
-    half = shapes_wh / 2
-    if style == "torchvision":
-        return torch.cat([-half, half], dim=-1).round()
+    """Anchors of the first cell as xyxy."""
+    cornered = torch.cat([-shapes_wh, shapes_wh], dim=-1) / 2
     if style == "cornered":
-        return torch.cat([-half, half], dim=-1)
-    if style == "mmdetection-1":
-        return inclusive_pixels(torch.cat([stride / 2 - half, stride / 2 + half], dim=-1))
-    return torch.cat([stride / 2 - half, stride / 2 + half], dim=-1)
+        return cornered
+    if style == "torchvision":
+        return cornered.round()
+    centred = cornered + stride / 2
+    return inclusive_pixels(centred) if style == "mmdetection-1" else centred
 
 
 def inclusive_pixels(boxes_xyxy: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
-    """Boxes rounded to whole pixels as mmdetection 1.x does: the last pixel belongs to the box, ties go to even."""
+    """Boxes rounded to whole pixels as in mmdetection 1.x: the last pixel belongs to the box, ties go to even."""
     return torch.cat([boxes_xyxy[..., :2].round(), (boxes_xyxy[..., 2:] - 1).round() + 1], dim=-1)
 
 
 def ssd_anchor_sizes(
     image_size: int, num_levels: int, smallest: float, second: float, largest: float
 ) -> tuple[float, ...]:
-    """The paper's linear rule: a small first level, then even steps from the second to the last; L + 1 sizes.
+    """SSD's anchor sizes by the paper's linear rule: a small first level, then even steps from the second to the last.
 
     Args:
         image_size: side of the square input, pixels.
@@ -179,16 +171,11 @@ def ssd_anchor_sizes(
         smallest, second, largest: sizes of the first, the second and the last level, as fractions of the input.
 
     Returns:
-        L + 1 sizes in pixels; the last one is a step beyond `largest`, for the last level's in-between square.
+        L + 1 sizes in pixels. The last one is a step beyond `largest`, for the last level's square in between.
 
-    Source: Liu 2016, 2.2 and 3.1 (VOC, 300: 0.1, 0.2, 0.88). The releases round the step to whole percents of the
-    input (0.17 for 300, 0.15 for 512), which this does too.
+    Source: Liu 2016, 2.2 and 3.1 (VOC, 300: 0.1, 0.2, 0.88). Like the releases, it rounds the step to whole percents
+    of the input (0.17 for 300, 0.15 for 512).
     """
-    if num_levels < 3 or not 0 < smallest < second < largest:
-        raise ValueError(
-            f"anchor sizes {smallest}, {second}, {largest} of {num_levels} levels: expected 3 levels or more and "
-            "0 < smallest < second < largest"
-        )
     step = math.floor(round(100 * (largest - second) / (num_levels - 2), 6)) / 100
     fractions = [smallest, *(second + step * level for level in range(num_levels))]
     return tuple(round(fraction * image_size, 6) for fraction in fractions)
@@ -197,22 +184,21 @@ def ssd_anchor_sizes(
 def anchor_sizes_from_boxes(
     box_sizes_hw: Float[np.ndarray, "N 2"], image_size: int, num_levels: int
 ) -> tuple[float, ...]:
-    """Anchor sizes that follow the boxes of a data set: even ratios from its small boxes to its large ones.
+    """SSD's anchor sizes for the boxes of a data set, in even ratios from its small boxes to its large ones.
 
     Args:
-        box_sizes_hw: height and width of each box in pixels of the network's input; any number, none included.
-            Rows that are not finite and positive are left out.
+        box_sizes_hw: height and width of each box, in pixels of the network's input. Rows that are not finite and
+            positive are left out. Without boxes, the sizes are the paper's.
         image_size: side of the square input, pixels.
         num_levels: L, at least 3.
 
     Returns:
-        L + 1 sizes in pixels, strictly increasing. The first is the 5th percentile of sqrt(height * width), at least
-        3 % of the input and at most the paper's second size (20 or 15 %); level L reaches the 95th percentile. From
-        the second level on none falls below twice its stride (taken as 8 * 2^level) or the paper's size for VOC,
-        whichever is smaller: small anchors on a coarse map would leave gaps between cells. Without boxes: the
-        paper's linear rule.
+        L + 1 sizes in pixels, strictly increasing. The first is the 5th percentile of sqrt(height * width), but at
+        least 3 % of the input and at most the paper's second size (20 or 15 %); level L reaches the 95th percentile.
+        From the second level on, a size is at least twice the level's stride (taken as 8 * 2^level) or the paper's
+        size for VOC, whichever is smaller: small anchors on a coarse map would leave gaps between cells.
     """
-    # Liu 2016 for VOC: SSD300 has 6 levels, SSD512 7
+    # Liu 2016 for VOC: SSD300 has 6 levels, SSD512 has 7
     fractions = (0.1, 0.2, 0.88) if num_levels <= 6 else (0.07, 0.15, 0.9)
     paper = ssd_anchor_sizes(image_size, num_levels, *fractions)
     box_sizes_hw = _usable(box_sizes_hw)
@@ -229,17 +215,14 @@ def anchor_sizes_from_boxes(
 
 
 def _usable(box_sizes_hw: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "M 2"]:
-    """The rows that are finite and positive, as float64."""
+    """Rows that are finite and positive, as float64."""
     return box_sizes_hw[np.isfinite(box_sizes_hw).all(axis=1) & (box_sizes_hw > 0).all(axis=1)].astype(np.float64)
 
 
 def level_shapes(sizes: Sequence[float], aspect_ratios: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """The (width, height) of every anchor that SSD's levels have, from their L + 1 sizes and L lists of ratios."""
-    return [
-        shape
-        for level, ratios in enumerate(aspect_ratios)
-        for shape in cell_shapes(sizes[level], sizes[level + 1], ratios)
-    ]
+    """The (width, height) of the anchors of all of SSD's levels, from their L + 1 sizes and L lists of ratios."""
+    levels = zip(pairwise(sizes), aspect_ratios, strict=True)
+    return [shape for (size, next_size), ratios in levels for shape in cell_shapes(size, next_size, ratios)]
 
 
 def pyramid_sizes_from_boxes(
@@ -248,15 +231,15 @@ def pyramid_sizes_from_boxes(
     scales: Sequence[float],
     aspect_ratios: Sequence[float],
 ) -> tuple[float, ...]:
-    """RetinaNet's anchor sizes for the boxes of a data set: the multiple of the strides that meets most of the boxes.
+    """RetinaNet's anchor sizes for the boxes of a data set: the multiple of the strides that covers most of them.
 
-    The paper's multiple is 4 (Lin 2017, 4); it stays unless another one, of 2 to 8, meets more. Smaller ones would
-    leave gaps between the cells.
+    The paper's multiple is 4 (Lin 2017, 4); another one, from 2 to 8, replaces it if it covers more boxes. Smaller ones
+    would leave gaps between the cells.
 
     Args:
-        box_sizes_hw: height and width of each box in pixels of the network's input.
-        strides: of each level, pixels.
-        scales, aspect_ratios: as `pyramid_shapes` takes them.
+        box_sizes_hw: height and width of each box, in pixels of the network's input.
+        strides: stride of each level, pixels.
+        scales, aspect_ratios: as in `pyramid_shapes`.
     """
 
     def coverage(multiple: float) -> float:
@@ -267,23 +250,18 @@ def pyramid_sizes_from_boxes(
     return tuple(best * stride for stride in strides)
 
 
-COVERAGE_GAIN = 0.02  # anchors made for a data set must meet so many more of its boxes to be worth a departure
-
-
 def anchor_coverage(
     box_sizes_hw: Float[np.ndarray, "N 2"], anchor_shapes_wh: Sequence[tuple[float, float]], iou_threshold: float = 0.5
 ) -> float:
-    """The share of boxes whose shape some anchor meets at `iou_threshold` when both are laid on one centre.
+    """Share of boxes (0..1) that some anchor overlaps by at least `iou_threshold` when both have the same centre.
 
-    An upper bound of the recall of matching: it judges sizes and ratios, not the spacing of the cells.
+    It is an upper bound of matching's recall: it judges sizes and ratios, not the spacing of the cells. Without boxes
+    it is 1.
 
     Args:
-        box_sizes_hw: height and width of each box in pixels of the network's input. Rows that are not finite and
+        box_sizes_hw: height and width of each box, in pixels of the network's input. Rows that are not finite and
             positive are left out.
-        anchor_shapes_wh: width and height of every anchor that some level has, pixels.
-
-    Returns:
-        0..1; 1.0 without boxes.
+        anchor_shapes_wh: width and height of the anchors of all levels, pixels.
     """
     box_sizes_hw = _usable(box_sizes_hw)
     if len(box_sizes_hw) == 0:

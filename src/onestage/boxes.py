@@ -1,6 +1,6 @@
-"""Boxes: formats, frames, overlaps, and the coding of a box as deltas to an anchor.
+"""Boxes: formats, frames, overlaps, and a box as deltas to an anchor.
 
-SSD's words, ours: encoded offsets = deltas; variances = the scales that deltas are divided by.
+SSD's words, ours: encoded offsets = deltas; variances = the numbers that deltas are divided by.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-VARIANCES = (0.1, 0.2)  # Liu 2016's release: of the centre, of the size
-MAX_LOG_SCALE = math.log(1000 / 16)  # as in Detectron: a box is at most 62.5 anchors wide, so that exp can't overflow
-SMALLEST_SIDE = 1e-3  # pixels; keeps the logarithm of a box without width finite
+VARIANCES = (0.1, 0.2)  # for the centre, for the size, as in Liu 2016's release
+MAX_LOG_SCALE = math.log(1000 / 16)  # as in Detectron: a box is at most 62.5 anchors wide, so exp can't overflow
+SMALLEST_SIDE = 1e-3  # pixels; keeps the logarithm finite for a box without width
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
@@ -33,15 +33,15 @@ def encode_deltas(
     anchors_cxcywh: Float[Tensor, "*M 4"],
     variances: tuple[float, float] = VARIANCES,
 ) -> Float[Tensor, "*N 4"]:
-    """Boxes as what the network predicts: shift by anchor size and log of the size ratio, each over its variance.
+    """Deltas (dx, dy, dw, dh) from anchors to boxes, which are what the network predicts.
+
+    dx and dy are the shift of the centre in anchor sizes, dw and dh the log of the ratio of the sizes, each divided by
+    its variance. They are finite for boxes without width or height too.
 
     Args:
         boxes_xyxy: boxes in the anchors' frame and unit.
-        anchors_cxcywh: one anchor a box; broadcast against the boxes.
-        variances: of the centre and of the size.
-
-    Returns:
-        (dx, dy, dw, dh), finite even for boxes without width or height.
+        anchors_cxcywh: one anchor for each box; broadcast against the boxes.
+        variances: for the centre and for the size.
 
     Source: Liu 2016, equation 2; the variances are those of its released code.
     """
@@ -56,9 +56,9 @@ def decode_deltas(
     anchors_cxcywh: Float[Tensor, "*M 4"],
     variances: tuple[float, float] = VARIANCES,
 ) -> Float[Tensor, "*N 4"]:
-    """The inverse of `encode_deltas`: deltas (B, A, 4) and anchors (A, 4) to boxes xyxy in the anchors' frame.
+    """Boxes xyxy in the anchors' frame from deltas (B, A, 4) and anchors (A, 4): the inverse of `encode_deltas`.
 
-    Sizes are bounded at 62.5 times the anchor's (`MAX_LOG_SCALE`); boxes may reach outside the image.
+    A box is at most 62.5 times as wide and as high as its anchor (`MAX_LOG_SCALE`), and may reach outside the image.
     Deltas of lower precision (bfloat16) are decoded in the anchors' precision.
     """
     box_deltas = box_deltas.to(anchors_cxcywh.dtype)
@@ -69,7 +69,7 @@ def decode_deltas(
 
 
 def clip_boxes(boxes_xyxy: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> Float[Tensor, "*N 4"]:
-    """Boxes cut at the borders of an image of `size_hw` pixels; a box outside it becomes a line on its border."""
+    """Boxes cut at the borders of an image of `size_hw` pixels; a box outside becomes a line on the border."""
     height, width = size_hw
     x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
     return torch.stack([x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height)], dim=-1)
@@ -78,7 +78,7 @@ def clip_boxes(boxes_xyxy: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> F
 def rescale_boxes(
     boxes_xyxy: Float[Tensor, "*N 4"], from_hw: tuple[int, int], to_hw: tuple[int, int]
 ) -> Float[Tensor, "*N 4"]:
-    """Boxes of an image of `from_hw` pixels in the frame of the same image stretched to `to_hw`."""
+    """Boxes of an image of `from_hw` pixels, in the frame of this image stretched to `to_hw` pixels."""
     scale_y, scale_x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
     return boxes_xyxy * boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
 
@@ -86,15 +86,15 @@ def rescale_boxes(
 def pairwise_iou(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
     """Intersection over union of every pair; the other boxes must have an area.
 
-    Equal to `torchvision.ops.box_iou` (held by a test). Written out by coordinate because matching is in the training
-    loop, and torchvision's pairs of corners take 4 times as long on a CPU.
+    Equal to `torchvision.ops.box_iou` (a test holds it). Matching runs in every training step, and torchvision's pairs
+    of corners take 4 times as long on a CPU as one coordinate at a time.
     """
     overlap = _pairwise_overlap(boxes_xyxy, others_xyxy)
     return overlap / (_areas(boxes_xyxy)[:, None] + _areas(others_xyxy)).sub_(overlap)
 
 
 def pairwise_share(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
-    """The share of each other box's own area that lies inside a box, of every pair (COCO's measure for crowds)."""
+    """Share of each other box's own area that lies inside a box, for every pair (COCO's overlap with a crowd)."""
     return _pairwise_overlap(boxes_xyxy, others_xyxy) / _areas(others_xyxy)
 
 

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
 import onestage
-from onestage.errors import ToldByAnotherProcessError, UserError
-from onestage.options import Device, Maybe, Model, RecipeSettings, Sources
+from onestage.errors import ReportedByAnotherRankError, UserError
+from onestage.options import Device, Maybe, Model, Sources, given_settings, postprocessing_options, recipe_options
 from onestage.terminal import seconds
 
-_NOT_WITH_RAY = {"every": "--every", "start": "--from", "end": "--to", "track": "--track", "write": "--write"}
-_ONLY_WITH_RAY = {
-    name: f"--{name.replace('_', '-')}"
-    for name in ("address", "concurrency", "gpus_per_worker", "column", "source_column", "part_size")
-}
+if TYPE_CHECKING:
+
+    class Postprocessing: ...
+
+    class PostprocessingOfModel(Postprocessing): ...
+
+else:
+    Postprocessing = postprocessing_options(score_threshold="0.5", max_detections="200")
+    PostprocessingOfModel = postprocessing_options("as the model's own", "as the model's own")
 
 
 @dataclass(frozen=True)
@@ -32,63 +36,79 @@ class Common:
     verbose: bool = False
     """Show the traceback of a failure."""
 
+    def call(self, function: Callable[..., object], *, without: Collection[str] = (), **more: object) -> None:
+        """Call a function of the Python interface with the options that were given, by their names."""
+        given: dict[str, object] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            given |= vars(value) if one.name == "postprocessing" else {one.name: value}
+        left_out = (*without, "verbose")
+        given = {name: value for name, value in given.items() if name not in left_out}
+        given = {name: value for name, value in given.items() if value is not None and value is not False}
+        function(**given, **more)
+
 
 @dataclass(frozen=True)
 class Demo(Common):
     """Draw a small data set, train SSD300 on it, evaluate, and write a report: a few minutes on two CPU cores."""
 
     out: Path = Path("runs/demo")
-    """The folder for the data, the run and the images."""
+    """Folder for the data, the run and the images."""
     minutes: float = 4.75
-    """Of training."""
+    """Minutes of training."""
     seed: int = 0
-    """Of the images drawn, and of the training."""
+    """Seed of the images that are drawn, and of the training."""
 
     def run(self) -> None:
-        onestage.demo(out=self.out, minutes=self.minutes, seed=self.seed)
+        self.call(onestage.demo)
 
 
 @dataclass(frozen=True)
 class Train(Common):
-    """Train a detector on a folder of labelled images (VOC, COCO or YOLO; the kind is found out)."""
+    """Train a detector on a folder of labelled images (VOC, COCO or YOLO; the kind is found out).
+
+    Options after --device are settings of the recipe; one that is left out stays as the recipe has it."""
 
     data: Annotated[Positional[str | None], arg(metavar="DATA", help_behavior_hint="")] = None
-    """The data set's folder; several VOC years as VOC2007+VOC2012."""
+    """Folder of the data set; several VOC years as VOC2007+VOC2012."""
     detector: Maybe[str] = None
     """ssd300-vgg16, ssd512-vgg16, retinanet-resnet18 (34, 50, 101), m2det320-vgg16 (512, 704, 800; also -resnet50,
     -resnet101), or ssd300-NAME, ssd512-NAME, retinanet-NAME with any timm backbone. Default: ssd300-vgg16."""
     recipe: Maybe[str] = None
-    """A named recipe (ssd300-voc0712, ...). Default: one made for the data."""
+    """Name of a recipe (ssd300-voc0712, ...) or a TOML file, as a run's recipe.toml. Default: one made for the data."""
     out: Maybe[Path] = None
-    """The run folder. Default: runs/DATA-DETECTOR, with a number where that exists."""
+    """Run folder. Default: runs/DATA-DETECTOR, with a number where that exists."""
     epochs: Maybe[float] = None
-    """The run's length, in one of three ways. Default: the recipe's."""
+    """Length of the run in passes over the training images. Default: the recipe's length."""
     steps: Maybe[int] = None
-    """The run's length, in batches."""
+    """Length of the run in batches."""
     minutes: Maybe[float] = None
-    """The run's length, without evaluations and set-up."""
+    """Length of the run in minutes, without evaluations and set-up."""
     backbone_weights: Maybe[str] = None
     """imagenet, none, or a .safetensors or .pth file. Default: imagenet."""
     train_split: Maybe[str] = None
-    """Default: trainval, else train."""
+    """Split to train on. Default: trainval, else train."""
     test_split: Maybe[str] = None
-    """Default: test, else val."""
+    """Split to evaluate on. Default: test, else val."""
     subset: Maybe[float] = None
-    """Use only some training images: a fraction below 1, or a count."""
+    """Number of training images to use, or a fraction below 1. Default: all."""
     seed: Maybe[int] = None
-    """Of fresh weights, the order of the images and their augmentation. Default: 0."""
+    """Seed of fresh weights, the order of the images and their augmentation. Default: 0."""
     resume: bool = False
     """Go on with the run in --out, by its own recipe; --epochs, --steps or --minutes may change its length."""
     save_minutes: float = 5.0
-    """Between two checkpoints; there is one at every evaluation besides."""
-    track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], arg(help_behavior_hint="")] = ()
-    """What else gets the numbers of log.csv, and images."""
+    """Minutes between two checkpoints; there is one at every evaluation besides."""
+    log_to: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], arg(aliases=("--track",), help_behavior_hint="")
+    ] = ()
+    """Experiment logs that get the numbers of log.csv too, and images. (--track is the old name.)"""
     replay: Maybe[Path] = None
-    """Instead of training, look at a step that was skipped, from the file that the run wrote (no DATA then)."""
+    """Instead of training, repeat a step that was skipped, from the file that the run wrote (no DATA then)."""
     skip_bad_data: bool = False
     """Leave out images and objects that are broken, and say how many, instead of stopping."""
     device: Device = None
-    settings: Annotated[RecipeSettings, arg(name="")] = field(default_factory=RecipeSettings)
+    if TYPE_CHECKING:
+        settings: Any = None  # added by `_train_with_settings`
 
     def run(self) -> None:
         if self.replay is not None:
@@ -96,26 +116,8 @@ class Train(Common):
             return
         if self.data is None:
             raise UserError("train: which data? give a folder: onestage train DATA")
-        onestage.train(
-            self.data,
-            detector=self.detector,
-            recipe=self.recipe,
-            out=self.out,
-            epochs=self.epochs,
-            steps=self.steps,
-            minutes=self.minutes,
-            backbone_weights=self.backbone_weights,
-            train_split=self.train_split,
-            test_split=self.test_split,
-            subset=self.subset,
-            seed=self.seed,
-            resume=self.resume,
-            skip_bad_data=self.skip_bad_data,
-            device=self.device,
-            save_minutes=self.save_minutes,
-            track=self.track,
-            settings=vars(self.settings),
-        )
+        settings = given_settings(self.settings)
+        self.call(onestage.train, without=("replay", "settings"), settings=settings)
 
 
 @dataclass(frozen=True)
@@ -123,29 +125,22 @@ class Evaluate(Common):
     """Measure a model on a labelled split by the VOC and COCO protocols: table, metrics.json, report.html."""
 
     model: Model = tyro.MISSING
-    """A run folder, a model file or an exported file."""
+    """Run folder, model file or exported file."""
     data: Annotated[Positional[str], arg(metavar="DATA")] = tyro.MISSING
-    """The data set's folder; several VOC years as VOC2007+VOC2012."""
+    """Folder of the data set; several VOC years as VOC2007+VOC2012."""
     split: Maybe[str] = None
-    """Default: test, else val."""
+    """Split to evaluate on. Default: test, else val."""
     out: Maybe[Path] = None
-    """Default: the folder evaluation/ beside the model."""
+    """Folder for the results. Default: evaluation/ beside the model."""
     skip_bad_data: bool = False
     """Leave out images and objects that are broken, and say how many, instead of stopping."""
     batch_size: int = 8
     """Images that go through the network together."""
     device: Device = None
+    postprocessing: Annotated[PostprocessingOfModel, arg(name="")] = field(default_factory=PostprocessingOfModel)
 
     def run(self) -> None:
-        onestage.evaluate(
-            self.model,
-            self.data,
-            split=self.split,
-            out=self.out,
-            skip_bad_data=self.skip_bad_data,
-            batch_size=self.batch_size,
-            device=self.device,
-        )
+        self.call(onestage.evaluate)
 
 
 @dataclass(frozen=True)
@@ -153,28 +148,20 @@ class Predict(Common):
     """Detect in images and videos: writes them with boxes drawn, and detections.json."""
 
     model: Model = tyro.MISSING
-    """A run folder, a model file or an exported file."""
+    """Run folder, model file or exported file."""
     sources: Sources = tyro.MISSING
     """Images, videos, folders, globs, @list.txt, camera:0, addresses (rtsp://, https://), - for standard input."""
     out: Path = Path("predictions")
-    """The folder for the results."""
-    score_threshold: float = 0.5
-    """Detections below it are left out."""
-    nms: Maybe[Literal["hard", "soft"]] = None
-    """soft lowers the scores of overlapping boxes instead of dropping them (Gaussian soft-NMS). Default: as the
-    detector's paper: hard for SSD and RetinaNet, linear soft-NMS for M2Det."""
-    class_agnostic: bool = False
-    """Let boxes of different classes suppress each other."""
-    max_detections: int = 200
-    """At most so many an image."""
+    """Folder for the results."""
+    postprocessing: Annotated[Postprocessing, arg(name="")] = field(default_factory=Postprocessing)
     every: int = 1
-    """Of videos, look at each n-th frame only."""
+    """Look at each n-th frame of a video only."""
     start: Annotated[str | None, arg(name="from", help_behavior_hint="")] = None
-    """Of videos, begin at this time: seconds, or as 1:23:45.6."""
+    """Time in a video to begin at: seconds, or as 1:23:45.6."""
     end: Annotated[str | None, arg(name="to", help_behavior_hint="")] = None
-    """Of videos, end before this time."""
+    """Time in a video to end before."""
     track: bool = False
-    """Of videos, number each object through the frames (ByteTrack)."""
+    """Number each object of a video through the frames (ByteTrack)."""
     write: Annotated[tuple[Literal["csv", "coco", "voc"], ...], arg(help_behavior_hint="")] = ()
     """Results also as CSV, in COCO's result format, or as a VOC folder to correct in a labelling tool and train on."""
     batch_size: int = 8
@@ -184,64 +171,45 @@ class Predict(Common):
     """ray is for collections too large for one machine: images also from Parquet files and object storage (s3://,
     gs://), results as Parquet, workers on all cores and GPUs; the same command again goes on where it stopped."""
     address: Maybe[str] = None
-    """Of a Ray cluster, as auto. Default: this machine alone."""
+    """Address of a Ray cluster, as auto. Default: this machine alone."""
     concurrency: Maybe[int] = None
-    """Workers of Ray. Default: one a GPU, or where there is none one a core."""
+    """Number of Ray workers. Default: one a GPU, or where there is none one a core."""
     gpus_per_worker: Maybe[float] = None
-    """Of Ray's workers, as 1 or 0.5. Default: 1 where there are GPUs."""
+    """GPUs of each Ray worker, as 1 or 0.5. Default: 1 where there are GPUs."""
     column: str = "bytes"
-    """Of Parquet files, the column with the images; a dot leads into a struct, as image.bytes."""
+    """Column of Parquet files that holds the images; a dot leads into a struct, as image.bytes."""
     source_column: Maybe[str] = None
-    """Of Parquet files, the column with the images' names. Default: FILE#ROW."""
+    """Column of Parquet files that holds the images' names. Default: FILE#ROW."""
     part_size: Maybe[int] = None
     """Images in a Parquet file of results, which is also what a worker that died does again. Default: 64 to 2000."""
 
     def run(self) -> None:
+        without = ("engine", *_ONLY_LOCAL, *_ONLY_WITH_RAY)
         if self.engine == "ray":
-            self._refuse(_NOT_WITH_RAY, "not with --engine ray, which takes images and writes Parquet; leave one out")
-            self._predict_collection()
+            self._refuse(_ONLY_LOCAL, "not with --engine ray, which takes images and writes Parquet; leave one out")
+            of_ray = {name: getattr(self, name) for name in _ONLY_WITH_RAY}
+            self.call(onestage.predict_collection, without=without, **of_ray)
             return
         self._refuse(_ONLY_WITH_RAY, "only with --engine ray; add that, or leave it out")
-        onestage.predict(
-            self.model,
-            list(self.sources),
-            out=self.out,
-            score_threshold=self.score_threshold,
-            nms=self.nms,
-            class_agnostic=self.class_agnostic,
-            max_detections=self.max_detections,
+        self.call(
+            onestage.predict,
+            without=without,
             every=self.every,
             start_s=seconds(self.start or "0"),
             end_s=None if self.end is None else seconds(self.end),
             track=self.track,
             formats=self.write,
-            batch_size=self.batch_size,
-            device=self.device,
         )
 
-    def _predict_collection(self) -> None:
-        onestage.predict_collection(
-            self.model,
-            self.sources,
-            out=self.out,
-            address=self.address,
-            concurrency=self.concurrency,
-            gpus_per_worker=self.gpus_per_worker,
-            column=self.column,
-            source_column=self.source_column,
-            part_size=self.part_size,
-            score_threshold=self.score_threshold,
-            nms=self.nms,
-            class_agnostic=self.class_agnostic,
-            max_detections=self.max_detections,
-            batch_size=self.batch_size,
-            device=self.device,
-        )
-
-    def _refuse(self, options: Mapping[str, str], why: str) -> None:
+    def _refuse(self, names: Collection[str], why: str) -> None:
+        spelled = {"start": "from", "end": "to"}
         for option in fields(self):
-            if option.name in options and getattr(self, option.name) != option.default:
-                raise UserError(f"{options[option.name]}: {why}")
+            if option.name in names and getattr(self, option.name) != option.default:
+                raise UserError(f"--{spelled.get(option.name, option.name).replace('_', '-')}: {why}")
+
+
+_ONLY_LOCAL = ("every", "start", "end", "track", "write")
+_ONLY_WITH_RAY = ("address", "concurrency", "gpus_per_worker", "column", "source_column", "part_size")
 
 
 @dataclass(frozen=True)
@@ -249,36 +217,19 @@ class Export(Common):
     """Write a model as one file from images of any size to final boxes, and check it against the model."""
 
     model: Model = tyro.MISSING
-    """A run folder or a model file."""
-    format: Literal["onnx", "openvino"] = "onnx"
-    """onnx is one file that many engines run; openvino is fastest on Intel's and AMD's processors (an xml and a bin)."""
+    """Run folder or model file."""
+    format: str = "onnx"
+    """onnx is one file that many engines run; openvino (an xml and a bin) is fastest on Intel's and AMD's CPUs."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """Of an OpenVINO file."""
+    """Number format of an OpenVINO file."""
     calibration: Maybe[str] = None
-    """For int8: a data set's folder, whose training images show what passes through the network."""
+    """Folder of the data set whose training images calibrate an int8 export."""
     out: Maybe[Path] = None
-    """The file. Default: beside the model, under its name."""
-    score_threshold: float = 0.5
-    """The file's own; whoever runs it may give another."""
-    nms: Maybe[Literal["hard", "soft"]] = None
-    """soft is Gaussian soft-NMS. Default: as the detector's paper."""
-    class_agnostic: bool = False
-    """Let boxes of different classes suppress each other."""
-    max_detections: Maybe[int] = None
-    """At most so many an image. Default: as the detector's paper."""
+    """File to write. Default: beside the model, under its name."""
+    postprocessing: Annotated[Postprocessing, arg(name="")] = field(default_factory=Postprocessing)
 
     def run(self) -> None:
-        onestage.export_model(
-            self.model,
-            format=self.format,
-            precision=self.precision,
-            calibration=self.calibration,
-            out=self.out,
-            score_threshold=self.score_threshold,
-            nms=self.nms,
-            class_agnostic=self.class_agnostic,
-            max_detections=self.max_detections,
-        )
+        self.call(onestage.export_model)
 
 
 @dataclass(frozen=True)
@@ -286,26 +237,20 @@ class Serve(Common):
     """Answer HTTP requests with detections (POST /v1/detect), and show a page to try the model in the browser."""
 
     model: Model = tyro.MISSING
-    """A run folder, a model file or an exported file."""
+    """Run folder, model file or exported file."""
     host: str = "127.0.0.1"
-    """The address to listen at. Any but this machine's own wants a token."""
+    """Address to listen at. Any but this machine's own wants a token."""
     port: int = 8000
-    """0 takes a free one."""
+    """Port to listen at; 0 takes a free one."""
     token: Maybe[str] = None
-    """That every client must send. Default: the environment variable ONESTAGE_TOKEN, else none."""
+    """Token that every client must send. Default: the environment variable ONESTAGE_TOKEN, else none."""
     batch_size: int = 8
-    """Images of several requests that go through the network together, at most."""
+    """Most images of several requests that go through the network together."""
     device: Device = None
+    postprocessing: Annotated[Postprocessing, arg(name="")] = field(default_factory=Postprocessing)
 
     def run(self) -> None:
-        onestage.serve(
-            self.model,
-            host=self.host,
-            port=self.port,
-            token=self.token,
-            batch_size=self.batch_size,
-            device=self.device,
-        )
+        self.call(onestage.serve)
 
 
 @dataclass(frozen=True)
@@ -313,29 +258,22 @@ class Import(Common):
     """Turn another project's checkpoint into a model file, strictly: every entry is used or accounted for."""
 
     file: Annotated[Positional[Path], arg(metavar="FILE")] = tyro.MISSING
-    """The checkpoint: .pth, .pt or .safetensors."""
+    """Checkpoint: .pth, .pt or .safetensors."""
     detector: str = tyro.MISSING
-    """The network that the file holds, as ssd300-vgg16."""
+    """Network that the file holds, as ssd300-vgg16."""
     categories: Path = tyro.MISSING
-    """A text file with one class name a line, in the order of the file's labels, without background."""
+    """Text file with one class name a line, in the order of the file's labels, without background."""
     out: Path = tyro.MISSING
-    """The model file to write (.safetensors)."""
+    """Model file to write (.safetensors)."""
     layout: Maybe[str] = None
     """torchvision, mmdetection-1, mmdetection (2 and 3), ssd.pytorch, lufficc, m2det, seed; of a backbone alone
-    vgg16_caffe, vgg16_reducedfc, torchvision, timm. Default: found out from the entry names."""
+    vgg16_caffe, vgg16_reducedfc, torchvision, timm. Default: recognised by the entry names."""
     anchor_sizes: Maybe[tuple[float, ...]] = None
     """Sizes of the anchors that it was trained with, pixels. Default: the paper's for VOC. SSD300's for COCO are
     21 45 99 153 207 261 315, SSD512's 20.48 51.2 133.12 215.04 296.96 378.88 460.8 542.72."""
 
     def run(self) -> None:
-        onestage.import_checkpoint(
-            self.file,
-            detector=self.detector,
-            categories=self.categories,
-            out=self.out,
-            layout=self.layout,
-            anchor_sizes=self.anchor_sizes,
-        )
+        self.call(onestage.import_checkpoint)
 
 
 @dataclass(frozen=True)
@@ -343,12 +281,12 @@ class Info(Common):
     """Parameters, GMACs, anchors, input and classes of a model or of a detector's name."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL")] = tyro.MISSING
-    """A run folder, a model file, an exported file, or a detector's name."""
+    """Run folder, model file, exported file, or a detector's name."""
     num_classes: int = 20
-    """For a detector's name."""
+    """Number of classes, for a detector's name."""
 
     def run(self) -> None:
-        onestage.info(self.model, num_classes=self.num_classes)
+        self.call(onestage.info)
 
 
 @dataclass(frozen=True)
@@ -359,23 +297,35 @@ class Recipes(Common):
         onestage.list_recipes()
 
 
-Command = (
-    Annotated[Demo, subcommand("demo")]
-    | Annotated[Train, subcommand("train")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Predict, subcommand("predict")]
-    | Annotated[Export, subcommand("export")]
-    | Annotated[Serve, subcommand("serve")]
-    | Annotated[Import, subcommand("import")]
-    | Annotated[Info, subcommand("info")]
-    | Annotated[Recipes, subcommand("recipes")]
-)
+COMMANDS: dict[str, type[Common]] = {
+    "demo": Demo,
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "export": Export,
+    "serve": Serve,
+    "import": Import,
+    "info": Info,
+    "recipes": Recipes,
+}
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of `arguments` (default: the process's), and exit."""
-    command = tyro.cli(Command, args=arguments, prog="onestage", description=onestage.__doc__)
-    sys.exit(_status(command))
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    commands = {**COMMANDS, "train": _train_with_settings()} if words[:1] == ["train"] else COMMANDS
+    union: Any = None
+    for name, command in commands.items():
+        one = Annotated[command, subcommand(name)]
+        union = one if union is None else union | one
+    sys.exit(_status(tyro.cli(union, args=words, prog="onestage", description=onestage.__doc__)))
+
+
+def _train_with_settings() -> type[Train]:
+    """`Train` with the recipe's settings as options, which only that command waits for: they need torch."""
+    settings = recipe_options()
+    options: list[Any] = [("settings", Annotated[settings, arg(name="")], settings())]
+    return make_dataclass("Train", options, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__})
 
 
 def _status(command: Any) -> int:
@@ -387,7 +337,7 @@ def _status(command: Any) -> int:
     except (UserError, OSError) as error:
         if command.verbose:
             traceback.print_exc()
-        if not isinstance(error, ToldByAnotherProcessError):
+        if not isinstance(error, ReportedByAnotherRankError):
             print(f"onestage: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,8 +2,8 @@
 
 from onestage.runtime.errors import UserError
 
-__all__ = ["ToldByAnotherProcessError", "UserError"]
+__all__ = ["ReportedByAnotherRankError", "UserError"]
 
 
-class ToldByAnotherProcessError(UserError):
+class ReportedByAnotherRankError(UserError):
     """The same error in a process whose user reads it elsewhere: of many processes, the first one prints."""

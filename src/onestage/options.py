@@ -1,16 +1,20 @@
-"""What options of several commands look like, and a recipe's settings as options of `onestage train`."""
+"""What options of several commands look like, and options made from settings: type and help text are the setting's."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from dataclasses import fields, make_dataclass
+import functools
+import operator
+import tomllib
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from tyro.conf import Positional, arg
 
-from onestage.training.recipe import Recipe
+from onestage.errors import UserError
+from onestage.selection import Selection
+from onestage.settings import Setting, settings_of
 
 T = TypeVar("T")
 Maybe = Annotated[T | None, arg(help_behavior_hint="")]  # may be left out; its text says what is then done
@@ -20,33 +24,112 @@ Device = Annotated[
     str | None, arg(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.", help_behavior_hint="")
 ]
 
+# --- post-processing
+
+
+def postprocessing_options(score_threshold: str, max_detections: str) -> type[Any]:
+    """Options of `Selection.changed`, with the words for what two of them are where they are left out."""
+    help_of = {one.name: one.help for one in settings_of(Selection)}
+    papers = "as the detector's paper"
+    soft = "soft: soft-gaussian. Default: hard for SSD and RetinaNet, soft-linear for M2Det"
+    rows = [
+        ("score_threshold", float, f"Default: {score_threshold}"),
+        ("nms", Literal["hard", "soft", "soft-linear", "soft-gaussian"], soft),
+        ("iou_threshold", float, f"Default: {papers}"),
+        ("max_detections", int, f"Default: {max_detections}"),
+    ]
+    aliases = {"iou_threshold": ("nms-iou", ("--iou-threshold",))}
+    options: list[Any] = []
+    for name, kind, otherwise in rows:
+        option, more = aliases.get(name, (name.replace("_", "-"), ()))
+        how = arg(name=option, aliases=more, help=f"{help_of[name]}. {otherwise}.", help_behavior_hint="")
+        options.append((name, Annotated[kind | None, how], None))
+    how = arg(help=f"{help_of['class_agnostic']}.")
+    options.append(("class_agnostic", Annotated[bool, how], False))
+    return make_dataclass("Postprocessing", options, frozen=True)
+
+
 # --- settings of a recipe
 
-_COMMANDS_OWN = ("detector", "epochs", "steps", "minutes", "seed")
-_NO_OPTION = "augmentation"
-_TYPES = {**get_type_hints(Recipe), "batch_size": int | Literal["auto"]}
+_OF_THE_COMMAND = ("detector", "epochs", "steps", "minutes", "seed")
 
 
-def _comments() -> dict[str, str]:
-    """What stands beside each field of a recipe; nothing where Python has no sources, as in a frozen program."""
+def recipe_options() -> type[Any]:
+    """Options of `Recipe.with_settings`. Imports torch: detectors say their own settings."""
+    from onestage.data.augmentation import TRANSFORMS, Augmentation
+    from onestage.detectors import DETECTORS, ON_TIMM
+    from onestage.training.recipe import own_settings
+
+    named: dict[str, tuple[Any, str]] = {
+        one.name: (int | Literal["auto"] if one.name == "batch_size" else one.type, one.help)
+        for one in own_settings()
+        if one.name not in _OF_THE_COMMAND
+    }
+    families = {type(config): config.FAMILY for config in (*DETECTORS.values(), *ON_TIMM.values())}
+    of_network: dict[str, list[tuple[str, Setting]]] = {}
+    for cls, family in families.items():
+        for one in settings_of(cls):
+            of_network.setdefault(one.name, []).append((family, one))
+    for name, several in of_network.items():
+        named[name] = _of_families(several, len(families))
+    fill = (one for one in settings_of(Augmentation) if one.name != "transforms")
+    named |= {f"augmentation__{one.name}": (one.type, one.help) for one in fill}
+    for transform, cls in TRANSFORMS.items():
+        named |= {f"augmentation__{transform}_{one.name}": (one.type, one.help) for one in settings_of(cls)}
+    named |= {f"postprocessing__{one.name}": (one.type, one.help) for one in settings_of(Selection)}
+    return make_dataclass("RecipeSettings", [_option(name, *what) for name, what in named.items()], frozen=True)
+
+
+def given_settings(options: Any) -> dict[str, Any]:
+    """What was given of `recipe_options`, by the names of `Recipe.with_settings`.
+
+    Raises:
+        UserError: lists of lists that are no TOML.
+    """
+    given = {one: getattr(options, one.name) for one in fields(options) if getattr(options, one.name) is not None}
+    return {
+        one.name.replace("__", "."): _parsed(one.name, value) if one.metadata["nested"] else value
+        for one, value in given.items()
+    }
+
+
+def _of_families(several: list[tuple[str, Setting]], families: int) -> tuple[Any, str]:
+    """One option for a setting that some families have; nested lists, where their types differ."""
+    kinds = {_without_none(one.type): None for _, one in several}
+    texts = dict.fromkeys(one.help for _, one in several)
+    who = "" if len(several) == families else f" ({', '.join(family for family, _ in several)})"
+    return next(iter(kinds)) if len(kinds) == 1 else tuple[tuple[float, ...], ...], "; or ".join(texts) + who
+
+
+def _without_none(kind: Any) -> Any:
+    """`int` of `int | None`: an option that is left out is None in any case."""
+    others = [one for one in get_args(kind) if one is not NoneType]
+    return functools.reduce(operator.or_, others) if NoneType in get_args(kind) else kind
+
+
+def _option(name: str, kind: Any, text: str) -> tuple[str, Any, Any]:
+    table, separator, rest = name.partition("__")
+    spelled = f"{table}.{rest.replace('_', '-')}" if separator else name.replace("_", "-")
+    nested = _is_nested(kind)
+    how = arg(name=spelled, help=f"{text}.", help_behavior_hint="", metavar="VALUE ..." if nested else None)
+    option = Annotated[(tuple[str, ...] if nested else kind) | None, how]
+    return name, option, field(default=None, metadata={"nested": nested})
+
+
+def _is_nested(kind: Any) -> bool:
+    """True for lists of lists and of tables, which words alone cannot say: they are given as TOML."""
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else None
+    return is_dataclass(inner) or (get_origin(inner) is tuple and get_args(inner)[-1] is Ellipsis)
+
+
+def _parsed(name: str, words: tuple[str, ...]) -> Any:
+    """The value of a nested setting: numbers (`5 2 1`), or lists as TOML has them (`[[2], [2, 3]]`)."""
     try:
-        return dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Recipe), re.MULTILINE))
-    except OSError:
-        return {}
-
-
-def _options() -> list[tuple[str, Any, None]]:
-    """Name, type and default of each setting; its help is the comment of the recipe's field."""
-    comments, options = _comments(), []
-    for name in (one.name for one in fields(Recipe) if one.name not in (*_COMMANDS_OWN, _NO_OPTION)):
-        text = f"{comments[name]}. Default: the recipe's." if name in comments else "Default: the recipe's."
-        options.append((name, Annotated[_TYPES[name] | None, arg(help=text, help_behavior_hint="")], None))
-    return options
-
-
-if TYPE_CHECKING:
-
-    class RecipeSettings: ...
-
-else:
-    RecipeSettings = make_dataclass("RecipeSettings", _options())
+        return tuple(float(word) for word in words)
+    except ValueError:
+        pass
+    try:
+        return tomllib.loads(f"value = {' '.join(words)}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        option = f"--{name.replace('_', '-')}"
+        raise UserError(f"{option} {' '.join(words)}: give numbers, or lists as [[2], [2, 3]] ({error})") from error

@@ -1,4 +1,4 @@
-"""Post-processing: from every anchor's box and scores to the detections of each image."""
+"""Post-processing: every anchor's box and scores -> the detections of each image, by a `Selection`."""
 
 from __future__ import annotations
 
@@ -6,50 +6,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from onestage.boxes import clip_boxes, rescale_boxes
 from onestage.input_size import Resize
+from onestage.selection import Selection
 from onestage.structures import Detections
 
-Nms = Literal["hard", "soft-linear", "soft-gaussian"]
 FIRST_CANDIDATES = 4  # times the detections wanted go into NMS at first
 MORE_CANDIDATES = 2  # times as many where too few of them stayed
 
 
 @dataclass(frozen=True)
-class Selection:
-    """How detections are chosen. The defaults are SSD's (Liu 2016, 3.1 and 3.7).
-
-    Attributes:
-        score_threshold: a detection's score is above it.
-        iou_threshold: detections of one class that overlap more than this are one object.
-        candidates_per_class: of each image and class, those that enter NMS, the best first.
-        max_detections: of each image, after NMS; None for all.
-        nms: drop what overlaps, or decay its score (Bodla 2017, linearly or by a Gaussian).
-        sigma: of the Gaussian decay.
-        class_agnostic: NMS among all classes together.
-    """
-
-    score_threshold: float = 0.01
-    iou_threshold: float = 0.45
-    candidates_per_class: int = 200
-    max_detections: int | None = 200
-    nms: Nms = "hard"
-    sigma: float = 0.5
-    class_agnostic: bool = False
-
-
-@dataclass(frozen=True)
 class LevelCut:
-    """Before `select`, the best scores of each level only, of all anchors and classes together (Lin 2017, 4.1).
+    """Top-k before `select`: only the best scores of each level count, of all its anchors and classes (Lin 2017, 4.1).
 
     Attributes:
-        strides: of the levels, in the order of the anchors; a level has a stride's share of the cells, rounded up.
-        anchors_per_cell: the same on every level.
-        candidates: kept of each level.
+        strides: stride of each level, in the order of the anchors; a map has ceil(side / stride) cells a side.
+        anchors_per_cell: anchors of a cell, the same on every level.
+        candidates: scores that are kept of each level.
     """
 
     strides: tuple[int, ...]
@@ -57,7 +34,7 @@ class LevelCut:
     candidates: int
 
     def __call__(self, scores: Float[Tensor, "B A K"], input_hw: tuple[int, int]) -> Float[Tensor, "B A K"]:
-        """Zero for all others."""
+        """The scores, with zeros for all that do not count."""
         height, width = input_hw
         sizes = [(height + s - 1) // s * ((width + s - 1) // s) * self.anchors_per_cell for s in self.strides]
         kept = []
@@ -97,9 +74,10 @@ def _select_one(boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], 
 def _hard_nms(
     boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection
 ) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
-    """Anchor, label and score of what stays, best first; of more than `max_detections`, the best.
+    """Anchor, label and score of the detections, best first; the best `max_detections` at least.
 
-    Whether a candidate stays depends on better ones only. So the best go first, and more only where too few stayed.
+    Whether NMS keeps a candidate depends on better ones only. So the best go in first, and more only where it kept
+    too few of them.
     """
     wanted = scores.numel() if selection.max_detections is None else selection.max_detections
     enough = FIRST_CANDIDATES * wanted
@@ -115,7 +93,7 @@ def _hard_nms(
 def _soft_nms(
     boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection
 ) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
-    """Anchor, label and decayed score of what stays, best first."""
+    """Anchor, label and decayed score of the detections, best first."""
     anchors, labels, best, groups = _best_first(_candidates(scores, selection), scores, selection)
     decay, threshold = ("linear" if selection.nms == "soft-linear" else "gaussian"), selection.score_threshold
     decayed = soft_nms(boxes_xyxy[anchors], best, groups, decay, selection.iou_threshold, selection.sigma, threshold)
@@ -127,7 +105,7 @@ def _soft_nms(
 def _best_candidates(
     scores: Float[Tensor, "A K"], selection: Selection, enough: int
 ) -> tuple[Bool[Tensor, "A K"], bool]:
-    """At least the `enough` best candidates, no worse one without all that are better; and whether they are all."""
+    """Mask of the `enough` best candidates or more, and whether these are all there are."""
     if 0 < enough < len(scores) and scores.shape[1]:
         # So many anchors have a score of at least this; to look for it among the scores themselves takes longer.
         least = scores.amax(dim=1).topk(enough).values[-1]
@@ -147,26 +125,16 @@ def _candidates(scores: Float[Tensor, "A K"], selection: Selection) -> Bool[Tens
 def _best_first(
     above: Bool[Tensor, "A K"], scores: Float[Tensor, "A K"], selection: Selection
 ) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"], Int64[Tensor, " M"]]:
-    """Anchor, label and score of what enters NMS, by falling score, and the group within which it does."""
-    _, anchors, labels, best = best_of_each_class(above[None], scores[None], selection.candidates_per_class)
-    return anchors, labels, best, torch.zeros_like(labels) if selection.class_agnostic else labels
+    """Anchor, label and score of the candidates by falling score, the top-k of each class; and the group of each.
 
-
-def best_of_each_class(
-    above: Bool[Tensor, "B A K"], scores: Float[Tensor, "B A K"], per_class: int
-) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
-    """Image, anchor, label and score of the best scores of each class of each image, all by falling score.
-
-    Args:
-        above: which scores take part.
-        per_class: at most so many of each class of each image.
+    NMS works within groups: within classes, or among all where it is class-agnostic.
     """
-    images, anchors, labels = above.nonzero().unbind(1)
-    scores = scores[images, anchors, labels]
-    order = scores.argsort(descending=True, stable=True)
-    images, anchors, labels, scores = images[order], anchors[order], labels[order], scores[order]
-    best = rank_within_group(images * above.shape[2] + labels) < per_class
-    return images[best], anchors[best], labels[best], scores[best]
+    anchors, labels = above.nonzero().unbind(1)
+    best = scores[anchors, labels]
+    order = best.argsort(descending=True, stable=True)
+    order = order[rank_within_group(labels[order]) < selection.candidates_per_class]
+    anchors, labels, best = anchors[order], labels[order], best[order]
+    return anchors, labels, best, torch.zeros_like(labels) if selection.class_agnostic else labels
 
 
 def rank_within_group(groups: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
@@ -205,59 +173,33 @@ def soft_nms(
 
     Args:
         boxes_xyxy: any frame; the area is (x1 - x0) * (y1 - y0).
-        groups: rows of one group see each other; image and class, or the image alone.
+        groups: rows of one group decay each other.
         decay: "linear" multiplies by 1 - IoU above `iou_threshold`; "gaussian" by exp(-IoU^2 / sigma) at any IoU.
-        score_threshold: stop where all that remains is below; those rows' scores are decayed by better ones only.
+        score_threshold: stop where no remaining score is above it.
 
     Returns:
-        The decayed scores, in the order of the rows; keep those that reach the threshold.
+        The decayed scores, in the order of the rows; detections are those above the threshold.
 
     Source: Bodla 2017, figure 2 and equations 1, 3. All groups take their next best box in the same step.
     """
     if len(scores) == 0:
         return scores
     group, column = groups.unique(return_inverse=True)[1], rank_within_group(groups)
-    height, width = int(group.max()) + 1, int(column.max()) + 1
-    table = in_table(scores, group, column, height, width)
-    is_open = in_table(torch.ones_like(scores, dtype=torch.bool), group, column, height, width)
-    boxes_xyxy = in_table(boxes_xyxy, group, column, height, width)
-    for _ in range(width):
-        best_score, best = best_open(table, is_open)
-        if not (best_score >= score_threshold).any():
+    shape = (int(group.max()) + 1, int(column.max()) + 1)  # (G, n): a row a group, filled up with closed places
+    table = scores.new_zeros(shape).index_put((group, column), scores)
+    is_open = torch.zeros(shape, dtype=torch.bool, device=scores.device).index_put(
+        (group, column), torch.ones_like(scores, dtype=torch.bool)
+    )
+    boxes = boxes_xyxy.new_zeros((*shape, 4)).index_put((group, column), boxes_xyxy)
+    for _ in range(shape[1]):
+        best_score, best = table.masked_fill(~is_open, -torch.inf).max(dim=1, keepdim=True)  # (G, 1)
+        if not (best_score > score_threshold).any():
             break
-        table, is_open = decay_by(best, table, is_open, boxes_xyxy, decay, iou_threshold, sigma)
+        is_open = is_open.scatter(1, best, False)
+        iou = _iou_with_one(boxes, boxes.gather(1, best[..., None].expand(-1, -1, 4)))
+        weight = torch.where(iou > iou_threshold, 1 - iou, 1.0) if decay == "linear" else (-(iou**2) / sigma).exp()
+        table = torch.where(is_open, table * weight, table)
     return table[group, column]
-
-
-def in_table(
-    values: Shaped[Tensor, "N ..."], group: Int64[Tensor, " N"], column: Int64[Tensor, " N"], height: int, width: int
-) -> Shaped[Tensor, "G n ..."]:
-    """Each group's values in a row of a table, the rest zeros."""
-    return values.new_zeros((height, width, *values.shape[1:])).index_put((group, column), values)
-
-
-def best_open(
-    scores: Float[Tensor, "G n"], is_open: Bool[Tensor, "G n"]
-) -> tuple[Float[Tensor, "G 1"], Int64[Tensor, "G 1"]]:
-    """Of each group, the best score that was not yet the best one, and its column; -inf where there is none."""
-    best_score, best = scores.masked_fill(~is_open, -torch.inf).max(dim=1, keepdim=True)
-    return best_score, best
-
-
-def decay_by(
-    best: Int64[Tensor, "G 1"],
-    scores: Float[Tensor, "G n"],
-    is_open: Bool[Tensor, "G n"],
-    boxes_xyxy: Float[Tensor, "G n 4"],
-    decay: Literal["linear", "gaussian"],
-    iou_threshold: float,
-    sigma: float,
-) -> tuple[Float[Tensor, "G n"], Bool[Tensor, "G n"]]:
-    """A step of soft-NMS: each group's best box is closed, and decays the scores of its open ones."""
-    is_open = is_open.scatter(1, best, False)
-    iou = _iou_with_one(boxes_xyxy, boxes_xyxy.gather(1, best[..., None].expand(-1, -1, 4)))
-    weight = torch.where(iou > iou_threshold, 1 - iou, 1.0) if decay == "linear" else (-(iou**2) / sigma).exp()
-    return torch.where(is_open, scores * weight, scores), is_open
 
 
 def _iou_with_one(boxes_xyxy: Float[Tensor, "G N 4"], one_xyxy: Float[Tensor, "G 1 4"]) -> Float[Tensor, "G N"]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -55,6 +56,14 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, under dotted names (`augmentation.expand.max`)."""
+    named: dict[str, Any] = {}
+    for name, value in values.items():
+        named |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return named
+
+
 def read(cls: type[T], values: Any, where: str, base: T | None = None) -> T:
     """The settings that a file holds.
 
@@ -80,7 +89,10 @@ def read(cls: type[T], values: Any, where: str, base: T | None = None) -> T:
             given[name] = getattr(base, name)
         elif name not in given and one.default is MISSING:
             raise UserError(f"{where}: {name} is missing")
-    return cls(**given)
+    try:
+        return cls(**given)
+    except UserError as error:  # of the class's own checks
+        raise UserError(f"{where}: {error}") from error
 
 
 def fitted(kind: Any, value: Any, where: str) -> Any:
@@ -105,7 +117,9 @@ def fitted(kind: Any, value: Any, where: str) -> Any:
         fits = kind is Any or (type(value) is kind)
     if not fits:
         raise UserError(f"{where} is {_shown(value)}; expected {in_words(kind)}")
-    return float(value) if kind is float else None if kind is type(None) else value
+    if kind is type(None):
+        return None
+    return float(value) if kind is float and not isinstance(value, str) else value
 
 
 def _fitted_tuple(kind: Any, value: Sequence[Any], where: str) -> tuple[Any, ...]:
@@ -118,14 +132,9 @@ def _fitted_tuple(kind: Any, value: Sequence[Any], where: str) -> tuple[Any, ...
 
 
 def _fitted_to_one(kinds: Sequence[Any], value: Any, where: str) -> Any:
-    errors = []
     for kind in sorted(kinds, key=lambda kind: kind is not type(None)):  # None first: "none" may be text as well
-        try:
+        with suppress(UserError):
             return fitted(kind, value, where)
-        except UserError as error:
-            errors.append(error)
-    if len(errors) == 2 and type(None) in kinds:
-        raise errors[1]
     raise UserError(f"{where} is {_shown(value)}; expected {' or '.join(map(in_words, kinds))}")
 
 
@@ -138,7 +147,7 @@ def in_words(kind: Any) -> str:
         return " or ".join(map(repr, arguments))
     if get_origin(kind) is tuple:
         inner = in_words(arguments[0])
-        return f"a list of such as {inner}" if arguments[-1] is Ellipsis else f"a list of {len(arguments)} ({inner})"
+        return f"a list, each {inner}" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}, each {inner}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
     return words.get(kind) or f"a table of {kind.__name__}'s settings"
 

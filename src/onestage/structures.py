@@ -26,11 +26,11 @@ from onestage.runtime.detections import detection_dicts, name_of, wanted_labels
 
 @dataclass(frozen=True)
 class Categories:
-    """The classes of a data set, in label order, and what their file calls them.
+    """The classes of a data set in the order of their labels, and the ids that their file has for them.
 
     Attributes:
-        names: the name of each label, unique, `names[label]`.
-        source_ids: the id of each label in its file (COCO's sparse ids); `label` itself where the file has none.
+        names: unique names, `names[label]`.
+        source_ids: ids in the file (COCO's sparse ids), `source_ids[label]`; the label itself where the file has none.
     """
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class Categories:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its objects, in the image's own pixels or, once augmented, in the network's."""
+    """One image with its objects, in the image's own pixels or, once augmented, in pixels of the network's input."""
 
     image: UInt8[np.ndarray, "H W 3"]  # RGB
     boxes_xyxy: Float32[np.ndarray, "N 4"]
@@ -85,7 +85,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loader gives: raw pixels (normalisation is the detector's first layer) and their objects."""
+    """Images of a training or evaluation step with their objects. Normalisation is the detector's first layer."""
 
     images: UInt8[Tensor, "B 3 H W"]  # RGB
     targets: Sequence[Targets]
@@ -104,7 +104,7 @@ class Predictions(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """What each anchor is to learn: the three masks are disjoint and cover all anchors."""
+    """Targets of each anchor: the three masks are disjoint and cover all anchors."""
 
     labels: Int64[Tensor, "B A"]  # of the matched object where positive, else 0
     boxes_xyxy: Float[Tensor, "B A 4"]  # of the matched object, pixels of the network's input; valid where positive
@@ -135,16 +135,16 @@ class Losses:
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image, best first. Boxes are pixels of the frame that the maker of it names.
+    """Detections of one image, best first, in pixels of the original image where a predictor made them.
 
-    Rows are chosen as an array's are: `found[0]`, `found[:5]`, `found[found.scores > 0.8]`; each gives `Detections`.
+    Rows are indexed as an array's: `found[0]`, `found[:5]`, `found[found.scores > 0.8]`; each gives `Detections`.
     """
 
     boxes_xyxy: Float[Tensor, "N 4"]
     scores: Float[Tensor, " N"]
     labels: Int64[Tensor, " N"]
-    names: tuple[str, ...] = ()  # of every class, by label; () where the detector alone is asked
-    track_ids: Int64[Tensor, " N"] | None = None  # of the object through a video's frames
+    names: tuple[str, ...] = ()  # of every class, by label; () straight from a detector
+    track_ids: Int64[Tensor, " N"] | None = None  # numbers that objects keep through a video's frames
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -153,7 +153,7 @@ class Detections:
         """The detections of a row, a slice, a mask or a list of rows.
 
         Raises:
-            IndexError: a row that there is not, or a mask of another length.
+            IndexError: no such row, or a mask of another length.
         """
         if isinstance(rows, int):
             if not -len(self) <= rows < len(self):
@@ -164,27 +164,27 @@ class Detections:
         return Detections(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names, track_ids)
 
     def __iter__(self) -> Iterator[Detections]:
-        """One after the other, each as `Detections` of one row."""
+        """Each row as `Detections` of one."""
         return (self[row] for row in range(len(self)))
 
     def filter(self, *, score: float = 0.0, names: Collection[str] | None = None) -> Detections:
-        """Those of at least this score and of these classes.
+        """The detections with a score above this one and of these classes.
 
         Raises:
-            ValueError: a name of no class.
+            ValueError: a name that no class has.
         """
-        chosen = self.scores >= score
+        chosen = self.scores > score
         if names is not None:
             wanted = torch.tensor(wanted_labels(self.names, names), device=self.labels.device)
             chosen &= wanted[self.labels]
         return self[chosen]
 
     def name_of(self, label: int) -> str:
-        """What a label is called; its number where there are no names."""
+        """Name of a label; its number where there are no names."""
         return name_of(label, self.names)
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """As `detections.json` has them: name, label, score (4 digits), box_xyxy (hundredths of a pixel), track_id."""
+        """Rows of `detections.json`: name, label, score (4 digits), box_xyxy (hundredths of a pixel), track_id."""
         rows = detection_dicts(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
         if self.track_ids is not None:
             rows = [{**row, "track_id": track} for row, track in zip(rows, self.track_ids.tolist(), strict=True)]
@@ -205,7 +205,7 @@ class Detections:
         ]
 
     def to_supervision(self) -> Any:
-        """As `supervision.Detections`, with `class_name` in its data.
+        """The same as `supervision.Detections`, with `class_name` in its data.
 
         Raises:
             UserError: the package supervision is missing.
@@ -224,7 +224,7 @@ class Detections:
         )
 
     def draw(self, image_rgb: UInt8[np.ndarray, "H W 3"], *, min_side: int = 0) -> UInt8[np.ndarray, "H2 W2 3"]:
-        """A copy of the image with the boxes and names on it; see `drawing.draw_detections`."""
+        """A copy of the image with boxes and names drawn; see `drawing.draw_detections`."""
         return draw_detections(
             image_rgb,
             self.boxes_xyxy.detach().float().cpu().numpy(),
@@ -243,7 +243,7 @@ def _rows(rows: Sequence[int] | Tensor | np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The objects of a whole data set for the metrics, one row an object (N rows, `num_images` images)."""
+    """All objects of a data set, for the metrics: a row an object."""
 
     num_images: int
     image_index: Int64[np.ndarray, " N"]  # 0..num_images-1
@@ -255,7 +255,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class DetectionTable:
-    """The detections of a whole data set for the metrics, one row a detection."""
+    """All detections in a data set, for the metrics: a row a detection."""
 
     image_index: Int64[np.ndarray, " M"]
     labels: Int64[np.ndarray, " M"]

@@ -1,4 +1,4 @@
-"""What a command prints: lines, one bar of progress on a terminal, durations."""
+"""What a command prints: lines, progress bars, durations."""
 
 from __future__ import annotations
 
@@ -15,64 +15,59 @@ from onestage.errors import UserError
 
 
 class Display:
-    """The terminal side of a run."""
+    """Prints lines and shows progress bars; without a terminal, the lines alone."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
+        self._bars: Progress | None = None  # shown while a run trains
+        self._training_bar = TaskID(0)
         self._last_epoch_line = -1
 
     def say(self, line: str) -> None:
-        """One line that stays."""
+        """Print a line that stays on the screen."""
         self.console.print(line, markup=False)
 
     def __enter__(self) -> Display:
-        if self.console.is_terminal:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[facts]}"),
-                console=self.console,
-                transient=True,
-            )
-            self._progress.start()
-            self._task = self._progress.add_task("training", total=1.0, facts="starting ...")
+        self._bars = self._new_bars()
+        self._bars.start()
+        self._training_bar = self._bars.add_task("training", total=1.0, facts="starting ...")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
 
-    def training(self, row: LogRow, progress: float, epochs: float) -> None:
-        """Show the newest interval; without a terminal, one line an epoch."""
-        facts = (
-            f"epoch {row.epoch:.1f}/{epochs:.1f}  step {row.step}  loss {row.loss:.3f} "
-            f"(class {row.classification_loss:.3f} box {row.box_loss:.3f})  "
-            f"{row.images_per_second:.1f} images/s  lr {row.lr:.2g}  ETA {duration(eta(row.seconds, progress))}"
-        )
-        if self._progress is not None:
-            self._progress.update(self._task, completed=progress, facts=facts)
-        elif int(row.epoch) > self._last_epoch_line:
-            self._last_epoch_line = int(row.epoch)
+    def training(self, facts: str, progress: float, epoch: float) -> None:
+        """Show how far a run is; without a terminal, one line an epoch.
+
+        Args:
+            facts: one line about the newest steps.
+            progress: fraction of the run that is done.
+            epoch: epochs that are done.
+        """
+        if self._bars is not None:
+            self._bars.update(self._training_bar, completed=progress, facts=facts)
+        if not self.console.is_terminal and int(epoch) > self._last_epoch_line:
+            self._last_epoch_line = int(epoch)
             self.say(f"{progress:4.0%}  {facts}")
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """A bar for another piece of work (evaluation, checks, drawing) of `total` units; 0: nobody knows."""
-        if self._progress is not None:
-            task = self._progress.add_task(name, total=total or None, facts="")
-            yield Stage(self._progress, task, total)
-            self._progress.remove_task(task)
-        elif self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[facts]}"))
-            with Progress(*columns, console=self.console, transient=True) as progress:
-                yield Stage(progress, progress.add_task(name, total=total or None, facts=""), total)
+        """Show a bar for another piece of work (evaluation, checks, drawing) of `total` units; 0: an unknown number."""
+        if self._bars is None:
+            with self._new_bars() as bars:
+                yield Stage(bars, name, total)
         else:
-            yield Stage(None, TaskID(0), total)
+            stage = Stage(self._bars, name, total)
+            yield stage
+            self._bars.remove_task(stage.task)
+
+    def _new_bars(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[facts]}"))
+        return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
 
 
 def quiet() -> Display:
@@ -83,17 +78,17 @@ def quiet() -> Display:
 class Stage:
     """The progress of one piece of work."""
 
-    def __init__(self, progress: Progress | None, task: TaskID, total: int) -> None:
-        self._progress, self._task, self._total, self._done = progress, task, total, 0
+    def __init__(self, bars: Progress, name: str, total: int) -> None:
+        self._bars, self._total, self._done = bars, total, 0
         self._started = time.monotonic()
+        self.task = bars.add_task(name, total=total or None, facts="")
 
     def advance(self, units: int = 1) -> None:
         self._done += units
-        if self._progress is not None:
-            self._progress.update(self._task, completed=self._done, facts=self.facts())
+        self._bars.update(self.task, completed=self._done, facts=self.facts())
 
     def facts(self) -> str:
-        """How far it is, how fast, and when it will be done; without a total, the first two."""
+        """How much is done, how fast, and when it will end; without a total, the first two."""
         spent = time.monotonic() - self._started
         pace = f"{self._done / max(spent, 1e-9):.1f}/s"
         if not self._total:
@@ -102,15 +97,15 @@ class Stage:
 
 
 def eta(seconds: float, progress: float) -> float:
-    """The seconds left, when `progress` (0 to 1) of the work took `seconds`."""
-    return seconds * (1 - progress) / progress if progress > 0 else float("inf")
+    """Seconds that are left, when the fraction `progress` of the work took `seconds`."""
+    return seconds * (1 - progress) / progress if progress > 0 else math.inf
 
 
 def seconds(text: str) -> float:
     """The seconds of `90`, `1:30` or `0:01:30.5`.
 
     Raises:
-        UserError: anything else.
+        UserError: the text is no time.
     """
     parts = text.split(":")
     try:
@@ -123,8 +118,8 @@ def seconds(text: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """`0:42`, `12:07`, `3:04:09`."""
-    if seconds == float("inf"):
+    """Seconds as `0:42`, `12:07` or `3:04:09`."""
+    if seconds == math.inf:
         return "?"
     minutes, whole = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,29 +1,45 @@
-"""Files that are there as a whole or not at all, whenever the process or the machine ends."""
+"""Files that are whole or not there at all, whenever the process or the machine dies."""
 
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file; a crash leaves the old one or the new one, on the disk too."""
+@contextmanager
+def written_whole(path: Path, *, keep_as: Path | None = None) -> Iterator[Path]:
+    """Give the name of a temporary file, which takes the place of `path` at the end of `with`.
+
+    A crash or an error before that leaves the old file.
+
+    Args:
+        path: the file; its folder is made.
+        keep_as: where to keep the old file; None: it is replaced.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # of this writer alone, on a shared disk too
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _flush(temporary)
+        if keep_as is not None and path.exists():
+            path.replace(keep_as)
         temporary.replace(path)
-        flush_folder(path.parent)
+        _flush(path.parent)  # the names in it
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def flush_folder(folder: Path) -> None:
-    """Have the disk remember which names are in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file; a crash leaves the old one or the new one, on the disk too."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

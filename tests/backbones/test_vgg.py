@@ -1,10 +1,10 @@
-"""The reduced VGG-16's maps and its norm; its values are held by the golden networks in tests/weights."""
+"""The reduced VGG-16's maps and its norm; the golden networks in tests/models hold its values."""
 
 import pytest
 import torch
 
 from onestage.backbones import VGG16Reduced
-from onestage.backbones.l2_norm import L2Norm
+from onestage.backbones.vgg import L2Norm
 
 
 # Liu 2016, 2.1 and 3.5: conv4_3 and conv7 (fc7) of 300- and 512-pixel images.

@@ -9,9 +9,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from onestage.compute.device import (
+    avoid_slow_and_wrong_bfloat16,
     choose_compute,
     compiled,
-    leave_bfloat16_where_better,
     readable_compile_errors,
     same_bits_in_each_run,
 )
@@ -28,7 +28,7 @@ from onestage.errors import UserError
         (False, {}, torch.float32, "fp32: .*no AMX"),
     ],
 )
-def test_the_choice_is_said_with_its_reason(amx, processor, dtype, reason, monkeypatch) -> None:
+def test_the_chosen_number_format_comes_with_its_reason(amx, processor, dtype, reason, monkeypatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     compute = choose_compute("cpu")
@@ -54,29 +54,55 @@ def test_a_placed_network_has_its_channels_last() -> None:
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99"])
-def test_a_device_that_is_not_there_is_named(device: str) -> None:
+def test_a_missing_device_is_named(device: str) -> None:
     with pytest.raises(UserError, match=device):
         choose_compute(device)
 
 
-def test_a_network_with_wide_depthwise_convolutions_can_be_copied_and_keeps_its_names() -> None:
+def test_a_network_with_replaced_convolutions_keeps_its_tensors_and_names_and_can_be_copied() -> None:
     body = timm.create_model("tf_efficientnet_lite0", features_only=True)
-    names = list(body.state_dict())
-    leave_bfloat16_where_better(body)
-    leave_bfloat16_where_better(body)  # a second time changes nothing
+    names, parameters = list(body.state_dict()), list(body.parameters())
+    modules = [name for name, _ in body.named_modules()]
+    avoid_slow_and_wrong_bfloat16(body)
+    once = list(body.modules())
+    avoid_slow_and_wrong_bfloat16(body)
+    assert list(body.modules()) == once
+    assert [name for name, _ in body.named_modules()] == modules
+    assert all(one is other for one, other in zip(body.parameters(), parameters, strict=True))
+
     twin = copy.deepcopy(body)
     assert list(twin.state_dict()) == names
+    x = torch.ones(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        assert {one.dtype for one in twin(torch.ones(1, 3, 64, 64))} == {torch.bfloat16}
+        expected = body.eval()(x)
+        assert {one.dtype for one in expected} == {torch.bfloat16}
+        for parameter in body.parameters():
+            torch.nn.init.zeros_(parameter)
+        found = twin.eval()(x)  # of its own parameters
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert twin.to(torch.float64)(x.double())[0].dtype == torch.float64
+
+
+def test_a_network_with_replaced_convolutions_can_be_compiled_and_exported() -> None:
+    network = nn.Sequential(nn.Conv2d(8, 8, 5, padding=2, groups=8), nn.Conv2d(8, 4, 3))
+    x = torch.randn(1, 8, 9, 9)
+    expected = network(x)
+    avoid_slow_and_wrong_bfloat16(network)
+    program = torch.export.export(network, (x,), strict=False)
+    assert torch.equal(program.module()(x), expected)
+    assert list(program.state_dict) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = network(x)
+        assert torch.equal(torch.compile(network, backend="eager")(x), expected)
 
 
 @pytest.mark.parametrize("groups", [1, 8])
 def test_other_convolutions_stay_in_bfloat16(groups: int) -> None:
-    conv, x = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups), torch.randn(2, 8, 9, 9)
+    network, x = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=groups)), torch.randn(2, 8, 9, 9)
     with torch.autocast("cpu", torch.bfloat16):
-        expected = conv(x)
-        leave_bfloat16_where_better(conv)
-        assert torch.equal(conv(x), expected)
+        expected = network(x)
+        avoid_slow_and_wrong_bfloat16(network)
+        assert torch.equal(network(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +114,13 @@ def test_the_gradient_on_maps_smaller_than_the_kernel_is_right(kernel, stride, h
     x = torch.randn(2, 24, height, width)
     conv(x).square().sum().backward()
     expected = conv.weight.grad.clone()
-    leave_bfloat16_where_better(conv)
+    network = nn.Sequential(conv)
+    avoid_slow_and_wrong_bfloat16(network)
     for size in (1000, 10_000, 30_000, 100_000):  # what the gradient's memory may hold
         del [torch.full((size,), 1e30) for _ in range(3)][:]
     conv.weight.grad = None
     with torch.autocast("cpu", torch.bfloat16):
-        found = conv(x)
+        found = network(x)
     assert found.dtype == torch.bfloat16
     found.float().square().sum().backward()
     assert_close(conv.weight.grad, expected, rtol=0.02, atol=0.05)
@@ -104,9 +131,10 @@ def test_a_wide_depthwise_convolution_under_autocast_is_float32s_to_the_rounding
     conv = torch.nn.Conv2d(8, 8, 5, stride, padding=2, groups=8)
     x = torch.randn(2, 8, 9, 9).bfloat16()
     expected = conv(x.float())
-    leave_bfloat16_where_better(conv)
+    network = nn.Sequential(conv)
+    avoid_slow_and_wrong_bfloat16(network)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(conv(x), expected.bfloat16())
+        assert torch.equal(network(x), expected.bfloat16())
 
 
 def test_float32_is_not_cast() -> None:
@@ -137,7 +165,7 @@ def test_the_same_bits_are_asked_for_on_gpus(device: str, expected: bool, monkey
         torch.use_deterministic_algorithms(False)
 
 
-def test_what_torch_compile_can_not_do_is_told_in_one_line() -> None:
+def test_an_error_of_torch_compile_is_one_line() -> None:
     class Unknown(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             torch._dynamo.graph_break()

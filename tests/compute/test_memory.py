@@ -7,8 +7,7 @@ import psutil
 import pytest
 import torch
 
-from onestage.compute.device import keep_freed_memory
-from onestage.compute.memory import container_free, memory_of, out_of_memory
+from onestage.compute.memory import container_free, keep_freed_memory, memory_of, out_of_memory
 
 MB = 10**6
 
@@ -70,13 +69,12 @@ def test_without_limits_a_container_is_as_large_as_the_machine(tmp_path: Path) -
 
 
 def test_the_free_memory_is_some_of_the_machines() -> None:
-    assert 0 < memory_of(torch.device("cpu")).free() < psutil.virtual_memory().total
+    assert 0 < memory_of(torch.device("cpu")).free < psutil.virtual_memory().total
 
 
 def test_the_most_that_work_takes_is_seen_though_it_is_given_back() -> None:
     keep_freed_memory()  # as runs do
     memory = memory_of(torch.device("cpu"))
-    memory.free()
     with memory.watch() as peak:
         for size in (50, 200, 100):
             torch.ones(size * MB // 4)
@@ -85,9 +83,8 @@ def test_the_most_that_work_takes_is_seen_though_it_is_given_back() -> None:
 
 
 def test_what_was_held_before_is_not_counted_and_what_is_held_since_is() -> None:
-    memory = memory_of(torch.device("cpu"))
     before = torch.ones(100 * MB // 4)
-    memory.free()
+    memory = memory_of(torch.device("cpu"))
     with memory.watch() as peak:
         assert peak() < 50 * MB
     since = torch.ones(100 * MB // 4)
@@ -96,8 +93,8 @@ def test_what_was_held_before_is_not_counted_and_what_is_held_since_is() -> None
     assert len(before) == len(since)
 
 
-def test_running_out_of_a_processors_memory_is_not_to_be_tried() -> None:
-    assert memory_of(torch.device("cpu")).careful
+def test_running_out_of_main_memory_is_fatal() -> None:
+    assert memory_of(torch.device("cpu")).fatal
 
 
 # --- errors

@@ -179,7 +179,7 @@ def test_coco_odd_ids_in_any_spelling_and_rubbish_beside_give_the_clean_sets_tab
     }
 
 
-def test_coco_odd_without_area_the_boxes_own_is_taken_and_told_once(tmp_path: Path) -> None:
+def test_coco_odd_without_area_the_boxes_own_is_taken_and_said_once(tmp_path: Path) -> None:
     content = one_image({"bbox": [0, 0, 10, 20]}, {"bbox": [0, 0, 3, 4], "area": -1}, {"bbox": [1, 1, 2, 2], "area": 3})
     table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
     assert table.areas.tolist() == [200.0, 12.0, 3.0]
@@ -202,7 +202,7 @@ def test_coco_odd_without_area_the_boxes_own_is_taken_and_told_once(tmp_path: Pa
         ({"file_name": "a.jpg\0"}, "path"),
     ],
 )
-def test_coco_odd_a_image_that_can_not_be_used_is_named_and_left_out(image: dict, kind: str, tmp_path: Path) -> None:
+def test_coco_odd_an_image_that_can_not_be_used_is_named_and_left_out(image: dict, kind: str, tmp_path: Path) -> None:
     write_coco_folder(tmp_path, one_image())
     content = one_image()
     content["images"][0] |= image

@@ -95,7 +95,7 @@ def test_voc_years_are_joined_below_their_common_folder(tmp_path: Path) -> None:
     assert validate_images(table) == []
 
 
-def test_a_year_without_the_split_is_told(tmp_path: Path) -> None:
+def test_a_year_without_the_split_is_reported(tmp_path: Path) -> None:
     add_voc_splits(tmp_path / "VOC2007", "trainval", "test")
     add_voc_splits(tmp_path / "VOC2012", "trainval")
     spec = f"{tmp_path}/VOC2007+VOC2012"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from folders import write_image
 
-from onestage.augmentation import SSD_PAPER
+from onestage.data.augmentation import SSD_PAPER
 from onestage.data.loader import batches_per_epoch, epoch_order, evaluation_loader, stack_images, training_loader
 from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError

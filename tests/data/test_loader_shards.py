@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from data.test_loader import a_table, assert_same
+from data.test_loader import a_table, assert_same, train
 from hypothesis import assume, given, settings
 
-from onestage.augmentation import MILD, SSD_PAPER
-from onestage.data.loader import evaluation_loader, training_loader
+from onestage.data.augmentation import MILD
+from onestage.data.loader import evaluation_loader
 from onestage.data.table import Table
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Resize, Stretch
@@ -28,14 +27,6 @@ def tables() -> Iterator[dict[int, Table]]:
     """By the number of their images."""
     with tempfile.TemporaryDirectory() as name:
         yield {size: a_table(Path(name) / str(size), size) for size in SIZES}
-
-
-def train(table: Table, count: int, **settings) -> list[Batch]:
-    defaults = {"resize": Stretch(32), "augmentation": SSD_PAPER, "batch_size": 4, "seed": 5}
-    loader = training_loader(table, **(defaults | settings))
-    batches = list(islice(loader, count))
-    loader.close()
-    return batches
 
 
 def merged(parts: list[Batch]) -> Batch:
@@ -74,12 +65,12 @@ def test_a_rank_has_every_nth_sample_of_a_batch(tables: dict[int, Table]) -> Non
 
 
 def test_a_resumed_rank_sees_what_it_would_have_seen(tables: dict[int, Table]) -> None:
-    whole = train(tables[8], 5, shard=(1, 2))  # two batches an epoch
-    assert_same(whole[3:], train(tables[8], 2, shard=(1, 2), start=(1, 1)))
+    setting = {"batch_size": 4, "shard": (1, 2)}  # two batches an epoch
+    assert_same(train(tables[8], 5, **setting)[3:], train(tables[8], 2, **setting, start=(1, 1)))
 
 
 @pytest.mark.parametrize(("size", "batch_size", "images"), [(8, 2, 2), (2, 8, 2), (1, 1, 1)])
-def test_a_batch_that_leaves_a_rank_without_a_image_is_refused(
+def test_a_batch_that_leaves_a_rank_without_an_image_is_refused(
     tables: dict[int, Table], size: int, batch_size: int, images: int
 ) -> None:
     with pytest.raises(UserError, match=f"batches of {images} images can't be shared by 3 processes") as caught:

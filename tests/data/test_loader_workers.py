@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 from data.test_loader import a_table, assert_same, train
-from torch.utils.data import _utils
+from torch.utils.data import Dataset, _utils
 
 from onestage.data import loader_workers
 from onestage.data.loader import evaluation_loader, training_loader
@@ -39,7 +39,7 @@ def worker_pids() -> list[int]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds as tenths."""
+    """Tenths of seconds instead of seconds."""
     monkeypatch.setattr(loader_workers, "CHECK_SECONDS", 0.2)
     monkeypatch.setattr(loader_workers, "WARN_AFTER_SECONDS", 0.5)
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # how long PyTorch waits for a worker to end
@@ -53,7 +53,7 @@ def test_the_way_that_workers_start_does_not_change_a_batch(tmp_path: Path, star
     table = a_table(tmp_path)
     assert_same(train(table, 5, workers=0), train(table, 5, workers=2, start_method=start_method))
     setting = {"resize": Stretch(32), "batch_size": 3}
-    evaluated = evaluation_loader(table, **setting, workers=2, start_method=start_method)
+    evaluated = evaluation_loader(table, **setting, workers=1, start_method=start_method)
     assert_same(list(evaluation_loader(table, **setting)), list(evaluated))
 
 
@@ -71,7 +71,7 @@ UNCLOSED = "ignore::pytest.PytestUnraisableExceptionWarning"
 
 @pytest.fixture
 def collected() -> Iterator[None]:
-    """What a raise in the middle of anything left open is closed in the test that it belongs to."""
+    """Files that an error left open are closed in the test that they belong to."""
     yield
     gc.collect()
 
@@ -101,7 +101,7 @@ def test_a_worker_that_is_killed_ends_the_loop_in_one_line_and_leaves_no_process
 
 @pytest.mark.filterwarnings(UNCLOSED)
 @pytest.mark.usefixtures("collected")
-def test_a_worker_that_is_killed_during_a_training_step_is_told_in_the_same_words(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_during_a_training_step_gives_the_same_message(tmp_path: Path) -> None:
     loader = open_loader(a_table(tmp_path), workers=2)
     next(loader)
     killed = worker_pids()[1]
@@ -168,7 +168,7 @@ def test_a_worker_that_is_killed_is_noticed_by_a_loop_outside_of_the_main_thread
         ),
     ],
 )
-def test_what_pytorch_says_of_a_dead_worker_is_said_in_one_line(message: str, expected: str) -> None:
+def test_pytorchs_message_about_a_dead_worker_becomes_one_line(message: str, expected: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(expected)}") as caught, readable_worker_errors():
         raise RuntimeError(message)
     assert "\n" not in str(caught.value)
@@ -215,11 +215,11 @@ def test_a_stopped_worker_does_not_outlive_its_loader(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_image_that_hangs_is_told_by_the_reading_thread_too() -> None:
+def test_an_image_that_hangs_is_reported_by_the_reading_thread_too() -> None:
     there = threading.Event()
     warnings: list[str] = []
 
-    class Hanging:
+    class Hanging(Dataset[str]):
         def __getitem__(self, key: str) -> str:
             assert there.wait(30)
             return key.upper()
@@ -244,10 +244,8 @@ def test_a_warning_comes_after_30_seconds_of_waiting_and_again_every_3_minutes(m
             now[0] += 5
             patience.look()
 
-    with patience.waiting():
-        pass_by(25)
+    patience.wait_for(lambda: pass_by(25))
     pass_by(400)  # the network's own time does not count
     assert warned_at == []
-    with patience.waiting():
-        pass_by(400)  # from 1425 on
+    patience.wait_for(lambda: pass_by(400))  # from 1425 on
     assert warned_at == [1455, 1635, 1815]

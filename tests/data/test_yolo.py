@@ -134,7 +134,7 @@ def test_boxes_that_are_no_boxes_are_named_by_line(tmp_path: Path) -> None:
     ]
 
 
-def test_a_image_that_can_not_be_read_is_named_and_left_out(tmp_path: Path) -> None:
+def test_an_image_that_can_not_be_read_is_named_and_left_out(tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": "0 .5 .5 .5 .5", "b": "0 .5 .5 .5 .5"})
     (tmp_path / "images" / "train" / "a.jpg").write_text("<html>")
     table, problems = read_yolo(tmp_path, "train")

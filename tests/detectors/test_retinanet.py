@@ -78,9 +78,9 @@ def test_what_it_learns_is_what_it_detects() -> None:
     logits = torch.full((1, len(anchors), 2), -10.0)
     logits[0, deltas.abs().sum(-1).argmin(), 1] = 10.0
     predictions = Predictions(logits, deltas)
-    sums = detector.losses(predictions, targets, SIZE_HW)
-    assert sums.box.item() == pytest.approx(0, abs=1e-4)
-    assert sums.num_positives > 0
+    losses = detector.losses(predictions, targets, SIZE_HW)
+    assert losses.sums["box"].item() == pytest.approx(0, abs=1e-4)
+    assert losses.divisor > 0
     (found,) = detector.detect(predictions, detector.evaluation_selection, SIZE_HW)
     assert found.labels.tolist() == [1]
     torch.testing.assert_close(found.boxes_xyxy, box_xyxy, atol=0.05, rtol=0)
@@ -109,9 +109,9 @@ def test_anchors_that_were_laid_while_evaluating_serve_training() -> None:
     with torch.inference_mode():
         detector.eval().detect(detector(images), detector.evaluation_selection, (64, 96))
     targets = [Targets(torch.tensor([[10.0, 10, 50, 40]]), torch.tensor([1]), torch.tensor([False]))]
-    sums = detector.train().losses(detector(images.expand(2, -1, -1, -1)), targets * 2, (64, 96))
-    (sums.classification + sums.box).backward()
-    assert sums.num_positives > 0
+    losses = detector.train().losses(detector(images.expand(2, -1, -1, -1)), targets * 2, (64, 96))
+    torch.stack(list(losses.sums.values())).sum().backward()
+    assert losses.divisor > 0
 
 
 def test_it_is_built_again_from_its_json() -> None:
@@ -121,6 +121,21 @@ def test_it_is_built_again_from_its_json() -> None:
         assert again.config == detector.config
         assert again.resize == detector.resize
         assert again.state_dict().keys() == detector.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("resize", "expected"),
+    [
+        ({"side": 256}, Stretch(256)),
+        ({"shortest": 300, "longest": 500, "multiple": 32}, KeepRatio(300, 500)),
+    ],
+)
+def test_model_files_of_version_0_1_are_read(resize: dict[str, int], expected: Stretch | KeepRatio) -> None:
+    written = config_of(build(SMALL, 2))
+    settings = {name: value for name, value in written["settings"].items() if name not in ("image_size", "edges")}
+    old = {**written, "settings": {**settings, "resize": resize}}
+    del old["selection"], old["settings"]["box_loss_weight"]
+    assert build_from_config(old).resize == expected
 
 
 def test_images_are_resized_one_way() -> None:

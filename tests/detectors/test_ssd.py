@@ -91,7 +91,7 @@ def test_a_detector_is_built_again_from_its_json() -> None:
     config = detector_config("ssd300-test_efficientnet").adjusted(settings)
     detector = build("ssd300-test_efficientnet", 2, config=config)
     again = build_from_config(json.loads(json.dumps(config_of(detector))))
-    assert torch.equal(detector.get_buffer("anchors"), again.get_buffer("anchors"))
+    assert torch.equal(detector.head.anchors, again.head.anchors)
     assert detector.state_dict().keys() == again.state_dict().keys()
     assert config_of(again) == config_of(detector)
 
@@ -108,7 +108,7 @@ def test_what_it_learns_is_what_it_detects() -> None:
     best = deltas.abs().sum(-1).argmin()
     logits[0, best] = torch.tensor([0.0, 0.0, 10.0])
     predictions = Predictions(logits, deltas)
-    assert detector.losses(predictions, targets, SIZE_HW).box.item() == pytest.approx(0, abs=1e-5)
+    assert detector.losses(predictions, targets, SIZE_HW).sums["box"].item() == pytest.approx(0, abs=1e-5)
     (found,) = detector.detect(predictions, Selection(score_threshold=0.5), SIZE_HW)
     assert found.labels.tolist() == [1]
     torch.testing.assert_close(found.boxes_xyxy, box_xyxy, atol=0.05, rtol=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onestage.evaluation.examples import choose_examples, image_scores
+from onestage.evaluation.examples import choose_examples, count_by_image
 from onestage.structures import DetectionTable, GroundTruth
 
 BOX = [0.0, 0.0, 10.0, 10.0]
@@ -20,29 +20,29 @@ TRUTH = GroundTruth(
 FOUND = DetectionTable(
     image_index=np.array([0, 1, 2, 3, 4]),
     labels=np.array([0, 0, 0, 1, 0]),
-    scores=np.array([0.9, 0.2, 0.9, 0.9, 0.9]),  # image 1's is below the threshold
+    scores=np.array([0.9, 0.5, 0.9, 0.9, 0.9]),  # image 1's is not above the threshold
     boxes_xyxy=np.array([BOX] * 5),
 )
 
 
 def test_each_image_counts_its_own_hits_and_mistakes() -> None:
-    scores = image_scores(TRUTH, FOUND)
+    counts = count_by_image(TRUTH, FOUND)
 
-    assert scores.hits.tolist() == [1, 0, 1, 1, 0, 0]
-    assert scores.false_positives.tolist() == [0, 0, 0, 0, 1, 0]
-    assert scores.missed.tolist() == [0, 1, 0, 0, 0, 0]
-    assert scores.f1.tolist() == [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    assert counts.hits.tolist() == [1, 0, 1, 1, 0, 0]
+    assert counts.false_positives.tolist() == [0, 0, 0, 0, 1, 0]
+    assert counts.missed.tolist() == [0, 1, 0, 0, 0, 0]
+    assert counts.f1.tolist() == [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
 
 
 def test_the_best_take_turns_by_class_and_the_worst_are_those_with_mistakes() -> None:
-    best, worst = choose_examples(TRUTH, FOUND, count=2)
+    best, worst = choose_examples(TRUTH, count_by_image(TRUTH, FOUND), limit=2)
 
     assert best == [0, 3]
     assert worst == [1, 4]
 
 
 def test_no_image_is_both_best_and_worst() -> None:
-    best, worst = choose_examples(TRUTH, FOUND, count=10)
+    best, worst = choose_examples(TRUTH, count_by_image(TRUTH, FOUND), limit=10)
 
     assert sorted(best + worst) == [0, 1, 2, 3, 4, 5]
     assert len(worst) == 3
@@ -53,4 +53,6 @@ def test_no_images_give_no_examples() -> None:
     no_boxes = np.zeros((0, 4))
     truth = GroundTruth(0, none, none, no_boxes, np.zeros(0, dtype=bool), np.zeros(0))
 
-    assert choose_examples(truth, DetectionTable(none, none, np.zeros(0), no_boxes)) == ([], [])
+    counts = count_by_image(truth, DetectionTable(none, none, np.zeros(0), no_boxes))
+
+    assert choose_examples(truth, counts) == ([], [])

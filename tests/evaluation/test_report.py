@@ -20,8 +20,9 @@ from onestage.structures import Categories, Detections, DetectionTable, GroundTr
 EVIL = "<img src=x onerror=alert(1)>"
 VOID = {"meta", "img", "br", "link", "line", "circle", "polygon"}
 LOG = [
-    {"step": s, "epoch": f"{s / 10}", "images": 8 * s, "lr": 0.01, "loss": 3 / s, "classification_loss": 2 / s,
-     "box_loss": 1 / s, "images_per_second": 9, "seconds": 60 * s, "map_area": 0.4 if s % 5 == 0 else ""}
+    {"step": s, "epoch": s / 10, "images": 8 * s, "lr": 0.01, "loss": 3 / s,
+     "classification_loss": 2 / s, "distribution_loss": 1 / s,
+     "images_per_second": 9, "seconds": 60 * s, "map_area": 0.4 if s % 5 == 0 else None}
     for s in range(1, 21)
 ]  # fmt: skip
 
@@ -60,7 +61,7 @@ def example(size_hw: tuple[int, int] = (90, 120)) -> ReportExample:
         labels=np.array([1, 0]),
         ignored=np.array([False, True]),
         found=found,
-        quality=0.5,
+        f1=0.5,
     )
 
 
@@ -74,10 +75,9 @@ def written(path: Path, *, names: tuple[str, ...] = ("scratch", "dent", "rust"),
     write_report(
         file,
         title=f"a detector of {names[0]}",
-        metrics=measured.metrics,
-        voc_result=measured.voc,
+        measurement=measured,
         categories=categories,
-        training_log=LOG if with_run else None,
+        training_log=LOG if with_run else (),
         best=[example()] if with_run else (),
         worst=[example((900, 1200))] if with_run else (),
         settings={"detector": "ssd300", "optimizer": {"momentum": 0.9}} if with_run else None,
@@ -89,7 +89,8 @@ def test_the_page_shows_summary_table_curves_images_and_settings(tmp_path: Path)
     page = Page(written(tmp_path))
 
     assert page.open == []
-    for words in ("Losses", "Learning rate", "Best images", "Worst images", "scratch", "rust", "mean",
+    for words in ("Losses", "classification", "distribution", "Learning rate",
+                  "Best images", "Worst images", "scratch", "rust", "mean",
                   "optimizer.momentum", "0.9", "20.0 min", "annotated: 1 scratch, 1 dent", "detected: 1 dent",
                   "F1 0.50", "no objects or no detections"):  # fmt: skip
         assert words in page.words, words

@@ -1,11 +1,11 @@
-"""Exported files against torch: the same pixels, the same detections."""
+"""ONNX files against torch: the same pixels, the same detections."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -21,17 +21,19 @@ from shape_checks import unchecked
 from onestage.data.generated import draw_image
 from onestage.data.loader import stack_images
 from onestage.detectors import build, detector_config
+from onestage.detectors.m2det import M2DetConfig
 from onestage.errors import UserError
+from onestage.export.base import ModelToExport, selection_of
 from onestage.export.check import compare
-from onestage.export.input_graph import prepare
-from onestage.export.onnx import IR_VERSION, OPSET, export_onnx
+from onestage.export.input_graph import to_network_input
+from onestage.export.onnx_graph import IR_VERSION, OPSET, write_onnx
 from onestage.export.selection_graph import by_image, choose_candidates, suppress
 from onestage.inference.exported import ExportedPredictor
-from onestage.inference.exported_header import selection_of
 from onestage.inference.predictor import Predictor
 from onestage.input_size import KeepRatio, Resize, Stretch, resize_image
-from onestage.postprocess import Selection, select
+from onestage.postprocess import select
 from onestage.runtime.exported_file import ExportedFile
+from onestage.selection import Selection
 from onestage.structures import Categories
 
 BOX_SIDES = 200
@@ -63,8 +65,8 @@ def test_images_reach_the_network_as_the_predictors_do(resize: Resize, size_hw: 
     images = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
 
     def graph(op: Any, values: dict[str, Any]) -> dict[str, Any]:
-        prepared = prepare(op, values["images"], resize)
-        return {"input": prepared.images, "image": prepared.image_hw, "original": prepared.original_hw}
+        made = to_network_input(op, values["images"], resize)
+        return {"input": made.images, "image": made.image_hw, "original": made.original_hw}
 
     found = run(graph, images=images)
     image_hw = resize.image_hw(size_hw)
@@ -101,7 +103,7 @@ def candidates(seed: int, batch: int = 3, anchors: int = 300, classes: int = 4) 
         Selection(score_threshold=0.3, nms="soft-linear", candidates_per_class=60),
         Selection(score_threshold=0.3, nms="soft-gaussian", candidates_per_class=60),
         Selection(score_threshold=0.3, nms="soft-linear", class_agnostic=True, candidates_per_class=30),
-        Selection(score_threshold=2.0),
+        Selection(score_threshold=1.0),
     ],
     ids=["hard", "agnostic", "limits", "soft linear", "soft gaussian", "soft agnostic", "nothing found"],
 )
@@ -111,10 +113,10 @@ def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
 
     def graph(op: Any, values: dict[str, Any]) -> dict[str, Any]:
         chosen = choose_candidates(op, values["boxes"], values["scores"], scores.shape[2], selection)
-        selected = suppress(op, chosen, values["threshold"], selection)
+        kept_scores, kept_indices = suppress(op, chosen, values["threshold"], selection)
         images = op.Slice(op.Shape(values["boxes"]), [0], [1])
         names = ("boxes_xyxy", "found_scores", "labels", "counts")
-        return dict(zip(names, by_image(op, chosen, selected, images, limit), strict=True))
+        return dict(zip(names, by_image(op, chosen, kept_scores, kept_indices, images, limit), strict=True))
 
     threshold = np.array([selection.score_threshold], dtype=np.float32)
     found = run(graph, boxes=boxes_xyxy.numpy(), scores=scores.numpy(), threshold=threshold)
@@ -129,7 +131,8 @@ def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
 
 # ---------------------------------------------------------------------------------------------- whole files
 
-TINY_M2DET = replace(detector_config("m2det320-vgg16"), channels=16, num_levels=2).with_quick_start()
+M2DET = cast(M2DetConfig, detector_config("m2det320-vgg16"))
+TINY_M2DET = replace(M2DET, channels=16, num_levels=2).with_quick_start()
 SMALL_RETINANET = detector_config("retinanet-test_resnet")
 CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
 
@@ -148,10 +151,10 @@ CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
 def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = build(name, len(CATEGORIES), config=config).eval()
-    _speak_up(detector)
+    _spread_scores(detector)
     papers = detector.evaluation_selection
     with unchecked():
-        export_onnx(detector, CATEGORIES, replace(papers, score_threshold=0.5), tmp_path / "m.onnx", {})
+        write_onnx(ModelToExport(detector, CATEGORIES, papers.changed(score_threshold=0.5), {}), tmp_path / "m.onnx")
     original = Predictor(detector, CATEGORIES, papers, device="cpu", precision="fp32")
     exported = ExportedPredictor(tmp_path / "m.onnx", selection=papers)
     assert exported.categories == CATEGORIES
@@ -163,8 +166,8 @@ def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Pat
     assert agreement.share > 0.995, agreement
 
 
-def _speak_up(detector: torch.nn.Module) -> None:
-    """Scores of an untrained network are all alike; larger weights in the last layer part them."""
+def _spread_scores(detector: torch.nn.Module) -> None:
+    """Scores of an untrained network are all alike; larger weights in the last layer make them differ."""
     for parameter_name, parameter in detector.named_parameters():
         if parameter.ndim > 1 and ("class_convs" in parameter_name or "class_subnet.last" in parameter_name):
             parameter.data *= 8
@@ -174,9 +177,10 @@ def _speak_up(detector: torch.nn.Module) -> None:
 def ssd_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     detector = build("ssd300-test_efficientnet", len(CATEGORIES)).eval()
-    _speak_up(detector)
+    _spread_scores(detector)
     path = tmp_path_factory.mktemp("export") / "ssd.onnx"
-    export_onnx(detector, CATEGORIES, replace(detector.evaluation_selection, score_threshold=0.4), path, {"a": "b"})
+    selection = detector.evaluation_selection.changed(score_threshold=0.4)
+    write_onnx(ModelToExport(detector, CATEGORIES, selection, {"a": "b"}), path)
     return path
 
 
@@ -206,7 +210,7 @@ def test_a_device_that_is_not_there_is_named(ssd_file: Path) -> None:
 def test_a_selection_without_a_limit_is_refused(tmp_path: Path) -> None:
     detector = build("ssd300-test_efficientnet", 3).eval()
     with pytest.raises(UserError, match="max_detections is None"):
-        export_onnx(detector, CATEGORIES, Selection(max_detections=None), tmp_path / "m.onnx", {})
+        write_onnx(ModelToExport(detector, CATEGORIES, Selection(max_detections=None), {}), tmp_path / "m.onnx")
 
 
 def test_no_images_give_no_detections(ssd_file: Path) -> None:

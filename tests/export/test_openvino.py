@@ -1,9 +1,8 @@
-"""What OpenVINO makes of the graphs: it reads the same operators in its own way."""
+"""OpenVINO files: the graphs as OpenVINO runs them, bfloat16, int8."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from onestage.compute.signal_stack import kept_signal_stack
 from onestage.data.generated import draw_image
 from onestage.data.loader import stack_images
 from onestage.export import check
-from onestage.export.calibration import Calibration
-from onestage.export.input_graph import prepare
-from onestage.export.onnx import IR_VERSION, OPSET
-from onestage.export.openvino import export_openvino
-from onestage.inference.openvino import OpenVinoSession, skip_resizing
+from onestage.export.base import Calibration, ModelToExport
+from onestage.export.input_graph import to_network_input
+from onestage.export.onnx_graph import IR_VERSION, OPSET
+from onestage.export.openvino import OpenVinoSession, skip_resizing
+from onestage.export.openvino_graph import write_openvino
 from onestage.input_size import KeepRatio, Resize, Stretch, resize_image
 from onestage.models.model_file import load_model
 from onestage.structures import Detections
@@ -39,7 +38,7 @@ def graph_that_prepares(resize: Resize, folder: Path) -> Any:
     graph = onnx_ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="g")
     builder = onnxscript.GraphBuilder(graph)
     images = builder.input("images", onnx_ir.DataType.UINT8, [None, None, None, 3])
-    builder.add_output(prepare(builder.op, images, resize).images, "input")
+    builder.add_output(to_network_input(builder.op, images, resize).images, "input")
     content = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
     (folder / "prepare.onnx").write_bytes(content)
     return openvino.convert_model(folder / "prepare.onnx")
@@ -104,7 +103,7 @@ def test_a_bf16_file_has_bfloat16_convolutions_and_float32_pixels_and_boxes(mode
 def test_a_bf16_file_finds_what_the_model_finds_on_whole_images(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # 8 bits of a logit's mantissa: a hundredth or two of score at the steepest; the resizing in bfloat16 found nothing
+    # A logit with a mantissa of 8 bits changes scores by up to 0.02. Resizing in bfloat16 would find nothing.
     monkeypatch.setattr(check, "SAME_IOU", 0.9)
     monkeypatch.setattr(check, "SAME_SCORE", 0.02)
     exported = onestage.export_model(model, format="openvino", precision="bf16", out=tmp_path / "bf16.xml")
@@ -116,24 +115,25 @@ def test_a_bf16_file_finds_what_the_model_finds_on_whole_images(
 # --- int8
 
 
-def test_int8_goes_with_soft_nms_and_what_costs_accuracy_is_taken_back(model: Path, tmp_path: Path) -> None:
-    # Each time of all images, then of the only one: as a trial, in float32, in int8; then with operations taken back.
+def test_int8_works_with_soft_nms_and_costly_operations_return_to_float32(model: Path, tmp_path: Path) -> None:
+    # AP of all images, then of the only one: as a trial, in float32, in int8; then with operations back in float32.
     worth = iter([1.0, 1.0, 1.0, 1.0, 0.5, 0.5])
 
-    def map_area(places: Sequence[int], found: Sequence[Detections]) -> float:
-        assert list(places) == [0]
+    def map_area(indices: Sequence[int], found: Sequence[Detections]) -> float:
+        assert list(indices) == [0]
         assert len(found) == 1
         return next(worth, 1.0)
 
     loaded = load_model(model)
     image, path = tmp_path / "image.png", tmp_path / "int8.xml"
     cv2.imwrite(str(image), draw_image(np.random.default_rng(0), 100).image)
-    selection = replace(loaded.detector.evaluation_selection, nms="soft-linear")
-    export_openvino(loaded.detector, loaded.categories, selection, path, {}, "int8", Calibration([image], map_area))
+    selection = loaded.detector.evaluation_selection.changed(nms="soft-linear")
+    calibration = Calibration([image], map_area)
+    write_openvino(ModelToExport(loaded.detector, loaded.categories, selection, {}, "int8", calibration), path)
     read = [
         node.input_value(0).get_node().get_type_name()
         for node in openvino.Core().read_model(path).get_ordered_ops()
         if node.get_type_name() in ("Convolution", "GroupConvolution")
     ]
-    assert 0 < read.count("FakeQuantize") < len(read)  # all of them, were nothing measured
+    assert 0 < read.count("FakeQuantize") < len(read)  # without measuring, all of them
     assert matrix_products(OpenVinoSession(path).without_resizing) == 0

@@ -47,7 +47,7 @@ def test_boxes_are_pixels_of_the_original_image(predictor: Predictor, width: int
     assert_found(predictor(red_box(width, height, box)), box, within=one_pixel_of_the_input)
 
 
-def test_every_way_to_give_a_image_gives_the_same_detections(predictor: Predictor, tmp_path: Path) -> None:
+def test_every_way_to_give_an_image_gives_the_same_detections(predictor: Predictor, tmp_path: Path) -> None:
     box = (40, 60, 120, 180)
     image = red_box(200, 300, box)
     (tmp_path / "a.png").write_bytes(png(image))
@@ -66,7 +66,7 @@ def test_a_list_gives_a_list_in_order_whatever_the_batch_size(predictor: Predict
     assert predictor([]) == []
 
 
-def test_a_image_with_nothing_in_it_gives_no_detections(predictor: Predictor) -> None:
+def test_an_image_with_nothing_in_it_gives_no_detections(predictor: Predictor) -> None:
     found = predictor(np.zeros((20, 30, 3), dtype=np.uint8))
     assert len(found) == 0
     assert found.boxes_xyxy.shape == (0, 4)

@@ -69,7 +69,7 @@ def predictor() -> Predictor:
     return Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
 
 
-def test_a_image_is_fetched_and_looked_at(server: str, predictor: Predictor) -> None:
+def test_an_image_is_fetched(server: str, predictor: Predictor) -> None:
     (source,) = open_sources([f"{server}/snapshot"])
     assert source.output_name == "snapshot.png"
     found = predictor(f"{server}/snapshot")
@@ -78,7 +78,7 @@ def test_a_image_is_fetched_and_looked_at(server: str, predictor: Predictor) -> 
 
 def test_a_cameras_motion_jpeg_is_a_stream(server: str, predictor: Predictor) -> None:
     predictions = list(predictor.predict_video(f"{server}/live"))
-    assert 1 <= len(predictions) <= STREAMED  # of what came while the network worked, the newest
+    assert 1 <= len(predictions) <= STREAMED  # frames that come while the network works are dropped
     for one in predictions:
         np.testing.assert_allclose(one.found.boxes_xyxy[0].numpy(), BOX, atol=2.0)
 
@@ -97,7 +97,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
         fetch_image("http://127.0.0.1:9/a.jpg")
 
 
-def test_more_than_a_image_may_have_is_refused(server: str) -> None:
+def test_a_file_too_large_for_an_image_is_refused(server: str) -> None:
     with pytest.raises(ImageError, match="more than the 100 bytes allowed"):
         fetch_image(f"{server}/snapshot", max_bytes=100)
 

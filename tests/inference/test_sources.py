@@ -1,4 +1,4 @@
-"""What the words of `onestage predict MODEL SOURCE...` stand for."""
+"""The images and videos that the words of `onestage predict MODEL SOURCE...` name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_named_file_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "frame.dat")
     (source,) = open_sources([str(tmp_path / "frame.dat")])
     assert isinstance(source, ImageSource)
-    assert source.image == tmp_path / "frame.dat"
+    assert source.content == tmp_path / "frame.dat"
     assert source.output_name == "frame.png"
 
 
@@ -127,7 +127,7 @@ def test_an_address_is_a_stream_or_a_film(text: str, output_name: str, live: boo
     assert (source.address, source.name, source.output_name, source.live) == (text, text, output_name, live)
 
 
-def test_an_address_of_a_image_is_one() -> None:
+def test_an_image_has_an_address() -> None:
     (source,) = open_sources(["https://example.org/a/b.jpg?size=big"])
     assert isinstance(source, ImageSource)
     assert source.output_name == "b.jpg"
@@ -168,7 +168,7 @@ def test_a_camera_is_a_device(platform: str, address: str, device_format: str, m
     assert source == VideoSource(address, "camera:1", "camera-1.mp4", live=True, device_format=device_format)
 
 
-def test_a_image_is_no_video(tmp_path: Path) -> None:
+def test_an_image_is_no_video(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     with pytest.raises(UserError, match=r"a.jpg: no video"):
         open_video(tmp_path / "a.jpg")

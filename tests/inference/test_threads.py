@@ -1,4 +1,4 @@
-"""Work side by side: order, depth, failures, and what a live source drops."""
+"""Threads beside the network: order, depth, failures, and the frames that a live source drops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from onestage.inference.threads import Behind, Newest, ahead, mapped_ahead
+from onestage.inference.threads import ahead, behind, mapped_ahead, newest
 
 
 def counting(number: int, made: list[int]) -> Iterator[int]:
@@ -47,7 +47,7 @@ def test_mapping_ahead_keeps_the_order() -> None:
     assert list(mapped_ahead(lambda x: x * x, range(50), depth=4, threads=3)) == [x * x for x in range(50)]
 
 
-def test_of_a_live_source_only_the_newest_counts() -> None:
+def test_a_live_source_gives_its_newest_item_and_drops_the_older_ones() -> None:
     seen, release = [], threading.Event()
 
     def live() -> Iterator[int]:
@@ -57,14 +57,12 @@ def test_of_a_live_source_only_the_newest_counts() -> None:
         all_made.set()
 
     all_made = threading.Event()
-    line = Newest(live())
-    for item in line:
+    for item in newest(live()):
         seen.append(item)
         if item == 0:
             release.set()
             all_made.wait(timeout=10)
     assert seen == [0, 4]
-    assert line.dropped == 3
 
 
 def test_a_failure_of_a_live_source_reaches_the_caller() -> None:
@@ -73,14 +71,14 @@ def test_a_failure_of_a_live_source_reaches_the_caller() -> None:
         yield
 
     with pytest.raises(OSError, match="unplugged"):
-        list(Newest(failing()))
+        list(newest(failing()))
 
 
 def test_work_behind_is_done_in_order_before_the_end() -> None:
     done: list[int] = []
-    with Behind(done.append, depth=2) as work:
+    with behind(done.append, depth=2) as put:
         for item in range(20):
-            work.put(item)
+            put(item)
     assert done == list(range(20))
 
 
@@ -90,9 +88,9 @@ def test_a_failure_behind_reaches_the_caller(items: int) -> None:
         raise OSError("disk full")
 
     def work_on(number: int) -> None:
-        with Behind(fail, depth=2) as work:
+        with behind(fail, depth=2) as put:
             for item in range(number):
-                work.put(item)
+                put(item)
 
     with pytest.raises(OSError, match="disk full"):
         work_on(items)

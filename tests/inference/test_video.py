@@ -1,4 +1,4 @@
-"""Frames out of videos and back into them: which, when, which way up, and what is done about damage."""
+"""Frames read from videos and written to them: numbers, times, orientation, sound, damage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from red_box import CATEGORIES, RedBoxDetector, red_box
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
 from onestage.inference.sources import open_video
-from onestage.inference.video import Sound, VideoReader, VideoWriter
+from onestage.inference.video import VideoReader, VideoWriter
 
 CODECS = [("film.mp4", "libx264"), ("film.avi", "mpeg4"), ("film.mkv", "libx264"), ("film.webm", "libvpx")]
 
@@ -116,9 +116,9 @@ def test_a_video_that_was_cut_off_gives_the_frames_it_has(tmp_path: Path) -> Non
 def test_sound_is_kept_beside_the_images(tmp_path: Path, sound: str, start_s: float) -> None:
     path = write_film(tmp_path / "film.mov", 40, sound=sound)
     reader = VideoReader(open_video(path), start_s=start_s)
-    heard = Sound.of(reader.source, reader.begin, start_s)
-    assert heard is not None
-    writer = VideoWriter(tmp_path / "copy.mp4", (HEIGHT, WIDTH), reader.rate, reader.time_base, heard)
+    sound_from = reader.begin + Fraction(start_s)
+    size_hw = (HEIGHT, WIDTH)
+    writer = VideoWriter(tmp_path / "copy.mp4", size_hw, reader.rate, reader.time_base, reader.source, sound_from)
     for frame in reader.frames():
         writer.write(frame.image, frame.time - Fraction(start_s))
     writer.close()
@@ -130,8 +130,13 @@ def test_sound_is_kept_beside_the_images(tmp_path: Path, sound: str, start_s: fl
     assert loudest == pytest.approx(440, abs=1)
 
 
-def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
-    assert Sound.of(open_video(write_film(tmp_path / "film.mp4", 3)), Fraction(0)) is None
+def test_the_copy_of_a_video_without_sound_has_none(tmp_path: Path) -> None:
+    source = open_video(write_film(tmp_path / "film.mp4", 3))
+    writer = VideoWriter(tmp_path / "copy.mp4", (HEIGHT, WIDTH), Fraction(10), Fraction(1, 10), source)
+    writer.write(red_box(WIDTH, HEIGHT, place(0)), Fraction(0))
+    writer.close()
+    with av.open(str(tmp_path / "copy.mp4")) as copy:
+        assert copy.streams.best("audio") is None
 
 
 def test_what_is_written_is_what_browsers_play(tmp_path: Path) -> None:

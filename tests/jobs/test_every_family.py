@@ -95,8 +95,8 @@ def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Pat
     assert np.isfinite(losses).all()
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
 
-    with trainer.open_journal() as trainer.journal:
-        trainer.evaluate_and_keep()
+    with trainer.open_journal() as journal:
+        trainer.evaluate_and_keep(journal)
     metrics = onestage.evaluate(tmp_path, data, out=tmp_path / "evaluation", device="cpu", display=display)
     assert metrics["images"] == 2
     predicted = onestage.predict(

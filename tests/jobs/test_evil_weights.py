@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from weights.test_files import evil_files
+from models.test_weight_files import evil_files
 
 from onestage import cli
 from onestage.data.generated import write_generated_voc

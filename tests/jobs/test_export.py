@@ -1,4 +1,4 @@
-"""`onestage export` and what people do with its file: predict, evaluate, look at it, run it without torch."""
+"""`onestage export`, and its files in use: predict, evaluate, info, without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from shape_checks import unchecked
 
 import onestage
 from onestage import cli
@@ -24,8 +23,6 @@ from onestage.export.check import Agreement, compare
 from onestage.inference.exported import ExportedPredictor
 from onestage.models.model_file import save_model
 from onestage.structures import Categories
-from onestage.torch_archive.operators import OPERATORS
-from onestage.training import precision
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
 NAMES = tuple(KINDS)
@@ -102,7 +99,7 @@ def test_evaluating_the_file_gives_the_models_ap(model: Path, exported: Path, tm
     assert (tmp_path / "file" / "report.html").exists()
 
 
-def test_info_tells_what_the_file_is(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_describes_the_file(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onestage.info(str(exported))
     said = capsys.readouterr().out
     assert "exported from ssd300-test_efficientnet" in said
@@ -150,8 +147,8 @@ def test_a_file_that_finds_something_else_is_not_kept(
 def test_a_missing_package_says_what_to_install(
     model: Path, tmp_path: Path, package: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in [name for name in sys.modules if name.startswith("onestage.export.")]:
-        monkeypatch.delitem(sys.modules, module)
+    for module in ("onnx_graph", "input_graph", "selection_graph"):
+        monkeypatch.delitem(sys.modules, f"onestage.export.{module}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=advice):
         onestage.export_model(model, out=tmp_path / "m.onnx")
@@ -231,7 +228,7 @@ def test_int8_is_calibrated_on_images_and_smaller(model: Path, in_openvino: Path
 CTRL_C = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
-from onestage.inference.openvino import OpenVinoSession
+from onestage.export.openvino import OpenVinoSession
 first, second = OpenVinoSession(sys.argv[1]), OpenVinoSession(sys.argv[1])
 del first
 del second
@@ -263,50 +260,11 @@ def test_openvinos_files_that_were_changed_or_are_not_ours_are_refused(in_openvi
             onestage.load(xml)
 
 
-# ---------------------------------------------------------------------------------------------- torch
+# ---------------------------------------------------------------------------------------------- the table of formats
 
 
-@pytest.fixture(scope="module")
-def in_torch(model: Path) -> Path:
-    with unchecked():
-        result = onestage.export_model(model, format="torch")
-    assert result.path == model.with_suffix(".pt2")
-    assert result.agreement.share > 0.995
-    assert result.agreement.of > 100
-    return result.path
-
-
-def test_torchs_file_is_predicted_with_evaluated_and_described_as_the_model(
-    model: Path, in_torch: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The file computes in float32, so on processors where the model would not, it has to.
-    monkeypatch.setattr(precision, "_bfloat16_is_fast", lambda device: (False, "for this test"))
-    write_generated_voc(tmp_path / "data", train=2, test=3)
-    for name, source in (("model", model), ("file", in_torch)):
-        onestage.predict(source, [str(path) for path in images], out=tmp_path / name, score_threshold=0.2)
-        onestage.evaluate(source, tmp_path / "data", out=tmp_path / f"{name}-metrics")
-    ours, theirs = rows(tmp_path / "model"), rows(tmp_path / "file")
-    assert len(ours) > 30
-    assert [row[:2] for row in ours] == [row[:2] for row in theirs]
-    metrics = [json.loads((tmp_path / f"{name}-metrics" / "metrics.json").read_text()) for name in ("model", "file")]
-    assert metrics[1]["voc"]["map_area"] == pytest.approx(metrics[0]["voc"]["map_area"], abs=0.001)
-    assert "exported from ssd300-test_efficientnet" in onestage.info(str(in_torch))
-
-
-def test_an_operator_that_readers_do_not_know_is_named_and_nothing_written(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = OPERATORS - {"torch.ops.aten.conv2d.default"}
-    monkeypatch.setattr("onestage.torch_archive.rules.OPERATORS", known)
-    message = r"operator 'torch\.ops\.aten\.conv2d\.default'.*not written; --format onnx takes it"
-    with unchecked(), pytest.raises(UserError, match=message):
-        onestage.export_model(model, format="torch", out=tmp_path / "m.pt2")
-    assert not (tmp_path / "m.pt2").exists()
-
-
-def test_a_precision_of_another_format_is_refused(model: Path) -> None:
-    for format in ("onnx", "torch"):
-        with pytest.raises(UserError, match=f"a file of the format {format} is fp32"):
-            onestage.export_model(model, format=format, precision="int8")
-    with unchecked(), pytest.raises(UserError, match="expected onnx, openvino, torch"):
+def test_a_format_or_precision_that_there_is_not_is_named(model: Path) -> None:
+    with pytest.raises(UserError, match="the format onnx has fp32; --format openvino has it"):
+        onestage.export_model(model, precision="int8")
+    with pytest.raises(UserError, match="expected onnx, openvino"):
         onestage.export_model(model, format="tflite")

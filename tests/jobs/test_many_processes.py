@@ -1,4 +1,4 @@
-"""Training by many processes, as a user starts it: the same run as by one; killed, told to stop, with a bad image."""
+"""Training by many ranks, as a user starts it: the same run as by one; killed, stopped, with a bad image."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from onestage.training.log_file import read_log
 
 IMAGES, STEPS = 10, 50
 DETECTOR = "retinanet-test_efficientnet"
-# The backbone's first batch norms are frozen, the others are not. A batch of 3: one process has two images of it,
-# another one. The rate is small because batch norms over few images make much of a rounding: at 0.001, one of 6e-8
+# The backbone's first batch norms are frozen, the others are not. A batch of 3: one rank has two images of it,
+# the other one. The rate is small because batch norms over few images make much of a rounding: at 0.001, one of 6e-8
 # in the first weights moves the loss of step 40 by 3e-4.
 SETTINGS: dict[str, Any] = {
     "batch_size": 3,
@@ -63,7 +63,7 @@ def run(data: str, out: str) -> None:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The same run by one and by two processes."""
+    """The same run by one and by two ranks."""
     folder = tmp_path_factory.mktemp("runs")
     for count in (1, 2):
         results_of(run, count, str(data), str(folder / str(count)))
@@ -79,14 +79,14 @@ def command_line(data: Path, out: Path, steps: int, *options: str) -> list[str]:
     return ["train", str(data), "--out", str(out), "--detector", DETECTOR, *length, *OPTIONS, *options]
 
 
-def test_two_processes_have_the_loss_curve_and_the_metrics_of_one(runs: dict[int, Path]) -> None:
+def test_two_ranks_have_the_loss_curve_and_the_metrics_of_one(runs: dict[int, Path]) -> None:
     alone, together = (read_log(runs[count] / "log.csv") for count in (1, 2))
-    assert [row.step for row in together] == [10, 20, 30, 40, 50]
+    assert [row["step"] for row in together] == [10, 20, 30, 40, 50]
     for one, other in zip(alone, together, strict=True):
-        assert (one.step, one.epoch, one.images, one.lr) == (other.step, other.epoch, other.images, other.lr)
+        assert all(one[name] == other[name] for name in ("step", "epoch", "images", "lr"))
         for name in ("loss", "classification_loss", "box_loss"):
-            assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-4)
-    assert alone[-1].map_area == together[-1].map_area
+            assert other[name] == pytest.approx(one[name], rel=1e-4)
+    assert alone[-1]["map_area"] == together[-1]["map_area"]
 
     first, second = (tensors_of(runs[count]) for count in (1, 2))
     assert first.keys() == second.keys()
@@ -95,9 +95,7 @@ def test_two_processes_have_the_loss_curve_and_the_metrics_of_one(runs: dict[int
     assert apart < 5e-5 * math.sqrt(sum(first[name].square().sum().item() for name in weights))
 
 
-def test_a_run_whose_process_was_killed_ends_as_the_one_whose_was_not(
-    runs: dict[int, Path], data: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_a_killed_rank_ends_as_one_without(runs: dict[int, Path], data: Path, tmp_path: Path) -> None:
     script = [str(Path(__file__).parent.parent / "many_processes.py"), str(tmp_path)]
     command = command_line(data, tmp_path / "run", STEPS, "--save-minutes", "0.02")
     with Torchrun([*script, *command], tmp_path, restarts=2) as launcher:
@@ -113,7 +111,7 @@ def test_a_run_whose_process_was_killed_ends_as_the_one_whose_was_not(
 
 
 def by_command_line(arguments: list[str]) -> list[Any]:
-    """The exit code and what is printed; the data is not looked through, as if it broke only afterwards."""
+    """The exit code and the printed lines; the data is not checked first, as if it broke only afterwards."""
     printed, errors = io.StringIO(), io.StringIO()
     unchecked = mock.patch.object(dataset, "validate_images", return_value=[])
     with redirect_stdout(printed), redirect_stderr(errors), unchecked, pytest.raises(SystemExit) as ended:
@@ -121,11 +119,11 @@ def by_command_line(arguments: list[str]) -> list[Any]:
     return [ended.value.code, printed.getvalue(), errors.getvalue()]
 
 
-def test_a_bad_image_of_one_process_stops_all_with_its_name(tmp_path: Path) -> None:
+def test_a_bad_image_of_one_rank_stops_all_with_its_name(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_generated_voc(data, seed=1, train=IMAGES, test=2)
     names = (data / "ImageSets/Main/trainval.txt").read_text().split()
-    second = int(epoch_order(IMAGES, 1, seed=0, epoch=0)[1])  # of the first batch, so process 1 reads it
+    second = int(epoch_order(IMAGES, 1, seed=0, epoch=0)[1])  # of the first batch, so rank 1 reads it
     (image,) = (data / "JPEGImages").glob(f"{names[second]}.*")
     image.write_bytes(image.read_bytes()[:300])
     command = command_line(data, tmp_path / "run", STEPS, "--repeat", "1")
@@ -137,7 +135,7 @@ def test_a_bad_image_of_one_process_stops_all_with_its_name(tmp_path: Path) -> N
     assert other == [1, "", ""]
 
 
-def test_told_to_stop_the_processes_save_and_only_process_0_prints(data: Path, tmp_path: Path) -> None:
+def test_ranks_that_are_told_to_stop_save_and_only_the_main_rank_prints(data: Path, tmp_path: Path) -> None:
     command = command_line(data, tmp_path / "run", 100_000)
     with Torchrun(["-m", "onestage", *command], tmp_path) as launcher:
         launcher.wait_for("epoch 3")
@@ -151,11 +149,11 @@ def test_told_to_stop_the_processes_save_and_only_process_0_prints(data: Path, t
     assert header["position"]["step"] >= 9
     assert [path.name for path in tmp_path.rglob("log.csv")] == ["log.csv"]
     rows = read_log(tmp_path / "run/log.csv")
-    assert [row.step for row in rows] == [10 * (n + 1) for n in range(len(rows))]
+    assert [row["step"] for row in rows] == [10 * (n + 1) for n in range(len(rows))]
 
 
 def stopped_in_evaluation(data: str, out: str) -> str:
-    """How a run ends when process 1 is told to stop in the evaluation after the last of two steps."""
+    """The exception that ends a run when rank 1 gets a signal in the evaluation after the last of two steps."""
     detect_all = trainer.detect_all
 
     def then_a_signal(*arguments: Any, advance: Callable[[int], None], **more: Any) -> Any:
@@ -172,17 +170,17 @@ def stopped_in_evaluation(data: str, out: str) -> str:
     return ended.typename
 
 
-def test_a_signal_in_mid_evaluation_stops_all_processes(tmp_path: Path) -> None:
-    write_generated_voc(tmp_path / "data", seed=1, train=3, test=9)  # 8 images for process 0, one for process 1
+def test_a_signal_in_mid_evaluation_stops_all_ranks(tmp_path: Path) -> None:
+    write_generated_voc(tmp_path / "data", seed=1, train=3, test=9)  # 8 images for rank 0, one for rank 1
     ended = results_of(stopped_in_evaluation, 2, str(tmp_path / "data"), str(tmp_path / "run"))
-    assert ended == ["KeyboardInterrupt", "ToldByAnotherProcessError"]
+    assert ended == ["KeyboardInterrupt", "ReportedByAnotherRankError"]
     assert not (tmp_path / "run/model.safetensors").exists()
     _, header = read_tensors(tmp_path / "run/checkpoint/training.safetensors")
     assert (header["position"]["step"], header["position"]["evaluations"]) == (2, 0)
 
 
 def refused(data: str, out: str | None) -> str:
-    """What processes that torchrun started again say to a folder."""
+    """The error of ranks that torchrun started again, for a folder."""
     os.environ |= {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_RESTART_COUNT": "1"}
     with pytest.raises(UserError) as caught:
         train(data, detector=DETECTOR, steps=1, backbone_weights="none", settings=SETTINGS, out=out, display=quiet())

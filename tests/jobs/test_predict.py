@@ -1,4 +1,4 @@
-"""`onestage predict` on images and videos: what it writes, judged by other readers."""
+"""`onestage predict` on images and videos: its files, read by other programs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def detections_of(folder: Path) -> list[dict]:
     return json.loads((folder / "detections.json").read_text())
 
 
-def test_a_video_gives_its_boxes_by_frame_and_time_and_a_film_with_them(tmp_path: Path, quiet: Display) -> None:
+def test_a_video_gives_its_boxes_by_frame_and_time_and_a_drawn_video(tmp_path: Path, quiet: Display) -> None:
     film = write_film(tmp_path / "film.mp4", 30, sound="aac")
     predicted = onestage.predict("model", [str(film)], out=tmp_path / "out", display=quiet)
     assert (predicted.images, predicted.frames, predicted.detections) == (0, 30, 30)
@@ -88,7 +88,7 @@ def test_a_part_of_a_video_keeps_its_frame_numbers(tmp_path: Path, quiet: Displa
         assert stream.frames == 5
 
 
-def test_images_and_videos_of_a_folder_are_both_looked_at(tmp_path: Path, quiet: Display) -> None:
+def test_a_folder_may_hold_images_and_videos(tmp_path: Path, quiet: Display) -> None:
     write_red_box(tmp_path / "in/a.png")
     write_film(tmp_path / "in/b.mp4", 3)
     predicted = onestage.predict("model", [str(tmp_path / "in")], out=tmp_path / "out", display=quiet)
@@ -97,7 +97,7 @@ def test_images_and_videos_of_a_folder_are_both_looked_at(tmp_path: Path, quiet:
     assert "1 images and 3 frames, 4 detections" in said(quiet)
 
 
-def test_a_image_comes_on_standard_input(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_comes_on_standard_input(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_red_box(tmp_path / "a.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
     onestage.predict("model", ["-"], out=tmp_path / "out", display=quiet)
@@ -184,7 +184,7 @@ def test_a_video_that_can_not_be_opened_is_named_and_the_rest_go_on(tmp_path: Pa
     assert [one["frame"] for one in detections_of(tmp_path / "out")] == [0, 1, 2]
 
 
-def test_a_full_disk_is_said(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
     with pytest.raises(UserError, match=r"a.png: can't be written"):
         onestage.predict("model", [str(_touched(tmp_path))], out=tmp_path / "out", display=quiet)
@@ -199,13 +199,13 @@ def _touched(folder: Path) -> Path:
 def test_memory_stays_flat_over_ten_thousand_frames(
     tmp_path: Path, quiet: Display, red_box_predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of the path is real but the network, which has no memory of frames."""
+    """Everything is real except the network, which has no memory of frames."""
     box = Detections(torch.tensor([[10.0, 10.0, 40.0, 40.0]]), torch.tensor([0.9]), torch.tensor([1]), ("blue", "red"))
     memory: list[int] = []
 
-    def found(shrunk: list) -> list[Detections]:
+    def found(images: list) -> list[Detections]:
         memory.append(psutil.Process().memory_info().rss)
-        return [box] * len(shrunk)
+        return [box] * len(images)
 
     monkeypatch.setattr(red_box_predictor, "detect", found)
     film = write_film(tmp_path / "film.mp4", 10_000, keyframe_every=250)

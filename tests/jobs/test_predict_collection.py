@@ -1,4 +1,4 @@
-"""`onestage predict --engine ray` on a Ray of this machine: what is found, and what is left when something dies."""
+"""`onestage predict --engine ray` on this machine: its results, also when workers or the command die."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from small_model import write_small_model
 import onestage
 from onestage import cli
 from onestage.errors import UserError
-from onestage.inference.collection.cluster import joined_cluster
+from onestage.inference.collection.results import ResultFolder, RunSettings
+from onestage.inference.collection.workers import joined_cluster
 from onestage.terminal import Display
 
 IMAGES = 60
@@ -59,7 +61,7 @@ def quiet() -> Display:
     return Display(Console(file=io.StringIO(), soft_wrap=True))
 
 
-def said(display: Display) -> str:
+def printed(display: Display) -> str:
     assert isinstance(display.console.file, io.StringIO)
     return display.console.file.getvalue()
 
@@ -72,7 +74,7 @@ def sources_of(out: Path) -> list[str]:
     return sorted(pq.read_table(out, columns=["source"])["source"].to_pylist())
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end
@@ -85,7 +87,7 @@ def workers_below(process: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in process.children(recursive=True):
         try:
-            if "".join(child.cmdline()).startswith("ray::MapWorker"):
+            if "".join(child.cmdline()).startswith("ray::Worker"):
                 found.append(child)
         except psutil.Error:  # it ended meanwhile
             continue
@@ -115,7 +117,7 @@ def test_the_rows_are_what_the_plain_predictor_finds(model: Path, images: Path, 
         )
         file = store.objects["street/found/part-00000000.parquet"]
     assert (done.folder, done.images, done.done_before, done.unreadable) == ("s3://street/found", 10, 0, 1)
-    assert "10 images (1 unreadable)" in said(quiet)
+    assert "10 images (1 unreadable)" in printed(quiet)
     found = {row["source"]: row for row in pq.read_table(io.BytesIO(file)).to_pylist()}
     sources = [*names[:3], "row 0", "row 1", "row 2", *(f"s3://street/in/{number}.jpg" for number in range(3))]
     assert set(found) == {*sources, f"{tmp_path}/broken.jpg"}
@@ -137,44 +139,75 @@ def test_a_killed_worker_loses_and_doubles_no_row(model: Path, images: Path, tmp
 
     def kill_one() -> None:
         wait_for(lambda: list(tmp_path.glob("part-*.parquet")))
-        begun = wait_for(lambda: list(tmp_path.glob("_collection/tries-*")))
         killed.append(workers_below(psutil.Process())[0])
-        assert begun
         killed[0].kill()
 
     thread = threading.Thread(target=kill_one)
     thread.start()
     onestage.predict_collection(
-        model, [str(images)], out=tmp_path, part_size=4, concurrency=2, batch_size=2, display=quiet
+        model, [str(images)], out=tmp_path, part_size=4, concurrency=1, batch_size=2, display=quiet
     )
     thread.join()
     assert len(killed) == 1
     assert not killed[0].is_running()
     assert sources_of(tmp_path) == names_in(images)
     assert len(list(tmp_path.glob("part-*.parquet"))) == IMAGES // 4
-    assert list(tmp_path.glob("_collection/tries-*")) == []
 
 
 @pytest.mark.usefixtures("ray_of_this_machine")
 def test_a_part_that_goes_on_killing_its_workers_ends_the_run_with_one_line(
     model: Path, images: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onestage.inference.collection.results.ResultFolder.forget_tries", lambda folder: None)
-    (tmp_path / "_collection").mkdir()
-    (tmp_path / "_collection/tries-00000000").write_text("5")  # as five workers leave it
-    with pytest.raises(
-        UserError, match=r"5 workers died of part 0 \(.+/00\.jpg to .+\.jpg\): too little memory"
-    ) as told:
-        onestage.predict_collection(model, [str(images)], out=tmp_path, concurrency=1, display=quiet)
-    assert "\n" not in str(told.value)
-    assert str(told.value).endswith("what is done is kept, and the same command goes on with the rest")
+    """The image at a web address kills whoever asks for it."""
+    monkeypatch.setattr("onestage.inference.collection.workers.TRIES_OF_A_PART", 2)  # not 5: a start takes seconds
+    deaths = []
+
+    class Deadly(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            deaths.extend(worker.kill() for worker in workers_below(psutil.Process()))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Deadly) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.jpg"
+        (tmp_path / "list.txt").write_text("\n".join([*names_in(images)[:2], address]))
+        with pytest.raises(UserError) as raised:
+            onestage.predict_collection(
+                model, [f"@{tmp_path}/list.txt"], out=tmp_path / "out", part_size=2, concurrency=1, display=quiet
+            )
+        server.shutdown()
+    assert len(deaths) == 2
+    assert str(raised.value).startswith(f"2 workers died of part 1 ({address} to {address}): too little memory")
+    assert str(raised.value).endswith("what is done is kept, and the same command goes on with the rest")
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in (tmp_path / "out").glob("part-*")] == ["part-00000000.parquet"]
+
+
+@pytest.mark.usefixtures("ray_of_this_machine")
+def test_a_failure_of_a_worker_is_reported_in_one_line(
+    model: Path, images: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = ResultFolder.begin
+
+    def begin_and_damage(folder: ResultFolder, *arguments: Any) -> RunSettings:
+        """What a worker finds isn't what the command left."""
+        return replace(begin(folder, *arguments), columns=())
+
+    monkeypatch.setattr(ResultFolder, "begin", begin_and_damage)
+    pq.write_table(pa.table({"bytes": [b""]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"^ValueError: not enough values to unpack .+; what is done is kept"):
+        onestage.predict_collection(
+            model, [str(tmp_path / "a.parquet")], out=tmp_path / "out", concurrency=1, display=quiet
+        )
 
 
 @pytest.mark.usefixtures("ray_of_this_machine")
 def test_a_run_whose_own_process_was_killed_goes_on_where_it_was(
     model: Path, images: Path, tmp_path: Path, quiet: Display
 ) -> None:
-    options = ["--engine", "ray", "--part-size", "4", "--batch-size", "2", "--out", str(tmp_path)]
+    options = ["--engine", "ray", "--concurrency", "1", "--part-size", "4", "--batch-size", "2", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "onestage", "predict", str(model), str(images), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         wait_for(lambda: list(tmp_path.glob("part-*.parquet")))
@@ -191,7 +224,7 @@ def test_a_run_whose_own_process_was_killed_goes_on_where_it_was(
     done = onestage.predict_collection(model, [str(images)], out=tmp_path, batch_size=2, concurrency=1, display=quiet)
     assert sources_of(tmp_path) == names_in(images)
     assert done.done_before == 4 * before
-    assert f"{IMAGES} images in 15 parts, {IMAGES - 4 * before} images left to do" in said(quiet)
+    assert f"{IMAGES} images in 15 parts, {IMAGES - 4 * before} images left to do" in printed(quiet)
 
 
 def test_a_collection_that_is_done_needs_no_cluster(
@@ -200,7 +233,7 @@ def test_a_collection_that_is_done_needs_no_cluster(
     def no_cluster(address: str | None) -> None:
         raise AssertionError("there is nothing to do")
 
-    monkeypatch.setattr("onestage.inference.collection.cluster.joined_cluster", no_cluster)
+    monkeypatch.setattr("onestage.inference.collection.workers.joined_cluster", no_cluster)
     with pytest.raises(AssertionError, match="there is nothing to do"):
         onestage.predict_collection(model, [str(images)], out=tmp_path, display=quiet)
     (tmp_path / "part-00000000.parquet").touch()
@@ -210,11 +243,10 @@ def test_a_collection_that_is_done_needs_no_cluster(
         onestage.predict_collection(model, [str(images)], out=tmp_path, nms="soft", display=quiet)
 
 
-def test_without_ray_it_is_said_what_to_install(
+def test_without_ray_the_error_names_the_package_to_install(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("onestage.inference.collection.cluster", "onestage.inference.collection.engine"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delitem(sys.modules, "onestage.inference.collection.workers", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"^ray is missing: pip install 'onestage\[ray\]'$"):
         onestage.predict_collection(model, [str(images)], out=tmp_path)

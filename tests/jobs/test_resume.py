@@ -1,4 +1,4 @@
-"""`--resume`: the case kill-step, what is refused, and signals in mid-evaluation."""
+"""`--resume`: the case kill-step, refused changes, and signals in mid-evaluation."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to."""
+    """A run without incident."""
     out = tmp_path_factory.mktemp("straight") / "run"
     assert outcome(life, data, out) == 0
     return out
 
 
 def life(data: Path, out: Path) -> None:
-    """Start the run, or go on with it, as its user would."""
+    """Start the run or go on with it, as its user would."""
     torch.set_num_threads(1)
     train(data, out=out, resume=(out / "recipe.json").exists(), **RUN)
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two runs ended with the same weights, averages and optimizer, and kept the same model, bit by bit."""
+    """True if two runs ended with the same weights, averages and optimizer, and kept the same model, bit by bit."""
     tensors, others = (read_tensors(run / "checkpoint/training.safetensors")[0] for run in (one, other))
     equal = tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
     return equal and (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
@@ -102,6 +102,11 @@ def test_a_signal_in_mid_evaluation_ends_it_at_once_and_the_resumed_run_evaluate
     ("changed", "reason"),
     [
         ({"settings": {**SETTINGS, "learning_rate": 0.5}}, r"its learning_rate is [\d.e-]+, now 0\.5"),
+        ({"settings": {**SETTINGS, "image_size": 64}}, r"its network\.image_size is 96, now 64"),
+        (
+            {"settings": {**SETTINGS, "augmentation.expand-max": 2.0}},
+            r"its augmentation\.expand\.max is 4\.0, now 2\.0",
+        ),
         ({"seed": 7}, "its seed is 0, now 7"),
         ({"detector": "retinanet-resnet18"}, "its detector is retinanet-test_efficientnet, now retinanet-resnet18"),
         ({"subset": 4}, r"its training data has changed \(6 images, \d+ objects, now 4 images, \d+ objects\)"),
@@ -114,9 +119,7 @@ def test_a_run_does_not_go_on_under_other_conditions(
         onestage.train(data, out=straight, resume=True, **{**RUN, **changed})
 
 
-def test_a_box_that_was_moved_is_other_data_and_a_class_less_is_another_detector(
-    straight: Path, tmp_path: Path
-) -> None:
+def test_a_moved_box_is_other_data_and_a_renamed_class_is_refused(straight: Path, tmp_path: Path) -> None:
     write_generated_voc(tmp_path / "moved", seed=1, train=6, test=2)
     names = (tmp_path / "moved/ImageSets/Main/trainval.txt").read_text().split()
     annotation = tmp_path / "moved/Annotations" / f"{names[0]}.xml"
@@ -133,13 +136,13 @@ def test_a_box_that_was_moved_is_other_data_and_a_class_less_is_another_detector
         onestage.train(tmp_path / "renamed", out=straight, resume=True, **RUN)
 
 
-def test_a_run_may_be_made_longer_and_needs_none_of_its_settings_said_again(data: Path, tmp_path: Path) -> None:
+def test_a_run_may_be_made_longer_without_repeating_its_settings(data: Path, tmp_path: Path) -> None:
     onestage.train(data, out=tmp_path / "run", **{**RUN, "steps": 4})
     onestage.train(data, out=tmp_path / "run", resume=True, steps=6)
     assert json.loads((tmp_path / "run/recipe.json").read_text())["steps"] == 6
     tensors, header = read_tensors(tmp_path / "run/checkpoint/training.safetensors")
     assert header["position"]["step"] == 6
-    assert header["recipe"]["image_size"] == 96
+    assert header["recipe"]["network"]["image_size"] == 96
     assert any(name.startswith("average/") for name in tensors)
 
 

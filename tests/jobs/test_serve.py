@@ -38,11 +38,11 @@ def test_it_says_where_it_is_answers_and_ends_with_ctrl_c(model: Path) -> None:
     assert process.stderr is not None
     with process.stdout, process.stderr:
         line = process.stdout.readline()
-        told = re.search(
+        address = re.search(
             r"ssd300-test_efficientnet, 6 classes: http://127\.0\.0\.1:(\d+)/#token=correct%2Fhorse ", line
         )
-        assert told is not None, line
-        answer = ask(int(told[1]), "/v1/model", headers={"Authorization": "Bearer correct/horse"})
+        assert address is not None, line
+        answer = ask(int(address[1]), "/v1/model", headers={"Authorization": "Bearer correct/horse"})
         assert answer.json["names"] == list(KINDS)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
@@ -53,7 +53,7 @@ def test_it_says_where_it_is_answers_and_ends_with_ctrl_c(model: Path) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
 def test_an_address_that_others_reach_wants_a_token(model: Path, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONESTAGE_TOKEN", raising=False)
-    with pytest.raises(UserError, match="so say a secret that they must know: --token SECRET"):
+    with pytest.raises(UserError, match="so give a secret that clients must send: --token SECRET"):
         onestage.serve(model, host=host)
 
 
@@ -68,7 +68,8 @@ def test_a_port_that_is_taken_is_one_line(model: Path, capsys: pytest.CaptureFix
         cli.main(["serve", str(model), "--port", str(taken.getsockname()[1])])
     assert status.value.code == 1
     assert re.fullmatch(
-        r"onestage: --host 127\.0\.0\.1 --port \d+: can't be listened at \(Address already in use\); give another\n",
+        r"onestage: --host 127\.0\.0\.1 --port \d+: "
+        r"can't listen there \(Address already in use\); give another address\n",
         capsys.readouterr().err,
     )
 

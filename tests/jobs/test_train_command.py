@@ -12,7 +12,7 @@ import pytest
 import onestage
 from onestage import cli
 from onestage.data.generated import write_generated_voc
-from onestage.errors import ToldByAnotherProcessError, UserError
+from onestage.errors import ReportedByAnotherRankError, UserError
 from onestage.jobs import train as job
 from onestage.models.model_file import RunFolder
 from onestage.training.batch_size import BatchSizeFound
@@ -61,16 +61,16 @@ def test_replay_wants_a_file_that_a_run_wrote(tmp_path: Path, capsys: pytest.Cap
 def test_a_tracker_whose_package_is_missing_is_told_before_the_data_is_read(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("onestage.training.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("onestage.training.experiment_logs.find_spec", lambda name: None)
     line = failed(["train", str(data / "nowhere"), "--track", "wandb"], capsys)
-    assert line == "onestage: --track wandb: the package wandb is missing: pip install 'onestage[wandb]'"
+    assert line == "onestage: --log-to wandb: the package wandb is missing: pip install 'onestage[wandb]'"
 
 
 def test_an_error_that_another_process_tells_is_not_told_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def raise_it(*arguments: Any, **more: Any) -> None:
-        raise ToldByAnotherProcessError("an image can't be read")
+        raise ReportedByAnotherRankError("an image can't be read")
 
     monkeypatch.setattr(onestage, "train", raise_it, raising=False)
     with pytest.raises(SystemExit) as done:
@@ -112,12 +112,6 @@ def test_a_run_that_may_be_restarted_needs_a_folder_that_is_found_again(
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(UserError, match="--max-restarts goes on with the run in --out"):
         onestage.train(data)
-
-
-def test_the_readers_of_processes_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, processes, expected in ((2, 1, 0), (4, 1, 0), (16, 1, 8), (64, 1, 8), (64, 8, 4), (16, 4, 0)):
-        monkeypatch.setattr(job.os, "cpu_count", lambda cores=cores: cores)
-        assert job.usual_workers(processes) == expected
 
 
 def test_the_plan_keeps_the_recipe_before_the_users_changes(data: Path) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def checkpoint(case: str) -> dict[str, Tensor]:
-    """The reference's state dict, in its own layout."""
+def checkpoint(case: str, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """The reference's state dict, in its own layout; with `prefixes`, the entries whose names start with one."""
     reference = json.loads((GOLDEN / case / "reference.json").read_text())
-    return {name: _entry(name, tuple(shape)) for name, shape in reference["state_dict"]}
+    return {name: _entry(name, tuple(shape)) for name, shape in reference["state_dict"] if name.startswith(prefixes)}
 
 
 def images(image_size: int) -> Tensor:

@@ -17,11 +17,10 @@ from torchvision.models import mobilenet_v2
 
 from onestage.detectors import Detector, build
 from onestage.errors import UserError
-from onestage.models.import_weights import Report, load_backbone_weights
+from onestage.models.imagenet import load_backbone_weights
 from onestage.models.layouts.layout import VGG16_PLACES
 from onestage.models.layouts.vgg16 import sample_fc6, sample_fc7
-
-Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
+from onestage.models.loading import Report
 
 # Where the real files may lie; the tests pass without them.
 REAL_FILES = Path(os.environ.get("ONESTAGE_SHARED", Path(__file__).parents[3] / "shared")) / "weights"
@@ -32,13 +31,11 @@ def vgg_detector() -> Detector:
     return build("ssd300-vgg16", num_classes=2)
 
 
-def load_from_memory(
-    detector: Detector, state_dict: dict[str, Tensor], normalization: Normalization | None = None
-) -> Report:
+def load_from_memory(detector: Detector, state_dict: dict[str, Tensor]) -> Report:
     """What a file with these entries does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("onestage.models.imagenet.read_state_dict", lambda _: state_dict)
-        return load_backbone_weights(detector, "memory", normalization=normalization)
+        return load_backbone_weights(detector, "memory")
 
 
 def vgg16_features(detector: Detector, template: str) -> dict[str, Tensor]:
@@ -133,12 +130,6 @@ def test_the_original_release_is_recognised_and_brings_its_normalisation(vgg_det
     assert vgg_detector.normalization.mean == (123.68, 116.779, 103.939)
     assert vgg_detector.normalization.std == (1, 1, 1)
     assert "the original VGG-16 release's weights" in str(report)
-
-
-def test_a_given_normalisation_is_taken(vgg_detector: Detector) -> None:
-    given = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-    load_from_memory(vgg_detector, vgg16_features(vgg_detector, "features.{}"), normalization=given)
-    assert (vgg_detector.normalization.mean, vgg_detector.normalization.std) == given
 
 
 def test_an_entry_of_another_network_or_of_another_shape_is_named(vgg_detector: Detector) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from safetensors.torch import save_file
 from onestage.boxes import cxcywh_to_xyxy
 from onestage.detectors import Detector, RetinaNetConfig, build, detector_config
 from onestage.errors import UserError
-from onestage.models.import_weights import BACKBONE_LAYOUTS, LAYOUTS, find_layout, import_weights, settings_of
+from onestage.models.imagenet import BACKBONE_LAYOUTS
+from onestage.models.import_weights import LAYOUTS, checkpoint_settings, find_layout, import_weights
 from onestage.models.layouts.layout import VGG16_PLACES
 from onestage.structures import Predictions
 
@@ -33,10 +35,10 @@ CASES = [
 ]
 
 
-def built_for(state_dict: dict[str, torch.Tensor], name: str, num_classes: int, layout: str | None = None) -> Detector:
+def built_for(state_dict: dict[str, torch.Tensor], name: str, num_classes: int, layout: str | None = None) -> Any:
     """The detector that the file says it is, as `onestage import` builds it."""
     config = detector_config(name)
-    return build(name, num_classes, config=replace(config, **settings_of(state_dict, config, layout))).eval()
+    return build(name, num_classes, config=replace(config, **checkpoint_settings(state_dict, config, layout))).eval()
 
 
 @pytest.mark.parametrize(("case", "name", "num_classes", "layout", "mean"), CASES, ids=[case[0] for case in CASES])
@@ -167,9 +169,9 @@ def as_mmdetection_ssd(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def test_an_ssd_of_mmdetection_2_has_background_last_and_exact_anchors() -> None:
-    theirs = checkpoint("seed_ssd300_vgg16")
-    detector = built_for(as_mmdetection_ssd(theirs), "ssd300-vgg16", 20)
-    report = import_weights(detector, as_mmdetection_ssd(theirs))
+    state_dict = as_mmdetection_ssd(checkpoint("seed_ssd300_vgg16"))
+    detector = built_for(state_dict, "ssd300-vgg16", 20)
+    report = import_weights(detector, state_dict)
     assert report.layout == "mmdetection"
     assert "background moved to the front" in str(report)
     assert detector.normalization.mean == MMDETECTION
@@ -194,11 +196,21 @@ def as_mmdetection_retinanet(theirs: dict[str, torch.Tensor]) -> dict[str, torch
     }
 
 
-@pytest.mark.parametrize(("layout", "first"), [("mmdetection-1", (4.0, 4.0)), ("mmdetection", (0.0, 0.0))])
-def test_a_retinanet_of_mmdetection_must_name_its_version(layout: str, first: tuple[float, float]) -> None:
-    state_dict = as_mmdetection_retinanet(checkpoint("seed_retinanet_r50_fpn"))
+@pytest.fixture(scope="module")
+def mmdetection_retinanet() -> dict[str, torch.Tensor]:
+    return as_mmdetection_retinanet(checkpoint("seed_retinanet_r50_fpn"))
+
+
+def test_a_retinanet_of_mmdetection_must_name_its_version(mmdetection_retinanet: dict[str, torch.Tensor]) -> None:
     with pytest.raises(UserError, match="layouts mmdetection-1 and mmdetection alike; say which by --layout"):
-        find_layout(state_dict, None)
+        find_layout(mmdetection_retinanet, None)
+
+
+@pytest.mark.parametrize(("layout", "first"), [("mmdetection-1", (4.0, 4.0)), ("mmdetection", (0.0, 0.0))])
+def test_a_retinanet_of_mmdetection_gets_the_anchors_of_its_version(
+    layout: str, first: tuple[float, float], mmdetection_retinanet: dict[str, torch.Tensor]
+) -> None:
+    state_dict = mmdetection_retinanet
     detector = built_for(state_dict, "retinanet-resnet50", 20, layout)
     report = import_weights(detector, state_dict, layout)
     assert report.layout == layout
@@ -213,17 +225,17 @@ def test_a_retinanet_of_mmdetection_must_name_its_version(layout: str, first: tu
 
 
 def test_a_network_of_other_layers_than_the_files_is_named() -> None:
-    state_dict = checkpoint("official_m2det512_vgg16_sfam")
+    state_dict = checkpoint("official_m2det512_vgg16_sfam", ("unet1.layers.0", "loc.0", "sfam_module"))
     with pytest.raises(UserError, match="built with sfam = False, but the weights are of a network with True"):
         import_weights(build("m2det512-vgg16", 20), state_dict)
 
 
 def test_reductions_that_differ_are_one_a_level() -> None:
-    state_dict = checkpoint("official_m2det320_vgg16")
+    state_dict = checkpoint("official_m2det320_vgg16", ("unet1.layers.0", "loc.0", "leach"))
     config = detector_config("m2det320-vgg16")
-    assert settings_of(state_dict, config)["shared_reduction"] is True
+    assert checkpoint_settings(state_dict, config)["shared_reduction"] is True
     state_dict["leach.3.conv.weight"] = state_dict["leach.3.conv.weight"] + 1
-    assert settings_of(state_dict, config)["shared_reduction"] is False
+    assert checkpoint_settings(state_dict, config)["shared_reduction"] is False
 
 
 def test_a_checkpoint_of_another_family_is_named(ssd_pytorch_state: dict[str, torch.Tensor]) -> None:

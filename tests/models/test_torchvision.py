@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
 from onestage.detectors import build, describe, detector_config
-from onestage.models.import_weights import import_weights, settings_of
+from onestage.models.import_weights import checkpoint_settings, import_weights
 from onestage.postprocess import Selection
 
 
@@ -52,7 +53,7 @@ def test_torchvisions_state_dict_gives_torchvisions_boxes(theirs: nn.Module) -> 
 
 
 def test_torchvisions_anchors_are_laid_at_import(theirs: nn.Module) -> None:
-    ours = build("ssd300-vgg16", num_classes=8)
+    ours: Any = build("ssd300-vgg16", num_classes=8)
     import_weights(ours, theirs.state_dict())
     generator = theirs.anchor_generator
     assert isinstance(generator, DefaultBoxGenerator)
@@ -82,7 +83,7 @@ def test_torchvisions_retinanet_gives_torchvisions_boxes(make) -> None:
     theirs = spread(make(weights=None, weights_backbone=None, num_classes=6, min_size=320, max_size=480))
     config = detector_config("retinanet-resnet50")
     state_dict = theirs.state_dict()
-    ours = build("retinanet-resnet50", 6, config=replace(config, **settings_of(state_dict, config))).eval()
+    ours = build("retinanet-resnet50", 6, config=replace(config, **checkpoint_settings(state_dict, config))).eval()
     report = import_weights(ours, state_dict)
     assert report.layout == "torchvision"
     assert sorted([*report.loaded.values(), *report.left_out]) == sorted(state_dict)
@@ -110,7 +111,7 @@ def test_torchvisions_retinanet_has_torchvisions_counts(make, parameters: int, g
     with torch.device("meta"):
         theirs = make(weights=None, weights_backbone=None, num_classes=91)
     config = detector_config("retinanet-resnet50")
-    settings = settings_of(theirs.state_dict(), config)
+    settings = checkpoint_settings(theirs.state_dict(), config)
     if make is retinanet_resnet50_fpn:
         settings["backbone_norm"] = "frozen"  # as torchvision builds it when it has weights
     config = replace(config, **settings).adjusted({"image_size": 800})  # the input of torchvision's counts
@@ -123,7 +124,7 @@ def test_the_slot_for_background_is_dropped_where_our_classes_are_one_less() -> 
     theirs = spread(retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4))
     state_dict = theirs.state_dict()
     config = detector_config("retinanet-resnet50")
-    config = replace(config, **settings_of(state_dict, config))
+    config = replace(config, **checkpoint_settings(state_dict, config))
     whole, without = (
         build("retinanet-resnet50", 4, config=config).eval(),
         build("retinanet-resnet50", 3, config=config).eval(),

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from onestage.errors import UserError
-from onestage.models.import_weights import read_safetensors, read_state_dict
+from onestage.models.weight_files import read_safetensors, read_state_dict
 
 
 class Calls:

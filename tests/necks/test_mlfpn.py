@@ -1,4 +1,4 @@
-"""The multi-level pyramid on its own; its golden networks are in tests/weights."""
+"""The multi-level pyramid on its own; the golden networks in tests/models hold its values."""
 
 from __future__ import annotations
 

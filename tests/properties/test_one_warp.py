@@ -7,16 +7,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onestage.augmentation import Augmentation
-from onestage.data.augment import Geometry, augment, sample_geometry, warp
+from onestage.data.augmentation import Augmentation, augment
+from onestage.data.augmentation.canvas import Canvas, Layer, Placement
+from onestage.data.augmentation.transforms import Crop, Expand, Flip
+from onestage.data.table import Objects
 from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.structures import Sample
 
-WILD = Augmentation(
-    vertical_flip_probability=0.5,
-    quarter_turn_probability=0.5,
-    colour_probability=0.0,
-)
+WILD = Augmentation((Expand(), Crop(), Flip(vertical_probability=0.5, quarter_turn_probability=0.5)))
 
 
 def smooth_image(size_hw: tuple[int, int], seed: int) -> np.ndarray:
@@ -24,31 +22,32 @@ def smooth_image(size_hw: tuple[int, int], seed: int) -> np.ndarray:
     return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def step_by_step(image: np.ndarray, geometry: Geometry, fill: tuple[int, int, int]) -> np.ndarray:
+def step_by_step(
+    image: np.ndarray, canvas: Canvas, placement: Placement, resize: Resize, fill: tuple[int, int, int]
+) -> np.ndarray:
     """Expand on a large canvas, crop it, resize it, turn it, flip it: each a step of its own, by plain means.
 
     What reaches beyond the image is found from the map alone: the corners of the input, put back into the image.
     """
-    height, width = geometry.view_hw
-    upright = Geometry(geometry.source_xyxy, geometry.target_xyxy, geometry.view_hw).matrix
-    (scale_x, scale_y), (shift_x, shift_y) = upright.diagonal(), upright[:, 2]
+    height, width = canvas.view_hw(resize)
+    (scale_x, scale_y), (shift_x, shift_y) = placement.matrix.diagonal(), placement.matrix[:, 2]
     x0, y0 = -shift_x / scale_x, -shift_y / scale_y
     x1, y1 = x0 + width / scale_x, y0 + height / scale_y
     finer = 4  # the canvas has four pixels a pixel, so that its crop falls on whole ones within an eighth
     margin_x = finer * round(max(0.0, -x0, x1 - image.shape[1]) + 2)
     margin_y = finer * round(max(0.0, -y0, y1 - image.shape[0]) + 2)
     fine = cv2.resize(image, None, fx=finer, fy=finer, interpolation=cv2.INTER_LINEAR)
-    canvas = np.empty((fine.shape[0] + 2 * margin_y, fine.shape[1] + 2 * margin_x, 3), dtype=np.uint8)
-    canvas[:] = fill
-    canvas[margin_y : margin_y + fine.shape[0], margin_x : margin_x + fine.shape[1]] = fine
+    ground = np.empty((fine.shape[0] + 2 * margin_y, fine.shape[1] + 2 * margin_x, 3), dtype=np.uint8)
+    ground[:] = fill
+    ground[margin_y : margin_y + fine.shape[0], margin_x : margin_x + fine.shape[1]] = fine
     rows = slice(round(finer * y0) + margin_y, round(finer * y1) + margin_y)
     columns = slice(round(finer * x0) + margin_x, round(finer * x1) + margin_x)
-    result = cv2.resize(canvas[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
-    if geometry.transpose:
+    result = cv2.resize(ground[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
+    if canvas.transpose:
         result = result.transpose(1, 0, 2)
-    if geometry.mirror:
+    if canvas.mirror:
         result = result[:, ::-1]
-    if geometry.upside_down:
+    if canvas.upside_down:
         result = result[::-1]
     return result
 
@@ -64,20 +63,22 @@ def test_one_warp_equals_the_same_choices_applied_one_after_another(
 ) -> None:
     image = smooth_image((height, width), seed)
     box_xyxy = np.array([[0.2 * width, 0.3 * height, 0.7 * width, 0.8 * height]], dtype=np.float32)
-    rng = np.random.default_rng(seed)
-    geometry = sample_geometry((height, width), box_xyxy, np.zeros(1, np.bool_), resize, rng, WILD)
-    once = warp(image, geometry, WILD.fill).astype(int)
-    stepwise = step_by_step(image, geometry, WILD.fill).astype(int)
+    layer = Layer(0, (height, width), Objects(box_xyxy, np.zeros(1, np.int64), np.zeros(1, np.bool_)))
+    canvas = WILD.draw(layer, np.random.default_rng(seed), None)
+    (placement,) = canvas.placements(resize)
+    assert placement is not None
+    once = canvas.paint(resize, WILD.fill, lambda _: image)[0].astype(int)
+    stepwise = step_by_step(image, canvas, placement, resize, WILD.fill).astype(int)
     difference = np.abs(once - stepwise).max(axis=-1)
     # a pixel on the image's edge may be image in one and fill in the other
-    tx0, ty0, tx1, ty1 = geometry.target_xyxy
-    edge = np.zeros(geometry.view_hw, dtype=bool)
+    tx0, ty0, tx1, ty1 = placement.target_xyxy
+    edge = np.zeros(canvas.view_hw(resize), dtype=bool)
     edge[max(ty0 - 1, 0) : ty1 + 1, max(tx0 - 1, 0) : tx1 + 1] = True
     edge[ty0 + 1 : ty1 - 1, tx0 + 1 : tx1 - 1] = False
-    edge = edge.T if geometry.transpose else edge
-    edge = edge[:, ::-1] if geometry.mirror else edge
-    edge = edge[::-1] if geometry.upside_down else edge
-    input_pixel = 1 / min(abs(geometry.matrix[:, :2]).max(axis=1))  # in pixels of the image
+    edge = edge.T if canvas.transpose else edge
+    edge = edge[:, ::-1] if canvas.mirror else edge
+    edge = edge[::-1] if canvas.upside_down else edge
+    input_pixel = 1 / min(abs(placement.matrix[:, :2]).max(axis=1))  # in pixels of the image
     assert difference[~edge].max(initial=0) <= 4 + 0.5 * max_step(image) * max(1.0, input_pixel)
     assert difference[~edge].sum() <= 3 * difference[~edge].size
 

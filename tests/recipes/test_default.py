@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from onestage.data.table import Table, TableBuilder
+from onestage.detectors import detector_config
+from onestage.detectors.ssd import SSD300_VOC_SIZES
 from onestage.input_size import KeepRatio, Stretch
 from onestage.recipes.default import boxes_in_input, default_recipe
 from onestage.structures import Categories
@@ -34,13 +36,15 @@ def test_box_sizes_are_those_in_the_stretched_input() -> None:
     assert boxes_in_input(table_of([(0, 0, 100, 30)], 2), Stretch(300)).tolist() == [[30, 50], [30, 50]]
 
 
-@pytest.mark.parametrize(("detector", "quick_start"), [("ssd300-vgg16", True), ("ssd300-test_efficientnet", False)])
+@pytest.mark.parametrize(("detector", "fresh_norms"), [("ssd300-vgg16", True), ("ssd300-test_efficientnet", False)])
 def test_vgg16_gets_batch_norms_in_its_fresh_layers_and_light_backbones_have_their_own(
-    detector: str, quick_start: bool
+    detector: str, fresh_norms: bool
 ) -> None:
     recipe, reasons = default_recipe(detector, table_of([(0, 0, 120, 60)]), pretrained=True)
-    assert recipe.quick_start == quick_start
-    assert any("batch norms" in reason for reason in reasons) == quick_start
+    assert recipe.network == (
+        detector_config(detector).with_quick_start() if fresh_norms else detector_config(detector)
+    )
+    assert any("batch norms" in reason for reason in reasons) == fresh_norms
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
@@ -52,10 +56,9 @@ def test_the_first_layers_are_trained_only_where_they_start_from_nothing(pretrai
 
 def test_anchor_sizes_come_from_the_data_only_where_the_papers_do_not_meet_the_boxes() -> None:
     usual, _ = default_recipe("ssd300-test_efficientnet", table_of([(0, 0, 120, 60)]), pretrained=True)  # 60x60 there
-    assert usual.anchor_sizes is None
+    assert usual.network.anchor_sizes == SSD300_VOC_SIZES
     tiny, reasons = default_recipe("ssd300-test_efficientnet", table_of([(0, 0, 24, 12)]), pretrained=True)  # 12x12
-    assert tiny.anchor_sizes is not None
-    assert tiny.anchor_sizes[0] <= 15
+    assert tiny.network.anchor_sizes[0] <= 15
     assert any("anchors from the data (sizes" in reason for reason in reasons)
 
 
@@ -79,8 +82,8 @@ def test_retinanets_batch_norms_are_frozen_only_over_imagenet_weights() -> None:
     table = table_of([(0, 0, 120, 60)])
     with_weights, _ = default_recipe("retinanet-resnet50", table, pretrained=True)
     without, reasons = default_recipe("retinanet-resnet50", table, pretrained=False)
-    assert with_weights.backbone_norm is None  # the detector's own, frozen
-    assert without.backbone_norm == "batch"
+    assert with_weights.network.backbone_norm == "frozen"
+    assert without.network.backbone_norm == "batch"
     assert any("frozen ones" in reason for reason in reasons)
 
 
@@ -91,15 +94,16 @@ def test_retinanets_batch_norms_are_frozen_only_over_imagenet_weights() -> None:
 def test_small_objects_get_smaller_anchors_in_every_family(detector: str, small: tuple[int, int]) -> None:
     usual, _ = default_recipe(detector, table_of([(0, 0, 240, 120)]), pretrained=True)
     tiny, _ = default_recipe(detector, table_of([(0, 0, *small)]), pretrained=True)
-    assert usual.anchor_sizes is None
-    assert tiny.anchor_sizes is not None
+    papers = detector_config(detector).anchor_sizes
+    assert usual.network.anchor_sizes == papers
+    assert tiny.network.anchor_sizes[0] < papers[0]
 
 
 def test_retinanet_gets_long_anchors_only_for_long_objects() -> None:
     # In the 320 x 320 input: 40 x 240 pixels, 6 times as long as broad. Of the paper's 1:2 the best overlap is
     # 40 * 113 against 181 x 90: below 0.25; of 1:5, 227 x 45 meets it.
     long, reasons = default_recipe("retinanet-tf_efficientnet_lite0", table_of([(0, 0, 75, 225)]), pretrained=True)
-    assert long.aspect_ratios == (5.0, 2.0, 1.0, 0.5, 0.2)
+    assert long.network.aspect_ratios == (5.0, 2.0, 1.0, 0.5, 0.2)
     assert any("ratios 5, 2, 1, 0.5, 0.2" in reason for reason in reasons)
     usual, _ = default_recipe("retinanet-tf_efficientnet_lite0", table_of([(0, 0, 240, 120)]), pretrained=True)
-    assert usual.aspect_ratios is None
+    assert usual.network.aspect_ratios == (2.0, 1.0, 0.5)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from folders import write_image
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from onestage.runtime.decode import ImageError, check_image, decode_image, read_header
 
@@ -161,6 +162,29 @@ def test_modes_a_damaged_exif_block_means_upright() -> None:
         assert read_header(broken).orientation == 1
 
 
+def test_modes_exif_behind_the_pixels_of_a_png_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(scene()), "PNG").removesuffix(PNG_END)
+    turned = data + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + PNG_END
+    np.testing.assert_array_equal(decode_image(turned), np.rot90(scene(), -1))
+    assert read_header(turned).width == 48
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("PNG", "P"), ("PNG", "RGB"), ("TIFF", "RGB"), ("JPEG", "CMYK"), ("WebP", "RGB")]
+)
+def test_modes_an_orientation_in_xmp_turns_neither_pixels_nor_header(kind: str, mode: str) -> None:
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description tiff:Orientation=\"6\"/></x:xmpmeta>"
+    about = PngInfo()
+    about.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    options = {"PNG": {"pnginfo": about}, "TIFF": {"tiffinfo": {700: xmp}}}.get(kind, {"xmp": xmp})
+    data = encoded(Image.fromarray(scene()).convert(mode), kind, **options)
+    assert b'tiff:Orientation="6"' in data
+    assert decode_image(data).shape == (48, 72, 3)
+    assert (check_image(data).width, check_image(data).height) == (72, 48)
+
+
 def test_bad_images_all_300_are_named_and_none_crashes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     good = {
@@ -219,10 +243,16 @@ def test_bad_images_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -
             decode_image(path)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file (PNG specification, 5.3)."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_header(width: int, height: int) -> bytes:
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    return head + b"\0\0\0\0IEND\xaeB`\x82"
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+
+PNG, PNG_END = b"\x89PNG\r\n\x1a\n", chunk(b"IEND", b"")
 
 
 def huge_files(side: int) -> dict[str, bytes]:
@@ -242,7 +272,7 @@ def huge_files(side: int) -> dict[str, bytes]:
     extended = b"WEBPVP8X" + struct.pack("<I", 10) + b"\0" * 4 + 2 * (16_382).to_bytes(3, "little")
     webp = b"RIFF" + struct.pack("<I", len(extended)) + extended
     files = {"JPEG": bytes(jpeg), "GIF": bytes(gif), "BMP": bytes(bmp), "TIFF": bytes(tiff), "WebP": webp}
-    return {"PNG": png_header(side, side), **files}
+    return {"PNG": PNG + png_header(side, side) + PNG_END, **files}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WebP"])
@@ -257,6 +287,43 @@ def test_huge_a_30000_pixel_header_is_refused_before_decoding(kind: str) -> None
     tracemalloc.stop()
     assert seconds < 0.05
     assert peak < 50e6
+
+
+def test_huge_a_second_header_in_a_png_is_the_one_that_counts() -> None:
+    data = PNG + png_header(10, 10) + png_header(9000, 9000) + chunk(b"IDAT", b"") + PNG_END
+    with pytest.raises(ImageError, match="9000x9000 pixels, more than the 25,000,000 allowed"):
+        decode_image(data, max_pixels=25_000_000)
+
+
+def test_huge_a_tile_larger_than_its_tiff_is_refused() -> None:
+    tags = [(256, 10), (257, 10), (258, 8), (259, 8), (262, 1), (277, 1), (322, 20_000), (323, 20_000)]
+    tags += [(324, 8 + 2 + 12 * 10 + 4), (325, 100)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4 + 100)
+    with pytest.raises(ImageError, match="20000x20000 pixels, more than the 89,478,485 allowed"):
+        decode_image(data)
+
+
+def endless_headers() -> dict[str, bytes]:
+    """Headers of a million parts, and one whose texts unpack to 3 GB."""
+    jpeg = encoded(Image.fromarray(scene()), "JPEG")
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000)))
+    before_pixels = PNG + png_header(72, 48)
+    return {
+        "JPEG segments": jpeg[:2] + 1_000_000 * b"\xff\xe1\0\2" + jpeg[2:],
+        "JPEG junk": jpeg[:2] + b"\xff\xfe\0\2" + bytes(4_000_000) + jpeg[2:],
+        "PNG chunks": before_pixels + 1_000_000 * chunk(b"teXt", b"") + PNG_END,
+        "PNG texts": before_pixels + 3_000 * text + PNG_END,
+        "GIF comments": b"GIF89a" + bytes(7) + 1_000_000 * b"!\xfe\1a\0",
+    }
+
+
+@pytest.mark.parametrize("kind", endless_headers())
+def test_huge_a_header_without_an_end_is_refused_in_time(kind: str) -> None:
+    data, began = endless_headers()[kind], time.process_time()
+    with pytest.raises(ImageError, match=r"damaged (JPEG|PNG|GIF) header"):
+        read_header(data)
+    assert time.process_time() - began < 1
 
 
 def test_huge_the_bound_is_the_callers() -> None:

@@ -37,7 +37,7 @@ def guarded_port() -> Iterator[int]:
         yield port
 
 
-def test_a_image_in_the_body_gives_its_box_in_its_own_pixels(port: int) -> None:
+def test_an_image_in_the_body_gives_its_box_in_its_own_pixels(port: int) -> None:
     answer = ask(port, "/v1/detect", red_png(BOX))
     assert answer.status == 200
     assert answer.json == [{"source": "", "width": 100, "height": 100, "detections": [RED_BOX_FOUND]}]
@@ -58,9 +58,10 @@ def test_a_turned_photo_is_answered_in_upright_pixels(port: int) -> None:
     assert answer.json[0]["detections"][0]["box_xyxy"] == [20.0, 10.0, 100.0, 80.0]
 
 
-def test_several_images_of_a_form_come_back_in_order_with_their_names(port: int) -> None:
+@pytest.mark.parametrize("field", ["images", "pictures"])
+def test_several_images_of_a_form_come_back_in_order_whatever_their_field_is_called(port: int, field: str) -> None:
     boxes = {f"{side}.png": (10, 10, side, side) for side in (40, 60, 90)}
-    answer = ask(port, "/v1/detect", *form({name: red_png(box) for name, box in boxes.items()}))
+    answer = ask(port, "/v1/detect", *form({name: red_png(box) for name, box in boxes.items()}, field))
     assert [entry["source"] for entry in answer.json] == list(boxes)
     assert [tuple(entry["detections"][0]["box_xyxy"]) for entry in answer.json] == list(boxes.values())
 
@@ -83,7 +84,7 @@ def test_a_bad_image_among_good_ones_has_its_error_in_its_place(port: int) -> No
     ],
     ids=["text", "truncated", "empty", "html"],
 )
-def test_what_is_no_image_gets_4xx_with_one_sentence(port: int, body: bytes, status: int, words: str) -> None:
+def test_a_body_that_is_no_image_gets_4xx_with_one_sentence(port: int, body: bytes, status: int, words: str) -> None:
     answer = ask(port, "/v1/detect", body)
     assert answer.status == status
     assert words in answer.json["error"]
@@ -121,7 +122,7 @@ def test_a_form_with_too_many_images_or_fields_gets_413(port: int) -> None:
     assert answer.status == 413
 
 
-def test_too_many_bytes_get_413_said_or_not(guarded_port: int) -> None:
+def test_too_many_bytes_get_413_announced_or_not(guarded_port: int) -> None:
     answer = ask(guarded_port, "/v1/detect", bytes(10_001), TOKEN)
     assert (answer.status, answer.json["error"]) == (
         413,
@@ -178,7 +179,7 @@ def test_an_address_in_the_body_is_not_fetched(port: int) -> None:
             elsewhere.accept()
 
 
-def test_the_model_says_what_it_finds_and_takes(port: int) -> None:
+def test_the_model_route_gives_classes_and_limits(port: int) -> None:
     facts = ask(port, "/v1/model").json
     assert facts["detector"] == "red-box"
     assert facts["names"] == ["blue", "red"]
@@ -210,7 +211,7 @@ def test_metrics_count_the_images() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("DELETE", "/v1/detect", 405)])
-def test_what_is_not_there_is_said_in_one_sentence(port: int, method: str, path: str, status: int) -> None:
+def test_an_unknown_path_or_method_gets_one_sentence(port: int, method: str, path: str, status: int) -> None:
     answer = ask(port, path, method=method)
     assert answer.status == status
     assert list(answer.json) == ["error"]
@@ -218,7 +219,7 @@ def test_what_is_not_there_is_said_in_one_sentence(port: int, method: str, path:
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "correct horse"}])
 @pytest.mark.parametrize("path", ["/v1/detect", "/v1/model", "/metrics"])
-def test_nothing_is_told_without_the_token(guarded_port: int, path: str, headers: dict[str, str]) -> None:
+def test_nothing_is_answered_without_the_token(guarded_port: int, path: str, headers: dict[str, str]) -> None:
     answer = ask(guarded_port, path, red_png(BOX) if path == "/v1/detect" else None, headers)
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -249,7 +250,7 @@ class FailingDetector(RedBoxDetector):
         return super().detect(predictions, selection, input_hw)
 
 
-def test_a_image_over_which_the_engine_breaks_down_takes_no_other_with_it() -> None:
+def test_an_image_over_which_the_engine_breaks_down_takes_no_other_with_it() -> None:
     with running(create_app(Predictor(FailingDetector(), CATEGORIES, device="cpu"))) as port:
         statuses: dict[int, int] = {}
 

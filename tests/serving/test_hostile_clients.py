@@ -26,7 +26,7 @@ from onestage.detectors import build
 from onestage.inference.predictor import Predictor
 from onestage.models.model_file import save_model
 from onestage.serving.app import create_app
-from onestage.serving.connections import ImpatientProtocol
+from onestage.serving.connections import DeadlineProtocol
 from onestage.serving.limits import Limits
 from onestage.structures import Categories
 
@@ -122,7 +122,7 @@ class SlowDetector(RedBoxDetector):
         return super().forward(images)
 
 
-def test_server_load_a_thousand_requests_at_once_are_answered_or_told_to_come_later() -> None:
+def test_server_load_a_thousand_requests_at_once_get_their_answers_or_503() -> None:
     async def all_at_once(port: int) -> list[tuple[int, bytes, bytes]]:
         return await asyncio.gather(*(detected(port, box_of(n)) for n in range(1000)))
 
@@ -161,19 +161,19 @@ async def slow_body(port: int) -> bytes:
     """The head says 1,000 bytes, of which one comes every tenth of a second: what does the server say?"""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-    said = b""
-    while not said:
+    answer = b""
+    while not answer:
         writer.write(b"a")
         try:
-            said = await asyncio.wait_for(reader.read(12), timeout=0.1) or b"hung up"
+            answer = await asyncio.wait_for(reader.read(12), timeout=0.1) or b"hung up"
         except TimeoutError:
             continue
     writer.close()
-    return said
+    return answer
 
 
 def test_server_slow_clients_are_cut_and_others_are_served_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImpatientProtocol, "seconds", 1.5)
+    monkeypatch.setattr(DeadlineProtocol, "seconds", 1.5)
     limits = Limits(body_seconds=1.0)
 
     async def healthy(port: int) -> list[float]:
@@ -203,24 +203,24 @@ def test_server_slow_a_body_of_ten_gigabytes_is_refused_before_it_is_sent() -> N
     async def scene(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n")
-        said = await asyncio.wait_for(reader.read(), timeout=5)  # to the end: the server hangs up
+        answer = await asyncio.wait_for(reader.read(), timeout=5)  # to the end: the server hangs up
         writer.close()
-        return said
+        return answer
 
     with running(create_app(Predictor(RedBoxDetector(), CATEGORIES, device="cpu"))) as port:
         assert asyncio.run(scene(port)).startswith(b"HTTP/1.1 413 ")
 
 
 def test_server_slow_a_lying_length_hurts_nobody() -> None:
-    """More comes than was said: what is left over is no request."""
+    """More bytes come than were announced; the rest is not taken for a request."""
 
     async def scene(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = red_png((20, 30, 80, 90))
         writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n" + body)
-        said = await asyncio.wait_for(reader.read(), timeout=5)
+        answer = await asyncio.wait_for(reader.read(), timeout=5)
         writer.close()
-        return said
+        return answer
 
     with running(create_app(Predictor(RedBoxDetector(), CATEGORIES, device="cpu"))) as port:
         assert asyncio.run(scene(port))[:12] in (b"HTTP/1.1 422", b"HTTP/1.1 400")

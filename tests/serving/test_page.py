@@ -88,12 +88,12 @@ def test_the_slider_hides_what_scores_less_without_asking_again(page: Page) -> N
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.locator("#threshold").focus()
-    for _ in range(41):
+    for _ in range(40):
         page.keyboard.press("ArrowRight")
-    expect(page.locator("#threshold-value")).to_have_text("0.91")
+    expect(page.locator("#threshold-value")).to_have_text("0.90")
     expect(page.locator("#found li")).to_have_count(0)
     page.keyboard.press("ArrowLeft")
-    expect(page.locator("#threshold-value")).to_have_text("0.90")
+    expect(page.locator("#threshold-value")).to_have_text("0.89")
     expect(page.locator("#found li")).to_have_count(1)
     assert asked == []
 
@@ -142,7 +142,7 @@ def test_image_and_json_are_saved(page: Page, tmp_path: Path) -> None:
         assert saved.size == (700, 700)  # small images are enlarged by a whole factor
 
 
-def test_a_image_is_pasted(page: Page) -> None:
+def test_an_image_is_pasted(page: Page) -> None:
     page.evaluate(
         """async (bytes) => {
             const file = new File([new Uint8Array(bytes)], "pasted.png", { type: "image/png" });
@@ -155,7 +155,7 @@ def test_a_image_is_pasted(page: Page) -> None:
     expect(page.locator("#status")).to_contain_text("1 found in pasted.png")
 
 
-def test_a_image_is_dropped(page: Page) -> None:
+def test_an_image_is_dropped(page: Page) -> None:
     page.evaluate(
         """async (bytes) => {
             const file = new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" });

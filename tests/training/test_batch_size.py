@@ -10,20 +10,18 @@ import pytest
 import torch
 from torch.nn.functional import dropout
 
+from onestage.compute import batch_size as trials
 from onestage.compute.device import choose_compute
 from onestage.detectors import Detector, build, detector_config
 from onestage.errors import UserError
 from onestage.structures import Batch
-from onestage.training import batch_size
 from onestage.training.batch_size import (
     BatchSizeFound,
-    Search,
-    Tried,
     divided,
-    drawn_batch,
     find_batch_size,
     growth_limits,
     largest_usual_input_hw,
+    noise_batch,
     scaled_rate,
     state_bytes,
 )
@@ -32,144 +30,6 @@ from onestage.training.recipe import Recipe
 from onestage.training.step import in_parts
 
 GB = 10**9
-
-
-class Device:
-    """Trials on a made-up device: steps take `fixed + size * an_image` bytes and `seconds(size)`; above `crash` bytes
-    they fail. Remembers the sizes that were tried."""
-
-    def __init__(
-        self, an_image: int = 10, fixed: int = 0, crash: int = 10**9, seconds: Callable[[int], float] = float
-    ) -> None:
-        self.an_image, self.fixed, self.crash, self.seconds = an_image, fixed, crash, seconds
-        self.sizes: list[int] = []
-
-    def __call__(self, size: int) -> Tried | None:
-        self.sizes.append(size)
-        taken = self.fixed + size * self.an_image
-        return Tried(size, taken, float(self.seconds(size))) if taken <= self.crash else None
-
-
-# --- the search: what fits
-
-
-def test_where_running_out_can_be_caught_sizes_are_halved_until_one_fits() -> None:
-    device = Device(crash=100)  # 10 images
-    search = Search(device, 1000, 2, careful=False)
-    assert search.largest_that_fits(32) == 8
-    assert device.sizes == [32, 16, 8]
-    assert search.too_large == 16
-
-
-def test_what_a_device_has_is_too_much_where_it_is_more_than_the_room() -> None:
-    device = Device()
-    assert Search(device, 100, 2, careful=False).largest_that_fits(16) == 8
-    assert device.sizes == [16, 8]
-
-
-def test_a_careful_search_comes_from_below_and_tries_nothing_that_would_not_fit() -> None:
-    device = Device(crash=100)
-    search = Search(device, 100, 2, careful=True)
-    assert search.largest_that_fits(32) == 8
-    assert device.sizes == [2, 4, 8]  # 16 would take 160
-    assert search.too_large == 16
-
-
-@pytest.mark.parametrize("careful", [False, True])
-def test_a_start_that_fits_is_taken(careful: bool) -> None:
-    assert Search(Device(), 160, 2, careful=careful).largest_that_fits(16) == 16
-
-
-@pytest.mark.parametrize("careful", [False, True])
-@pytest.mark.parametrize(
-    ("start", "least", "sizes"), [(1, 1, [1]), (2, 2, [2]), (13, 2, [13, 6, 3, 2]), (3, 1, [3, 1])]
-)
-def test_sizes_are_the_halves_of_the_start_down_to_the_least(
-    careful: bool, start: int, least: int, sizes: list[int]
-) -> None:
-    device = Device()
-    search = Search(device, 1000, least, careful=careful)
-    assert search.largest_that_fits(start) == start
-    assert device.sizes == (sizes[::-1] if careful else sizes[:1])
-
-
-@pytest.mark.parametrize(("careful", "sizes"), [(False, [8, 4, 2]), (True, [2])])
-def test_nothing_is_found_where_the_least_does_not_fit(careful: bool, sizes: list[int]) -> None:
-    device = Device()
-    assert Search(device, 19, 2, careful=careful).largest_that_fits(8) is None
-    assert device.sizes == sizes
-
-
-def test_a_careful_search_does_not_begin_without_any_room() -> None:
-    device = Device()
-    assert Search(device, -1, 2, careful=True).largest_that_fits(8) is None
-    assert device.sizes == []
-
-
-# --- the search: what is predicted
-
-
-def test_memory_is_predicted_on_a_line_through_the_two_largest_sizes() -> None:
-    search = Search(Device(fixed=100), 1000, 2, careful=True)
-    assert search.predicted(4) == 0
-    search.fits(2)  # 120
-    assert search.predicted(4) == 240  # as if nothing of it were fixed
-    search.fits(4)  # 140
-    assert search.predicted(8) == 180
-    assert search.predicted(64) == 740
-    search.fits(8)
-    assert search.predicted(16) == 260
-
-
-def test_memory_that_was_seen_to_fall_is_predicted_not_to_fall_further() -> None:
-    search = Search(Device(fixed=100, an_image=-5), 1000, 2, careful=True)
-    search.fits(2)  # 90
-    search.fits(4)  # 80
-    assert search.predicted(8) == 80
-
-
-# --- the search: what is faster
-
-
-def test_sizes_are_doubled_as_long_as_more_images_a_second_come_of_it() -> None:
-    # 16, 32 and 64 images in a second, 128 in two
-    device = Device(seconds=lambda size: max(1.0, size / 64))
-    search = Search(device, 10_000, 2, careful=False)
-    assert search.largest_that_fits(16) == 16
-    assert search.faster(16, 1000) == 64
-    assert device.sizes == [16, 32, 64, 128]
-
-
-@pytest.mark.parametrize(("gain", "expected"), [(1.0, 16), (1.09, 16), (1.11, 32)])
-def test_a_small_gain_is_none(gain: float, expected: int) -> None:
-    search = Search(Device(seconds=lambda size: 1.0 if size == 16 else size / 16 / gain), 10_000, 2, careful=False)
-    search.largest_that_fits(16)
-    assert search.faster(16, 32) == expected
-
-
-@pytest.mark.parametrize("most", [16, 31])
-def test_no_size_above_the_most_is_tried(most: int) -> None:
-    device = Device(seconds=lambda size: 1.0)
-    search = Search(device, 10_000, 2, careful=False)
-    search.largest_that_fits(16)
-    assert search.faster(16, most) == 16
-    assert device.sizes == [16]
-
-
-@pytest.mark.parametrize("careful", [False, True])
-def test_faster_sizes_must_fit_too(careful: bool) -> None:
-    device = Device(seconds=lambda size: 1.0)
-    search = Search(device, 400, 8, careful=careful)
-    search.largest_that_fits(16)
-    assert search.faster(16, 1000) == 32
-    assert search.too_large == 64
-    assert device.sizes == ([8, 16, 32] if careful else [16, 32, 64])
-
-
-def test_a_step_that_takes_too_long_is_not_faster() -> None:
-    search = Search(Device(seconds=lambda size: size**0.5), 10_000, 2, careful=False)
-    search.largest_that_fits(16)  # 4 s
-    assert search.faster(16, 1000, longest_s=8.0) == 64  # 8 s; 128 would take 11.3
 
 
 def test_a_run_of_epochs_keeps_a_thousand_steps_and_grows_eightfold_at_most() -> None:
@@ -238,8 +98,8 @@ def test_images_are_tried_at_the_size_of_a_mixed_batch() -> None:
     assert largest_usual_input_hw(build("retinanet-test_resnet", 2, config=config)) == (608, 608)
 
 
-def test_drawn_images_are_as_the_loader_gives_them() -> None:
-    images, targets = drawn_batch(3, (40, 60), 5, torch.device("cpu"))
+def test_noise_images_are_as_the_loader_gives_them() -> None:
+    images, targets = noise_batch(3, (40, 60), 5, torch.device("cpu"))
     assert images.shape == (3, 3, 40, 60)
     assert images.is_contiguous(memory_format=torch.channels_last)
     for target in targets:
@@ -263,12 +123,9 @@ def small_detector() -> Detector:
 class Machine:
     """Memory of which each image takes a gigabyte: of the last step that was taken."""
 
-    def __init__(self, detector: Detector, free: int, *, careful: bool = True) -> None:
-        self.careful, self._free, self.sizes = careful, free, [0]
+    def __init__(self, detector: Detector, free: int, *, fatal: bool = True) -> None:
+        self.fatal, self.free, self.sizes = fatal, free, [0]
         detector.register_forward_pre_hook(lambda _, inputs: self.sizes.append(len(inputs[0])))
-
-    def free(self) -> int:
-        return self._free
 
     @contextmanager
     def watch(self) -> Iterator[Callable[[], int]]:
@@ -278,13 +135,13 @@ class Machine:
 @pytest.fixture(autouse=True)
 def _every_step_takes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = count()
-    monkeypatch.setattr(batch_size, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
-    monkeypatch.setattr(batch_size, "TIMED_STEPS", 1)
+    monkeypatch.setattr(trials, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+    monkeypatch.setattr(trials, "TIMED_STEPS", 1)
 
 
-def found(detector: Detector, recipe: Recipe, *, limit: int = 1000, free: int, careful: bool = True) -> BatchSizeFound:
+def found(detector: Detector, recipe: Recipe, *, limit: int = 1000, free: int, fatal: bool = True) -> BatchSizeFound:
     said: list[str] = []
-    memory = Machine(detector, free, careful=careful)
+    memory = Machine(detector, free, fatal=fatal)
     result = find_batch_size(
         detector, choose_compute("cpu", "fp32"), recipe=recipe, limit=limit, say=said.append, memory=memory
     )
@@ -339,7 +196,7 @@ def test_a_graphics_card_that_runs_out_of_memory_tells_how_many_fit() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     detector.register_forward_pre_hook(run_out)
-    fewer = found(detector, Recipe(batch_size=8, epochs=9), free=80 * GB, careful=False)
+    fewer = found(detector, Recipe(batch_size=8, epochs=9), free=80 * GB, fatal=False)
     assert (fewer.batch_size, fewer.accumulate) == (8, 2)
 
 

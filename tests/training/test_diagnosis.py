@@ -1,4 +1,4 @@
-"""What is said of a step that was skipped: which loss, from which layer on, by which images and boxes, what to do."""
+"""What is reported about a skipped step: which loss, from which layer on, by which images and boxes, what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from process_threads import Threads
-from tiny_detector import TinyDetector, batch_of, taker_of_steps
+from tiny_detector import TinyDetector, batch_of, taker_of_steps, with_box
 from torch import Tensor, nn
 
 from onestage.structures import Batch, Losses, Targets
@@ -24,7 +24,7 @@ RECIPE = Recipe(steps=1, momentum=0.0, weight_decay=0.0, learning_rate=0.02)
 
 
 def diagnosis_of(step: OptimizerStep, batch: Batch) -> Diagnosis:
-    """Of a step that is to be skipped; the images are a.jpg, b.jpg, ..."""
+    """The diagnosis of a step that must be skipped; the images are a.jpg, b.jpg, ..."""
     train_mode(step.detector)
     losses = step(batch, 0.02)
     assert not losses.finite
@@ -41,9 +41,9 @@ def with_boxes(batch: Batch, row: int, boxes_xyxy: Sequence[Sequence[float]]) ->
     return replace(batch, targets=targets)
 
 
-def dislikes_thin_boxes(sums: Losses, targets: Sequence[Targets]) -> Losses:
+def dislikes_thin_boxes(losses: Losses, targets: Sequence[Targets]) -> Losses:
     sides = torch.cat([one.boxes_xyxy[:, 2:] - one.boxes_xyxy[:, :2] for one in targets])
-    return sums._replace(box=sums.box * (math.nan if (sides < 0.1).any() else 1.0))
+    return losses.scaled(box=math.nan if (sides < 0.1).any() else 1.0)
 
 
 class Overflowing(nn.Module):
@@ -64,25 +64,25 @@ def test_the_image_and_the_box_are_named(accumulate: int) -> None:
     step = taker_of_steps(TinyDetector(change_losses=dislikes_thin_boxes), replace(RECIPE, accumulate=accumulate))
     batch = with_boxes(batch_of((1, 2, 3), (1, 0, 2)), 2, [[1, 2, 5, 6], [3, 5, 3.0625, 9], [4, 4, 4.03125, 8]])
     diagnosis = diagnosis_of(step, batch)
-    assert str(diagnosis) == (
-        "the box loss is not finite (class 1.75, box nan); by c.jpg (its box of 0.0625 x 4 px at 3, 5)"  # 14 / 2 / 4
+    assert str(diagnosis) == (  # 14 / 2 / 4
+        "the box loss is not finite (classification 1.75, box nan); by c.jpg (its box of 0.0625 x 4 px at 3, 5)"
     )
     assert diagnosis.advice(7) == (
         "mend or remove the box (pixels are those of the network's input): c.jpg (its box of 0.0625 x 4 px at 3, 5)"
     )
     assert diagnosis.layer is None
-    assert [image.sick for image in diagnosis.images] == [False, False, True]
+    assert [image.non_finite for image in diagnosis.images] == [False, False, True]
     assert [image.boxes for image in diagnosis.images] == [1, 0, 3]
     assert [image.thinnest for image in diagnosis.images] == [4.0, math.inf, 0.03125]
-    assert [image.classification for image in diagnosis.images] == [0.5, 2.0, 4.5]
-    assert [image.box for image in diagnosis.images[:2]] == [2.0, 8.0]
-    assert math.isnan(diagnosis.images[2].box)
+    assert [image.losses["classification"] for image in diagnosis.images] == [0.5, 2.0, 4.5]
+    assert [image.losses["box"] for image in diagnosis.images[:2]] == [2.0, 8.0]
+    assert math.isnan(diagnosis.images[2].losses["box"])
     assert [image.positives for image in diagnosis.images] == [1, 0, 3]
 
 
 def test_a_box_that_is_not_a_number_is_named() -> None:
-    def of_sides(sums: Losses, targets: Sequence[Targets]) -> Losses:
-        return sums._replace(box=sums.box + torch.cat([one.boxes_xyxy for one in targets]).sum())
+    def of_sides(losses: Losses, targets: Sequence[Targets]) -> Losses:
+        return with_box(losses, losses.sums["box"] + torch.cat([one.boxes_xyxy for one in targets]).sum())
 
     step = taker_of_steps(TinyDetector(change_losses=of_sides), RECIPE)
     diagnosis = diagnosis_of(step, with_boxes(batch_of((1, 2), (1, 1)), 0, [[1, 2, 5, 6], [1, 2, math.nan, 6]]))
@@ -95,23 +95,23 @@ def test_the_image_is_found_whose_nan_a_batch_norm_spreads_over_all(accumulate: 
     step = taker_of_steps(overflowing_before_a_batch_norm(), replace(RECIPE, accumulate=accumulate))
     diagnosis = diagnosis_of(step, batch_of((9, 250, 30, 40), (1, 2, 0, 0)))
     assert str(diagnosis) == (
-        "the class and the box loss are not finite (class nan, box nan), from layer norm.0 on; "
+        "the classification and the box loss are not finite (classification nan, box nan), from layer norm.0 on; "
         "by b.jpg (2 boxes, the thinnest 4 px)"
     )
-    assert [image.sick for image in diagnosis.images] == [False, True, False, False]
-    spread = [math.isnan(image.classification) for image in diagnosis.images]
+    assert [image.non_finite for image in diagnosis.images] == [False, True, False, False]
+    spread = [math.isnan(image.losses["classification"]) for image in diagnosis.images]
     assert spread == [True] * (4 // accumulate) + [False] * (4 - 4 // accumulate)
 
 
-def test_where_all_images_are_sick_the_first_are_named_and_the_rest_counted() -> None:
+def test_where_no_image_is_finite_the_first_are_named_and_the_rest_counted() -> None:
     detector = TinyDetector()
     detector.boxes.weight.data.fill_(3e38)  # as after some steps with a large learning rate
     diagnosis = diagnosis_of(taker_of_steps(detector, RECIPE), batch_of((2,) * 6, (0, 1, 2, 0, 0, 0)))
     assert str(diagnosis) == (
-        "the box loss is not finite (class 4, box inf), from layer boxes on; in a.jpg (no boxes), "
+        "the box loss is not finite (classification 4, box inf), from layer boxes on; in a.jpg (no boxes), "
         "b.jpg (1 box, the thinnest 4 px), c.jpg (2 boxes, the thinnest 4 px), d.jpg (no boxes) and 2 more images"
     )
-    assert all(image.sick for image in diagnosis.images)
+    assert all(image.non_finite for image in diagnosis.images)
     assert diagnosis.advice(7) == (
         "the learning rate is too large for this: start again with a smaller --learning-rate, as 0.005"
     )
@@ -124,7 +124,9 @@ def test_a_box_is_not_blamed_for_predictions_that_are_too_large() -> None:
     detector = TinyDetector()
     detector.boxes.weight.data.fill_(1e30)  # their square is more than float32 holds
     diagnosis = diagnosis_of(taker_of_steps(detector, RECIPE), batch_of((2, 0), (1, 1)))
-    assert str(diagnosis) == "the box loss is not finite (class 1, box inf); by a.jpg (1 box, the thinnest 4 px)"
+    assert str(diagnosis) == (
+        "the box loss is not finite (classification 1, box inf); by a.jpg (1 box, the thinnest 4 px)"
+    )
     assert diagnosis.advice(7).startswith("the learning rate is too large for this")
 
 
@@ -133,37 +135,41 @@ def test_what_float16_can_not_hold_is_told_from_what_diverged() -> None:
     detector.classes.weight.data.fill_(1000)
     diagnosis = diagnosis_of(taker_of_steps(detector, RECIPE, torch.float16), batch_of((60, 70, 1), (1, 1, 1)))
     assert str(diagnosis) == (  # 1000 x 70 is more than 65504; (3600 + 4900 + 1) x 4 / 2 / 3 = 5667.3
-        "the class loss is not finite (class inf, box 5667), from layer classes on; by b.jpg (1 box, the thinnest 4 px)"
+        "the classification loss is not finite (classification inf, box 5667), from layer classes on; "
+        "by b.jpg (1 box, the thinnest 4 px)"
     )
     assert diagnosis.advice(7) == ("float16 holds no numbers above 65,504: start again with --precision bf16, or fp32")
 
 
 def test_a_gradient_is_traced_to_its_image_through_the_losses() -> None:
-    def root_of_nothing(sums: Losses, targets: Sequence[Targets]) -> Losses:
+    def root_of_nothing(losses: Losses, targets: Sequence[Targets]) -> Losses:
         """Its slope is not a number where an image has two objects."""
-        return sums._replace(box=(sums.box * 0).sqrt()) if any(len(one.labels) == 2 for one in targets) else sums
+        two = any(len(one.labels) == 2 for one in targets)
+        return with_box(losses, (losses.sums["box"] * 0).sqrt()) if two else losses
 
     step = taker_of_steps(TinyDetector(change_losses=root_of_nothing), RECIPE)
     diagnosis = diagnosis_of(step, batch_of((1, 2, 3), (1, 2, 1)))
     assert str(diagnosis) == (
-        "the gradient of boxes.weight is not finite (losses: class 1.75, box 0); by b.jpg (2 boxes, the thinnest 4 px)"
+        "the gradient of boxes.weight is not finite (losses: classification 1.75, box 0); "
+        "by b.jpg (2 boxes, the thinnest 4 px)"
     )
 
 
 def test_a_gradient_of_many_parameters_and_one_that_is_only_too_long_are_told_apart() -> None:
-    def steep(sums: Losses, targets: Sequence[Targets]) -> Losses:
+    def steep(losses: Losses, targets: Sequence[Targets]) -> Losses:
         bad = (detector.classes.weight.sum() * 0).sqrt() + (detector.boxes.weight.sum() * 0).sqrt()
-        return sums._replace(classification=sums.classification + bad)
+        return with_box(losses, losses.sums["box"] + bad)
 
     detector = TinyDetector(change_losses=steep)
     step = taker_of_steps(detector, RECIPE)
     assert str(diagnosis_of(step, batch_of((2,), (0,)))) == (
-        "the gradient of classes.weight and 1 more parameter is not finite (losses: class 2, box 8); "
+        "the gradient of classes.weight and 1 more parameter is not finite (losses: classification 2, box 8); "
         "in a.jpg (no boxes)"
     )
-    detector.change_losses = lambda sums, targets: sums._replace(box=sums.box * 1e30)
+    detector.change_losses = lambda losses, targets: losses.scaled(box=1e30)
     assert str(diagnosis_of(step, batch_of((2,), (0,)))) == (
-        "the gradient is so large that float32 can't hold its norm (losses: class 2, box 8e+30); in a.jpg (no boxes)"
+        "the gradient is so large that float32 can't hold its norm (losses: classification 2, box 8e+30); "
+        "in a.jpg (no boxes)"
     )
 
 
@@ -207,7 +213,7 @@ def test_each_process_learns_of_the_images_of_all() -> None:
     first, second = Threads.run(work)
     assert str(first) == str(second)
     assert str(first) == (  # (1 + 4 + 9 + 16 + 25) / 2 / 5
-        "the box loss is not finite (class 5.5, box nan); by d.jpg (its box of 0.0625 x 2 px at 1, 1)"
+        "the box loss is not finite (classification 5.5, box nan); by d.jpg (its box of 0.0625 x 2 px at 1, 1)"
     )
     # As one process would have them in two parts: the first parts of both, then the second.
     assert [image.name for image in first.images] == ["a.jpg", "b.jpg", "c.jpg", "e.jpg", "d.jpg"]

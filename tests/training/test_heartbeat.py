@@ -1,4 +1,4 @@
-"""Processes that hang are named, and those that wait for them end. Here threads of one process, with short times."""
+"""Ranks that hang are named, and those that wait for them end; here they are threads, with short times."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class HangingStore:
 
 
 class Machine:
-    """What processes did to themselves, instead of doing it: one that ended does nothing more until `over`."""
+    """Records exits and signals instead of doing them; a process that exits does nothing more until `over`."""
 
     def __init__(self) -> None:
         self.exits: list[int] = []
@@ -77,14 +77,14 @@ def server() -> TCPStore:
 
 
 def wait_for(happened: Sequence[object], count: int = 1) -> float:
-    """Until so many things are in a list; the seconds that it took."""
+    """Wait until so many things are in a list; the seconds that it took."""
     begun = time.monotonic()
     while len(happened) < count and time.monotonic() - begun < 20:
         time.sleep(BEAT_S)
     return time.monotonic() - begun
 
 
-def test_a_process_that_hangs_is_named_and_the_one_that_waits_for_it_ends(
+def test_a_rank_that_hangs_is_named_and_the_one_that_waits_for_it_ends(
     server: TCPStore, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stores = [HangingStore(server) for _ in range(2)]
@@ -95,7 +95,7 @@ def test_a_process_that_hangs_is_named_and_the_one_that_waits_for_it_ends(
     assert machine.exits == [1]
     assert seconds >= MISSED_S - 2 * BEAT_S
     assert capsys.readouterr().err == (
-        f"onestage: process 1 of the run (pid {os.getpid()} on {socket.gethostname()}) has given no sign of life for "
+        f"onestage: rank 1 of the run (pid {os.getpid()} on {socket.gethostname()}) has given no sign of life for "
         "0 s; ending, so that torchrun can start them again (--max-restarts) from the last checkpoint\n"
     )
     stores[1].go_on()
@@ -104,7 +104,7 @@ def test_a_process_that_hangs_is_named_and_the_one_that_waits_for_it_ends(
     waits.stop()
 
 
-def test_processes_that_beat_or_are_done_are_not_missed(server: TCPStore, machine: Machine) -> None:
+def test_ranks_that_beat_or_are_done_are_not_missed(server: TCPStore, machine: Machine) -> None:
     beats, done, alone = (Heartbeat(HangingStore(server), rank, 3) for rank in range(3))
     time.sleep(MISSED_S)
     done.stop()
@@ -115,7 +115,7 @@ def test_processes_that_beat_or_are_done_are_not_missed(server: TCPStore, machin
     assert machine.signals == []
 
 
-def test_a_process_that_was_stopped_for_long_and_goes_on_has_missed_nobody(server: TCPStore, machine: Machine) -> None:
+def test_a_rank_that_was_stopped_for_long_and_goes_on_has_missed_nobody(server: TCPStore, machine: Machine) -> None:
     stores = [HangingStore(server) for _ in range(2)]
     both = [Heartbeat(store, rank, 2) for rank, store in enumerate(stores)]
     time.sleep(5 * BEAT_S)
@@ -130,7 +130,7 @@ def test_a_process_that_was_stopped_for_long_and_goes_on_has_missed_nobody(serve
     assert machine.exits == []
 
 
-def test_without_its_launcher_a_process_saves_and_stops_as_by_a_signal(
+def test_without_its_launcher_a_rank_saves_and_stops_as_by_a_signal(
     server: TCPStore, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(heartbeat, "MISSED_S", 30.0)  # for saving
@@ -146,7 +146,7 @@ def test_without_its_launcher_a_process_saves_and_stops_as_by_a_signal(
     assert capsys.readouterr().err == "onestage: torchrun is gone; saving and stopping\n"
 
 
-def test_without_its_launcher_a_process_that_cannot_stop_ends(server: TCPStore, machine: Machine) -> None:
+def test_without_its_launcher_a_rank_that_cannot_stop_ends(server: TCPStore, machine: Machine) -> None:
     store = HangingStore(server)
     first = Heartbeat(store, 0, 1, launcher_has_store=True)
     store.lose()
@@ -156,7 +156,7 @@ def test_without_its_launcher_a_process_that_cannot_stop_ends(server: TCPStore, 
     first.stop()
 
 
-def test_a_store_that_another_process_of_the_run_had_may_go_with_it(server: TCPStore, machine: Machine) -> None:
+def test_a_store_in_another_rank_may_go_with_it(server: TCPStore, machine: Machine) -> None:
     store = HangingStore(server)
     first = Heartbeat(store, 1, 2)
     store.lose()

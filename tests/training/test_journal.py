@@ -1,4 +1,4 @@
-"""What a run tells: its rows, and the images that trackers get."""
+"""What a run reports: its rows, and the images that experiment logs get."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,12 +22,12 @@ from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Categories, Detections, Targets
 from onestage.terminal import Display
 from onestage.training import journal
+from onestage.training.experiment_logs import ExperimentLog, ExperimentLogs, Images, start_logs
 from onestage.training.journal import Interval, Journal, batch_images, detection_images
-from onestage.training.log_file import LogFile, LogRow, read_log
+from onestage.training.log_file import read_log
 from onestage.training.recipe import Recipe
 from onestage.training.saved_state import Position
 from onestage.training.step import StepLosses
-from onestage.training.trackers import Images, Trackers
 from onestage.training.watch import Watch
 
 BLUE, RED = range(2)
@@ -81,27 +80,43 @@ def has(image: np.ndarray, color: tuple[int, int, int]) -> bool:
 # --- rows
 
 
+def taken(classification: float, box: float) -> StepLosses:
+    return StepLosses({"classification": classification, "box": box}, positives=4.0, gradient_norm=1.0)
+
+
 def test_a_row_holds_the_means_of_the_steps_that_were_taken_and_the_images_of_all_processes() -> None:
-    start = Position(step=10, images=160, seconds=4.0)
-    interval = Interval(start)
-    interval.steps, interval.classification, interval.box = 2, 5.0, 1.0
-    start.step, start.images, start.seconds = 13, 208, 6.0  # the run's own position moves on
-    assert interval.row(start, 0.5, 0.125, None) == LogRow(
-        step=13,
-        epoch=0.5,
-        images=208,
-        lr=0.125,
-        loss=3.0,
-        classification_loss=2.5,
-        box_loss=0.5,
-        images_per_second=24.0,  # 48 in 2 seconds
-        seconds=6.0,
-    )
+    interval = Interval(Position(step=10, images=160, seconds=4.0))
+    for losses in (taken(2.0, 1.0), taken(math.nan, 1.0), taken(3.0, 0.0)):
+        interval.add(losses)
+    row = interval.row(Position(step=13, images=208, seconds=6.0), 0.5, 0.125, None)
+    assert list(row.items()) == [  # the order of the columns
+        ("step", 13),
+        ("epoch", 0.5),
+        ("images", 208),
+        ("lr", 0.125),
+        ("loss", 3.0),
+        ("classification_loss", 2.5),
+        ("box_loss", 0.5),
+        ("images_per_second", 24.0),  # 48 in 2 seconds
+        ("seconds", 6.0),
+        ("map_area", None),
+    ]
+
+
+def test_the_losses_of_a_row_have_the_names_that_the_detector_gives() -> None:
+    interval = Interval(Position())
+    interval.add(StepLosses({"quality": 0.5, "box": 0.25, "distribution": 0.125}, positives=1.0, gradient_norm=1.0))
+    row = interval.row(Position(step=1, images=2, seconds=1.0), 0.0, 0.1, 0.75)
+    assert [name for name in row if name.endswith("_loss")] == ["quality_loss", "box_loss", "distribution_loss"]
+    assert row["loss"] == 0.875
 
 
 def test_an_interval_whose_steps_were_all_skipped_has_a_row_too() -> None:
-    row = Interval(Position()).row(Position(step=1, images=16, seconds=2.0), 0.0, 0.1, None)
-    assert (row.loss, row.images_per_second) == (0.0, 8.0)
+    interval = Interval(Position())
+    interval.add(taken(math.nan, 1.0))
+    row = interval.row(Position(step=1, images=16, seconds=2.0), 0.0, 0.1, None)
+    assert [row[name] for name in ("loss", "classification_loss", "box_loss")] == [0.0, 0.0, 0.0]
+    assert row["images_per_second"] == 8.0
 
 
 # --- drawings
@@ -143,7 +158,7 @@ def test_truth_stands_left_of_what_was_found(tmp_path: Path) -> None:
 def test_only_detections_that_are_a_little_sure_are_drawn(tmp_path: Path) -> None:
     table = table_of(tmp_path, red_box(400, 330, (0, 0, 1, 1)))
     boxes = ((50.0, 70.0, 150.0, 120.0), (200.0, 200.0, 260.0, 260.0))
-    (image,) = detection_images(table, [found(*boxes, scores=(0.3, 0.29))]).values()
+    (image,) = detection_images(table, [found(*boxes, scores=(0.31, 0.3))]).values()
     x0, _, x1, y1 = edges(image[:, 408:], FIRST_COLORS[BLUE])
     assert (x0, x1, y1) == (50, 150, 120)
 
@@ -183,48 +198,40 @@ def test_the_first_eight_images_of_the_test_set_are_shown_under_their_names(tmp_
 # --- the journal
 
 
-class Recorder(Trackers):
-    """Trackers that only take down what they are told."""
+class Recorder:
+    """An experiment log that only takes down what it gets."""
 
-    def __init__(self, on: bool = True) -> None:
-        super().__init__((), folder=Path("nowhere"), settings={}, say=print)
-        self.is_on = on
-        self.rows: list[LogRow] = []
-        self.evaluations: list[tuple[Mapping[str, Any], int]] = []
+    title, run_id = "recorder", None
+
+    def __init__(self) -> None:
+        self.numbers: list[tuple[Mapping[str, float], int]] = []
         self.shown: list[tuple[str, list[str], int]] = []
         self.ends: list[bool] = []
 
-    @property
-    def on(self) -> bool:
-        return self.is_on
-
-    def log(self, row: LogRow) -> None:
-        self.rows.append(row)
-
-    def evaluation(self, metrics: Mapping[str, Any], step: int) -> None:
-        self.evaluations.append((metrics, step))
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self.numbers.append((values, step))
 
     def images(self, title: str, images: Images, step: int) -> None:
         self.shown.append((title, list(images), step))
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool) -> None:
         self.ends.append(failed)
 
 
 class Run:
-    """A run of two processes that stands at a position, the journal of process 0, and what that writes to."""
+    """A run of two processes that stands at a position, the journal of rank 0, and what that writes to."""
 
-    def __init__(self, folder: Path, trackers: Trackers, position: Position | None = None) -> None:
-        self.display = Display(Console(file=io.StringIO(), width=200))
+    def __init__(self, folder: Path, *logs: ExperimentLog, position: Position | None = None) -> None:
+        self.text = io.StringIO()
+        display = Display(Console(file=self.text, width=200))
         self.position = position or Position()
         table = table_of(folder, red_box(400, 330, (40, 60, 140, 110)), boxes_xyxy=((40, 60, 140, 110),))
-        watch = Watch(Recipe(steps=100), table, reference=None, steps_per_epoch=100, say=self.display.say)
+        watch = Watch(Recipe(steps=100), table, 100, reference=None, report=display.say)
         self.log = folder / "log.csv"
-        self.journal = Journal(self.display, watch, trackers, LogFile(self.log), Interval(self.position), table)
+        self.journal = Journal(display, watch, ExperimentLogs(logs, print), self.log, self.position, table)
 
     def step(self, classification: float, box: float) -> None:
-        losses = StepLosses(classification, box, positives=4.0, gradient_norm=1.0)
-        self.journal.step(losses, batch_of(2), 0.0, 0.5)
+        self.journal.step(taken(classification, box), batch_of(2), 0.0, 0.5)
         self.position.step += 1
         self.position.images += 4
         self.position.seconds += 0.5
@@ -233,7 +240,7 @@ class Run:
         self.journal.row(self.position, 0.5, 0.25, 0.125, None)
 
 
-def test_steps_become_a_row_for_the_file_and_the_trackers(tmp_path: Path) -> None:
+def test_steps_become_a_row_for_the_file_the_experiment_logs_and_the_screen(tmp_path: Path) -> None:
     recorder = Recorder()
     run = Run(tmp_path, recorder)
     run.step(2.0, 1.0)
@@ -243,56 +250,55 @@ def test_steps_become_a_row_for_the_file_and_the_trackers(tmp_path: Path) -> Non
     run.row()  # nothing happened since
     run.step(1.0, 1.0)
     run.row()
-    run.journal.close()
-    assert [(row.step, row.loss, row.images_per_second) for row in recorder.rows] == [(3, 4.0, 8.0), (4, 2.0, 8.0)]
-    assert read_log(run.log) == recorder.rows
-    assert recorder.ends == [False]
+    rows = read_log(run.log)
+    assert [(row["step"], row["loss"], row["images_per_second"]) for row in rows] == [(3, 4.0, 8.0), (4, 2.0, 8.0)]
+    assert recorder.numbers[0] == (
+        {
+            "train/epoch": 0.5,
+            "train/images": 12,
+            "train/lr": 0.125,
+            "train/loss": 4.0,
+            "train/classification_loss": 2.5,
+            "train/box_loss": 1.5,
+            "train/images_per_second": 8.0,
+            "train/seconds": 1.5,
+        },
+        3,
+    )
+    assert [step for _, step in recorder.numbers] == [3, 4]
+    assert run.text.getvalue().splitlines()[1:] == [  # after a warning that there are no blue objects
+        " 25%  epoch 0.5/2.0  step 3  loss 4.000 (classification 2.500 box 1.500)  8.0 images/s  lr 0.12  ETA 0:04"
+    ]
 
 
 def test_the_first_batch_of_a_start_is_shown_once_at_its_step(tmp_path: Path) -> None:
     recorder = Recorder()
-    run = Run(tmp_path, recorder, Position(step=50))
+    run = Run(tmp_path, recorder, position=Position(step=50))
     run.step(2.0, 1.0)
     run.step(2.0, 1.0)
-    run.journal.close()
     assert recorder.shown == [("augmented", ["1", "2"], 51)]
 
 
-def test_an_evaluation_is_told_with_images(tmp_path: Path) -> None:
+def test_an_evaluation_is_logged_with_images(tmp_path: Path) -> None:
     recorder = Recorder()
-    run = Run(tmp_path, recorder)
-    metrics = {"voc": {}, "coco": {}}
-    run.journal.evaluated(metrics, [found()], 20)
-    run.journal.close()
-    assert recorder.evaluations == [(metrics, 20)]
+    metrics = {"voc": {"map_area": 0.5, "map_11point": None, "per_class": {}}, "coco": {}}
+    Run(tmp_path, recorder).journal.evaluated(metrics, [found()], 20)
+    assert recorder.numbers == [({"voc/map_area": 0.5}, 20)]
     assert recorder.shown == [("truth and detections", ["1 000"], 20)]
 
 
-def test_without_trackers_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_experiment_logs_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(*args: object) -> None:
         raise AssertionError("drawn for nobody")
 
     monkeypatch.setattr(journal, "batch_images", drawn)
     monkeypatch.setattr(journal, "detection_images", drawn)
-    recorder = Recorder(on=False)
-    run = Run(tmp_path, recorder)
+    run = Run(tmp_path)
     run.step(2.0, 1.0)
     run.journal.evaluated({}, [found()], 20)
-    run.journal.close()
-    assert recorder.shown == []
 
 
-def test_a_process_without_a_log_file_writes_none(tmp_path: Path) -> None:
-    run = Run(tmp_path, Recorder())
-    run.journal.close()
-    run.journal.log = None
-    run.step(2.0, 1.0)
-    run.row()
-    run.journal.close()
-    assert read_log(run.log) == []
-
-
-def test_the_trackers_hear_of_an_error_that_ended_the_run(tmp_path: Path) -> None:
+def test_the_experiment_logs_learn_of_an_error_that_ended_the_run(tmp_path: Path) -> None:
     recorder = Recorder()
     with Run(tmp_path, recorder).journal:
         pass
@@ -302,16 +308,12 @@ def test_the_trackers_hear_of_an_error_that_ended_the_run(tmp_path: Path) -> Non
 
 
 def test_the_images_of_a_run_lie_in_its_tensorboard_file(tmp_path: Path) -> None:
-    trackers = Trackers(("tensorboard",), folder=tmp_path, settings={}, say=print)
-    trackers.start()
-    run = Run(tmp_path, trackers)
-    run.step(2.0, 1.0)
-    run.journal.evaluated(
-        {"voc": {"map_area": 0.5, "map_11point": 0.5, "per_class": {}}, "coco": {}},
-        [found((50, 70, 150, 120), scores=(0.9,))],
-        1,
-    )
-    run.journal.close()
+    logs = start_logs(("tensorboard",), folder=tmp_path, settings={}, step=0, report=print)
+    run = Run(tmp_path, *logs)
+    metrics = {"voc": {"map_area": 0.5, "map_11point": 0.5, "per_class": {}}, "coco": {}}
+    with run.journal:
+        run.step(2.0, 1.0)
+        run.journal.evaluated(metrics, [found((50, 70, 150, 120), scores=(0.9,))], 1)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Tags()["images"] == ["augmented/1", "augmented/2", "truth and detections/1 000"]
     augmented, both = (_decoded(events, tag) for tag in ("augmented/1", "truth and detections/1 000"))

@@ -1,11 +1,11 @@
-"""Processes that train together: what they tell each other, batch norms, gradients, evaluation, errors."""
+"""Ranks that train together: their messages, gradients, evaluation, errors."""
 
 from __future__ import annotations
 
 import io
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,16 @@ import torch
 import torch.distributed as dist
 from data.test_loader import a_table
 from many_processes import results_of
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from onestage.compute.device import Compute
 from onestage.detectors import Detector, build, detector_config
-from onestage.errors import ToldByAnotherProcessError, UserError
+from onestage.detectors.multibox import MultiBoxDetector
+from onestage.errors import UserError
 from onestage.structures import Batch, Detections, Targets
-from onestage.training import processes as distributed
 from onestage.training.detect_all import detect_all
 from onestage.training.optimizer import freeze, train_mode
-from onestage.training.processes import ALONE, World, joined_processes, synchronise_batch_norms
+from onestage.training.processes import ALONE, World, joined_processes
 from onestage.training.recipe import Recipe
 from onestage.training.step import OptimizerStep
 
@@ -38,7 +37,7 @@ def assert_close(found: Any, expected: Any, what: str, *, rtol: float, atol: flo
     torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, msg=lambda message: f"{what}: {message}")
 
 
-# --- what they tell each other
+# --- messages
 
 
 def talk() -> dict[str, Any]:
@@ -60,8 +59,8 @@ def talk() -> dict[str, Any]:
         }
 
 
-def test_processes_tell_each_other_facts() -> None:
-    warning = "onestage: warning: process {} of the run: a slow disk\n"
+def test_ranks_send_each_other_facts() -> None:
+    warning = "onestage: warning: rank {} of the run: a slow disk\n"
     same = {
         "device": "cpu",
         "sum": [3.0, 0.0 + 1.0 + 2.0],
@@ -78,7 +77,7 @@ def test_processes_tell_each_other_facts() -> None:
     ]
 
 
-def test_a_process_alone_needs_nobody() -> None:
+def test_a_process_alone_is_the_only_rank() -> None:
     with joined_processes(None) as world:
         assert world is ALONE
         assert [world.rank, world.size, world.processes_here, world.is_main] == [0, 1, 1, True]
@@ -107,7 +106,7 @@ def test_processes_of_a_launcher_do_not_share_one_gpu(monkeypatch: pytest.Monkey
 
 
 def fail(where: str) -> list[str]:
-    """How each of a few errors comes out of `joined_processes`."""
+    """The error that comes out of `joined_processes`, for a few kinds of failure."""
     rank = int(os.environ["RANK"])
     try:
         with joined_processes("cpu") as world:
@@ -143,30 +142,30 @@ def raise_(error: Exception) -> None:
     ("where", "message"),
     [("one", "a.jpg: broken"), ("two", "1.jpg: broken"), ("main", "no such folder")],
 )
-def test_an_error_of_one_process_is_in_all_and_told_by_process_0(where: str, message: str) -> None:
-    told = ["ToldByAnotherProcessError", message]
+def test_an_error_of_one_rank_is_raised_in_all_and_reported_by_the_main_rank(where: str, message: str) -> None:
+    told = ["ReportedByAnotherRankError", message]
     assert results_of(fail, 3, where) == [["UserError", message], told, told]
 
 
-def test_an_error_that_all_have_is_told_by_one() -> None:
+def test_an_error_that_all_ranks_have_is_reported_by_one() -> None:
     message = "frozen: all parameters are; leave some to train"
     assert sorted(results_of(fail, 3, "all")) == [
-        ["ToldByAnotherProcessError", message],
-        ["ToldByAnotherProcessError", message],
+        ["ReportedByAnotherRankError", message],
+        ["ReportedByAnotherRankError", message],
         ["UserError", message],
     ]
 
 
-def test_an_interrupt_is_told_by_process_0() -> None:
-    assert results_of(fail, 2, "interrupt") == [["KeyboardInterrupt", ""], ["ToldByAnotherProcessError", "stopped"]]
+def test_an_interrupt_is_reported_by_the_main_rank() -> None:
+    assert results_of(fail, 2, "interrupt") == [["KeyboardInterrupt", ""], ["ReportedByAnotherRankError", "stopped"]]
 
 
-def test_a_process_that_died_or_has_a_bug_leaves_the_others_no_riddle() -> None:
-    broke = "the connection to another process of the run broke; what became of that one, torchrun says"
+def test_after_a_rank_died_or_had_a_bug_the_others_say_that_the_connection_broke() -> None:
+    broke = "the connection to another rank of the run broke; see torchrun's lines for what became of it"
     first, second, third = results_of(fail, 3, "death")
-    assert (first, second, third) == (["UserError", broke], None, ["ToldByAnotherProcessError", broke])
+    assert (first, second, third) == (["UserError", broke], None, ["ReportedByAnotherRankError", broke])
     first, second, third = results_of(fail, 3, "bug")
-    assert (first, third) == (["UserError", broke], ["ToldByAnotherProcessError", broke])
+    assert (first, third) == (["UserError", broke], ["ReportedByAnotherRankError", broke])
     assert second == ["ZeroDivisionError", "in our code"]
 
 
@@ -186,84 +185,6 @@ def test_processes_can_join_again_and_know_that_the_run_was_begun_before() -> No
     both = [[0 + 1, 1 + 2, 2 + 3, 3 + 4], [False, False, True, True]]
     assert results_of(join_often, 2) == [both, both]
     assert results_of(join_often, 1) == [[[0, 1, 2, 3], [False, False, True, True]]]
-
-
-# --- batch norms
-
-NORMS: dict[str, Callable[[], nn.Module]] = {
-    "plain": lambda: nn.BatchNorm2d(4),
-    "without parameters": lambda: nn.BatchNorm2d(4, affine=False, momentum=0.3),
-    "without statistics": lambda: nn.BatchNorm2d(4, track_running_stats=False),
-    "mean of all batches": lambda: nn.BatchNorm2d(4, momentum=None),
-    "with activation": lambda: BatchNormAct2d(4, act_layer=nn.SiLU),
-    "of sequences": lambda: nn.BatchNorm1d(4),
-}
-
-
-def norm_and_batch(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """A norm with weights of its own, five inputs, and what the outputs' gradient is."""
-    torch.manual_seed(3)
-    norm = NORMS[name]().double()
-    for parameter in norm.parameters():
-        nn.init.uniform_(parameter, 0.5, 2.0)
-    shape = (5, 4, 6) if name == "of sequences" else (5, 4, 3, 2)
-    x = torch.randn(shape, dtype=torch.float64) * 3 + 100  # far from zero: sums of squares would lose digits
-    return norm, x, torch.randn(shape, dtype=torch.float64)
-
-
-def normalise(norm: nn.Module, x: Tensor, gradient: Tensor, share: slice) -> dict[str, Any]:
-    """Two steps with one share of the batch."""
-    for scale in (1.0, 2.0):
-        norm.zero_grad()
-        own = (x[share] * scale).requires_grad_()
-        y = norm(own)
-        y.backward(gradient[share])
-    norm.eval()
-    return {
-        "y": y.detach(),
-        "dx": own.grad,
-        "parameters": [p.grad for p in norm.parameters()],
-        "buffers": list(norm.buffers()),
-        "evaluated": norm(x).detach(),
-    }
-
-
-def normalise_together() -> dict[str, Any]:
-    found = {}
-    with joined_processes("cpu") as world:
-        for name in NORMS:
-            norm, x, gradient = norm_and_batch(name)
-            synchronise_batch_norms(norm)
-            one = normalise(norm, x, gradient, slice(world.rank, None, world.size))
-            one["parameters"] = [world.sum(own) for own in one["parameters"]]
-            found[name] = one
-    return found
-
-
-def test_synchronised_batch_norms_are_those_of_one_process() -> None:
-    parts = results_of(normalise_together, 2)  # 3 and 2 images
-    for name in NORMS:
-        norm, x, gradient = norm_and_batch(name)
-        alone = normalise(norm, x, gradient, slice(None))
-        for rank, together in enumerate(part[name] for part in parts):
-            share = slice(rank, None, 2)
-            expected = {**alone, "y": alone["y"][share], "dx": alone["dx"][share]}
-            if name == "without statistics":  # in evaluation too, it sees one process's images: all of them here
-                assert not list(norm.buffers())
-            assert_close(together, expected, name, rtol=1e-9, atol=1e-9)
-
-
-def test_only_batch_norms_that_train_are_synchronised_and_state_dicts_stay() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), BatchNormAct2d(4), nn.BatchNorm2d(4))
-    freeze(network, ("3.",))
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    synchronise_batch_norms(network)
-    synchronise_batch_norms(network)
-    kinds = [isinstance(module, distributed._OverAllProcesses) for module in network]
-    assert kinds == [False, True, True, False]
-    assert [type(module).__name__ for module in network][1:] == ["BatchNorm2d", "BatchNormAct2d", "BatchNorm2d"]
-    assert isinstance(network[2], BatchNormAct2d)
-    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
 
 
 # --- a step
@@ -288,8 +209,8 @@ def in_float64(detector: Detector) -> Detector:
     """But for its losses. In float32 a rounding may turn a ReLU on or off, which changes a layer's gradient by percents
     (by one process in parts, too)."""
     detector.double()
-    if "anchors" in dict(detector.named_buffers()):
-        detector.anchors = detector.anchors.float()
+    if isinstance(detector, MultiBoxDetector):
+        detector.head.anchors = detector.head.anchors.float()
     return detector
 
 
@@ -308,18 +229,18 @@ def share_of(batch: Batch, rank: int, size: int) -> Batch:
 
 
 def gradient(detector: Detector, batch: Batch, accumulate: int, world: World) -> dict[str, Any]:
-    """Of one step, the weights after it, and its losses."""
+    """The gradients of one step, the weights after it, and its losses."""
     recipe = Recipe(steps=1, accumulate=accumulate, momentum=0.0, weight_decay=0.0)
     step = OptimizerStep(detector, world.connect(detector), recipe, CPU, world)
     losses = step(share_of(batch, world.rank, world.size), 0.01)
     gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
-    numbers = [losses.classification, losses.box, losses.positives, losses.gradient_norm]
+    numbers = [*losses.by_name.values(), losses.positives, losses.gradient_norm]
     return {"gradients": gradients, "losses": numbers, "weights": dict(detector.state_dict())}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A detector, which images of its batch have objects, in how many parts a process takes its share."""
+    """A detector, a batch of which some images have objects, and the number of parts of each rank's share."""
 
     name: str
     objects: tuple[bool, ...]
@@ -332,9 +253,9 @@ class Case:
 
 
 STEPS = {
-    "a process without positives": Case(RETINANET, (True, False, True, False, True)),
+    "a rank without positives": Case(RETINANET, (True, False, True, False, True)),
     "no positives at all": Case(RETINANET, (False,) * 5),
-    # Batch norms are frozen: a part of many processes has other images than one of a single process.
+    # Batch norms are frozen: a part of many ranks has other images than one of a single rank.
     "in parts": Case(RETINANET, (True, False, False, False, True, False), accumulate=2, frozen=("backbone.",)),
     "hard negatives": Case(SSD, (True, False, True)),
 }
@@ -344,13 +265,13 @@ def gradients_together() -> dict[str, Any]:
     found = {}
     with joined_processes("cpu") as world:
         for name, case in STEPS.items():
-            detector = in_float64(a_detector(case.name, world.rank, case.frozen))  # all get process 0's weights
+            detector = in_float64(a_detector(case.name, world.rank, case.frozen))  # all get the main rank's weights
             found[name] = gradient(detector, case.batch, case.accumulate, world)
     return found
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_step_of_many_processes_is_that_of_one(count: int) -> None:
+def test_a_step_of_many_ranks_is_that_of_one(count: int) -> None:
     parts = results_of(gradients_together, count)
     for name, case in STEPS.items():
         alone = gradient(in_float64(a_detector(case.name, frozen=case.frozen)), case.batch, case.accumulate, ALONE)
@@ -358,16 +279,16 @@ def test_a_step_of_many_processes_is_that_of_one(count: int) -> None:
         for other in others:
             assert_close(other, first, f"{name}, between processes", rtol=0, atol=0)
         assert first["losses"] == pytest.approx(alone["losses"], rel=1e-6), name
-        assert (alone["losses"][2] > 0) == any(case.objects)
+        assert (alone["losses"][-2] > 0) == any(case.objects)
         assert first["gradients"].keys() == alone["gradients"].keys()
         for key, own in alone["gradients"].items():
             difference = (first["gradients"][key] - own).norm().item()
-            assert difference < 1e-6 * alone["losses"][3], (name, key)
+            assert difference < 1e-6 * alone["losses"][-1], (name, key)
         assert_close(first["weights"], alone["weights"], name, rtol=1e-6, atol=1e-6)
 
 
 def second_steps() -> list[dict[str, Tensor]]:
-    """The weights after two steps, the second taken as it comes and as by processes that were started again."""
+    """The weights after two steps, the second taken straight away and as after a restart."""
     with joined_processes("cpu") as world:
         recipe, batch = Recipe(steps=1, momentum=0.0), share_of(a_batch(96, (True,) * 3), world.rank, world.size)
         going_on = a_detector(RETINANET)
@@ -380,7 +301,7 @@ def second_steps() -> list[dict[str, Tensor]]:
     return [dict(going_on.state_dict()), dict(restarted.state_dict())]
 
 
-def test_a_step_of_three_processes_after_a_restart_has_the_same_bits() -> None:
+def test_a_step_of_three_ranks_after_a_restart_has_the_same_bits() -> None:
     for going_on, restarted in results_of(second_steps, 3):  # of two, a sum is the same in any order
         assert_close(restarted, going_on, "after a restart", rtol=0, atol=0)
 
@@ -406,19 +327,15 @@ def as_tensors(found: Sequence[Detections]) -> dict[str, list[Tensor]]:
     }
 
 
-def test_images_evaluated_by_many_processes_are_those_of_one_to_the_bit(tmp_path: Path) -> None:
+def test_detections_by_many_ranks_are_those_of_one_to_the_bit(tmp_path: Path) -> None:
     detector = a_detector(SSD, seed=1)
     modes = [module.training for module in detector.modules()]
     alone = as_tensors(detect_all(detector, a_table(tmp_path / "data", 7), CPU, batch_size=2))
     assert len(alone["boxes"]) == 7
     assert sum(len(boxes) for boxes in alone["boxes"]) > 7
-    for count in (2, 5):  # of five processes one has nothing to do
+    for count in (2, 5):  # of five ranks one has nothing to do
         for rank, together in enumerate(results_of(evaluate, count, str(tmp_path / "data"))):
             batches = len(range(rank, 4, count))
             assert len(together.pop("shown")[0]) == batches
             assert together.pop("modes")[0].tolist() == modes
             torch.testing.assert_close(together, alone, rtol=0, atol=0)
-
-
-def test_told_by_another_process_is_a_user_error() -> None:
-    assert issubclass(ToldByAnotherProcessError, UserError)

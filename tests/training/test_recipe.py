@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
-from onestage.augmentation import Augmentation
+from onestage.data.augmentation import Augmentation, Crop, Expand
+from onestage.detectors import detector_config
 from onestage.errors import UserError
 from onestage.recipes import RECIPES, named_recipe
 from onestage.training.recipe import Recipe
@@ -15,7 +17,7 @@ def test_a_recipe_survives_json(name: str) -> None:
 
 
 def test_an_augmentation_of_ones_own_survives_json() -> None:
-    recipe = Recipe(augmentation=Augmentation(crop_ious=(0.5,), expand_max=2.0), anchor_sizes=(1.0, 2.0, 3.0))
+    recipe = Recipe(augmentation=Augmentation((Crop(ious=(0.5,)), Expand(max=2.0))))
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
 
 
@@ -54,6 +56,48 @@ def test_a_recipe_that_cannot_be_run_is_refused(settings: dict[str, object], wor
 def test_a_field_of_another_version_is_named() -> None:
     with pytest.raises(UserError, match="gradient_noise"):
         Recipe.from_dict({**Recipe().as_dict(), "gradient_noise": 1})
+
+
+def test_settings_reach_the_network_the_augmentation_and_the_post_processing_by_name() -> None:
+    recipe = Recipe().with_settings(
+        {
+            "batch_size": 4,
+            "negatives_per_positive": 2,
+            "augmentation.expand-max": 2.0,
+            "augmentation.crop_min_side": 0.5,
+            "augmentation.fill": [1, 2, 3],
+            "postprocessing.iou_threshold": 0.6,
+            "ema_decay": None,
+        }
+    )
+    assert recipe.batch_size == 4
+    assert recipe.network.negatives_per_positive == 2.0
+    varied = recipe.augmentation.as_dict()
+    assert (varied["expand"]["max"], varied["crop"]["min_side"], varied["fill"]) == (2.0, 0.5, [1, 2, 3])
+    assert varied["flip"] == Recipe().augmentation.as_dict()["flip"]
+    assert recipe.postprocessing == replace(Recipe().postprocessing, iou_threshold=0.6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sfam": True}, "sfam: SSD has no such setting; it has anchor_sizes, aspect_ratios"),
+        ({"augmentation.expand_most": 2.0}, "most"),
+        ({"augmentation.rotate_degrees": 2.0}, "rotate"),
+        ({"postprocessing.nms_iou": 0.5}, "unknown setting 'nms_iou'"),
+        ({"learning_rate": "high"}, "learning_rate is 'high'; expected a number"),
+    ],
+)
+def test_a_setting_that_is_not_there_or_does_not_fit_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe().with_settings(settings)
+
+
+def test_another_detector_brings_its_own_settings() -> None:
+    recipe = Recipe(batch_size=4).with_settings({"detector": "m2det320-vgg16", "sfam": True})
+    assert recipe.batch_size == 4
+    assert recipe.network == replace(detector_config("m2det320-vgg16"), sfam=True)
+    assert recipe.postprocessing.nms == "soft-linear"
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

@@ -19,7 +19,7 @@ from onestage.structures import Batch
 from onestage.training.diagnosis import Diagnosis
 from onestage.training.processes import World
 from onestage.training.recipe import Recipe
-from onestage.training.replay_file import read_skipped_step
+from onestage.training.replay_file import StepPosition, read_skipped_step
 
 RECIPE = Recipe(detector=NAME, steps=1, accumulate=2, momentum=0.75)
 
@@ -39,7 +39,7 @@ def test_all_of_the_step_is_read_back(written: tuple[Path, Diagnosis]) -> None:
     assert skipped.recipe == RECIPE
     assert skipped.losses == diagnosis.losses
     assert skipped.names == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
-    assert (skipped.number, skipped.steps_taken, skipped.learning_rate) == (12, 9, 0.25)
+    assert skipped.position == StepPosition(number=12, steps_taken=9, learning_rate=0.25)
     assert (skipped.precision, skipped.device) == ("fp32", "cpu")
     assert [len(part.images) for part in skipped.parts] == [2, 3]
     assert torch.equal(torch.cat([part.images for part in skipped.parts]), batch.images)
@@ -93,24 +93,31 @@ def without_recipe(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
 
 
 def with_a_label_too_many(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    tensors["part 0/labels"] = tensors["part 0/labels"] + 2
+    tensors["labels"] = tensors["labels"] + 2
 
 
 def with_boxes_missing(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    tensors["part 1/boxes_xyxy"] = tensors["part 1/boxes_xyxy"][:1]
+    tensors["boxes_xyxy"] = tensors["boxes_xyxy"][:-1]
 
 
 def with_other_images(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    tensors["part 0/images"] = tensors["part 0/images"].float()
+    tensors["images"] = tensors["images"].float()
 
 
 def with_gray_images(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    tensors["part 0/images"] = tensors["part 0/images"][:, :1]
+    tensors["images"] = tensors["images"][:, :1]
+
+
+def without_images(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    del tensors["images"]
 
 
 def without_a_part(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    for name in [name for name in tensors if name.startswith("part 1/")]:
-        del tensors[name]
+    del header["parts"][1]
+
+
+def with_an_empty_part(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    header["parts"].append(0)
 
 
 def with_a_larger_network(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -127,7 +134,9 @@ CHANGES: list[Change] = [
     with_boxes_missing,
     with_other_images,
     with_gray_images,
+    without_images,
     without_a_part,
+    with_an_empty_part,
     with_a_larger_network,
     in_an_unknown_precision,
 ]

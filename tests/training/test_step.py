@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_detector import TinyDetector, batch_of, taker_of_steps
+from tiny_detector import TinyDetector, batch_of, taker_of_steps, with_box
 from torch import Tensor
 
 from onestage.detectors import build, detector_config
@@ -39,11 +39,12 @@ def weights(detector: TinyDetector) -> list[float]:
 def test_the_losses_are_divided_by_the_positives_of_all_parts(
     accumulate: int, objects: Sequence[int], divisor: int
 ) -> None:
-    detector = TinyDetector()
-    step = taker_of_steps(detector, replace(PLAIN, accumulate=accumulate, box_loss_weight=0.5))
+    detector = TinyDetector(change_losses=lambda losses, targets: losses.scaled(box=0.5))
+    step = taker_of_steps(detector, replace(PLAIN, accumulate=accumulate))
     losses = step(batch_of((1, 2, 3), objects), 0.03)  # 1 + 4 + 9 = 14
-    assert losses.classification == pytest.approx(14 / 2 / divisor)
-    assert losses.box == pytest.approx(0.5 * 4 * 14 / 2 / divisor)
+    expected = {"classification": 14 / 2 / divisor, "box": 0.5 * 4 * 14 / 2 / divisor}
+    assert losses.by_name == pytest.approx(expected)
+    assert losses.total == pytest.approx(sum(expected.values()))
     assert losses.positives == sum(objects)
     # The gradient: 14 for the class weight, half of 14 for each of the four box weights; (1 + 4 / 4) 14² = (14 √2)².
     assert losses.gradient_norm == pytest.approx(14 * math.sqrt(2) / divisor)
@@ -100,39 +101,39 @@ def test_a_gradient_above_the_limit_is_shortened_to_it(clip: float | None, facto
 # --- steps that are not taken
 
 
-def not_a_number(sums: Losses, targets: Sequence[Targets]) -> Losses:
-    return sums._replace(box=sums.box * math.nan)
+def not_a_number(losses: Losses, targets: Sequence[Targets]) -> Losses:
+    return losses.scaled(box=math.nan)
 
 
-def infinite_gradient(sums: Losses, targets: Sequence[Targets]) -> Losses:
-    """Of the box loss at 0: the value of the root is 0, its slope is not a number."""
-    return sums._replace(box=(sums.box * 0).sqrt())
+def infinite_gradient(losses: Losses, targets: Sequence[Targets]) -> Losses:
+    """The gradient of the box loss at 0: the value of the root is 0, its slope is not a number."""
+    return with_box(losses, (losses.sums["box"] * 0).sqrt())
 
 
-def enormous(sums: Losses, targets: Sequence[Targets]) -> Losses:
+def enormous(losses: Losses, targets: Sequence[Targets]) -> Losses:
     """Each gradient fits in float32, the sum of their squares does not."""
-    return sums._replace(classification=sums.classification * 1e30)
+    return losses.scaled(classification=1e30)
 
 
-@pytest.mark.parametrize("sick", [not_a_number, infinite_gradient, enormous])
+@pytest.mark.parametrize("bad", [not_a_number, infinite_gradient, enormous])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
     "recipe", [Recipe(steps=1), Recipe(steps=1, optimizer="adamw")], ids=lambda recipe: recipe.optimizer
 )
-def test_a_step_that_is_not_finite_leaves_everything_as_it_was(sick, accumulate: int, recipe: Recipe) -> None:
+def test_a_step_that_is_not_finite_leaves_everything_as_it_was(bad, accumulate: int, recipe: Recipe) -> None:
     detector = TinyDetector(batch_norm=True)
     step = taker_of_steps(detector, replace(recipe, accumulate=accumulate, gradient_clip=1.0))
     batch = batch_of((1, 2, 5, 9), (1, 1, 1, 1))
-    detector.change_losses = sick
+    detector.change_losses = bad
     fresh = state(detector, step.optimizer)
     assert not step(batch, 0.1).finite  # the first step of all
     assert same(fresh, state(detector, step.optimizer))
 
-    detector.change_losses = lambda sums, targets: sums
+    detector.change_losses = lambda losses, targets: losses
     assert step(batch, 0.1).finite
     before = state(detector, step.optimizer)
     assert not same(fresh, before)
-    detector.change_losses = sick
+    detector.change_losses = bad
     losses = step(batch, 0.1)
     assert not losses.finite
     assert not losses.overflow
@@ -151,16 +152,16 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_what_is_not_finite_is_told_apart() -> None:
+def test_a_loss_a_gradient_and_a_norm_that_are_not_finite_can_be_told_apart() -> None:
     batch = batch_of((1, 2), (1, 0))
     of_loss = taker_of_steps(TinyDetector(change_losses=not_a_number))(batch, 0.1)
-    assert math.isnan(of_loss.box)
-    assert of_loss.classification == 2.5
+    assert math.isnan(of_loss.by_name["box"])
+    assert of_loss.by_name["classification"] == 2.5
     of_gradient = taker_of_steps(TinyDetector(change_losses=infinite_gradient))(batch, 0.1)
-    assert (of_gradient.classification, of_gradient.box) == (2.5, 0.0)
+    assert of_gradient.by_name == {"classification": 2.5, "box": 0.0}
     assert not math.isfinite(of_gradient.gradient_norm)
     of_norm = taker_of_steps(TinyDetector(change_losses=enormous))(batch, 0.1)
-    assert of_norm.classification == pytest.approx(2.5e30)
+    assert of_norm.by_name["classification"] == pytest.approx(2.5e30)
     assert of_norm.gradient_norm == math.inf
 
 
@@ -200,15 +201,15 @@ def test_float16_clips_the_unscaled_gradient(accumulate: int) -> None:
 
 
 def test_float16_keeps_its_scale_where_the_scale_is_not_at_fault() -> None:
-    def too_large(sums: Losses, targets: Sequence[Targets]) -> Losses:
-        """In float32: the weight is used outside of the network."""
-        return sums._replace(box=detector.boxes.weight.sum() * 1e30)
+    def too_large(losses: Losses, targets: Sequence[Targets]) -> Losses:
+        """Too large for float32: the weight is used outside of the network."""
+        return with_box(losses, detector.boxes.weight.sum() * 1e30)
 
     detector = TinyDetector()
     step = taker_of_steps(detector, dtype=torch.float16)
     step.scaler.load_state_dict({**step.scaler.state_dict(), "scale": 16.0})
-    for sick in (not_a_number, too_large, not_a_number):
-        detector.change_losses = sick
+    for bad in (not_a_number, too_large, not_a_number):
+        detector.change_losses = bad
         losses = step(batch_of((1, 1), (1, 1)), 0.1)
         assert (losses.finite, losses.overflow) == (False, False)
     assert step.scaler.get_scale() == 16.0
@@ -240,5 +241,5 @@ def test_the_state_of_float16_goes_through_a_file() -> None:
 def test_bfloat16_takes_the_step_with_losses_in_float32() -> None:
     detector = TinyDetector()
     losses = taker_of_steps(detector, dtype=torch.bfloat16)(batch_of((1, 2, 3), (1, 0, 2)), 0.03)
-    assert losses.classification == pytest.approx(7 / 3)
+    assert losses.by_name["classification"] == pytest.approx(7 / 3)
     assert weights(detector) == pytest.approx([1 - 0.03 * 14 / 3] * 5, rel=1e-2)

@@ -3,23 +3,21 @@
 import pytest
 
 from onestage.training.recipe import Recipe
-from onestage.training.trainer import Position, Trainer
-
-
-def trainer_at(recipe: Recipe, **position: float) -> Trainer:
-    """A trainer that knows only its recipe and where it stands."""
-    trainer = Trainer.__new__(Trainer)
-    trainer.recipe, trainer.position = recipe, Position(**position)  # pyright: ignore[reportArgumentType]
-    return trainer
+from onestage.training.saved_state import Position
+from onestage.training.trainer import evaluation_due
 
 
 def test_steps_evaluate_evenly_however_long_it_takes() -> None:
     recipe = Recipe(steps=80, evaluations=8)
-    slow = {"evaluation_seconds": 900.0, "longest_evaluation_seconds": 900.0, "seconds": 10.0}
-    assert not trainer_at(recipe, step=9, **slow).evaluation_due
-    assert trainer_at(recipe, step=10, **slow).evaluation_due
-    assert not trainer_at(recipe, step=19, evaluations=1, **slow).evaluation_due
-    assert trainer_at(recipe, step=20, evaluations=1, **slow).evaluation_due
+
+    def due(step: int, evaluations: int = 0) -> bool:
+        slow = Position(step, evaluations=evaluations, evaluation_seconds=900.0, longest_evaluation_seconds=900.0)
+        return evaluation_due(recipe, slow, step / 80)
+
+    assert not due(9)
+    assert due(10)
+    assert not due(19, evaluations=1)
+    assert due(20, evaluations=1)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +36,8 @@ def test_steps_evaluate_evenly_however_long_it_takes() -> None:
 def test_minutes_spend_a_fifth_on_evaluations(
     seconds: float, evaluations: int, spent: float, longest: float, due: bool
 ) -> None:
-    trainer = trainer_at(
-        Recipe(minutes=30.0, evaluations=8),
-        seconds=seconds,
-        evaluations=evaluations,
-        evaluation_seconds=spent,
-        longest_evaluation_seconds=longest,
+    recipe = Recipe(minutes=30.0, evaluations=8)
+    position = Position(
+        seconds=seconds, evaluations=evaluations, evaluation_seconds=spent, longest_evaluation_seconds=longest
     )
-    assert trainer.evaluation_due is due
+    assert evaluation_due(recipe, position, seconds / 1800) is due

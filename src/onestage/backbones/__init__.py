@@ -1,6 +1,6 @@
-"""Backbones: networks that turn images into a list of feature maps, finest first."""
+"""Backbones: networks from images to feature maps, finest first."""
 
-from onestage.backbones.feature_maps import FeatureMaps
+from onestage.backbones.base import FeatureMaps
 from onestage.backbones.timm import ResNetStages, TimmMaps, timm_normalization
 from onestage.backbones.vgg import VGG16Reduced
 

@@ -1,4 +1,4 @@
-"""timm's backbones: any of them as three feature maps at strides 8, 16 and 32, and ResNets as M2Det reads them."""
+"""Backbones from timm: any network as maps at strides 8, 16 and 32, and ResNets as M2Det reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from onestage.backbones.feature_maps import FeatureMaps
+from onestage.backbones.base import FeatureMaps
 from onestage.errors import UserError
 
 STRIDES = (8, 16, 32)
@@ -21,11 +21,11 @@ class TimmMaps(FeatureMaps):
     """The maps of `timm.create_model(name, features_only=True)` at strides 8, 16 and 32, with fresh weights.
 
     Args:
-        name: timm's.
-        frozen_norm: batch norms with fixed statistics, scales and shifts: those of the weights that are loaded.
+        name: timm's name of the network.
+        frozen_norm: fix the statistics, scales and shifts of batch norms at those of the weights that are loaded.
 
     Raises:
-        UserError: timm has no such model, or it has no map at one of the strides.
+        UserError: timm has no such model, or the model has no map at one of the strides.
     """
 
     strides = STRIDES
@@ -37,24 +37,23 @@ class TimmMaps(FeatureMaps):
             mend = f"the nearest are {', '.join(near)}" if near else "`timm.list_models()` lists what it has"
             raise UserError(f"backbone {name!r}: timm {timm.__version__} has no model of that name; {mend}")
         try:
-            self.body = timm.create_model(name, features_only=True, pretrained=False)
+            body = timm.create_model(name, features_only=True, pretrained=False)
         except (RuntimeError, AttributeError, AssertionError, KeyError, TypeError) as error:
             raise UserError(
                 f"backbone {name!r}: timm can't give its feature maps ({error}); use another one"
             ) from error
-        feature_info: Any = self.body.feature_info
-        reductions: list[int] = feature_info.reduction()
+        info: Any = body.feature_info
+        reductions: list[int] = info.reduction()
         if not set(STRIDES) <= set(reductions):
             raise UserError(
                 f"backbone {name!r}: its maps have strides {', '.join(map(str, reductions))}; expected 8, 16 and 32 "
                 "among them; use a pyramidal network such as tf_efficientnet_lite0 or resnet18"
             )
-        if frozen_norm:
-            self.body = freeze_batch_norm_2d(self.body)
-        # The last map of a stride has seen most layers.
+        self.body = freeze_batch_norm_2d(body) if frozen_norm else body
+        # Several maps may have one stride; the last of them has passed through most layers.
         self.indices = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
-        self.channels = tuple(feature_info.channels()[index] for index in self.indices)
-        self.stem = _parameters_up_to(self, [one["module"] for one in feature_info.info if one["reduction"] <= 4])
+        self.channels = tuple(info.channels()[index] for index in self.indices)
+        self.stem = _stem(self, info)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         maps = self.body(images)
@@ -65,8 +64,8 @@ class ResNetStages(FeatureMaps):
     """A ResNet's map at stride 8 and a deeper one at stride 16, with fresh weights.
 
     Args:
-        name: timm's, `resnet50` or `resnet101`.
-        stages: the two that are read, 1 to 4. Where stage 4 is, stage 3 keeps the size of stage 2.
+        name: timm's name of the network, as `resnet50`.
+        stages: the two stages that are read: (2, 3), or (2, 4), where stage 3 keeps the size of stage 2.
     """
 
     strides = (8, 16)
@@ -76,29 +75,30 @@ class ResNetStages(FeatureMaps):
         if stages not in ((2, 3), (2, 4)):
             raise UserError(f"{name}: stages {stages}; expected (2, 3) or (2, 4), whose maps have strides 8 and 16")
         self.body = timm.create_model(name, features_only=True, pretrained=False, out_indices=stages)
-        feature_info: Any = self.body.feature_info
-        self.channels = tuple(feature_info.channels())
+        info: Any = self.body.feature_info
+        self.channels = tuple(info.channels())
         if stages[1] == 4:
             for layer in self.body.get_submodule("layer3.0").modules():
                 if isinstance(layer, nn.Conv2d):
                     layer.stride = (1, 1)
-        self.stem = _parameters_up_to(self, [one["module"] for one in feature_info.info if one["reduction"] <= 4])
+        self.stem = _stem(self, info)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         return self.body(images)
 
 
-def _parameters_up_to(backbone: nn.Module, modules: list[str]) -> tuple[str, ...]:
-    """Names of the parameters up to the last of these modules of its body, in timm's order of layers."""
-    names = [name for name, _ in backbone.named_parameters()]
-    prefixes = tuple(f"body.{form}." for module in modules for form in (module, module.replace(".", "_")))
-    last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
-    return tuple(names[: last + 1])
-
-
 def timm_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation, RGB on the 0..255 scale, that timm's weights of that name were trained with."""
+    """Mean and standard deviation, RGB on the 0..255 scale, that timm's weights of a network were trained with."""
     config = timm.get_pretrained_cfg(name)
     mean = IMAGENET_DEFAULT_MEAN if config is None else config.mean
     std = IMAGENET_DEFAULT_STD if config is None else config.std
     return tuple(round(255 * value, 4) for value in mean), tuple(round(255 * value, 4) for value in std)
+
+
+def _stem(backbone: nn.Module, info: Any) -> tuple[str, ...]:
+    """Names of the parameters up to the last module at stride 4 or less, in timm's order of layers."""
+    modules = [one["module"] for one in info.info if one["reduction"] <= 4]
+    prefixes = tuple(f"body.{form}." for module in modules for form in (module, module.replace(".", "_")))
+    names = [name for name, _ in backbone.named_parameters()]
+    last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
+    return tuple(names[: last + 1])

@@ -1,24 +1,24 @@
 """VGG-16 (Simonyan & Zisserman 2014, configuration D) as SSD reduces it (Liu et al. 2016, 3).
 
-fc6 and fc7 become the convolutions conv6 (dilated by 6) and conv7 (1x1); pool5 is 3x3 at stride 1, so that conv5 to
-conv7 share one stride; pool3 rounds up, so that a 300-pixel image has a 38 x 38 map.
+fc6 and fc7 become the convolutions conv6 (dilation 6) and conv7 (1x1). pool5 is 3x3 with stride 1, so conv5 to conv7
+have one stride. pool3 rounds up, so a 300-pixel image has a 38 x 38 map.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from onestage.backbones.feature_maps import FeatureMaps
-from onestage.backbones.l2_norm import L2Norm
+from onestage.backbones.base import FeatureMaps
 
 
 class VGG16Reduced(FeatureMaps):
-    """Maps: conv4_3 (stride 8), conv7 (stride 16).
+    """The maps of conv4_3 (stride 8) and conv7 (stride 16).
 
     Args:
-        batch_norm: after conv6 and conv7.
+        batch_norm: add batch norms after conv6 and conv7.
         conv4_3_norm: rescale conv4_3's vectors, as SSD does.
     """
 
@@ -37,7 +37,7 @@ class VGG16Reduced(FeatureMaps):
         self.conv7 = nn.Conv2d(1024, 1024, kernel_size=1)  # fc7
         self.conv6_norm = nn.BatchNorm2d(1024) if batch_norm else nn.Identity()
         self.conv7_norm = nn.BatchNorm2d(1024) if batch_norm else nn.Identity()
-        # Liu 2016, 3.1: conv4_3 has larger norms than the other maps, so rescale them to 20, and learn the scale.
+        # Liu 2016, 3.1: conv4_3 has larger norms than the other maps, so rescale to 20, and learn the scale.
         self.conv4_3_norm = L2Norm(512, initial_scale=20.0) if conv4_3_norm else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -45,7 +45,7 @@ class VGG16Reduced(FeatureMaps):
                 nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        # Pooled before ReLU where the larger map is not needed: the same values, a quarter of the work.
+        # Pool before ReLU where the larger map is not needed: the same values for a quarter of the work.
         x = F.relu_(F.max_pool2d(self.conv1_2(_relu_all(images, self.conv1_1)), 2))
         x = F.relu_(F.max_pool2d(self.conv2_2(_relu_all(x, self.conv2_1)), 2))
         x = F.relu_(F.max_pool2d(self.conv3_3(_relu_all(x, self.conv3_1, self.conv3_2)), 2, ceil_mode=True))
@@ -54,6 +54,21 @@ class VGG16Reduced(FeatureMaps):
         conv6 = F.relu_(self.conv6_norm(self.conv6(F.max_pool2d(x, kernel_size=3, stride=1, padding=1))))
         conv7 = F.relu_(self.conv7_norm(self.conv7(conv6)))
         return [self.conv4_3_norm(conv4_3), conv7]
+
+
+class L2Norm(nn.Module):
+    """L2 normalisation over channels with a learned scale for each channel (Liu et al. 2015, ParseNet, 3.3)."""
+
+    def __init__(self, channels: int, initial_scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), initial_scale))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        # In float32 under autocast: a bfloat16 sum of hundreds of squares is wrong in the second digit. Multiplied by
+        # the inverse: the gradient of F.normalize's division passes over the map four times more.
+        x = x.float()
+        inverse_lengths = x.square().sum(dim=1, keepdim=True).clamp(min=1e-24).rsqrt()
+        return x * inverse_lengths * self.scale[:, None, None]
 
 
 def _conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:

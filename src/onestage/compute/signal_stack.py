@@ -1,4 +1,4 @@
-"""Where signal handlers run: a thread may have set memory aside for them, and OpenVINO leaves it dangling."""
+"""Keep the memory that a thread set aside for signal handlers; OpenVINO leaves it dangling."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class _SignalStack(ctypes.Structure):
 def kept_signal_stack() -> Iterator[None]:
     """Leave this thread's alternate signal stack as it was before.
 
-    Each `Core` of OpenVINO sets one when it first uses the processor; when it goes, it puts back the one that it found
-    and unmaps its own. Of two that go in the order in which they came, the second puts back what the first unmapped.
-    All of Python's handlers run there, so from then on Ctrl-C, or the end of a child process that is waited for, would
-    be a segmentation fault that says nothing. A Core that doesn't find its stack in place puts nothing back.
+    Each `Core` of OpenVINO sets a stack when it first uses the processor; when the Core goes, it puts back the stack
+    that it found and unmaps its own. If two go in the order in which they came, the second puts back what the first
+    unmapped. Python's handlers run on that stack, so from then on Ctrl-C, or the end of a child process that is waited
+    for, would be a segmentation fault without a word. A Core that doesn't find its stack in place puts nothing back.
     """
     if sys.platform != "linux":
         yield

@@ -1,54 +1,64 @@
-"""Data sets: folders in, one flat table out, and every fault of them told.
+"""Data sets: a folder goes in, one flat table comes out, and every fault is reported.
 
-`read_dataset` finds out what kind a folder is. A data set's name may join several folders with `+`, the later ones
+`read_dataset` finds out the format of a folder. A data set may be several folders joined with `+`, the later ones
 relative to the parent of the first: `VOCdevkit/VOC2007+VOC2012`.
+
+A new format needs its reader and a line in `KINDS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from onestage.data.coco import coco_splits, read_coco
+from onestage.data.coco import coco_splits, is_coco, read_coco
 from onestage.data.table import Table
-from onestage.data.validate import Problem, drop_bad, errors, summary, validate_images
-from onestage.data.voc import ALL, read_voc, voc_splits, write_voc
-from onestage.data.yolo import SETTINGS, read_yolo, yolo_splits
+from onestage.data.validate import Problem, errors, summary, validate_images
+from onestage.data.voc import ALL, is_voc, read_voc, voc_splits
+from onestage.data.yolo import is_yolo, read_yolo, yolo_splits
 from onestage.errors import UserError
-from onestage.runtime.decode import ImageError, ImageHeader, decode_image, read_header
 from onestage.structures import Categories
 
 __all__ = [
-    "ImageError",
-    "ImageHeader",
-    "Problem",
+    "KINDS",
+    "Kind",
     "Splits",
-    "Table",
     "choose_splits",
-    "decode_image",
-    "drop_bad",
+    "dataset_kind",
     "errors",
     "read_dataset",
-    "read_header",
-    "read_voc",
     "summary",
     "validate_images",
-    "write_voc",
 ]
 
-Reader = Callable[[str | Path, str, Categories | None], tuple[Table, list[Problem]]]
-SplitLister = Callable[[str | Path], list[str]]
-KINDS: dict[str, tuple[Reader, SplitLister]] = {
-    "voc": (read_voc, voc_splits),
-    "coco": (read_coco, coco_splits),
-    "yolo": (read_yolo, yolo_splits),
+
+class Kind(NamedTuple):
+    """A format of data sets.
+
+    Attributes:
+        read: (folder, split, categories) -> the table and its problems, as `read_dataset`.
+        splits: folder -> the names of its splits.
+        fits: folder -> True if it has this format.
+        expected: what such a folder holds, for messages.
+    """
+
+    read: Callable[[str | Path, str, Categories | None], tuple[Table, list[Problem]]]
+    splits: Callable[[str | Path], list[str]]
+    fits: Callable[[Path], bool]
+    expected: str
+
+
+KINDS: dict[str, Kind] = {  # of several formats that fit, the first counts
+    "yolo": Kind(read_yolo, yolo_splits, is_yolo, "data.yaml (YOLO)"),
+    "voc": Kind(read_voc, voc_splits, is_voc, "Annotations and JPEGImages (VOC)"),
+    "coco": Kind(read_coco, coco_splits, is_coco, "annotations/instances_SPLIT.json (COCO)"),
 }
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Which splits train and test a model; `note` is a line to tell where the choice is not the usual one, else ""."""
+class Splits(NamedTuple):
+    """The splits that train and test a model, and a line to print if the choice is unusual, else ""."""
 
     train: str
     test: str
@@ -56,59 +66,54 @@ class Splits:
 
 
 def dataset_kind(root: str | Path) -> str:
-    """The kind of a data folder: "voc", "coco" or "yolo".
+    """The format of a data folder, a key of `KINDS`.
 
     Raises:
-        UserError: the folder is not there, or is none of them.
+        UserError: there is no such folder, or it has none of the formats.
     """
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of a VOC, COCO or YOLO data set")
-    if any((root / name).is_file() for name in SETTINGS):
-        return "yolo"
-    if (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
-        return "voc"
-    if coco_splits(root):
-        return "coco"
-    raise UserError(
-        f"{root}: not a data set; expected Annotations and JPEGImages (VOC), annotations/instances_SPLIT.json (COCO) "
-        f"or data.yaml (YOLO)"
-    )
+    for name, kind in KINDS.items():
+        if kind.fits(root):
+            return name
+    *others, last = sorted(kind.expected for kind in KINDS.values())
+    raise UserError(f"{root}: not a data set; expected {', '.join(others)} or {last}")
 
 
 def read_dataset(
     path_spec: str | Path, split: str, categories: Categories | None = None
 ) -> tuple[Table, list[Problem]]:
-    """Read one split of a data set, of several folders where they are joined with `+`.
+    """Read one split of a data set.
 
     Args:
         path_spec: a folder, or folders joined with `+`.
-        split: a split's name, or the beginning of the only one that begins so ("val" for "val2017").
-        categories: the classes that labels refer to, by name (a trained model's); None takes the data set's own.
+        split: the name of a split; the year may be left out if there is only one ("val" for "val2017").
+        categories: the classes that labels refer to, by name (those of a trained model); None takes the data set's own.
 
     Returns:
-        The table of everything usable, and all that was wrong: an error names what is not in the table. The images
-        themselves are looked at by `validate_images`.
+        The table of everything usable, and everything that was wrong: what an error names is not in the table. The
+        images themselves are checked by `validate_images`.
 
     Raises:
-        UserError: no such folder, kind or split, or nothing usable in it.
+        UserError: no such folder, format or split, or nothing usable in it.
     """
     tables: list[Table] = []
     problems: list[Problem] = []
     roots = dataset_roots(path_spec)
     for root in roots:
-        read, list_splits = KINDS[dataset_kind(root)]
-        known = list_splits(root)
-        name = _resolve(split, known)
-        if name is None:
-            if len(roots) == 1:
-                raise UserError(f"{root}: no split {split}; there is {', '.join(known)}")
+        kind = KINDS[dataset_kind(root)]
+        known = kind.splits(root)
+        names = [split] if split in known else _with_years(known, split)
+        if len(names) == 1:
+            table, found = kind.read(root, names[0], categories)
+            tables.append(table)
+            problems += found if len(roots) == 1 else [replace(one, file=f"{root.name}/{one.file}") for one in found]
+        elif len(roots) == 1:
+            raise UserError(f"{root}: no split {split}; there is {', '.join(known)}")
+        else:
             message = f"has no split {split} (there is {', '.join(known)}); nothing of it is used"
             problems.append(Problem(str(root), None, message, "split", "notice"))
-            continue
-        table, found = read(root, name, categories)
-        tables.append(table)
-        problems.extend(found if len(roots) == 1 else (replace(p, file=f"{root.name}/{p.file}") for p in found))
     if not tables:
         raise UserError(f"{path_spec}: none of its folders has the split {split}")
     table = _join(tables)
@@ -119,24 +124,23 @@ def read_dataset(
 
 
 def choose_splits(path_spec: str | Path) -> Splits:
-    """The splits to train and to test on: trainval or train, and test or val, by the data set's own names.
+    """The splits to train and to test on: trainval or train, and test or val, by the names in the data set.
 
-    `trainval` holds `val`, so where only `val` can test, `train` trains. With a single split both are that one.
+    `trainval` holds `val`, so if only `val` can test, `train` trains. A single split does both.
 
     Raises:
-        UserError: no such folder, or none of the splits is known.
+        UserError: no such folder, or none of its splits has a usual name.
     """
-    known: list[str] = []
-    for root in dataset_roots(path_spec):
-        known.extend(KINDS[dataset_kind(root)][1](root))
-    test = _first(known, ("test", "val", "valid"))
-    candidates = ("train", "trainval") if test is not None and test.startswith("val") else ("trainval", "train")
-    train = _first(known, candidates) or _first(known, (ALL,))
-    if train is None and test is None and len(set(known)) != 1:
+    known = [split for root in dataset_roots(path_spec) for split in KINDS[dataset_kind(root)].splits(root)]
+    test = _first(known, "test", "val", "valid")
+    usual = ("train", "trainval") if test is not None and test.startswith("val") else ("trainval", "train")
+    train = _first(known, *usual, ALL)
+    only = known[0] if len(set(known)) == 1 else None
+    train, test = train or test or only, test or train or only
+    if train is None or test is None:
         raise UserError(f"{path_spec}: which split trains? There is {', '.join(known) or 'none'}; name one train")
-    train, test = train or test or known[0], test or train or known[0]
     if train == test:
-        note = f"{path_spec} has only the split {train}: it trains and tests, so its figures tell memory, not skill"
+        note = f"{path_spec} has only the split {train}: it trains and tests, so its figures show memory, not skill"
         return Splits(train, test, note)
     if train == "trainval" and test.startswith("val"):
         return Splits(train, test, f"{path_spec}: {test} is part of {train}, so its figures flatter")
@@ -144,7 +148,7 @@ def choose_splits(path_spec: str | Path) -> Splits:
 
 
 def dataset_roots(path_spec: str | Path) -> list[Path]:
-    """The folders that a data set's name joins."""
+    """The folders that a data set joins with `+`."""
     if Path(path_spec).is_dir() or "+" not in str(path_spec):
         return [Path(path_spec)]
     first, *others = (part for part in str(path_spec).split("+") if part)
@@ -152,29 +156,24 @@ def dataset_roots(path_spec: str | Path) -> list[Path]:
     return [Path(first), *(Path(other) if Path(other).is_dir() else parent / other for other in others)]
 
 
-def _resolve(split: str, known: list[str]) -> str | None:
-    if split in known:
-        return split
-    beginning = [name for name in known if name.startswith(split) and name[len(split) :].isdigit()]
-    return beginning[0] if len(beginning) == 1 else None
+def _with_years(known: list[str], name: str) -> list[str]:
+    """The splits that are this name and a number, as `train2017` is for `train`, the newest last."""
+    return sorted(split for split in known if split.startswith(name) and split[len(name) :].isdigit())
 
 
-def _first(known: list[str], candidates: tuple[str, ...]) -> str | None:
-    """The first candidate that is a known split, or begins one as `train` begins `train2017`; the newest of several."""
-    for candidate in candidates:
-        if candidate in known:
-            return candidate
-        years = sorted(name for name in known if name.startswith(candidate) and name[len(candidate) :].isdigit())
-        if years:
+def _first(known: list[str], *names: str) -> str | None:
+    """The first of the names that is a split, with a year too; of several years, the newest."""
+    for name in names:
+        if name in known:
+            return name
+        if years := _with_years(known, name):
             return years[-1]
     return None
 
 
 def _join(tables: list[Table]) -> Table:
     """One table; VOC folders without class lists know only the classes they hold, so these are united by name."""
-    if len(tables) == 1:
-        return tables[0]
     if len({table.categories for table in tables}) > 1 and all(table.kind == "voc" for table in tables):
         union = Categories.from_names(sorted({name for table in tables for name in table.categories.names}))
         tables = [table.with_categories(union) for table in tables]
-    return tables[0].join(*tables[1:])
+    return tables[0] if len(tables) == 1 else tables[0].join(*tables[1:])

@@ -1,8 +1,8 @@
-"""COCO folders: `annotations/instances_SPLIT.json` and the images in `SPLIT/`, `images/SPLIT/`, `images/` or beside.
+"""COCO folders: `annotations/instances_SPLIT.json`, and the images in `SPLIT/`, `images/SPLIT/`, `images/` or beside.
 
-Roboflow's `SPLIT/_annotations.coco.json` is read too. COCO's boxes are (x, y, width, height), 0-based; ids may be
-sparse, and labels follow the order of the category ids (COCO data format, "annotations"). `iscrowd` objects are
-`ignored`; of a segment only its box and its `area` are used.
+Roboflow's `SPLIT/_annotations.coco.json` is read too. Boxes are (x, y, width, height), 0-based. Category ids may be
+sparse: labels follow their order (COCO data format, "annotations"). `iscrowd` objects are `ignored`; of a segment only
+its box and its `area` are used.
 
 Ids written as 7, 7.0 or "7" are the same id. Annotation ids are not used, so 0 and repeated ones do no harm.
 """
@@ -10,18 +10,25 @@ Ids written as 7, 7.0 or "7" are the same id. Annotation ids are not used, so 0 
 from __future__ import annotations
 
 import json
+import re
 from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onestage.data.folder import DataFolder, OutsideError, shown
-from onestage.data.table import Table, TableBuilder
-from onestage.data.validate import ImageObjects, Problem, unknown_class
+from onestage.data.reading import ImageObjects, SplitBuilder, whole_size
+from onestage.data.table import Table
+from onestage.data.validate import Problem
 from onestage.errors import UserError
 from onestage.structures import Categories
 
 MAX_JSON_BYTES = 4 << 30
 Record = dict[str, Any]
+
+
+def is_coco(root: Path) -> bool:
+    """True for a folder with annotations of a split."""
+    return bool(coco_splits(root))
 
 
 def coco_splits(root: str | Path) -> list[str]:
@@ -32,59 +39,46 @@ def coco_splits(root: str | Path) -> list[str]:
 
 
 def read_coco(root: str | Path, split: str, categories: Categories | None = None) -> tuple[Table, list[Problem]]:
-    """Read one split of a COCO folder.
+    """Read one split, as in `annotations/instances_SPLIT.json`; see `read_dataset`.
 
-    Args:
-        root: the folder that holds `annotations`.
-        split: as in `annotations/instances_SPLIT.json`.
-        categories: the classes, matched by name; None takes the file's own, in the order of their ids.
-
-    Returns:
-        The table of everything usable, and all that was wrong (what an error names is not in the table).
-
-    Raises:
-        UserError: no such folder or split, not a COCO file, or a class named twice.
+    `categories` None takes the file's own, in the order of their ids.
     """
-    folder = DataFolder(root)
-    problems: list[Problem] = []
+    builder = SplitBuilder(root, split, "coco")
+    folder = builder.folder
     file = folder.first_existing((f"annotations/instances_{split}.json", f"{split}/_annotations.coco.json"))
     if file is None:
-        known = ", ".join(coco_splits(folder.root)) or "none"
-        raise UserError(f"{folder.root}/annotations/instances_{split}.json: no such split; there is {known}")
+        known = ", ".join(coco_splits(root)) or "none"
+        raise UserError(f"{root}/annotations/instances_{split}.json: no such split; there is {known}")
     content = _load(folder, file)
     own = _own_categories(f"{folder.root / file}", content["categories"])
+    class_names = dict(zip(map(str, own.source_ids), own.names, strict=True))
     categories = own if categories is None else categories
-    objects_of = _group_by_image(file, content, problems)
-    label_of_id = _labels_by_id(own, categories)
-    builder = TableBuilder(folder.root, split, "coco")
-    without_area = 0
+    annotations = _by_image(builder, file, content)
     seen: set[str] = set()
-    for number, image in enumerate(content["images"], start=1):
-        found = _image(folder, file, number, image, split, problems)
+    without_area = 0
+    for number, record in enumerate(content["images"], start=1):
+        found = _image(builder, file, number, record)
         if found is None:
             continue
         image_id, path, size_hw = found
         if image_id in seen:
             message = f"image {number}: id {image_id} is taken by an earlier image; give each its own"
-            problems.append(Problem(file, None, message, "id"))
+            builder.report(file, "id", message)
             continue
         seen.add(image_id)
-        checked = ImageObjects(f"{file}, image {image_id}", size_hw, problems)
-        for place, record in objects_of.get(image_id, ()):
-            without_area += _area(record) is None
-            _add_object(checked, place, record, label_of_id, own, categories)
-        checked.add_to(builder, path=path, image_id=image_id)
+        image = ImageObjects(f"{file}, image {image_id}", size_hw, categories, builder.problems)
+        for place, annotation in annotations.get(image_id, ()):
+            without_area += _area(annotation) is None
+            _add_object(image, place, annotation, class_names)
+        builder.add(image, path=path, image_id=image_id)
     if without_area:
-        problems.append(
-            Problem(
-                file, None, f"{without_area:,} objects have no usable area; their boxes' is taken", "area", "notice"
-            )
-        )
-    return builder.build(categories), problems
+        message = f"{without_area:,} objects have no usable area; the area of their boxes is taken"
+        builder.report(file, "area", message, "notice")
+    return builder.build(categories)
 
 
 def normal_id(value: object) -> str | None:
-    """One spelling for an id that may be 7, 7.0, "7" or a word; None for what is no id."""
+    """One spelling for an id written as 7, 7.0, "7" or a word; None for what is no id."""
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -96,12 +90,11 @@ def normal_id(value: object) -> str | None:
 
 
 def _load(folder: DataFolder, file: str) -> Record:
-    """The file's three lists, each made of objects."""
+    """The content of the file; its three lists are there and hold only objects."""
+    data = folder.read(file, MAX_JSON_BYTES)
     try:
-        content = json.loads(folder.read(file, MAX_JSON_BYTES))
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{folder.root / file}: not JSON ({error}); write it again") from error
     for key in ("images", "annotations", "categories"):
         records = content.get(key) if isinstance(content, dict) else None
@@ -115,114 +108,81 @@ def _load(folder: DataFolder, file: str) -> Record:
 def _own_categories(file: str, records: list[Record]) -> Categories:
     named: list[tuple[int, str]] = []
     for record in records:
-        category_id, name = normal_id(record.get("id")), record.get("name")
-        if (
-            category_id is None
-            or not category_id.lstrip("-").isdigit()
-            or not isinstance(name, str)
-            or not name.strip()
-        ):
+        category_id, name = normal_id(record.get("id")) or "", record.get("name")
+        if not re.fullmatch(r"-?[0-9]{1,18}", category_id) or not isinstance(name, str) or not name.strip():
             raise UserError(f"{file}: category {shown(record)} needs a whole number as id and a name")
         named.append((int(category_id), name.strip()))
     named.sort()
     numbers, names = tuple(number for number, _ in named), tuple(name for _, name in named)
-    if len(set(numbers)) < len(numbers) or len(set(names)) < len(names):
-        twice = next(record for record in named if numbers.count(record[0]) > 1 or names.count(record[1]) > 1)
-        raise UserError(f"{file}: two categories have the id {twice[0]} or the name {twice[1]!r}; give each its own")
+    if len(set(numbers)) < len(named) or len(set(names)) < len(named):
+        number, name = next(one for one in named if numbers.count(one[0]) > 1 or names.count(one[1]) > 1)
+        raise UserError(f"{file}: two categories have the id {number} or the name {name!r}; give each its own")
     return Categories(names, numbers)
 
 
-def _labels_by_id(own: Categories, categories: Categories) -> dict[str, int]:
-    """Category id, in its one spelling -> label in the wanted list, by name; classes that it lacks are left out."""
-    label_of, pairs = categories.label_of, zip(own.source_ids, own.names, strict=True)
-    return {str(source_id): label_of[name] for source_id, name in pairs if name in label_of}
-
-
-def _group_by_image(file: str, content: Record, problems: list[Problem]) -> dict[str, list[tuple[int, Record]]]:
-    """Image id -> its annotations, each with its place in the file counted from 1."""
+def _by_image(builder: SplitBuilder, file: str, content: Record) -> dict[str, list[tuple[int, Record]]]:
+    """Image id -> its annotations, each with its place in the file, counted from 1."""
     known = {normal_id(image.get("id")) for image in content["images"]} - {None}
     groups: dict[str, list[tuple[int, Record]]] = {}
     for place, record in enumerate(content["annotations"], start=1):
         image_id = normal_id(record.get("image_id"))
         if image_id is None or image_id not in known:
             message = f"image_id {shown(record.get('image_id'))} names no image of the file; correct or delete it"
-            problems.append(Problem(file, place, message, "id"))
+            builder.problems.append(Problem(file, place, message, "id"))
         else:
             groups.setdefault(image_id, []).append((place, record))
     return groups
 
 
-def _image(
-    folder: DataFolder, file: str, number: int, image: Record, split: str, problems: list[Problem]
-) -> tuple[str, str, tuple[int, int]] | None:
-    """(id, path, size_hw) of one record of `images`; None, and a problem, where it can't be used."""
+def _image(builder: SplitBuilder, file: str, number: int, record: Record) -> tuple[str, str, tuple[int, int]] | None:
+    """(id, path, size_hw) of one record of `images`; None, and a problem, for one that can't be used."""
 
     def report(kind: str, message: str) -> None:
-        problems.append(Problem(file, None, f"image {number}: {message}", kind))
+        builder.report(file, kind, f"image {number}: {message}")
 
-    image_id, name = normal_id(image.get("id")), image.get("file_name")
-    height, width = _number(image.get("height")), _number(image.get("width"))
+    image_id, name = normal_id(record.get("id")), record.get("file_name")
     if image_id is None:
-        return report("id", f"id {shown(image.get('id'))} is no id; give a whole number")
+        return report("id", f"id {shown(record.get('id'))} is no id; give a whole number")
     if not isinstance(name, str) or not name:
         return report("annotation", f"file_name {shown(name)} is no name of a file")
-    if (
-        height is None
-        or width is None
-        or not all(1 <= side < 1 << 31 and side.is_integer() for side in (height, width))
-    ):
-        read = f"{shown(image.get('width'))} x {shown(image.get('height'))}"
-        return report("no-size", f"no size of {shown(name)} ({read}); write width and height")
-    beside = PurePosixPath(file).parent.as_posix()
+    height, width = record.get("height"), record.get("width")
+    size_hw = whole_size(_number(height), _number(width))
+    if size_hw is None:
+        message = f"no size of {shown(name)} ({shown(width)} x {shown(height)}); write width and height"
+        return report("no-size", message)
+    split, beside = builder.split, PurePosixPath(file).parent.as_posix()
+    places = (split, f"images/{split}", "images", ".", beside)
     try:
-        places = (split, f"images/{split}", "images", ".", beside)
-        path = folder.first_existing([str(PurePosixPath(place, name)) for place in places])
+        path = builder.folder.first_existing(str(PurePosixPath(place, name)) for place in places)
     except OutsideError as error:
         return report("path", str(error))
     if path is None:
         return report("missing-image", f"the image {shown(name)} is missing in {split} and images; add or unlist it")
-    return image_id, path, (int(height), int(width))
+    return image_id, path, size_hw
 
 
-def _add_object(
-    image: ImageObjects,
-    place: int,
-    record: Record,
-    label_of_id: dict[str, int],
-    own: Categories,
-    categories: Categories,
-) -> None:
-    category_id = normal_id(record.get("category_id"))
+def _add_object(image: ImageObjects, place: int, record: Record, class_names: dict[str, str]) -> None:
+    """Add one annotation; `class_names` by category id."""
+    name = class_names.get(normal_id(record.get("category_id")) or "")
+    if name is None:
+        written, ids = shown(record.get("category_id")), ", ".join(list(class_names)[:10])
+        message = f"category_id {written} is none of the file's categories ({ids}); correct it"
+        return image.report(place, "class", message)
+    label = image.find_label(place, name)
+    if label is None:
+        return None
     box = record.get("bbox")
-    if category_id is None or category_id not in label_of_id:
-        names = {str(source_id): name for source_id, name in zip(own.source_ids, own.names, strict=True)}
-        if category_id in names:
-            image.report(place, "class", unknown_class(names[category_id], categories))
-        else:
-            ids = ", ".join(map(str, own.source_ids[:10]))
-            message = (
-                f"category_id {shown(record.get('category_id'))} is none of the file's categories ({ids}); correct it"
-            )
-            image.report(place, "class", message)
-        return
     numbers = [_number(side) for side in box] if isinstance(box, list) else []
     sides = [side for side in numbers if side is not None]
     if len(sides) != 4 or len(numbers) != 4:
-        image.report(place, "annotation", f"bbox {shown(box)} is not four numbers x, y, width, height")
-    else:
-        x, y, width, height = sides
-        if width <= 0 or height <= 0:
-            message = f"bbox {shown(box)} has width {width:.6g} and height {height:.6g}; fix or delete the box"
-            image.report(place, "box-empty", message)
-            return
-        image.add(
-            place,
-            (x, y, x + width, y + height),
-            label_of_id[category_id],
-            written=f"bbox {shown(box)}",
-            ignored=record.get("iscrowd") in (1, "1"),  # True and 1.0 too
-            area=_area(record),
-        )
+        return image.report(place, "annotation", f"bbox {shown(box)} is not four numbers x, y, width, height")
+    x, y, width, height = sides
+    if width <= 0 or height <= 0:
+        message = f"bbox {shown(box)} has width {width:.6g} and height {height:.6g}; fix or delete the box"
+        return image.report(place, "box-empty", message)
+    ignored = record.get("iscrowd") in (1, "1")  # True and 1.0 too
+    written, area = f"bbox {shown(box)}", _area(record)
+    return image.add(place, label, (x, y, x + width, y + height), written=written, ignored=ignored, area=area)
 
 
 def _area(record: Record) -> float | None:

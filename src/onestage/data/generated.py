@@ -1,9 +1,9 @@
-"""The demo's data set, drawn from a seed: textured objects of six classes on cluttered backgrounds, as a VOC folder.
+"""The data set of the demo, drawn from a seed: textured objects of six classes on cluttered backgrounds, in VOC format.
 
-The classes differ in size and shape as real ones do: a star may be a tenth of a ladder's length, a wall is wide, a
-ladder tall, a leaf lies at any angle. Objects hide parts of each other; a box is that of an object's visible part. What
-is mostly hidden or very small is `difficult`. Some images are empty. No class is found by its colour alone: the
-background's blobs and lines take colours from everywhere.
+The classes differ in size and shape as real ones do: a star may be a tenth as long as a ladder, a wall is wide, a
+ladder tall, a leaf lies at any angle. Objects hide parts of each other; a box surrounds the visible part of an object.
+Objects that are mostly hidden or very small are `difficult`. Some images are empty. Colour alone identifies no class:
+the blobs and lines of the background take any colour.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from onestage.data.voc import voc_annotation
 
-EMPTY_IMAGES = 0.05
-MOST_OBJECTS = 5
-LEAST_VISIBLE = 0.25  # no object is hidden further than that
-DIFFICULT_VISIBLE = 0.5
-DIFFICULT_SIDE = 0.055  # of the images' nominal side
+EMPTY_IMAGES = 0.05  # fraction of images without objects
+MAX_OBJECTS = 5
+MIN_VISIBLE = 0.25  # fraction of an object that others leave visible
+DIFFICULT_VISIBLE = 0.5  # an object is difficult if less of it is visible,
+DIFFICULT_SIDE = 0.055  # or if its shorter side is below this fraction of the nominal image side
 PLACE_TRIALS = 6
 
 
 class Plane(NamedTuple):
-    """Points of the image in an object's own frame: its centre is (0, 0), its sides lie along u and v, in pixels."""
+    """Image points in the frame of an object: its centre is (0, 0), its sides lie along u and v, in pixels."""
 
     u: Float32[np.ndarray, "h w"]
     v: Float32[np.ndarray, "h w"]
@@ -38,20 +38,20 @@ class Plane(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """An object over a plane: how far within it a point lies (pixels, negative outside), and its colour there."""
+    """Shape and pattern of an object at the points of a plane."""
 
-    depth: Float[np.ndarray, "h w"]
+    depth: Float[np.ndarray, "h w"]  # pixels from the edge inwards, negative outside the object
     pattern: Float[np.ndarray, "h w"]  # 0 first colour, 1 second colour
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of objects. Sides are parts of the images' nominal side; `ratio` is width / height."""
+    """A class of objects."""
 
     surface: Callable[[Plane], Surface]
-    longer_side: tuple[float, float]
-    ratio: tuple[float, float]
-    largest_turn: float  # degrees, both ways
+    longer_side: tuple[float, float]  # range, as fractions of the nominal image side
+    ratio: tuple[float, float]  # range of width / height
+    max_turn: float  # degrees, both ways
     colours: tuple[tuple[int, int, int], tuple[int, int, int]]  # RGB
 
 
@@ -85,7 +85,7 @@ def _ladder(plane: Plane) -> Surface:
 
 
 def _leaf(plane: Plane) -> Surface:
-    # two circles that meet in the tips: their radius follows from the half length and the half width
+    # two circles that meet in the tips; half the length and half the width give their radius
     length, breadth = plane.width / 2, plane.height / 2
     radius = (length**2 + breadth**2) / (2 * breadth)
     depth = radius - np.hypot(plane.u, np.abs(plane.v) + radius - breadth)
@@ -128,14 +128,9 @@ class Drawing(NamedTuple):
 
 
 def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, test: int = 150, size: int = 300) -> None:
-    """Write the data set as a VOC folder with the splits `trainval` and `test`; the same seed gives the same files.
+    """Write a VOC folder with `train` images in the split trainval and `test` images in test.
 
-    Args:
-        root: the folder to write, made where needed.
-        seed: of everything drawn, not negative.
-        train: images of `trainval`.
-        test: images of `test`.
-        size: nominal side of the images, pixels; theirs are 0.8 to 1.2 times it.
+    The same seed (not negative) gives the same files. Sides of images are 0.8 to 1.2 times `size` pixels.
     """
     root = Path(root)
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
@@ -151,12 +146,11 @@ def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, te
         _, jpeg = cv2.imencode(".jpg", drawing.image[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 90))
         (root / "JPEGImages" / f"{stems[index]}.jpg").write_bytes(jpeg.tobytes())
 
-    with ThreadPoolExecutor() as pool:  # numpy and OpenCV draw outside of Python's lock
-        list(pool.map(write_image, range(len(stems))))
+    with ThreadPoolExecutor() as threads:  # numpy and OpenCV draw outside of Python's lock
+        list(threads.map(write_image, range(len(stems))))
     for split, part in (("trainval", stems[:train]), ("test", stems[train:])):
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(
-            "".join(f"{stem}\n" for stem in part), encoding="utf-8"
-        )
+        lines = "".join(f"{stem}\n" for stem in part)
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(lines, encoding="utf-8")
 
 
 def draw_image(rng: np.random.Generator, size: int = 300) -> Drawing:
@@ -164,22 +158,22 @@ def draw_image(rng: np.random.Generator, size: int = 300) -> Drawing:
     height, width = (int(side) for side in rng.integers(round(0.8 * size), round(1.2 * size) + 1, 2))
     scene = _Scene(_background(rng, height, width), size)
     if rng.random() >= EMPTY_IMAGES:
-        for _ in range(int(rng.integers(1, MOST_OBJECTS + 1))):
+        for _ in range(int(rng.integers(1, MAX_OBJECTS + 1))):
             scene.add(str(rng.choice(list(KINDS))), rng)
     return scene.finish(rng)
 
 
 class _Scene:
-    """An image under the brush, and whose pixel each is: -1 the background's, else the object's number."""
+    """An unfinished image, and the number of the object that owns each pixel (-1: background)."""
 
     def __init__(self, canvas: UInt8[np.ndarray, "H W 3"], size: int) -> None:
         self.canvas, self.size = canvas, size
         self.owner = np.full(canvas.shape[:2], -1, dtype=np.int16)
         self.names: list[str] = []
-        self.areas: list[int] = []  # pixels of each object before another one hid some of them
+        self.areas: list[int] = []  # pixels of each object before others hid some
 
     def add(self, name: str, rng: np.random.Generator) -> None:
-        """Draw an object over the others, unless it finds no place that leaves enough of them to see."""
+        """Draw an object over the others, if there is a place that leaves enough of them visible."""
         kind = KINDS[name]
         for _ in range(PLACE_TRIALS):
             window, plane = _random_plane(kind, self.owner.shape, self.size, rng)
@@ -188,7 +182,7 @@ class _Scene:
             owner = self.owner.copy()
             owner[window][inside] = len(self.names)
             left = np.bincount(owner[owner >= 0], minlength=len(self.names))[: len(self.names)]
-            if inside.any() and (left >= LEAST_VISIBLE * np.array(self.areas)).all():
+            if inside.any() and (left >= MIN_VISIBLE * np.array(self.areas)).all():
                 self.canvas[window] = _painted(self.canvas[window], kind, plane, surface, rng)
                 self.owner = owner
                 self.names.append(name)
@@ -196,7 +190,7 @@ class _Scene:
                 return
 
     def finish(self, rng: np.random.Generator) -> Drawing:
-        """The image as a camera would take it, and the boxes of what can be seen."""
+        """The image with light and noise of a camera, and the boxes of what is visible."""
         light = rng.uniform(0.75, 1.15) * rng.uniform(0.94, 1.06, 3)
         noise = rng.uniform(1, 7) * rng.standard_normal(self.owner.shape, dtype=np.float32)
         image = np.clip(self.canvas * light.astype(np.float32) + noise[:, :, None], 0, 255).astype(np.uint8)
@@ -215,15 +209,15 @@ class _Scene:
 def _random_plane(
     kind: Kind, size_hw: tuple[int, ...], size: int, rng: np.random.Generator
 ) -> tuple[tuple[slice, slice], Plane]:
-    """A random place, size and turn of an object: its part of the image, and the points of that part."""
+    """An object with random place, size and turn: its window of the image, and the points in it."""
     ratio = rng.uniform(*kind.ratio)
     longer = size * float(np.exp(rng.uniform(*np.log(kind.longer_side))))
     width, height = (longer, longer / ratio) if ratio >= 1 else (longer * ratio, longer)
-    turn = np.radians(rng.uniform(-kind.largest_turn, kind.largest_turn))
+    turn = np.radians(rng.uniform(-kind.max_turn, kind.max_turn))
     reach_x = (width * abs(np.cos(turn)) + height * abs(np.sin(turn))) / 2
     reach_y = (width * abs(np.sin(turn)) + height * abs(np.cos(turn))) / 2
     rows, columns = size_hw
-    # up to a third of an object may lie outside of the image's edge
+    # up to a third of an object may lie outside the image
     centre_x, centre_y = (
         rng.uniform(min(reach / 3, length / 2), max(length - reach / 3, length / 2))
         for reach, length in ((reach_x, columns), (reach_y, rows))
@@ -240,7 +234,7 @@ def _random_plane(
 def _painted(
     canvas: UInt8[np.ndarray, "h w 3"], kind: Kind, plane: Plane, surface: Surface, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The object over the canvas, with a soft edge, colours a little off its class's, and light from one side."""
+    """The canvas with an object on it: a soft edge, colours a little off those of its class, light from one side."""
     first, second = ((colour + rng.normal(0, 14, 3)).astype(np.float32) for colour in kind.colours)
     pattern = surface.pattern[:, :, None]
     shade = 1 + rng.uniform(-0.35, 0.35) * plane.u / plane.width + rng.uniform(-0.35, 0.35) * plane.v / plane.height
@@ -251,7 +245,7 @@ def _painted(
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Soft patches of colour, a grain, and lines and blobs of any colour that are no objects."""
+    """Soft patches of colour, grain, and lines and blobs of any colour that are no objects."""
     gray = rng.uniform(50, 200) + rng.normal(0, 22, (4, 5, 1))
     patches = (gray + rng.normal(0, 14, 3) + rng.normal(0, 9, (4, 5, 3))).astype(np.float32)
     soft = cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -1,12 +1,12 @@
-"""From a table to batches, in an order and with choices that depend on (seed, epoch, index) alone.
+"""Batches from a table, in an order and with choices that depend on (seed, epoch, index) alone.
 
-Neither the number of workers nor where a run was resumed changes a batch: the order of an epoch is drawn from (seed,
-epoch), the augmentation of a sample from (seed, epoch, sample). Samples are read, augmented and stacked by worker
-processes, or with `workers=0` by one thread behind the training loop (OpenCV runs outside Python's lock);
-`loader_workers.py` is about those.
+The order of an epoch is drawn from (seed, epoch), the augmentation of a sample from (seed, epoch, sample). So neither
+the number of workers nor the point where a run was resumed changes a batch. Worker processes read, augment and stack
+samples, or with `workers=0` one thread behind the training loop (OpenCV releases Python's lock); see
+`loader_workers.py`.
 
-Several training processes share the batches out (`shard`): each takes its samples of every batch in training, and its
-batches of all in evaluation. What a sample or an evaluated batch looks like does not depend on their number.
+Several ranks share the batches (`shard`): in training each takes its samples of every batch, in evaluation whole
+batches in turn. Their number changes neither a sample nor a batch that is evaluated.
 
 The images of a batch lie in memory with their channels last, as they were decoded; the batch is a (B, 3, H, W) view.
 """
@@ -16,20 +16,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from onestage.augmentation import Augmentation
-from onestage.data.augment import augment, resize_only, sample_geometry
+from onestage.data.augmentation import Augmentation, augment
+from onestage.data.augmentation.canvas import Layer
 from onestage.data.loader_workers import StartMethod, by_processes, by_thread, readable_worker_errors
-from onestage.data.table import Table
+from onestage.data.table import Objects, Table
 from onestage.errors import UserError
-from onestage.input_size import PADDING, Resize, SizeHW, Stretch
+from onestage.input_size import PADDING, Resize, SizeHW, Stretch, resize_image
 from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Sample, Targets
 
@@ -44,57 +43,49 @@ def epoch_order(num_images: int, repeat: int, seed: int, epoch: int) -> Int64[np
 
 
 def batches_per_epoch(num_images: int, repeat: int, batch_size: int) -> int:
-    """Full batches in an epoch (the rest, which differs from epoch to epoch, is left out), at least one."""
+    """Full batches in an epoch, at least one. The rest, which differs from epoch to epoch, is left out."""
     return max(1, num_images * repeat // batch_size)
 
 
 def read_sample(table: Table, index: int) -> Sample:
     """One image, decoded, with its objects, in its own pixels."""
-    objects = table.objects(index)
-    image = decode_image(table.image_path(index))
-    return Sample(image, objects.boxes_xyxy, objects.labels, objects.ignored, index)
+    return Sample(decode_image(table.image_path(index)), *table.objects(index), index)
+
+
+def resize_only(sample: Sample, resize: Resize) -> Sample:
+    """The sample resized for the network; every object stays."""
+    height, width = sample.image.shape[:2]
+    new_height, new_width = resize.image_hw((height, width))
+    scale = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
+    return replace(
+        sample, image=resize_image(sample.image, (new_height, new_width)), boxes_xyxy=sample.boxes_xyxy * scale
+    )
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """Augmented samples by (epoch, sample); see `epoch_order` for the samples of an epoch."""
+class Samples:
+    """The samples of a data set by (epoch, sample); see `epoch_order`. Evaluation calls every image a sample."""
 
     table: Table
     augmentation: Augmentation | None  # None: only resized
     resize: Resize
-    seed: int
+    seed: int = 0
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         sample = read_sample(self.table, key[1] % len(self.table))
         if self.augmentation is None:
             return resize_only(sample, self.resize)
-        return augment(sample, self.resize, self._rng(key), self.augmentation)
+        return augment(sample, self.resize, self._rng(key), self.augmentation, self.table)
 
     def image_hw(self, key: tuple[int, int]) -> SizeHW:
-        """The size that this sample's image has, by the table: nothing is read."""
-        index = key[1] % len(self.table)
-        height, width = self.table.image_sizes_hw[index].tolist()
+        """The size of a sample's image, from the table alone: nothing is read."""
+        layer = Layer.of(self.table, key[1] % len(self.table))
         if self.augmentation is None:
-            return self.resize.image_hw((height, width))
-        objects = self.table.objects(index)
-        geometry = sample_geometry(
-            (height, width), objects.boxes_xyxy, objects.ignored, self.resize, self._rng(key), self.augmentation
-        )
-        return geometry.input_hw
+            return self.resize.image_hw(layer.size_hw)
+        return self.augmentation.draw(layer, self._rng(key), self.table).input_hw(self.resize)
 
     def _rng(self, key: tuple[int, int]) -> np.random.Generator:
         return np.random.default_rng((self.seed, *key))
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Samples by the row of their image, only resized."""
-
-    table: Table
-    resize: Resize
-
-    def __getitem__(self, index: int) -> Sample:
-        return resize_only(read_sample(self.table, index), self.resize)
 
 
 def training_loader(
@@ -112,39 +103,38 @@ def training_loader(
     start_method: StartMethod | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Batches without end, from batch `start[1]` of epoch `start[0]` on. `close()` ends the readers.
+    """Endless batches, from batch `start[1]` of epoch `start[0]` on. `close()` ends the readers.
 
     Args:
         table: the images.
-        resize: how images are brought to the network's input.
+        resize: how images are resized for the network.
         augmentation: how images are varied; None only resizes them.
-        batch_size: images a batch, of all training processes together; a set smaller than that gives batches of the
-            whole set.
-        seed: of the order and of the augmentation, not negative.
+        batch_size: images of a batch, of all ranks together; a smaller data set gives batches of all its images.
+        seed: seed of the order and of the augmentation, not negative.
         workers: processes that read images; 0 is one thread of this process.
         start: (epoch, batch) of the first batch. Earlier images are not read.
-        repeat: how often an epoch shows each image.
+        repeat: times that an epoch shows each image.
         pin_memory: put the images where a GPU can fetch them by itself.
-        shard: (rank, ranks): of every batch this loader gives the samples rank, rank + ranks, ...; all ranks together
-            give the batch of a single process, and each pads its part as that would.
+        shard: (rank, world_size): this loader gives the samples rank, rank + world_size, ... of every batch. All ranks
+            together give the batch of a single process, and each pads its images as that would.
         start_method: how workers are started; None is PyTorch's choice for the platform.
-        warn: told in one line of workers that give nothing for `loader_workers.WARN_AFTER_SECONDS`.
+        warn: takes a line about workers that have given nothing for `loader_workers.WARN_AFTER_SECONDS`.
 
     Raises:
         UserError: the table is empty, or a batch has fewer images than there are ranks; later, an image can't be
-            read or a worker process died (outside of this loader's code: see `readable_worker_errors`).
+            read or a worker died (also outside of this loader's code: see `readable_worker_errors`).
     """
     if not len(table):
         raise UserError(f"{table.root}, {table.split}: no images to train on; choose another split")
-    ranks = shard[1]
+    world_size = shard[1]
     images = min(batch_size, len(table) * repeat)
-    if images < ranks:
+    if images < world_size:
         raise UserError(
-            f"batches of {images} images can't be shared by {ranks} processes; use a larger --batch-size, more "
+            f"batches of {images} images can't be shared by {world_size} processes; use a larger --batch-size, more "
             f"images, or at most {images} processes"
         )
     keys = _training_keys(len(table), repeat, batch_size, seed, start)
-    reader = _BatchReader(TrainingSet(table, augmentation, resize, seed), shard, pin_memory and not workers)
+    reader = _BatchReader(Samples(table, augmentation, resize, seed), shard, pin_memory and not workers)
     return _batches(reader, keys, workers, pin_memory, start_method, warn)
 
 
@@ -170,15 +160,15 @@ def evaluation_loader(
     start_method: StartMethod | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Every image once, in the table's order, only resized. Arguments as for `training_loader`, but for `shard`.
+    """Every image once, in the table's order, only resized. Arguments as for `training_loader`, except `shard`.
 
-    Whole batches are dealt out: rank r of n gets batches r, r + n, ... of a single process's, which may be none.
+    Ranks take whole batches in turn: rank r of n gets batches r, r + n, ... of a single process's, perhaps none.
     """
-    rank, ranks = shard
-    rows = range(len(table))
-    batches = (list(rows[first : first + batch_size]) for first in range(0, len(table), batch_size))
-    reader = _BatchReader(EvaluationSet(table, resize), (0, 1), pin_memory and not workers)
-    return _batches(reader, islice(batches, rank, None, ranks), workers, pin_memory, start_method, warn)
+    rank, world_size = shard
+    starts = range(rank * batch_size, len(table), world_size * batch_size)
+    keys = ([(0, row) for row in range(start, min(start + batch_size, len(table)))] for start in starts)
+    reader = _BatchReader(Samples(table, None, resize), (0, 1), pin_memory and not workers)
+    return _batches(reader, keys, workers, pin_memory, start_method, warn)
 
 
 @dataclass(frozen=True)
@@ -186,9 +176,7 @@ class PackedBatch:
     """A batch on its way between processes: one array a field, since each tensor sent costs a file descriptor."""
 
     images: UInt8[Tensor, "B 3 H W"]
-    boxes_xyxy: Float32[np.ndarray, "N 4"]
-    labels: Int64[np.ndarray, " N"]
-    ignored: Bool[np.ndarray, " N"]
+    objects: Objects  # of all images, one after the other
     num_objects: Int64[np.ndarray, " B"]
     image_indices: Int64[np.ndarray, " B"]
 
@@ -199,33 +187,29 @@ class PackedBatch:
     def unpack(self) -> Batch:
         """The batch as the training loop takes it."""
         counts = self.num_objects.tolist()
-        fields = (torch.from_numpy(a).split(counts) for a in (self.boxes_xyxy, self.labels, self.ignored))
-        targets = [Targets(*objects) for objects in zip(*fields, strict=True)]
+        columns = (torch.from_numpy(column).split(counts) for column in self.objects)
+        targets = [Targets(*objects) for objects in zip(*columns, strict=True)]
         return Batch(self.images, targets, torch.from_numpy(self.image_indices))
 
 
-def pack(samples: Sequence[Sample], resize: Resize, beside_hw: Sequence[SizeHW] = ()) -> PackedBatch:
-    """Put samples side by side; smaller ones lie in the upper left corner of their place, on padding.
-
-    `beside_hw`: the sizes of the batch's images that another process has.
-    """
-    images = torch.from_numpy(stack_images([sample.image for sample in samples], resize, beside_hw))
+def pack(samples: Sequence[Sample], resize: Resize, others_hw: Sequence[SizeHW] = ()) -> PackedBatch:
+    """Samples as one batch. `others_hw`: the sizes of the batch's images that other ranks have."""
+    images = torch.from_numpy(stack_images([sample.image for sample in samples], resize, others_hw))
+    columns = zip(*((sample.boxes_xyxy, sample.labels, sample.ignored) for sample in samples), strict=True)
     return PackedBatch(
         images=images.permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W), a view
-        boxes_xyxy=np.concatenate([sample.boxes_xyxy for sample in samples]),
-        labels=np.concatenate([sample.labels for sample in samples]),
-        ignored=np.concatenate([sample.ignored for sample in samples]),
+        objects=Objects(*(np.concatenate(column) for column in columns)),
         num_objects=np.array([len(sample.labels) for sample in samples], dtype=np.int64),
         image_indices=np.array([sample.image_index for sample in samples], dtype=np.int64),
     )
 
 
 def stack_images(
-    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], resize: Resize, beside_hw: Sequence[SizeHW] = ()
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], resize: Resize, others_hw: Sequence[SizeHW] = ()
 ) -> UInt8[np.ndarray, "B H W 3"]:
-    """Resized images as one array of the size that their detector takes (for `beside_hw`, see `pack`)."""
+    """Resized images as one array; smaller ones lie in the upper left corner, on padding. `others_hw`: see `pack`."""
     sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
-    input_hw = resize.input_hw([*sizes_hw, *beside_hw])
+    input_hw = resize.input_hw([*sizes_hw, *others_hw])
     if all(size_hw == input_hw for size_hw in sizes_hw):
         return np.stack(images)
     stacked = np.empty((len(images), *input_hw, 3), dtype=np.uint8)
@@ -236,34 +220,33 @@ def stack_images(
 
 
 @dataclass(frozen=True)
-class _BatchReader:
-    """Batches by the keys of their samples. An image that can't be read comes back as its error, to be raised where
-    the batch is used: an error raised in a worker process would arrive as a page of traceback."""
+class _BatchReader(Dataset[PackedBatch | UserError]):
+    """Batches by the keys of their samples.
 
-    samples: TrainingSet | EvaluationSet
+    The error of an image that can't be read is returned, and raised where the batch is used: raised in a worker, it
+    would arrive with a page of traceback.
+    """
+
+    samples: Samples
     shard: tuple[int, int]  # of each batch; see `training_loader`
-    pin_memory: bool  # already here; a worker process has no GPU, there the DataLoader does it
+    pin_memory: bool  # here already; a worker has no GPU, so there the DataLoader does it
 
-    def __getitem__(self, keys: Sequence[Any]) -> PackedBatch | UserError:
-        rank, ranks = self.shard
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> PackedBatch | UserError:
+        rank, world_size = self.shard
         try:
-            samples = [self.samples[key] for key in keys[rank::ranks]]
-            batch = pack(samples, self.samples.resize, self._beside_hw(keys))
+            samples = [self.samples[key] for key in keys[rank::world_size]]
+            others = [key for place, key in enumerate(keys) if place % world_size != rank]
+            if isinstance(self.samples.resize, Stretch):  # all images have one size
+                others = []
+            batch = pack(samples, self.samples.resize, [self.samples.image_hw(key) for key in others])
         except UserError as error:
             return error
         return batch.pin_memory() if self.pin_memory else batch
 
-    def _beside_hw(self, keys: Sequence[Any]) -> list[SizeHW]:
-        """The sizes of the images that other ranks have of this batch."""
-        if not isinstance(self.samples, TrainingSet) or isinstance(self.samples.resize, Stretch):
-            return []
-        rank, ranks = self.shard
-        return [self.samples.image_hw(key) for place, key in enumerate(keys) if place % ranks != rank]
-
 
 def _batches(
     reader: _BatchReader,
-    keys: Iterable[Sequence[Any]],
+    keys: Iterable[Sequence[tuple[int, int]]],
     workers: int,
     pin_memory: bool,
     start_method: StartMethod | None,

@@ -1,23 +1,24 @@
 """Who reads the batches behind the training loop: worker processes, or one thread of this process.
 
-A worker may be killed from outside (memory ran out) or hang (a dead network share). The first ends the run in one line
-(`readable_worker_errors`), the second is told in one line, and the run goes on once the worker does.
+A worker may be killed from outside (memory ran out) or hang (a dead network share). The first ends the run with one
+line (`readable_worker_errors`); of the second a line warns, and the run goes on once the worker does.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import queue
 import re
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import cv2
 import psutil
@@ -27,73 +28,54 @@ from torch.utils.data import DataLoader, Dataset
 from onestage.errors import UserError
 
 StartMethod: TypeAlias = Literal["fork", "spawn", "forkserver"]
+Item = TypeVar("Item")
 
-BATCHES_AHEAD = 3  # that wait for the training loop, per worker
+BATCHES_AHEAD = 3  # read before the training loop asks for them, per worker
 CHECK_SECONDS = 5.0  # between looks at the clock
 WARN_AFTER_SECONDS = 30.0  # without a batch
-WARN_AGAIN_SECONDS = 180.0  # after a warning that did not help
-
-END: Any = object()
-
-Key = TypeVar("Key", contravariant=True)
-Item = TypeVar("Item", covariant=True)
-
-
-@runtime_checkable
-class Reader(Protocol[Key, Item]):
-    """Batches by the keys of their samples; can be pickled, for workers that are spawned."""
-
-    def __getitem__(self, keys: Key, /) -> Item: ...
+WARN_AGAIN_SECONDS = 180.0  # after a warning
 
 
 def by_processes(
-    reader: Reader[Key, Item],
-    keys: Iterable[Key],
+    reader: Dataset[Item],
+    keys: Iterable[Any],
     workers: int,
     *,
     pin_memory: bool,
     start_method: StartMethod | None,
     warn: Callable[[str], None] | None,
 ) -> Generator[Item, None, None]:
-    """What `reader` gives for each of the keys, in their order, read by processes that end with this generator.
+    """`reader[key]` for each of the keys, in their order, read by processes that end with this generator.
 
     Raises:
-        RuntimeError: a worker died; `readable_worker_errors` makes it readable.
+        UserError: a worker was killed.
+        RuntimeError: PyTorch noticed first; `readable_worker_errors` makes it readable.
     """
-    loader: Any = DataLoader(
-        cast(Dataset, reader),
+    loader = DataLoader(
+        reader,
         batch_size=None,  # the reader's items are batches
-        sampler=cast(Any, keys),
+        sampler=keys,
         num_workers=workers,
-        collate_fn=_unchanged,
         worker_init_fn=_start_worker,
         prefetch_factor=BATCHES_AHEAD,
         pin_memory=pin_memory,
         multiprocessing_context=start_method,
         generator=torch.Generator(),  # else a loader with workers would take a number from the generator of all
     )
-    batches = iter(loader)
+    batches: Any = iter(loader)
     processes: list[BaseProcess] = batches._workers
     try:
-        with _Patience(warn, lambda: _owing(batches, processes)) as patience:
-            while True:
-                with patience.waiting():
-                    item = next(batches, END)
-                if item is END:
-                    return
+        with _Patience(warn, lambda: _late_workers(batches, processes)) as patience:
+            while (item := patience.wait_for(partial(next, batches, None))) is not None:
                 yield item
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:  # PyTorch's, or of a pipe that broke
-        raise _dead_worker(processes) or error from None
+        raise _killed_worker(processes) or error from None
     finally:
         batches._shutdown_workers()  # not left to its `__del__`: an error's traceback may keep it alive
         for process in processes:
             if process.is_alive():  # it was stopped or hangs, and did not heed SIGTERM
                 process.kill()
                 process.join(CHECK_SECONDS)
-
-
-def _unchanged(item: Any) -> Any:
-    return item
 
 
 def _start_worker(worker: int) -> None:
@@ -104,83 +86,56 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIG_DFL)
 
 
-@dataclass(frozen=True)
-class _Raised:
-    error: BaseException
-
-
 def by_thread(
-    reader: Reader[Key, Item], keys: Iterable[Key], *, warn: Callable[[str], None] | None
+    reader: Dataset[Item], keys: Iterable[Any], *, warn: Callable[[str], None] | None
 ) -> Generator[Item, None, None]:
-    """What `reader` gives for each of the keys, in their order, read ahead by a thread that ends with the generator."""
-    ready: queue.Queue[Item | _Raised | None] = queue.Queue()
-    free = threading.Semaphore(BATCHES_AHEAD)
-    stopped = threading.Event()
-
-    def read_ahead() -> None:
-        try:
-            for batch_keys in keys:
-                free.acquire()
-                if stopped.is_set():
-                    return
-                ready.put(reader[batch_keys])
-            ready.put(None)
-        except BaseException as error:  # raised again where the batches are used
-            ready.put(_Raised(error))
-
-    thread = threading.Thread(target=read_ahead, name="onestage-read-ahead", daemon=True)
-    thread.start()
+    """`reader[key]` for each of the keys, in their order, read ahead by a thread that ends with this generator."""
+    ahead: deque[Future[Item]] = deque()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="onestage-read-ahead")
     try:
         with _Patience(warn, lambda: "the thread that reads images") as patience:
-            while True:
-                with patience.waiting():
-                    item = ready.get()
-                if item is None:
-                    return
-                free.release()
-                if isinstance(item, _Raised):
-                    raise item.error
-                yield item
+            for key in keys:
+                ahead.append(pool.submit(reader.__getitem__, key))
+                if len(ahead) > BATCHES_AHEAD:
+                    yield patience.wait_for(ahead.popleft().result)
+            while ahead:
+                yield patience.wait_for(ahead.popleft().result)
     finally:
-        stopped.set()
-        free.release()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
 
 
 # --- workers that hang
 
 
 class _Patience:
-    """Warns of a batch that does not come for long, and again every few minutes.
+    """Warns while a batch does not come for long. Use it in `with`.
 
-    A thread looks at the clock: whoever waits may be stuck in the middle of a worker's answer. Use it in `with`.
+    A thread looks at the clock: whoever waits may be stuck in the middle of a worker's answer.
     """
 
     def __init__(self, warn: Callable[[str], None] | None, who: Callable[[], str]) -> None:
         self.warn, self.who = warn, who
-        self.waiting_since: float | None = None
-        self.warned_at: float | None = None
+        self.since: float | None = None  # the start of the wait
+        self.warn_at = 0.0
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._look_often, name="onestage-patience", daemon=True)
 
     def __enter__(self) -> _Patience:
-        if self.warn is not None:
-            self.thread.start()
+        self.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ended.set()
-        if self.thread.ident is not None:
-            self.thread.join()
+        self.thread.join()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Inside of `with`, the time counts."""
-        self.waiting_since, self.warned_at = time.monotonic(), None
+    def wait_for(self, get: Callable[[], Item]) -> Item:
+        """What `get` returns; the time that it takes counts."""
+        self.warn_at = time.monotonic() + WARN_AFTER_SECONDS
+        self.since = time.monotonic()
         try:
-            yield
+            return get()
         finally:
-            self.waiting_since = None
+            self.since = None
 
     def _look_often(self) -> None:
         while not self.ended.wait(CHECK_SECONDS):
@@ -188,19 +143,17 @@ class _Patience:
 
     def look(self) -> None:
         """Warn, if it is time."""
-        now, since, warned_at = time.monotonic(), self.waiting_since, self.warned_at
-        if self.warn is None or since is None or now < since + WARN_AFTER_SECONDS:
-            return
-        if warned_at is None or now >= warned_at + WARN_AGAIN_SECONDS:
-            self.warned_at = now
+        now, since = time.monotonic(), self.since
+        if self.warn is not None and since is not None and now >= self.warn_at:
+            self.warn_at = now + WARN_AGAIN_SECONDS
             self.warn(
                 f"no batch for {now - since:.0f} s: waiting for {self.who()}; if this lasts, look at the disk or "
                 "network share that holds the images"
             )
 
 
-def _owing(batches: Any, processes: list[BaseProcess]) -> str:
-    """The workers that owe a batch, with their states."""
+def _late_workers(batches: Any, processes: list[BaseProcess]) -> str:
+    """The workers that have not given their batch, with their states."""
     numbers = sorted({task[0] for task in list(batches._task_info.values()) if len(task) == 1})
     return ", ".join(f"loader worker {processes[n].pid} ({_state(processes[n])})" for n in numbers)
 
@@ -217,11 +170,12 @@ def _state(process: BaseProcess) -> str:
 _KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]*)\.")
 _EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with exit code (\d+)\.")
 _GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
+_CAUSES = {"SIGKILL": ", perhaps because memory ran out", "SIGBUS": ", perhaps because /dev/shm is full"}
 
 
 @contextmanager
 def readable_worker_errors() -> Iterator[None]:
-    """Within, PyTorch's error about a worker process that died is a `UserError` in one line.
+    """Turns PyTorch's error about a worker that died into a `UserError` of one line.
 
     PyTorch raises it from a handler of SIGCHLD, so anywhere in the code that the main thread just runs, not only where
     the next batch is asked for: wrap the whole loop over the batches.
@@ -229,34 +183,39 @@ def readable_worker_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = _death(str(error))
-        if reason is None:
+        if (death := _death(str(error))) is None:
             raise
-        raise UserError(
-            f"{reason}; run it again (training with --resume), with fewer --workers or a smaller --batch-size"
-        ) from None
+        raise death from None
 
 
-def _dead_worker(processes: list[BaseProcess]) -> RuntimeError | None:
-    """What PyTorch would say of the first worker that died by a signal; None if none did within a second."""
+def _killed_worker(processes: list[BaseProcess]) -> UserError | None:
+    """The error of the first worker that died by a signal; None if none did within a second."""
     deadline = time.monotonic() + 1
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
         if process.exitcode is not None and process.exitcode < 0:
-            cause = signal.strsignal(-process.exitcode)
-            return RuntimeError(f"DataLoader worker (pid {process.pid}) is killed by signal: {cause}.")
+            return _killed(process.pid, signal.strsignal(-process.exitcode))
     return None
 
 
-def _death(message: str) -> str | None:
-    """What became of a worker, from PyTorch's message about it; None if it is about something else."""
+def _death(message: str) -> UserError | None:
+    """The error that PyTorch's message means; None if it is not about a worker that died."""
     if found := _KILLED.search(message):
-        names = {signal.strsignal(number): number.name for number in signal.Signals}
-        name = names.get(found[2], found[2])
-        causes = {"SIGKILL": ", perhaps because memory ran out", "SIGBUS": ", perhaps because /dev/shm is full"}
-        return f"a loader worker (process {found[1]}) was killed by {name}{causes.get(name, '')}"
+        return _killed(found[1], found[2])
     if found := _EXITED.search(message):
-        return f"a loader worker (process {found[1]}) ended with exit code {found[2]}"
+        return _ended(found[1], f"ended with exit code {found[2]}")
     if found := _GONE.search(message):
-        return f"a loader worker (process {found[1]}) ended before its work was done, perhaps because memory ran out"
+        return _ended(found[1], "ended before its work was done, perhaps because memory ran out")
     return None
+
+
+def _killed(pid: int | str | None, description: str | None) -> UserError:
+    name = {signal.strsignal(number): number.name for number in signal.Signals}.get(description, description)
+    return _ended(pid, f"was killed by {name}{_CAUSES.get(name or '', '')}")
+
+
+def _ended(pid: int | str | None, how: str) -> UserError:
+    return UserError(
+        f"a loader worker (process {pid}) {how}; run it again (training with --resume), with fewer --workers or a "
+        "smaller --batch-size"
+    )

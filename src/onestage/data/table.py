@@ -1,7 +1,7 @@
-"""The flat table that every reader fills: a whole data set's annotations in a few numpy arrays.
+"""The flat table that every reader fills: all annotations of a split in a few numpy arrays.
 
-No Python object a box or an image, so that loader workers share it and memory stays flat. Row i of the images owns
-the objects `first_object[i]` up to (not including) `first_object[i + 1]`. Legend: I image, N object.
+There is no Python object for a box or an image, so memory stays flat and loader workers share it. Image i owns the
+objects from `first_object[i]` up to (not including) `first_object[i + 1]`. Legend: I images, N objects.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer
 from onestage.errors import UserError
 from onestage.structures import Categories, GroundTruth
 
+IMAGE_COLUMNS = ("image_paths", "image_ids", "image_sizes_hw")
+OBJECT_COLUMNS = ("boxes_xyxy", "labels", "ignored", "areas")
+
 
 class Objects(NamedTuple):
     """The objects of one image, as views into the table."""
@@ -37,15 +40,16 @@ class Table:
     Attributes:
         root: the folder that `image_paths` start from.
         split: the name of the split in its data set.
-        kind: "voc", "coco" or "yolo".
+        kind: the format of the data set, a key of `onestage.data.KINDS`.
         categories: the classes, in label order.
         image_paths: fixed-width bytes (`os.fsencode`), relative to `root`.
-        image_ids: fixed-width bytes: VOC's and YOLO's stems, COCO's ids.
-        image_sizes_hw: pixels of the upright image.
-        first_object: offsets of the images' objects.
+        image_ids: fixed-width bytes: the stem (VOC, YOLO) or the id (COCO) of each image.
+        image_sizes_hw: pixels of the upright images.
+        first_object: index of each image's first object, and the number of all objects.
         boxes_xyxy: pixels of the upright image, 0-based, half-open.
+        labels: 0..K-1.
         ignored: VOC difficult, COCO crowd.
-        areas: square pixels; COCO's is the segment's, the others the box's.
+        areas: square pixels, of the segment (COCO) or the box (others).
     """
 
     root: Path
@@ -66,15 +70,15 @@ class Table:
         return len(self.image_sizes_hw)
 
     def image_name(self, index: SupportsIndex) -> str:
-        """The image's path below `root`, with forward slashes."""
+        """The path of an image below `root`, with forward slashes."""
         return os.fsdecode(bytes(self.image_paths[index]))
 
     def image_path(self, index: SupportsIndex) -> Path:
-        """Where the image lies."""
+        """The path of an image."""
         return self.root / self.image_name(index)
 
     def image_id(self, index: SupportsIndex) -> str:
-        """The image's name in its data set: a stem (VOC, YOLO) or an id (COCO)."""
+        """The name of an image in its data set: a stem (VOC, YOLO) or an id (COCO)."""
         return os.fsdecode(bytes(self.image_ids[index]))
 
     def objects(self, index: SupportsIndex) -> Objects:
@@ -98,19 +102,25 @@ class Table:
         """
         if sum(choice is not None for choice in (fraction, count, indices)) != 1:
             raise UserError("subset: give exactly one of fraction, count and indices")
-        if indices is not None:
-            return self._rows(np.asarray(indices, dtype=np.int64))
         if fraction is not None:
             if not 0.0 < fraction <= 1.0:
                 raise UserError(f"subset: fraction {fraction} is not in (0, 1]")
             count = max(1, round(fraction * len(self))) if len(self) else 0
-        assert count is not None
-        if not 0 <= count <= len(self):
-            raise UserError(f"subset: count {count}, but there are {len(self)} images")
-        return self._rows(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+        if count is not None:
+            if not 0 <= count <= len(self):
+                raise UserError(f"subset: count {count}, but there are {len(self)} images")
+            indices = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        images = np.asarray(indices, dtype=np.int64)
+        counts = np.diff(self.first_object)[images]
+        first = _offsets(counts)
+        # the old row of each kept object: its image's old start plus its place within the image
+        objects = np.repeat(self.first_object[:-1][images] - first[:-1], counts) + np.arange(first[-1])
+        columns = {name: getattr(self, name)[images] for name in IMAGE_COLUMNS}
+        columns |= {name: getattr(self, name)[objects] for name in OBJECT_COLUMNS}
+        return replace(self, first_object=first, **columns)
 
     def with_categories(self, categories: Categories) -> Table:
-        """The same objects labelled in another class list, by name.
+        """The same objects with the labels of another class list, matched by name.
 
         Raises:
             UserError: a class of this table is not in the list.
@@ -138,28 +148,25 @@ class Table:
                     f"({', '.join(self.categories.names)}); join only sets with one class list"
                 )
         root = Path(os.path.commonpath([os.path.abspath(table.root) for table in tables]))
-        paths: list[bytes] = []
-        for table in tables:
-            prefix = os.fsencode(Path(os.path.abspath(table.root)).relative_to(root).as_posix())
-            paths.extend(bytes(path) if prefix == b"." else prefix + b"/" + bytes(path) for path in table.image_paths)
-        counts = np.concatenate([np.diff(table.first_object) for table in tables])
+        below = [os.fsencode(Path(os.path.abspath(table.root)).relative_to(root).as_posix()) for table in tables]
+        columns = {
+            name: np.concatenate([getattr(table, name) for table in tables]) for name in IMAGE_COLUMNS + OBJECT_COLUMNS
+        }
+        columns["image_paths"] = np.concatenate(
+            [np.strings.add(b"" if folder == b"." else folder + b"/", table.image_paths)
+             for folder, table in zip(below, tables, strict=True)]
+        )  # fmt: skip
         return replace(
             self,
             root=root,
             split="+".join(dict.fromkeys(table.split for table in tables)),
             kind="+".join(dict.fromkeys(table.kind for table in tables)),
-            image_paths=_fixed_width(paths),
-            image_ids=_fixed_width([bytes(name) for table in tables for name in table.image_ids]),
-            image_sizes_hw=np.concatenate([table.image_sizes_hw for table in tables]),
-            first_object=_offsets(counts),
-            boxes_xyxy=np.concatenate([table.boxes_xyxy for table in tables]),
-            labels=np.concatenate([table.labels for table in tables]),
-            ignored=np.concatenate([table.ignored for table in tables]),
-            areas=np.concatenate([table.areas for table in tables]),
+            first_object=_offsets(np.concatenate([np.diff(table.first_object) for table in tables])),
+            **columns,
         )
 
     def ground_truth(self) -> GroundTruth:
-        """All objects as the metrics take them; images are numbered as the table's rows."""
+        """All objects as the metrics take them; images are numbered as the rows of the table."""
         return GroundTruth(
             num_images=len(self),
             image_index=np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.first_object)),
@@ -170,7 +177,7 @@ class Table:
         )
 
     def digest(self) -> str:
-        """SHA-256 of the images' names and of all annotations: the same data gives the same one on any machine."""
+        """SHA-256 of the image names and all annotations, the same on every machine."""
         digest = hashlib.sha256(repr(self.categories.names).encode())
         names = b"\0".join(bytes(path) for path in self.image_paths)
         numbers = (self.image_sizes_hw, self.first_object, self.boxes_xyxy, self.labels, self.ignored)
@@ -179,28 +186,11 @@ class Table:
         return digest.hexdigest()
 
     def describe(self) -> str:
-        """One line: the kind, what is in it, where."""
+        """One line: format, folder, split, and what is in it."""
         ignored = f" ({self.ignored.sum():,} ignored)" if self.ignored.any() else ""
         return (
             f"{self.kind.upper()} {self.root}, {self.split}: {len(self):,} images, {len(self.labels):,} objects"
             f"{ignored} of {len(self.categories)} classes"
-        )
-
-    def _rows(self, indices: Int64[np.ndarray, " M"]) -> Table:
-        counts = np.diff(self.first_object)[indices]
-        first = _offsets(counts)
-        # the old row of each kept object: its image's old start plus its place within the image
-        objects = np.repeat(self.first_object[:-1][indices] - first[:-1], counts) + np.arange(first[-1])
-        return replace(
-            self,
-            image_paths=self.image_paths[indices],
-            image_ids=self.image_ids[indices],
-            image_sizes_hw=self.image_sizes_hw[indices],
-            first_object=first,
-            boxes_xyxy=self.boxes_xyxy[objects],
-            labels=self.labels[objects],
-            ignored=self.ignored[objects],
-            areas=self.areas[objects],
         )
 
 
@@ -225,17 +215,20 @@ class TableBuilder:
         ignored: Bool[np.ndarray, " N"] | Sequence[bool],
         areas: Float[np.ndarray, " N"] | None = None,
     ) -> None:
-        """Append one image with its objects; `areas` None takes the boxes' own."""
+        """Append one image with its objects; `areas` None takes the areas of the boxes."""
         if areas is None:
             areas = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
         self._paths.append(os.fsencode(path))
         self._ids.append(os.fsencode(image_id))
         self._sizes_hw.extend(size_hw)
         self._counts.append(len(boxes_xyxy))
-        self._boxes_xyxy.frombytes(np.ascontiguousarray(boxes_xyxy, dtype=np.float32).tobytes())
-        self._areas.frombytes(np.ascontiguousarray(areas, dtype=np.float32).tobytes())
-        self._labels.frombytes(np.asarray(labels, dtype=np.int64).tobytes())
-        self._ignored.frombytes(np.asarray(ignored, dtype=np.bool_).tobytes())
+        for column, values, kind in (
+            (self._boxes_xyxy, boxes_xyxy, np.float32),
+            (self._areas, areas, np.float32),
+            (self._labels, labels, np.int64),
+            (self._ignored, ignored, np.bool_),
+        ):
+            column.frombytes(np.asarray(values, dtype=kind).tobytes())
 
     def build(self, categories: Categories) -> Table:
         """The finished table."""
@@ -244,8 +237,8 @@ class TableBuilder:
             split=self.split,
             kind=self.kind,
             categories=categories,
-            image_paths=_fixed_width(self._paths),
-            image_ids=_fixed_width(self._ids),
+            image_paths=np.array(self._paths, dtype=np.bytes_),
+            image_ids=np.array(self._ids, dtype=np.bytes_),
             image_sizes_hw=np.array(self._sizes_hw, dtype=np.int32).reshape(-1, 2),
             first_object=_offsets(np.array(self._counts, dtype=np.int64)),
             boxes_xyxy=np.array(self._boxes_xyxy, dtype=np.float32).reshape(-1, 4),
@@ -253,10 +246,6 @@ class TableBuilder:
             ignored=np.array(self._ignored, dtype=np.bool_),
             areas=np.array(self._areas, dtype=np.float32),
         )
-
-
-def _fixed_width(values: list[bytes]) -> np.ndarray:
-    return np.array(values, dtype=np.bytes_) if values else np.zeros(0, dtype="S1")
 
 
 def _offsets(counts: Int64[np.ndarray, " I"]) -> Int64[np.ndarray, " I+1"]:

@@ -6,13 +6,14 @@ import difflib
 from dataclasses import asdict
 from typing import Any
 
-from onestage.backbones import FeatureMaps, ResNetStages, TimmMaps, VGG16Reduced, timm_normalization
-from onestage.detectors.base import IMAGENET, Detector, DetectorConfig, Normalization
+from onestage.detectors.base import Detector, DetectorConfig, Normalization
 from onestage.detectors.description import Description, describe
-from onestage.detectors.m2det import M2DET320, M2DET512, M2DET704, M2DET800, M2Det, M2DetConfig
-from onestage.detectors.retinanet import RETINANET, RETINANET_LIGHT, RetinaNet, RetinaNetConfig
-from onestage.detectors.ssd import SSD, SSD300, SSD300_LIGHT, SSD512, SSD512_LIGHT, SSDConfig
+from onestage.detectors.m2det import M2DET320, M2DET512, M2DET704, M2DET800, M2DetConfig
+from onestage.detectors.retinanet import RETINANET, RETINANET_LIGHT, RetinaNetConfig
+from onestage.detectors.ssd import SSD300, SSD300_LIGHT, SSD512, SSD512_LIGHT, SSDConfig
 from onestage.errors import UserError
+from onestage.selection import Selection
+from onestage.settings import read
 
 DETECTORS: dict[str, DetectorConfig] = {
     "ssd300-vgg16": SSD300,
@@ -77,18 +78,7 @@ def build(
     config = config or usual
     if type(config) is not type(usual):
         raise UserError(f"{name}: a {type(config).__name__} was given; expected a {type(usual).__name__}")
-    backbone_name = name.partition("-")[2]
-    on_vgg16 = backbone_name == "vgg16"
-    normalization = normalization or (IMAGENET if on_vgg16 else Normalization(*timm_normalization(backbone_name)))
-    if isinstance(config, RetinaNetConfig):
-        backbone = TimmMaps(backbone_name, frozen_norm=config.backbone_norm == "frozen")
-        return RetinaNet(name, config, backbone, num_classes, normalization)
-    if isinstance(config, M2DetConfig):
-        return M2Det(name, config, _m2det_backbone(backbone_name, config), num_classes, normalization)
-    if isinstance(config, SSDConfig):
-        backbone = VGG16Reduced(config.batch_norm) if on_vgg16 else TimmMaps(backbone_name)
-        return SSD(name, config, backbone, num_classes, normalization)
-    raise TypeError(f"{type(config).__name__} is no detector's configuration")
+    return config.build(name, num_classes, normalization or config.backbone_normalization(name.partition("-")[2]))
 
 
 def config_of(detector: Detector) -> dict[str, Any]:
@@ -98,6 +88,7 @@ def config_of(detector: Detector) -> dict[str, Any]:
         "num_classes": detector.num_classes,
         "normalization": {"mean": list(detector.normalization.mean), "std": list(detector.normalization.std)},
         "settings": asdict(detector.config),
+        "selection": asdict(detector.evaluation_selection),
     }
 
 
@@ -111,11 +102,15 @@ def build_from_config(config: dict[str, Any]) -> Detector:
         name, num_classes, settings = config["name"], config["num_classes"], config["settings"]
         normalization = Normalization(*(tuple(config["normalization"][key]) for key in ("mean", "std")))
         detectors_config = type(detector_config(name)).from_dict(settings)
+        selection = config.get("selection")  # version 0.1 wrote none
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"detector configuration: {error!r} is missing or wrong; the file is not of this version"
         ) from error
-    return build(name, num_classes, config=detectors_config, normalization=normalization)
+    detector = build(name, num_classes, config=detectors_config, normalization=normalization)
+    if selection is not None:
+        detector.evaluation_selection = read(Selection, selection, "post-processing")
+    return detector
 
 
 def detector_config(name: str) -> DetectorConfig:
@@ -135,9 +130,3 @@ def detector_config(name: str) -> DetectorConfig:
         f"also {', '.join(f'{prefix}-NAME' for prefix in ON_TIMM)} with the NAME of any timm backbone, "
         "as ssd300-tf_efficientnet_lite0"
     )
-
-
-def _m2det_backbone(name: str, config: M2DetConfig) -> FeatureMaps:
-    if name == "vgg16":
-        return VGG16Reduced(config.batch_norm, conv4_3_norm=config.conv4_3_norm)
-    return ResNetStages(name, config.resnet_stages)

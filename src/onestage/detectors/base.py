@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from onestage.backbones import FeatureMaps
+from onestage.backbones import FeatureMaps, timm_normalization
 from onestage.errors import UserError
 from onestage.input_size import Resize, SizeHW
-from onestage.postprocess import LevelCut, Selection, select
+from onestage.postprocess import LevelCut, select
+from onestage.selection import Selection
+from onestage.settings import read
 from onestage.structures import Detections, Losses, Predictions, Targets
 
 Images = UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
@@ -65,65 +67,99 @@ ConfigT = TypeVar("ConfigT", bound="DetectorConfig")
 
 
 @dataclass(frozen=True)
+class MadeNetwork:
+    """A network as `onestage train DATA` makes it without a recipe, and the pace at which AdamW trains it.
+
+    Attributes:
+        config: the network's settings.
+        batch_size: images a step.
+        learning_rate: AdamW's, at the top of its cycle.
+        head_learning_rate_factor: of the learning rate, for the last convolutions.
+        reasons: why it departs from the paper, a line each.
+    """
+
+    config: DetectorConfig
+    batch_size: int
+    learning_rate: float
+    head_learning_rate_factor: float = 1.0
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DetectorConfig:
-    """Every number of a detector but its backbone and its number of classes; each paper's file has its own.
+    """Every setting of a detector but its backbone and its number of classes; each paper's file has its own.
 
     Attributes:
         FAMILY: the paper's name of the network.
-        ANCHOR_FIELDS: those that change the anchors and no layer.
-        RECIPE_FIELDS: those that a recipe may set.
+        ANCHOR_FIELDS: settings that change the anchors and no layer; empty for anchor-free detectors.
+        PAPERS_SELECTION: post-processing of the paper's evaluation.
     """
 
     FAMILY: ClassVar[str]
-    ANCHOR_FIELDS: ClassVar[frozenset[str]]
-    RECIPE_FIELDS: ClassVar[frozenset[str]]
+    ANCHOR_FIELDS: ClassVar[frozenset[str]] = frozenset()
+    PAPERS_SELECTION: ClassVar[Selection] = Selection()
 
     @property
     def input_resize(self) -> Resize:
         """How images are brought to the input."""
         raise NotImplementedError
 
-    def anchor_shapes(self) -> list[tuple[float, float]]:
-        """Width and height of every anchor that some level has, pixels of the input."""
+    def build(self, name: str, num_classes: int, normalization: Normalization) -> Detector:
+        """The detector of this name and these settings, with fresh weights.
+
+        Args:
+            name: what stands behind its first hyphen is the backbone's name.
+            num_classes: K, without background.
+            normalization: what the backbone's weights were trained with.
+        """
         raise NotImplementedError
 
+    def backbone_normalization(self, backbone: str) -> Normalization:
+        """What the published ImageNet weights of a backbone were trained with."""
+        return IMAGENET if backbone in ("", "vgg16") else Normalization(*timm_normalization(backbone))
+
+    def made_for_data(self, backbone: str, *, pretrained: bool) -> MadeNetwork:
+        """The network that learns well from some hundred to a few thousand images, with AdamW in one cycle.
+
+        Args:
+            backbone: its name.
+            pretrained: it starts with ImageNet weights.
+        """
+        return MadeNetwork(self, batch_size=16, learning_rate=1e-3)
+
+    def anchor_shapes(self) -> list[tuple[float, float]]:
+        """Width and height of every anchor of every level, pixels of the input; none of an anchor-free detector."""
+        return []
+
     def anchors_for(self, box_sizes_hw: Float[np.ndarray, "N 2"]) -> dict[str, Any]:
-        """Settings of a recipe, by name, whose anchors follow the boxes of a data set (in pixels of the input)."""
-        raise NotImplementedError
+        """Settings, by name, whose anchors follow the boxes of a data set (in pixels of the input)."""
+        return {}
 
     @classmethod
     def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-        """Read `dataclasses.asdict` back, from JSON too (lists become tuples).
+        """Read `dataclasses.asdict` back, from JSON too.
 
         Raises:
-            UserError: a field that this version does not know.
+            UserError: an unknown setting, or a value of another kind.
         """
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise UserError(f"{cls.__name__}: unknown field {unknown[0]!r}; another version of onestage wrote it")
-        return cls(**{name: _tuples(value) for name, value in values.items()})
+        return read(cls, values, f"{cls.FAMILY}'s settings")
 
-    def with_quick_start(self: ConfigT) -> ConfigT:
-        """The same network made to learn from fewer images, where that takes other layers than the paper's."""
-        return self
+    def adjusted(self: ConfigT, settings: Mapping[str, Any], where: str = "") -> ConfigT:
+        """With some settings replaced, by name; None keeps one.
 
-    def adjusted(self: ConfigT, settings: Mapping[str, Any]) -> ConfigT:
-        """With some numbers replaced, by field name; None keeps a number.
+        Args:
+            where: the file and table that they come from, for messages.
 
         Raises:
-            UserError: a field that a recipe can't set here, or a value that does not fit.
+            UserError: a setting that this detector does not have, or a value that does not fit.
         """
         given = {name: value for name, value in settings.items() if value is not None}
-        wrong = sorted(set(given) - self.RECIPE_FIELDS)
-        if wrong:
-            raise UserError(
-                f"{wrong[0]}: {self.FAMILY} has no such setting; it has {', '.join(sorted(self.RECIPE_FIELDS))}"
-            )
-        return replace(self, **self.as_fields(given))
-
-    def as_fields(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """What a recipe calls them as this configuration's fields."""
-        return settings
+        known = {one.name for one in fields(self)}
+        for name in given:
+            if name not in known:
+                at = f"{where}: " if where else ""
+                raise UserError(f"{at}{name}: {self.FAMILY} has no such setting; it has {', '.join(sorted(known))}")
+        return read(type(self), given, where or f"{self.FAMILY}'s settings", base=self)
 
 
 class Detector(nn.Module):
@@ -134,7 +170,7 @@ class Detector(nn.Module):
         config: every other number.
         num_classes: K, without background.
         resize: how images are brought to the input.
-        evaluation_selection: which detections its paper's evaluation keeps.
+        evaluation_selection: post-processing of its evaluation; the paper's, where no recipe says otherwise.
         level_cut: which scores of each level take part at all; None: all of them.
         normalize: the first layer.
         backbone: what ImageNet weights go into.
@@ -156,7 +192,7 @@ class Detector(nn.Module):
         if num_classes < 1:
             raise UserError(f"{name}: {num_classes} classes; expected 1 or more, background not counted")
         self.name, self.config, self.num_classes = name, config, num_classes
-        self.resize = config.input_resize
+        self.resize, self.evaluation_selection = config.input_resize, config.PAPERS_SELECTION
         self.normalize = Normalize(normalization)
         self.backbone = backbone
 
@@ -169,15 +205,15 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
-        """(height, width, anchors of a cell) of each level's map, for an input of this height and width."""
-        raise NotImplementedError
+        """Height, width and anchors a cell of each level's map for an input of this size; () where it does not say."""
+        return ()
 
     def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
-        """The anchors of an input of this height and width, in its pixels, on the detector's device."""
-        raise NotImplementedError
+        """Anchors for an input of this size, in its pixels, on the detector's device; none where it has no anchors."""
+        return torch.zeros(0, 4)
 
     def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> Losses:
-        """Undivided sums over the batch, in float32. Targets are in pixels of the input."""
+        """Named, undivided sums over the batch, in float32. Targets are in pixels of the input."""
         raise NotImplementedError
 
     def scored_boxes(
@@ -267,8 +303,3 @@ def map_sizes(name: str, maps: Callable[[Tensor], Sequence[Tensor]], input_hw: S
         reason = str(error).splitlines()[0]
         raise UserError(f"{name}: its backbone can't take {height} x {width} pixels ({reason})") from error
     return [(x.shape[-2], x.shape[-1]) for x in found]
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, as JSON has them, as tuples, however deep."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""What a detector is made of, in numbers: for `onestage info`."""
+"""Sizes and counts of a detector, for `onestage info`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Description:
         name: as `onestage.build` takes it.
         num_classes: without background.
         resize: how images are brought to the input.
-        input_hw: of one image, in the proportion 3:4, for which the rest is counted.
-        normalization: of the input.
-        parameters: of all layers.
+        input_hw: input of a 4:3 landscape image, for which the rest is counted.
+        normalization: normalisation of the input.
+        parameters: number of parameters.
         gmacs: 10^9 multiply-accumulates of the convolutions and matrix products for one image.
-        cells: (height, width, anchors of a cell) of each level.
+        cells: (height, width, anchors of a cell) of each level; () where the detector does not say.
         settings: the detector's configuration, JSON-able.
     """
 
@@ -39,12 +39,12 @@ class Description:
 
     @property
     def anchors(self) -> int:
-        """Of one image."""
+        """Anchors of one image."""
         return sum(height * width * anchors for height, width, anchors in self.cells)
 
     @property
     def anchors_per_cell(self) -> tuple[int, ...]:
-        """Of each level."""
+        """Anchors of a cell, for each level."""
         return tuple(anchors for _, _, anchors in self.cells)
 
 

@@ -15,45 +15,51 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from onestage.backbones import FeatureMaps
-from onestage.detectors.base import Normalization
-from onestage.detectors.multibox import MultiBoxConfig, MultiBoxDetector
+from onestage.backbones import FeatureMaps, ResNetStages, VGG16Reduced
+from onestage.detectors.base import MadeNetwork, Normalization
+from onestage.detectors.multibox import FRESH_LAYERS_GET_NORMS, MultiBoxConfig, MultiBoxDetector, MultiBoxHead
 from onestage.necks import MLFPN, Norm
-from onestage.postprocess import Selection
+from onestage.selection import Selection
+from onestage.settings import setting
 
 SCALES = 6
+HEAD_RATE = 0.1  # each logit has 18,432 inputs, all above 0: at the full rate AdamW's steps throw it about
+PYRAMID_GETS_GROUP_NORMS = "group norms in the pyramid: through its many batch norms nothing is learned for a long time"
 
 
 @dataclass(frozen=True, kw_only=True)
 class M2DetConfig(MultiBoxConfig):
-    """Every number of an M2Det but its backbone and its number of classes.
+    """Every setting of an M2Det but its backbone and its number of classes.
 
-    Attributes:
-        channels, num_levels: see `MLFPN`.
-        shared_reduction, sfam, shared_sfam: see `MLFPN`; as they stand, the released code's, not the paper's.
-        resnet_stages: the two stages of a ResNet that are read. The release reads 2 and 4, and lets stage 3 keep the
-            size of stage 2, so that the second map has stride 16 all the same. (2, 3) is the network as it was trained
-            on ImageNet.
-        conv4_3_norm: L2Norm on VGG-16's conv4_3, as in SSD; not in the release.
-        batch_norm: in VGG-16's conv6 and conv7, which ImageNet weights seldom cover.
-        norm: of the pyramid, see `MLFPN`.
-        checkpoint_activations: see `MLFPN`.
+    The release reads stages 2 and 4 of a ResNet and lets stage 3 keep the size of stage 2, so that the second map has
+    stride 16 all the same; stages (2, 3) are the network as it was trained on ImageNet.
     """
 
-    aspect_ratios: tuple[tuple[float, ...], ...] = ((2.0, 3.0),) * SCALES
-    channels: int = 256
-    num_levels: int = 8
-    shared_reduction: bool = True
-    sfam: bool = False
-    shared_sfam: bool = True
-    resnet_stages: tuple[int, int] = (2, 4)
-    conv4_3_norm: bool = False
-    batch_norm: bool = False
-    norm: Norm = "batch"
-    checkpoint_activations: bool = False
+    aspect_ratios: tuple[tuple[float, ...], ...] = setting(
+        ((2.0, 3.0),) * SCALES, "Anchor shapes of each level beside the square, width / height"
+    )
+    channels: int = setting(256, "Channels of each level of the pyramid")
+    num_levels: int = setting(8, "Stacked U-shaped modules of the pyramid")
+    shared_reduction: bool = setting(True, "One reducing convolution for all modules (release), not one each (paper)")
+    sfam: bool = setting(False, "Attention over the pyramid's channels (Zhao 2019, 3.2)")
+    shared_sfam: bool = setting(True, "One attention for all scales (release), not one each (paper)")
+    resnet_stages: tuple[int, int] = setting((2, 4), "Stages of a ResNet that are read: 2 4 (release) or 2 3")
+    conv4_3_norm: bool = setting(False, "L2Norm on VGG-16's conv4_3, as in SSD; not in the release")
+    batch_norm: bool = setting(False, "Batch norms in VGG-16's conv6 and conv7, which ImageNet weights seldom cover")
+    norm: Norm = setting("batch", "Norms of the pyramid: batch (paper) or group, which learns from few images a step")
+    checkpoint_activations: bool = setting(False, "Compute activations again in the backward pass: less memory, slower")
 
     FAMILY = "M2Det"
-    RECIPE_FIELDS = MultiBoxConfig.RECIPE_FIELDS | {"checkpoint_activations", "sfam"}
+    # Zhao 2019, 3.3: linear soft-NMS. The release drops scores below 0.1, which costs recall that AP counts.
+    PAPERS_SELECTION = Selection(score_threshold=0.01, iou_threshold=0.45, nms="soft-linear", max_detections=200)
+
+    def build(self, name: str, num_classes: int, normalization: Normalization) -> M2Det:
+        backbone = name.partition("-")[2]
+        if backbone == "vgg16":
+            maps = VGG16Reduced(self.batch_norm, conv4_3_norm=self.conv4_3_norm)
+        else:
+            maps = ResNetStages(backbone, self.resnet_stages)
+        return M2Det(name, self, maps, num_classes, normalization)
 
     def with_quick_start(self) -> M2DetConfig:
         """Norms that let it learn from the first steps, and a head that starts at the class balance of mining.
@@ -61,6 +67,15 @@ class M2DetConfig(MultiBoxConfig):
         Batch norms in VGG-16's fresh layers, group norms in the pyramid: see `MLFPN`.
         """
         return replace(self, batch_norm=True, norm="group", background_prior=0.75, head_scale=0.3)
+
+    def made_for_data(self, backbone: str, *, pretrained: bool) -> MadeNetwork:
+        return MadeNetwork(
+            self.with_quick_start(),
+            batch_size=4,  # 800 pixels take 2 GiB an image
+            learning_rate=3e-4,
+            head_learning_rate_factor=HEAD_RATE,
+            reasons=(*((FRESH_LAYERS_GET_NORMS,) if backbone == "vgg16" else ()), PYRAMID_GETS_GROUP_NORMS),
+        )
 
 
 def _released(image_size: int, step_pattern: tuple[int, ...], size_pattern: tuple[float, ...]) -> M2DetConfig:
@@ -86,8 +101,6 @@ class M2Det(MultiBoxDetector):
         normalization: what the backbone's weights were trained with.
     """
 
-    # Zhao 2019, 3.3: linear soft-NMS. The release drops scores below 0.1, which costs recall that AP counts.
-    evaluation_selection = Selection(score_threshold=0.01, iou_threshold=0.45, nms="soft-linear", max_detections=200)
     config: M2DetConfig
 
     def __init__(
@@ -106,7 +119,7 @@ class M2Det(MultiBoxDetector):
             norm=config.norm,
             checkpoint_activations=config.checkpoint_activations,
         )
-        self.add_head(self.mlfpn.channels)
+        self.head = MultiBoxHead(self, self.mlfpn.channels)
 
     def features(self, images_normalised: Float[Tensor, "B 3 S S"]) -> list[Tensor]:
         return self.mlfpn(self.backbone(images_normalised))

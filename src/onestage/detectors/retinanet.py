@@ -27,20 +27,29 @@ from onestage.anchors import (
     pyramid_shapes,
     pyramid_sizes_from_boxes,
 )
-from onestage.backbones import FeatureMaps
+from onestage.backbones import FeatureMaps, TimmMaps
 from onestage.boxes import clip_boxes, decode_deltas
-from onestage.detectors.base import Detector, DetectorConfig, Normalization, by_anchor, map_sizes, on_meta
+from onestage.detectors.base import (
+    Detector,
+    DetectorConfig,
+    MadeNetwork,
+    Normalization,
+    by_anchor,
+    map_sizes,
+    on_meta,
+)
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_input_hw
 from onestage.losses import BoxLoss, focal_loss
 from onestage.matching import match_anchors
 from onestage.necks import FPN, P6From
-from onestage.postprocess import LevelCut, Selection
+from onestage.postprocess import LevelCut
+from onestage.selection import Selection
+from onestage.settings import setting
 from onestage.structures import Losses, Predictions, Targets
 
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 LEVELS = len(STRIDES)
-PAPER_EDGES = KeepRatio(800, 1333)  # Lin 2017, 5; the limit is Detectron's
 LONG_RATIOS = (5.0, 2.0, 1.0, 0.5, 0.2)  # for data whose objects are often much longer than broad; not in the paper
 CANDIDATES_A_LEVEL = 1000  # Lin 2017, 4.1 "Inference"
 SubnetNorm = Literal["none", "group"]
@@ -49,51 +58,45 @@ BackboneNorm = Literal["batch", "frozen"]
 
 @dataclass(frozen=True)
 class RetinaNetConfig(DetectorConfig):
-    """Every number of a RetinaNet but its backbone and its number of classes. The values as they stand are the paper's.
+    """Every setting of a RetinaNet but its backbone and its number of classes. The defaults are the paper's."""
 
-    Attributes:
-        resize: how images are brought to the input.
-        backbone_norm: "frozen" batch norms keep the statistics and scales of their ImageNet weights (the paper).
-        channels: of the pyramid and of the subnets.
-        subnet_depth: 3x3 convolutions of each subnet before its last.
-        subnet_norm: "group" adds group norm after each of them (torchvision's second version).
-        p6_from, p7_relu: see `FPN`.
-        anchor_sizes: of each level, pixels.
-        anchor_scales: of the anchors of a cell, of the level's size.
-        aspect_ratios: width / height.
-        anchor_style: see `AnchorStyle`.
-        variances: what deltas are divided by: of the centre, of the size.
-        positive_iou, negative_iou: anchors from the first on are positive, those below the second negative.
-        keep_best: each object's best anchor is positive at any IoU (torchvision; not in the paper).
-        focal_alpha, focal_gamma: see `focal_loss`.
-        box_loss, smooth_l1_beta: see `focal_loss`.
-        prior: chance of an object that the head's initial bias gives each anchor and class.
-    """
-
-    resize: Resize = PAPER_EDGES
-    backbone_norm: BackboneNorm = "frozen"
-    channels: int = 256
-    subnet_depth: int = 4
-    subnet_norm: SubnetNorm = "none"
-    p6_from: P6From = "c5"
-    p7_relu: bool = True
-    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
-    anchor_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    aspect_ratios: tuple[float, ...] = (2.0, 1.0, 0.5)
-    anchor_style: AnchorStyle = "centred"
-    variances: tuple[float, float] = (1.0, 1.0)
-    positive_iou: float = 0.5
-    negative_iou: float = 0.4
-    keep_best: bool = False
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    box_loss: BoxLoss = "smooth_l1"
-    smooth_l1_beta: float = 1 / 9
-    prior: float = 0.01
+    image_size: int | None = setting(
+        None, "Side of the square that every image is stretched to, pixels; none: images keep their proportions"
+    )
+    edges: tuple[int, int] | None = setting(  # Lin 2017, 5; the limit is Detectron's
+        (800, 1333), "Without image_size: an image's shorter side in the input, and its longer side's limit, pixels"
+    )
+    backbone_norm: BackboneNorm = setting(
+        "frozen", "Batch norms of the backbone: frozen keep the values of their ImageNet weights, batch learn"
+    )
+    channels: int = setting(256, "Channels of the pyramid and of the subnets")
+    subnet_depth: int = setting(4, "3x3 convolutions of each subnet before its last")
+    subnet_norm: SubnetNorm = setting("none", "group: group norm after each of them (torchvision's second version)")
+    p6_from: P6From = setting("c5", "Map that P6 is made of: c5 (paper) or p5")
+    p7_relu: bool = setting(True, "ReLU before P7")
+    anchor_sizes: tuple[float, ...] = setting((32.0, 64.0, 128.0, 256.0, 512.0), "Anchor size of each level, pixels")
+    anchor_scales: tuple[float, ...] = setting(
+        (1.0, 2 ** (1 / 3), 2 ** (2 / 3)), "Scales of a cell's anchors, of the level's size"
+    )
+    aspect_ratios: tuple[float, ...] = setting((2.0, 1.0, 0.5), "Anchor shapes, width / height")
+    anchor_style: AnchorStyle = setting("centred", "How anchors lie in their cells: see AnchorStyle")
+    variances: tuple[float, float] = setting((1.0, 1.0), "Divisors of the deltas: of the centre, of the size")
+    positive_iou: float = setting(0.5, "IoU with an object from which an anchor is positive")
+    negative_iou: float = setting(0.4, "IoU with every object below which an anchor is negative")
+    keep_best: bool = setting(False, "Each object's best anchor is positive at any IoU (torchvision; not in the paper)")
+    focal_alpha: float = setting(0.25, "Weight of positives in the focal loss; negatives have the rest to 1")
+    focal_gamma: float = setting(2.0, "How fast the focal loss falls for what is known well")
+    box_loss: BoxLoss = setting("smooth_l1", "Box loss: smooth_l1 or l1 of the deltas, or giou of the boxes")
+    smooth_l1_beta: float = setting(1 / 9, "Difference below which smooth L1 is quadratic")
+    box_loss_weight: float = setting(1.0, "Weight of the box loss; the classification loss has 1")
+    prior: float = setting(0.01, "Chance of an object that the head's first bias gives each anchor and class")
 
     FAMILY = "RetinaNet"
     ANCHOR_FIELDS = frozenset({"anchor_sizes", "anchor_style", "box_loss", "keep_best"})
-    RECIPE_FIELDS = frozenset({"anchor_sizes", "aspect_ratios", "backbone_norm", "box_loss", "edges", "image_size"})
+    # Lin 2017, 4.1: scores above 0.05, NMS at 0.5. The limit of 100 is COCO's. `level_cut` cuts candidates.
+    PAPERS_SELECTION = Selection(
+        score_threshold=0.05, iou_threshold=0.5, candidates_per_class=LEVELS * CANDIDATES_A_LEVEL, max_detections=100
+    )
 
     def __post_init__(self) -> None:
         if len(self.anchor_sizes) != LEVELS or not all(0 < size < math.inf for size in self.anchor_sizes):
@@ -103,12 +106,25 @@ class RetinaNetConfig(DetectorConfig):
             )
         if not self.aspect_ratios or not all(0 < ratio < math.inf for ratio in self.aspect_ratios):
             raise UserError(f"aspect ratios {self.aspect_ratios}: expected positive numbers, width / height")
-        if isinstance(self.resize, Stretch) and self.resize.side % 32:
-            raise UserError(f"image size {self.resize.side}: RetinaNet takes multiples of 32 pixels")
+        if self.image_size is not None and self.image_size % 32:
+            raise UserError(f"image size {self.image_size}: RetinaNet takes multiples of 32 pixels")
+        if (self.image_size is None) == (self.edges is None):
+            raise UserError(f"image_size {self.image_size}, edges {self.edges}: images are resized one way; give one")
 
     @property
     def input_resize(self) -> Resize:
-        return self.resize
+        return Stretch(self.image_size) if self.image_size is not None else KeepRatio(*(self.edges or ()))
+
+    def build(self, name: str, num_classes: int, normalization: Normalization) -> RetinaNet:
+        maps = TimmMaps(name.partition("-")[2], frozen_norm=self.backbone_norm == "frozen")
+        return RetinaNet(name, self, maps, num_classes, normalization)
+
+    def made_for_data(self, backbone: str, *, pretrained: bool) -> MadeNetwork:
+        batch_size = 16 if self.channels <= 128 else 4  # the paper's, at 800 pixels, takes 2 GiB an image
+        if pretrained or self.backbone_norm == "batch":
+            return MadeNetwork(self, batch_size, 1e-3)
+        reason = "batch norms that learn: frozen ones, as the paper's, need the statistics of ImageNet weights"
+        return MadeNetwork(replace(self, backbone_norm="batch"), batch_size, 1e-3, reasons=(reason,))
 
     def anchor_shapes(self) -> list[tuple[float, float]]:
         return [
@@ -129,21 +145,24 @@ class RetinaNetConfig(DetectorConfig):
     def _sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"], aspect_ratios: tuple[float, ...]) -> tuple[float, ...]:
         return pyramid_sizes_from_boxes(box_sizes_hw, STRIDES, self.anchor_scales, aspect_ratios)
 
-    def as_fields(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """`image_size`: every image a square of it; `edges`: its proportions kept."""
-        image_size, edges = settings.pop("image_size", None), settings.pop("edges", None)
-        if image_size is not None and edges is not None:
-            raise UserError(f"image_size {image_size} and edges {edges} are both set; images are resized one way")
-        if image_size is not None:
-            settings["resize"] = Stretch(image_size)
-        if edges is not None:
-            settings["resize"] = KeepRatio(*edges)
-        return settings
+    def adjusted(self, settings: Mapping[str, Any], where: str = "") -> RetinaNetConfig:
+        """As every detector's; `image_size` takes the place of `edges`, and `edges` that of `image_size`."""
+        image_size, edges = (settings.get(name) not in (None, "none") for name in ("image_size", "edges"))
+        if image_size and edges:
+            raise UserError("image_size and edges are both set; images are resized one way, so give one")
+        other = {"edges": "none"} if image_size else {"image_size": "none"} if edges else {}
+        return super().adjusted({**settings, **other}, where)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RetinaNetConfig:
-        resize = values["resize"]
-        return super().from_dict({**values, "resize": (Stretch if "side" in resize else KeepRatio)(**resize)})
+        """As every detector's. Version 0.1 wrote `resize`: `{"side": ...}` or `{"shortest": ..., "longest": ...}`."""
+        values = dict(values)
+        resize = values.pop("resize", None)
+        if isinstance(resize, Mapping) and "side" in resize:
+            values |= {"image_size": resize["side"], "edges": None}
+        elif isinstance(resize, Mapping):
+            values |= {"image_size": None, "edges": [resize["shortest"], resize["longest"]]}
+        return super().from_dict(values)
 
 
 RETINANET = RetinaNetConfig()
@@ -154,7 +173,8 @@ RETINANET = RetinaNetConfig()
 # - every object has an anchor: on small images with long objects many have none at IoU 0.5.
 RETINANET_LIGHT = replace(
     RETINANET,
-    resize=Stretch(320),
+    image_size=320,
+    edges=None,
     backbone_norm="batch",
     channels=128,
     subnet_norm="group",
@@ -176,10 +196,6 @@ class RetinaNet(Detector):
         UserError: the backbone cannot take images of this size.
     """
 
-    # Lin 2017, 4.1: scores above 0.05, NMS at 0.5. The limit of 100 is COCO's. `level_cut` cuts candidates.
-    evaluation_selection = Selection(
-        score_threshold=0.05, iou_threshold=0.5, candidates_per_class=LEVELS * CANDIDATES_A_LEVEL, max_detections=100
-    )
     config: RetinaNetConfig
 
     def __init__(
@@ -227,7 +243,7 @@ class RetinaNet(Detector):
             negative_iou=config.negative_iou,
             keep_best=config.keep_best,
         )
-        return focal_loss(
+        losses = focal_loss(
             predictions,
             matches,
             anchors,
@@ -237,6 +253,7 @@ class RetinaNet(Detector):
             box_loss=config.box_loss,
             smooth_l1_beta=config.smooth_l1_beta,
         )
+        return losses.scaled(box=config.box_loss_weight)
 
     def scored_boxes(
         self, predictions: Predictions, input_hw: SizeHW

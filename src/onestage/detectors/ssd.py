@@ -10,19 +10,19 @@ On VGG-16 the network is the paper's. On other backbones the departures are valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from onestage.backbones import FeatureMaps
-from onestage.detectors.base import Normalization
-from onestage.detectors.multibox import MultiBoxConfig, MultiBoxDetector
+from onestage.backbones import FeatureMaps, TimmMaps, VGG16Reduced
+from onestage.detectors.base import MadeNetwork, Normalization
+from onestage.detectors.multibox import FRESH_LAYERS_GET_NORMS, MultiBoxConfig, MultiBoxDetector, MultiBoxHead
 from onestage.necks import TopDown
-from onestage.postprocess import Selection
+from onestage.selection import Selection
+from onestage.settings import setting
 
 Neck = Literal["none", "top_down"]
 
@@ -47,34 +47,37 @@ class Extra:
 
 @dataclass(frozen=True, kw_only=True)
 class SSDConfig(MultiBoxConfig):
-    """Every number of an SSD but its backbone and its number of classes.
+    """Every setting of an SSD but its backbone and its number of classes."""
 
-    Attributes:
-        extras: the levels after the backbone's, finest first.
-        neck: "top_down" merges the backbone's maps (Lin 2017) before the extras and the head.
-        neck_channels: of the maps that come out of it.
-        batch_norm: in the layers that ImageNet weights seldom cover: the extras, and VGG-16's conv6 and conv7.
-    """
-
-    extras: tuple[Extra, ...]
-    neck: Neck = "none"
-    neck_channels: int = 128
-    batch_norm: bool = False
+    extras: tuple[Extra, ...] = setting(help="Levels after the backbone's, finest first")
+    neck: Neck = setting("none", "top_down merges the backbone's maps (Lin 2017) before the extras and the head")
+    neck_channels: int = setting(128, "Channels of the maps that come out of the neck")
+    batch_norm: bool = setting(
+        False, "Batch norms in layers that ImageNet weights seldom cover: the extras, VGG-16's conv6 and conv7"
+    )
 
     FAMILY = "SSD"
-    RECIPE_FIELDS = MultiBoxConfig.RECIPE_FIELDS | {"neck"}
+    # Liu 2016, 3.1
+    PAPERS_SELECTION = Selection(score_threshold=0.01, iou_threshold=0.45, max_detections=200)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SSDConfig:
-        return super().from_dict({**values, "extras": tuple(Extra(**extra) for extra in values["extras"])})
+    def build(self, name: str, num_classes: int, normalization: Normalization) -> SSD:
+        backbone = name.partition("-")[2]
+        maps = VGG16Reduced(self.batch_norm) if backbone == "vgg16" else TimmMaps(backbone)
+        return SSD(name, self, maps, num_classes, normalization)
 
     def with_quick_start(self) -> SSDConfig:
         """The paper's network made to learn from fewer images.
 
-        Without, at batch 8, VGG-16's first hundreds of steps go into unlearning the random scale of the outputs of its
-        fresh layers: the maps of the original VGG-16 are in the hundreds.
+        Without it, at batch 8, VGG-16's first hundreds of steps go into unlearning the random scale of the outputs of
+        its fresh layers: the maps of the original VGG-16 are in the hundreds.
         """
         return replace(self, batch_norm=True, background_prior=0.75, head_scale=0.3)
+
+    def made_for_data(self, backbone: str, *, pretrained: bool) -> MadeNetwork:
+        if backbone == "vgg16":
+            return MadeNetwork(self.with_quick_start(), 8, 2.5e-4, reasons=(FRESH_LAYERS_GET_NORMS,))
+        # fresh weights need many steps before many images a step
+        return MadeNetwork(self, 16, 2e-3) if pretrained else MadeNetwork(self, 8, 3e-3)
 
 
 SSD300 = SSDConfig(
@@ -144,7 +147,6 @@ class SSD(MultiBoxDetector):
         UserError: the backbone cannot take images of this size, or the levels do not fit the configuration.
     """
 
-    evaluation_selection = Selection(score_threshold=0.01, iou_threshold=0.45, max_detections=200)  # Liu 2016, 3.1
     config: SSDConfig
 
     def __init__(
@@ -157,7 +159,7 @@ class SSD(MultiBoxDetector):
         for extra in config.extras:
             self.extras.append(ExtraLayer(channels[-1], extra, config.batch_norm))
             channels.append(extra.channels)
-        self.add_head(channels)
+        self.head = MultiBoxHead(self, channels)
 
     def features(self, images_normalised: Float[Tensor, "B 3 S S"]) -> list[Tensor]:
         maps = self.backbone(images_normalised)

@@ -1,7 +1,7 @@
-"""How good detections are: the VOC and COCO protocols, their table, and the report page."""
+"""How good detections are: the VOC and COCO protocols, their table, and the report."""
 
 from onestage.evaluation.coco import coco_metrics
-from onestage.evaluation.metrics import Measurement, measure, metrics_json, print_table
+from onestage.evaluation.metrics import Measurement, measure, print_table
 from onestage.evaluation.voc import VocClassResult, VocResult, voc_average_precision
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "VocResult",
     "coco_metrics",
     "measure",
-    "metrics_json",
     "print_table",
     "voc_average_precision",
 ]

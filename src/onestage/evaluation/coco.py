@@ -2,7 +2,7 @@
 
 AP is the mean over classes, the IoUs 0.50, 0.55, ... 0.95 and 101 recalls; s, m and l are objects below 32x32, up to
 96x96, and above; AR1, AR10 and AR100 are recalls with that many detections an image and class. Ignored objects are
-COCO's crowds. A number that no object stands behind (no small object, say) is -1, as COCO has it.
+COCO's crowds. A number without any object behind it (no small object, say) is -1, as in COCO's own program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100
 def coco_metrics(truth: GroundTruth, found: DetectionTable, num_classes: int) -> dict[str, float]:
     """COCO's 12 numbers over a data set; boxes are pixels of the original images.
 
-    Images, classes and objects get ids from 1 on: the protocol's own program takes an object of id 0 for unmatched.
+    Ids of images, classes and objects begin at 1: COCO's program takes id 0 for "no object".
 
     Raises:
         UserError: scores or boxes that are not finite, labels or images out of range.

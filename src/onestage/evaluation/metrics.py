@@ -1,4 +1,4 @@
-"""Both protocols over one data set, and the form in which they are written down (`metrics.json`, the printed table)."""
+"""Both protocols over one data set, as numbers, as `metrics.json` and as the printed table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from onestage.evaluation.coco import coco_metrics
-from onestage.evaluation.voc import VocClassResult, VocResult, voc_average_precision
+from onestage.evaluation.voc import VocResult, voc_average_precision
 from onestage.structures import Categories, DetectionTable, GroundTruth
 
 COLUMNS = ("class", "ground truths", "detections", "recall", "precision", "AP area", "AP 11-point")
+CLASS_FIELDS = ("ground_truths", "detections", "recall", "precision", "ap_11point", "ap_area")  # in metrics.json
 
 
 @dataclass(frozen=True)
@@ -22,50 +23,43 @@ class Measurement:
     """How good a set of detections is, by both protocols."""
 
     voc: VocResult
-    coco: dict[str, float]  # COCO's 12 numbers; -1 where no object stands behind one
-    metrics: dict[str, Any]  # the content of metrics.json
+    coco: dict[str, float]  # COCO's 12 numbers; -1 for one without any object behind it
+    metrics: dict[str, Any]  # the content of metrics.json; None for a value that does not exist
 
 
-def measure(
-    truth: GroundTruth, found: DetectionTable, categories: Categories, iou_threshold: float = 0.5
-) -> Measurement:
-    """VOC's average precision (at one IoU) and COCO's 12 numbers; boxes are pixels of the original images.
+def measure(truth: GroundTruth, found: DetectionTable, categories: Categories) -> Measurement:
+    """VOC's average precision (IoU 0.5) and COCO's 12 numbers; boxes are pixels of the original images.
 
     Raises:
         UserError: scores or boxes that are not finite, labels or images out of range.
     """
-    voc = voc_average_precision(truth, found, len(categories), iou_threshold)
+    voc = voc_average_precision(truth, found, len(categories))
     coco = coco_metrics(truth, found, len(categories))
-    return Measurement(voc, coco, metrics_json(voc, coco, categories, truth.num_images))
-
-
-def metrics_json(voc: VocResult, coco: dict[str, float], categories: Categories, num_images: int) -> dict[str, Any]:
-    """The content of `metrics.json`. What has no value (a class without objects) is null, since JSON has no NaN."""
-    per_class = {name: _class_json(one) for name, one in zip(categories.names, voc.per_class, strict=True)}
-    means = {"map_11point": _or_none(voc.map_11point), "map_area": _or_none(voc.map_area)}
-    return {
-        "voc": means | {"iou_threshold": voc.iou_threshold, "per_class": per_class},
-        "coco": coco,
-        "images": num_images,
+    per_class = {
+        name: {field: _json_number(getattr(one, field)) for field in CLASS_FIELDS}
+        for name, one in zip(categories.names, voc.per_class, strict=True)
     }
+    means = {"map_11point": _json_number(voc.map_11point), "map_area": _json_number(voc.map_area)}
+    voc_json = {**means, "iou_threshold": voc.iou_threshold, "per_class": per_class}
+    return Measurement(voc, coco, {"voc": voc_json, "coco": coco, "images": truth.num_images})
 
 
 def print_table(result: VocResult, categories: Categories, console: Console) -> None:
-    """Print the table of classes that SSD users know, the mean last; a dash is a class without objects."""
+    """Print a row for each class, the mean last; a dash is a class without objects."""
     title = f"PASCAL VOC protocol, IoU > {result.iou_threshold:g}"
     table = Table(title=title, title_justify="left", box=box.MINIMAL, pad_edge=False)  # fits in 80 columns
     for column in COLUMNS:
         table.add_column(column.replace(" ", "\n"), justify="left" if column == "class" else "right", overflow="fold")
-    rows = table_rows(result, categories)
-    for row in rows[:-1]:
+    *rows, mean = table_rows(result, categories)
+    for row in rows:
         table.add_row(*row)
     table.add_section()
-    table.add_row(*rows[-1], style="bold")
+    table.add_row(*mean, style="bold")
     console.print(table)
 
 
 def table_rows(result: VocResult, categories: Categories) -> list[tuple[str, ...]]:
-    """The cells of the table as text, a row a class in label order, then the mean; columns as in `COLUMNS`."""
+    """The cells of the table as text, a row for each class in label order, then the mean; columns as in `COLUMNS`."""
     rows = [
         (name, f"{one.ground_truths:,}", f"{one.detections:,}",
          *map(decimal, (one.recall, one.precision, one.ap_area, one.ap_11point)))
@@ -78,20 +72,10 @@ def table_rows(result: VocResult, categories: Categories) -> list[tuple[str, ...
 
 
 def decimal(value: float | None) -> str:
-    """Three decimals, or a dash for what has no value (None, NaN, COCO's -1)."""
+    """Three decimals, or a dash for a value that does not exist (None, NaN, COCO's -1)."""
     return "-" if value is None or math.isnan(value) or value < 0 else f"{value:.3f}"
 
 
-def _class_json(one: VocClassResult) -> dict[str, int | float | None]:
-    return {
-        "ground_truths": one.ground_truths,
-        "detections": one.detections,
-        "recall": _or_none(one.recall),
-        "precision": _or_none(one.precision),
-        "ap_11point": _or_none(one.ap_11point),
-        "ap_area": _or_none(one.ap_area),
-    }
-
-
-def _or_none(value: float) -> float | None:
+def _json_number(value: float) -> float | None:
+    """The value, or None (null) for a NaN, which JSON does not have."""
     return None if math.isnan(value) else value

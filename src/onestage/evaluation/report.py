@@ -17,12 +17,11 @@ from markupsafe import Markup
 
 from onestage.drawing import draw_objects
 from onestage.evaluation.charts import Series, line_chart
-from onestage.evaluation.examples import ReportExample
-from onestage.evaluation.metrics import COLUMNS, decimal, table_rows
-from onestage.evaluation.voc import VocClassResult, VocResult
+from onestage.evaluation.examples import SHOWN_SCORE, ReportExample
+from onestage.evaluation.metrics import COLUMNS, Measurement, decimal, table_rows
+from onestage.evaluation.voc import VocClassResult
 from onestage.structures import Categories
 
-LOSS_NAMES = {"loss": "loss", "classification_loss": "classification", "box_loss": "box"}  # column of log.csv, legend
 MAX_SIDE, MIN_SIDE = 560, 320  # pixels of an example on the page
 SMALL_CHART_WH = (250, 180)
 
@@ -31,53 +30,53 @@ def write_report(
     path: Path,
     *,
     title: str,
-    metrics: Mapping[str, Any],
-    voc_result: VocResult,
+    measurement: Measurement,
     categories: Categories,
-    training_log: Sequence[Mapping[str, Any]] | None = None,
+    training_log: Sequence[Mapping[str, Any]] = (),
     best: Sequence[ReportExample] = (),
     worst: Sequence[ReportExample] = (),
     settings: Mapping[str, Any] | None = None,
-    score_threshold: float = 0.5,
 ) -> None:
     """Write the page: summary, table, precision-recall curves, training curves, images, settings.
 
     Args:
-        path: the file, replaced if there.
-        title: its heading.
-        metrics: the content of `metrics.json`.
-        voc_result: where the table and the curves come from.
+        path: the file, replaced if there is one.
+        title: the heading.
+        measurement: the results.
         categories: the classes, by label.
-        training_log: rows of `log.csv` (step, epoch, images, lr, losses, map_area where evaluated), or None.
+        training_log: rows of `log.csv` by column: step, epoch, images, lr, loss, NAME_loss for each of its parts,
+            seconds, and map_area (None without an evaluation).
         best: images that the detector does well on, best first.
         worst: images that it does badly on, worst first.
-        settings: what the run was made with; nested dicts are written with dotted names.
-        score_threshold: detections from this score on are drawn.
+        settings: what was evaluated or trained, and how; nested dictionaries are written with dotted names.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("onestage.evaluation").joinpath("report.html").read_text("utf-8"))
-    sections = {
-        "Best images": [_example(one, categories, score_threshold) for one in best],
-        "Worst images": [_example(one, categories, score_threshold) for one in worst],
-    }
+    metrics, voc = measurement.metrics, measurement.voc
     page = template.render(
         title=title,
-        cards=_cards(metrics, training_log or []),
+        cards=_cards(metrics, training_log),
         columns=COLUMNS,
-        rows=table_rows(voc_result, categories),
-        iou_threshold=f"{voc_result.iou_threshold:g}",
+        rows=table_rows(voc, categories),
+        iou_threshold=f"{voc.iou_threshold:g}",
         coco=[(name, decimal(value)) for name, value in metrics["coco"].items()],
-        curves=[_curve(name, one) for name, one in zip(categories.names, voc_result.per_class, strict=True)],
-        training=_training_charts(training_log or []),
-        examples=sections,
-        score_threshold=f"{score_threshold:g}",
+        curves=[
+            (name, decimal(one.ap_area), _precision_recall_chart(name, one))
+            for name, one in zip(categories.names, voc.per_class, strict=True)
+        ],
+        training=_training_charts(training_log),
+        examples={
+            "Best images": [_example(one, categories) for one in best],
+            "Worst images": [_example(one, categories) for one in worst],
+        },
+        score_threshold=f"{SHOWN_SCORE:g}",
         settings=_flat(settings or {}),
     )
     path.write_text(page, encoding="utf-8")
 
 
 def _cards(metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """(what, value, explanation) of the numbers that stand at the top."""
+    """(name, value, explanation) of the numbers at the top."""
     voc, coco = metrics["voc"], metrics["coco"]
     cards = [
         ("mAP (area)", decimal(voc["map_area"]), "VOC protocol, area under the curve"),
@@ -87,87 +86,85 @@ def _cards(metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list
         ("images", f"{metrics['images']:,}", "evaluated"),
     ]
     if log:
-        seconds = _number(log[-1].get("seconds"))
-        cards.append(("images seen", f"{_number(log[-1].get('images')):,.0f}", "in training"))
-        if np.isfinite(seconds):
-            cards.append(("training", f"{seconds / 60:.1f} min", f"{_number(log[-1].get('step')):,.0f} steps"))
+        last = log[-1]
+        cards.append(("images seen", f"{last['images']:,}", "in training"))
+        cards.append(("training", f"{last['seconds'] / 60:.1f} min", f"{last['step']:,} steps"))
     return cards
 
 
 def _training_charts(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, int]], Markup]]:
-    """(heading, legend, chart) of the losses, the learning rate and the average precision, as far as logged."""
-    epoch = _column(log, "epoch")
-    losses = [
-        Series(legend, epoch, _column(log, name), color)
-        for color, (name, legend) in enumerate(LOSS_NAMES.items())
-        if any(name in row for row in log)
-    ]
-    rate = Series("learning rate", epoch, _column(log, "lr"), 3)
-    measured = np.isfinite(_column(log, "map_area"))
-    precision = Series("mAP (area)", epoch[measured], _column(log, "map_area")[measured], 4, dots=True)
+    """(heading, legend, chart) of the losses, the average precision and the learning rate."""
+    if not log:
+        return []
+
+    def column(name: str) -> np.ndarray:
+        return np.array([row.get(name) for row in log], dtype=np.float64)  # None becomes NaN
+
+    epoch = column("epoch")
+    names = ["loss", *(name for name in log[-1] if name.endswith("_loss"))]
+    losses = [Series(name.removesuffix("_loss"), epoch, column(name), color) for color, name in enumerate(names)]
+    rate = Series("learning rate", epoch, column("lr"), 3)
+    precision = Series("mAP (area)", epoch, column("map_area"), 4, dots=True)
     charts = []
-    for heading, series, y_range in (
+    for heading, lines, y_range in (
         ("Losses", losses, _without_spikes(losses)),
         ("Average precision on the evaluation images", [precision], (0.0, 1.0)),
         ("Learning rate", [rate], None),
     ):
-        series = [one for one in series if np.isfinite(one.y).any()]
-        if series:
+        lines = [line for line in lines if np.isfinite(line.y).any()]
+        if lines:
             chart = line_chart(
-                series,
+                lines,
                 description=f"{heading} by epoch",
                 x_label="epoch",
                 x_range=(0.0, max(float(epoch.max()), 1e-3)),
                 y_range=y_range,
             )
-            charts.append((heading, [(one.name, one.color) for one in series], chart))
+            charts.append((heading, [(line.name, line.color) for line in lines], chart))
     return charts
 
 
 def _without_spikes(losses: Sequence[Series]) -> tuple[float, float] | None:
-    """From 0 to what all but the highest hundredth stay below: the first steps would flatten all the rest."""
-    values = np.concatenate([np.zeros(0), *(one.y[np.isfinite(one.y)] for one in losses)])
+    """From 0 to just above the 99th percentile, or the losses of the first steps would flatten all others."""
+    values = np.concatenate([line.y[np.isfinite(line.y)] for line in losses])
     high = float(np.quantile(values, 0.99)) if len(values) else 0.0
     return (0.0, 1.05 * high) if high > 0 else None
 
 
-def _curve(name: str, one: VocClassResult) -> tuple[str, str, Markup | None]:
-    """(class, AP, its precision-recall chart; None where there is nothing to draw)."""
+def _precision_recall_chart(name: str, one: VocClassResult) -> Markup | None:
+    """The curve of a class; None without objects or detections."""
     if not one.ground_truths or not one.detections:
-        return name, decimal(one.ap_area), None
+        return None
     # The area that AP measures: precision made non-increasing from the right, then steps.
     envelope = np.maximum.accumulate(one.curve_precision[::-1])[::-1]
     corners = np.unique(np.round(one.curve_recall, 3), return_index=True)[1]
     recall, best = one.curve_recall[corners], envelope[corners]
     area = Series("area", np.repeat(np.append(0.0, recall), 2)[1:], np.append(np.repeat(best, 2), 0.0), 0, filled=True)
-    line = Series(name, one.curve_recall[corners], one.curve_precision[corners], 1)
-    chart = line_chart(
-        [area, line],
+    return line_chart(
+        [area, Series(name, recall, one.curve_precision[corners], 1)],
         description=f"precision by recall of {name}, AP {one.ap_area:.3f}",
         x_label="recall",
         x_range=(0.0, 1.0),
         y_range=(0.0, 1.0),
         size_wh=SMALL_CHART_WH,
     )
-    return name, decimal(one.ap_area), chart
 
 
-def _example(one: ReportExample, categories: Categories, score_threshold: float) -> dict[str, str]:
+def _example(one: ReportExample, categories: Categories) -> dict[str, str]:
     """Both drawings of an image as data URLs, and what they show in words."""
     scale = min(1.0, MAX_SIDE / max(one.image.shape[:2]))
     image = cv2.resize(one.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else one.image
-    found = dataclasses.replace(one.found, boxes_xyxy=one.found.boxes_xyxy * scale, names=categories.names)
+    found = one.found[one.found.scores > SHOWN_SCORE]
+    found = dataclasses.replace(found, boxes_xyxy=found.boxes_xyxy * scale, names=categories.names)
     boxes_xyxy = (one.boxes_xyxy * scale).astype(np.float32)
-    truth_drawn = draw_objects(image, boxes_xyxy, one.labels, one.ignored, categories.names, min_side=MIN_SIDE)
-    found_drawn = found.filter(score=score_threshold).draw(image, min_side=MIN_SIDE)
-    shown = one.found.labels[one.found.scores >= score_threshold].tolist()
+    truth = draw_objects(image, boxes_xyxy, one.labels, one.ignored, categories.names, min_side=MIN_SIDE)
     return {
         "name": one.name,
-        "quality": f"{one.quality:.2f}",
-        "truth": _data_url(truth_drawn),
+        "f1": f"{one.f1:.2f}",
+        "truth": _data_url(truth),
         "truth_text": _counted(one.labels.tolist(), categories),
-        "found": _data_url(found_drawn),
-        "found_text": _counted(shown, categories),
+        "found": _data_url(found.draw(image, min_side=MIN_SIDE)),
+        "found_text": _counted(found.labels.tolist(), categories),
     }
 
 
@@ -178,15 +175,6 @@ def _counted(labels: Sequence[int], categories: Categories) -> str:
 def _data_url(image_rgb: np.ndarray) -> str:
     encoded = cv2.imencode(".jpg", image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
-
-
-def _column(log: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    return np.array([_number(row.get(name)) for row in log], dtype=np.float64)
-
-
-def _number(value: Any) -> float:
-    """A number of `log.csv` as it comes: text, a number, or nothing (NaN)."""
-    return float("nan") if value is None or value == "" else float(value)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -2,13 +2,12 @@
 
 The protocol in five lines:
 
-- A detection is judged against the object of its class and image that it overlaps most; its rank among the
-  detections is by score over the whole data set, ties in the order given.
+- A detection is compared with the object of its class and image that it overlaps most. Detections are ordered by score
+  over the whole data set, ties in the order given.
 - IoU > threshold makes a hit. An object is hit once: every later detection of it is a false positive.
-- A detection whose best object is ignored (VOC difficult) counts neither as hit nor as false positive, and such objects
-  do not count as missed.
-- The kit measures in inclusive pixels (xmax - xmin + 1). Our boxes are half-open, so x1 - x0 is that same number.
-- AP is the mean of the best precision at recall 0, 0.1, ... 1 (2007) or the area under the curve made monotone (2010).
+- A detection of an ignored object (VOC difficult) is neither hit nor false positive, and the object is not missed.
+- The kit measures in inclusive pixels (xmax - xmin + 1). Our boxes are half-open, so x1 - x0 is the same number.
+- AP is the mean of the best precision at recall 0, 0.1, ... 1 (2007) or the area under the monotone curve (2010).
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from jaxtyping import Bool, Float, Int64
 from onestage.evaluation.tables import check_tables
 from onestage.structures import DetectionTable, GroundTruth
 
-DETECTIONS_AT_ONCE = 1 << 17  # bounds the memory for detection-object pairs in crowded data sets
+DETECTIONS_AT_ONCE = 1 << 17  # bounds the memory for pairs of detection and object in crowded data sets
 
 
 @dataclass(frozen=True)
 class VocClassResult:
-    """One class. `recall`, `ap_11point` and `ap_area` are NaN for a class without (non-ignored) objects."""
+    """The result of one class. Recall and AP are NaN for a class without objects (ignored ones aside)."""
 
     label: int
     ground_truths: int  # without the ignored ones
     ignored: int
-    detections: int  # all of them, whatever they count as
-    recall: float  # with every detection taken
-    precision: float  # with every detection taken; 0 if none counts
+    detections: int  # hits, false positives and those of ignored objects
+    recall: float  # of all detections, whatever their score
+    precision: float  # of all detections; 0 if there are neither hits nor false positives
     ap_11point: float
     ap_area: float
     curve_recall: Float[np.ndarray, " M"]  # after each detection, best score first
@@ -43,28 +42,28 @@ class VocClassResult:
 
 @dataclass(frozen=True)
 class VocResult:
-    """All classes of a data set at one IoU threshold, by label."""
+    """The results of all classes, by label, at one IoU threshold."""
 
     iou_threshold: float
     per_class: tuple[VocClassResult, ...]
 
     @property
     def map_11point(self) -> float:
-        """Mean of the classes that have objects; NaN if none has."""
+        """Mean over the classes with objects; NaN without any."""
         return _mean([one.ap_11point for one in self.per_class])
 
     @property
     def map_area(self) -> float:
-        """Mean of the classes that have objects; NaN if none has."""
+        """Mean over the classes with objects; NaN without any."""
         return _mean([one.ap_area for one in self.per_class])
 
 
 @dataclass(frozen=True)
 class Assignments:
-    """What each detection (M of them, in the order given) counts as: a hit, an ignored one, or a false positive."""
+    """The verdict on each of M detections: a hit, ignored, or a false positive."""
 
-    object_row: Int64[np.ndarray, " M"]  # the ground truth that it overlaps most; -1 without any of its class
-    iou: Float[np.ndarray, " M"]  # with that object; 0 without
+    object_row: Int64[np.ndarray, " M"]  # the object of its class and image with the largest IoU; -1 without any
+    iou: Float[np.ndarray, " M"]  # with that object; 0 without any
     hit: Bool[np.ndarray, " M"]
     ignored: Bool[np.ndarray, " M"]
 
@@ -104,10 +103,10 @@ def voc_average_precision(
 
 
 def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: float = 0.5) -> Assignments:
-    """Say of every detection what it counts as. Boxes are half-open pixels of the original images.
+    """The verdict on every detection. Boxes are half-open pixels of the original images.
 
-    Since each detection is judged against its best object whether or not that one was hit before, no detection waits
-    for another: the first of an object's detections in score order is its hit.
+    A detection is compared with its best object even if that was hit before. So no detection depends on another: the
+    first of an object's detections, by score, is its hit.
     """
     object_row, iou = _best_objects(truth, found)
     overlaps = iou > iou_threshold
@@ -122,7 +121,7 @@ def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: 
 
 
 def _best_objects(truth: GroundTruth, found: DetectionTable) -> tuple[Int64[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """For each detection the object of its image and class with the largest IoU (the first of equals), or -1."""
+    """For each detection: the row of the object with the largest IoU (the first of equals) or -1, and that IoU."""
     best_row = np.full(len(found.scores), -1, dtype=np.int64)
     best_iou = np.zeros(len(found.scores))
     keys = truth.labels * truth.num_images + truth.image_index
@@ -131,7 +130,7 @@ def _best_objects(truth: GroundTruth, found: DetectionTable) -> tuple[Int64[np.n
     found_keys = found.labels * truth.num_images + found.image_index
     first = np.searchsorted(keys, found_keys, side="left")
     counts = np.searchsorted(keys, found_keys, side="right") - first
-    comparable = np.flatnonzero(counts)  # detections with at least one object to be judged against
+    comparable = np.flatnonzero(counts)  # detections with at least one object to compare with
     for start in range(0, len(comparable), DETECTIONS_AT_ONCE):
         block = comparable[start : start + DETECTIONS_AT_ONCE]
         lengths = counts[block]
@@ -149,7 +148,7 @@ def _best_objects(truth: GroundTruth, found: DetectionTable) -> tuple[Int64[np.n
 
 
 def _paired_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
-    """IoU of row i of one with row i of the other, in float64; 0 where both are empty."""
+    """IoU of row i of `a` with row i of `b`, in float64; 0 where both are empty."""
     a, b = a_xyxy.astype(np.float64, copy=False), b_xyxy.astype(np.float64, copy=False)
     overlap_wh = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     overlap = overlap_wh.clip(min=0).prod(axis=1)
@@ -163,16 +162,16 @@ def _class_result(
     hits, misses = np.cumsum(hit), np.cumsum(false_positive)
     precision = hits / np.maximum(hits + misses, np.finfo(np.float64).eps)
     recall = hits / ground_truths if ground_truths else np.full(len(hits), np.nan)
-    nothing = 0.0 if ground_truths else float("nan")
+    empty = 0.0 if ground_truths else float("nan")  # value without detections
     return VocClassResult(
         label=label,
         ground_truths=ground_truths,
         ignored=ignored,
         detections=len(scores),
-        recall=float(recall[-1]) if len(recall) else nothing,
+        recall=float(recall[-1]) if len(recall) else empty,
         precision=float(precision[-1]) if len(precision) else 0.0,
-        ap_11point=_ap_11point(recall, precision) if ground_truths else nothing,
-        ap_area=_ap_area(recall, precision) if ground_truths else nothing,
+        ap_11point=_ap_11point(recall, precision) if ground_truths else empty,
+        ap_area=_ap_area(recall, precision) if ground_truths else empty,
         curve_recall=recall,
         curve_precision=precision,
         curve_scores=scores,
@@ -181,13 +180,13 @@ def _class_result(
 
 def _ap_11point(recall: np.ndarray, precision: np.ndarray) -> float:
     """VOC 2007: mean over the recalls 0, 0.1, ... 1 of the best precision at that recall or beyond."""
-    # np.arange(0, 1.1, 0.1) of the published evaluators, whose fourth value is a rounding above 0.3.
+    # np.arange(0, 1.1, 0.1) as in the published evaluators: its fourth value is slightly above 0.3.
     best = [precision[recall >= level].max(initial=0.0) for level in np.arange(0.0, 1.1, 0.1)]
     return float(np.sum(best) / 11.0)
 
 
 def _ap_area(recall: np.ndarray, precision: np.ndarray) -> float:
-    """VOC 2010: area under the curve after precision is made non-increasing from the right."""
+    """VOC 2010: area under the curve, with precision made non-increasing from the right."""
     recall = np.concatenate(([0.0], recall, [1.0]))
     precision = np.concatenate(([0.0], precision, [0.0]))
     envelope = np.maximum.accumulate(precision[::-1])[::-1]

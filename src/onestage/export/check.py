@@ -1,4 +1,4 @@
-"""Whether an exported file finds what its model finds."""
+"""Compares the detections of an exported file with those of its model."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from onestage.boxes import pairwise_iou
 from onestage.structures import Detections
 
-SAME_IOU, SAME_SCORE = 0.99, 0.002  # of one detection in both
+SAME_IOU, SAME_SCORE = 0.99, 0.002  # least IoU and largest score difference of a pair
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many detections of the model and of its file are the same, and how far those are apart.
+    """The number of detections that a model and its file have in common, and how much these differ.
 
     Attributes:
-        same: pairs of one class, an IoU above 0.99 and scores within 0.002, each detection in one pair at most.
-        of: the larger number of detections.
-        largest_offset: of a pair's box sides, pixels.
-        largest_score_difference: of a pair.
+        images: number of images compared.
+        same: number of pairs: one class, an IoU above 0.99, scores within 0.002. A detection is in one pair at most.
+        of: number of detections of the model or of the file, whichever has more; summed over the images.
+        largest_offset: largest difference between box sides of a pair, pixels.
+        largest_score_difference: largest difference between scores of a pair.
     """
 
     images: int
@@ -32,6 +33,7 @@ class Agreement:
 
     @property
     def share(self) -> float:
+        """Pairs as a share of all detections; 1 where there are none."""
         return self.same / self.of if self.of else 1.0
 
     def __str__(self) -> str:
@@ -42,7 +44,7 @@ class Agreement:
 
 
 def compare(model: Sequence[Detections], exported: Sequence[Detections]) -> Agreement:
-    """Match the detections of the same images."""
+    """Pair the detections of the same images, given in the same order."""
     same, of, offset, score = 0, 0, 0.0, 0.0
     for ours, theirs in zip(model, exported, strict=True):
         pairs = _pairs(ours, theirs)
@@ -55,7 +57,7 @@ def compare(model: Sequence[Detections], exported: Sequence[Detections]) -> Agre
 
 
 def _pairs(ours: Detections, theirs: Detections) -> torch.Tensor:
-    """(n, 2): rows of detections that are the same, the best first."""
+    """Pairs of rows (n, 2) that hold the same detection, the best first."""
     if not len(ours) or not len(theirs):
         return torch.zeros((0, 2), dtype=torch.int64)
     same = pairwise_iou(ours.boxes_xyxy, theirs.boxes_xyxy).nan_to_num(1.0) > SAME_IOU

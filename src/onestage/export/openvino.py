@@ -1,184 +1,142 @@
-"""A model for OpenVINO: the graph of the ONNX file, in float32, bfloat16 or int8.
-
-    NAME.xml, NAME.bin; the header of the ONNX file stands in the xml, with the SHA-256 of the bin
-
-int8 is NNCF's: weights and inputs of the convolutions, by what passes through them on calibration images. What lies
-before the first convolutions (resizing, normalisation) and behind the last (decoding, NMS) stays as it is. If the
-images' AP falls by more than `MOST_LOST`, NNCF takes those operations back to float32 that cost most of it.
-
-bfloat16 is written into the graph: from the first convolutions to the last, weights and what passes through are of that
-type, and all else is float32. Told to count in bfloat16 (its precision hint), OpenVINO would do so in the matrices that
-resize an image and with boxes in hundreds of pixels too, which then have 8 bits; marks on operations don't keep it
-from that.
-"""
+"""The format `openvino`: an xml and a bin beside it, in float32, bfloat16 or int8, run on the processor."""
 
 from __future__ import annotations
 
-import json
-import logging
-import tempfile
-import warnings
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, fromstring
+from jaxtyping import UInt8
 
 from onestage.compute.signal_stack import kept_signal_stack
-from onestage.detectors import Detector
 from onestage.errors import UserError
-from onestage.export.calibration import Calibration
-from onestage.export.onnx import export_onnx
-from onestage.postprocess import Selection
-from onestage.runtime.decode import decode_image
-from onestage.runtime.exported_file import METADATA_KEY, OpenVinoPrecision, file_digest, read_exported
-from onestage.runtime.session import Outputs
-from onestage.structures import Categories, Detections
+from onestage.export.base import ExportFormat, ModelToExport, resize_of
+from onestage.runtime.exported_file import (
+    BEFORE_RESIZING,
+    METADATA_KEY,
+    RESIZED,
+    ExportedFile,
+    check_header,
+    file_digest,
+)
+from onestage.runtime.session import Outputs, Session
+from onestage.runtime.threads import cpu_threads
 
-CONVOLUTIONS = ("Convolution", "GroupConvolution")
-CALIBRATION_THRESHOLD = 0.05  # of scores, while NNCF looks on; it does not reach what is measured
-MOST_LOST = 0.01  # `map_area` that int8 may cost
+MAX_XML_BYTES = 1 << 27
+PRECISION = "f32"  # OpenVINO's precision for whatever the file does not itself have in bfloat16 or int8
 
 
-def export_openvino(
-    detector: Detector,
-    categories: Categories,
-    selection: Selection,
-    path: Path,
-    origin: dict[str, Any],
-    precision: OpenVinoPrecision = "fp32",
-    calibration: Calibration | None = None,
-) -> None:
-    """Write the files.
-
-    Args:
-        path: the xml; the bin lies beside it.
-        precision: of the convolutions and what lies between them.
-        calibration: for "int8".
+def read_openvino(path: str | os.PathLike[str]) -> ExportedFile:
+    """Read our header in the xml, and check that the bin is the one that was written with it.
 
     Raises:
-        UserError: OpenVINO or NNCF is missing, or int8 without images.
+        UserError: a file is missing, is not ours, or was damaged or changed.
     """
+    name, weights = os.fspath(path), Path(path).with_suffix(".bin")
+    for file in (Path(path), weights):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; an export for OpenVINO is an .xml and a .bin of one name")
+    if os.path.getsize(path) > MAX_XML_BYTES:
+        raise UserError(f"{name}: over {MAX_XML_BYTES:,} bytes; export it again")
+    content = Path(path).read_bytes()
     try:
-        import openvino
-    except ImportError as error:
-        raise UserError("OpenVINO is missing: pip install 'onestage[openvino]'") from error
-    with tempfile.TemporaryDirectory() as folder:
-        onnx_file = Path(folder) / "model.onnx"
-        export_onnx(detector, categories, selection, onnx_file, origin, threshold_may_be_left_out=False)
-        header = {**read_exported(onnx_file).header, "precision": precision}
-        model = openvino.convert_model(onnx_file)
-    if precision == "int8":
-        model = _quantised(model, calibration or Calibration(()), detector.evaluation_selection.score_threshold)
-    if precision == "bf16":
-        _to_bf16(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(model, path, compress_to_fp16=False)
-    header["sha256"] = file_digest(path.with_suffix(".bin"))
-    model.set_rt_info(json.dumps(header), [METADATA_KEY])
-    openvino.save_model(model, path, compress_to_fp16=False)
+        entry = fromstring(content).find(f"./rt_info/{METADATA_KEY}")
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise UserError(f"{name}: no export for OpenVINO, or a damaged one; export it again") from error
+    if entry is None:
+        raise UserError(f"{name}: not exported by onestage (it has no {METADATA_KEY!r} entry); use `onestage export`")
+    header = check_header(entry.get("value", "").encode(), file_digest(weights), name)
+    return ExportedFile(name, content, header)
 
 
-def _quantised(model: Any, calibration: Calibration, score_threshold: float) -> Any:
-    images, measure = calibration.images, calibration.map_area
-    if not images:
-        raise UserError("int8 needs images to calibrate on: --calibration DATA, the training data is good")
-    try:
-        import nncf
-    except ImportError as error:
-        raise UserError("NNCF is missing: pip install 'onestage[openvino]'") from error
+class OpenVinoSession(Session):
+    """An exported network in OpenVINO, on the processor.
 
-    def as_inputs(place: int, score_threshold: float = CALIBRATION_THRESHOLD) -> dict[str, np.ndarray]:
-        return {
-            "images": decode_image(images[place])[None],
-            "score_threshold": np.array([score_threshold], dtype=np.float32),
-        }
-
-    def map_area(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
-        """Of all, and of each image: if it were not given, NNCF would run all images again for it."""
-        places = list(places)
-        outputs = [compiled(as_inputs(place, score_threshold)) for place in places]
-        found = [_first_image(Outputs(*(output[name] for name in Outputs._fields))) for output in outputs]
-        assert measure is not None
-        return measure(places, found), [measure([place], [one]) for place, one in zip(places, found, strict=True)]
-
-    model = model.clone()  # else soft-NMS's loop shares operations with what is around it, which NNCF can't follow
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    ignored = nncf.IgnoredScope(names=sorted(_outside_of_convolutions(model)), validate=False)
-    with kept_signal_stack(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NNCF's, about other frameworks
-        data = nncf.Dataset(range(len(images)), as_inputs)
-        how = {"subset_size": len(images), "ignored_scope": ignored}
-        if measure is None:
-            return nncf.quantize(model, data, **how)
-        return nncf.quantize_with_accuracy_control(model, data, data, map_area, max_drop=MOST_LOST, **how)
-
-
-def _first_image(outputs: Outputs) -> Detections:
-    count = int(outputs.counts[0])
-    boxes_xyxy, scores, labels = (part[0, :count] for part in outputs[:3])
-    return Detections(torch.from_numpy(boxes_xyxy), torch.from_numpy(scores), torch.from_numpy(labels.astype(np.int64)))
-
-
-def _outside_of_convolutions(model: Any) -> set[str]:
-    """Names of the operations before the first convolutions and behind the last."""
-    names: set[str] = set()
-    behind = [result.input_value(0).get_node() for result in model.get_results()]
-    while behind:
-        node = behind.pop()
-        if node.get_friendly_name() not in names and node.get_type_name() not in CONVOLUTIONS:
-            names.add(node.get_friendly_name())
-            behind += [value.get_node() for value in node.input_values()]
-    before, seen = [parameter for parameter in model.get_parameters()], set()
-    while before:
-        node = before.pop()
-        if node.get_friendly_name() not in seen and node.get_type_name() not in CONVOLUTIONS:
-            seen.add(node.get_friendly_name())
-            before += [use.get_node() for output in node.outputs() for use in output.get_target_inputs()]
-    return names | seen
-
-
-def _to_bf16(model: Any) -> None:
-    """Bfloat16 from the first convolutions to the last, in place."""
-    from openvino import Type, opset13
-    from openvino.passes import ConstantFolding, Manager
-
-    inside, converted = _between_convolutions(model), {}
-    for node in model.get_ordered_ops():
-        name = node.get_friendly_name()
-        for place, reader in enumerate(node.inputs()):
-            value = reader.get_source_output()
-            key = (value.get_node().get_friendly_name(), value.get_index(), name in inside)
-            if value.get_element_type() != Type.f32 or (key[0] in inside) == (name in inside):
-                continue
-            if node.get_type_name() == "Interpolate" and place > 0:  # scales, of any type
-                continue
-            if key not in converted:
-                converted[key] = opset13.convert(value, Type.bf16 if name in inside else Type.f32)
-            reader.replace_source_output(converted[key].output(0))
-    model.validate_nodes_and_infer_types()
-    manager = Manager()
-    manager.register_pass(ConstantFolding())  # weights are kept in bfloat16
-    manager.run_passes(model)
-
-
-def _between_convolutions(model: Any) -> set[str]:
-    """Names of the convolutions, of the biases added to them, and of operations on the way from one to another.
-
-    Shapes are no such way: what follows from the size of a map stays as it is.
+    Attributes:
+        without_resizing: the compiled network for images that have its input size already, as predictors give them.
     """
-    nodes = model.get_ordered_ops()  # each behind what it reads
-    behind_one: set[str] = set()
-    for node in nodes:
-        reads = {value.get_node().get_friendly_name() for value in node.input_values()}
-        passes_on = node.get_type_name() != "ShapeOf" and not reads.isdisjoint(behind_one)
-        if node.get_type_name() in CONVOLUTIONS or passes_on:
-            behind_one.add(node.get_friendly_name())
-    inside: set[str] = set()
-    for node in reversed(nodes):
-        sources = [value.get_node() for value in node.input_values()]
-        biased = node.get_type_name() == "Add" and any(source.get_type_name() in CONVOLUTIONS for source in sources)
-        if biased or node.get_type_name() in CONVOLUTIONS or node.get_friendly_name() in inside:
-            inside |= {node.get_friendly_name(), *(source.get_friendly_name() for source in sources)}
-    return inside & behind_one
+
+    def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
+        """Check the files and load them into OpenVINO.
+
+        Raises:
+            UserError: files that aren't ours or were changed, OpenVINO is missing or can't run them, another device.
+        """
+        super().__init__(read_openvino(path))
+        if device not in (None, "cpu"):
+            raise UserError(f"{device}: OpenVINO's files run on the processor here; give cpu")
+        try:
+            import openvino
+        except ImportError as error:
+            raise UserError("OpenVINO is missing: pip install openvino") from error
+        self._resize = resize_of(self.file)
+        self._settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": cpu_threads()}
+        with self._calling_openvino():
+            self._core: Any = openvino.Core()
+            # OpenVINO maps weights by default: exporting over the file would then end the process that uses it.
+            self._core.set_property({"ENABLE_MMAP": False})
+            self._model: Any = self._core.read_model(os.fspath(path))
+        sized = self._model.clone()
+        skip_resizing(sized)
+        self.without_resizing = self._compiled(sized)
+
+    @cached_property
+    def with_resizing(self) -> Any:
+        """The compiled network for images of any size; it is compiled when the first one comes."""
+        return self._compiled(self._model)
+
+    def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
+        size_hw = images_rgb.shape[1:3]
+        model = self.without_resizing if self._resize.image_hw(size_hw) == size_hw else self.with_resizing
+        threshold = np.array([score_threshold], dtype=np.float32)
+        found = model({"images": images_rgb, "score_threshold": threshold})
+        return Outputs(*(found[name] for name in Outputs._fields))
+
+    def _compiled(self, model: Any) -> Any:
+        with self._calling_openvino():
+            return self._core.compile_model(model, "CPU", self._settings)
+
+    @contextmanager
+    def _calling_openvino(self) -> Iterator[None]:
+        """Keep Ctrl-C working, and report OpenVINO's errors in one line."""
+        try:
+            with kept_signal_stack():
+                yield
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.file.name}: OpenVINO can't run it ({reason})") from error
+
+
+def skip_resizing(model: Any) -> None:
+    """Connect the input past the resizing, in place. Images of the network's size pass the resizing unchanged anyway.
+
+    The resizing is a quarter of a light network's time. Files of versions that did not name the two values stay whole.
+    """
+    values = {name: output for node in model.get_ops() for output in node.outputs() for name in output.get_names()}
+    if BEFORE_RESIZING in values and RESIZED in values:
+        for reader in values[RESIZED].get_target_inputs():
+            reader.replace_source_output(values[BEFORE_RESIZING])
+        model.validate_nodes_and_infer_types()
+
+
+def _write(model: ModelToExport, path: Path) -> None:
+    from onestage.export.openvino_graph import write_openvino
+
+    write_openvino(model, path)
+
+
+OPENVINO = ExportFormat(
+    ".xml",
+    extra="openvino",
+    write=_write,
+    read=read_openvino,
+    open_session=OpenVinoSession,
+    precisions=("fp32", "bf16", "int8"),
+    beside=(".bin",),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast, overload
@@ -14,16 +14,17 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-from onestage.data.augment import resize_image
+from onestage.compute.threads import reading_threads
 from onestage.errors import UserError
 from onestage.inference.remote import fetch_image, is_address
 from onestage.inference.sources import open_video
-from onestage.inference.threads import Newest, ahead, mapped_ahead
+from onestage.inference.threads import ahead, mapped_ahead, newest
 from onestage.inference.video import Frame, VideoReader
-from onestage.input_size import Resize
-from onestage.postprocess import Selection
+from onestage.input_size import Resize, resize_image
+from onestage.postprocess import to_original
 from onestage.runtime.decode import ImageError, decode_image
 from onestage.runtime.predictor import read_image as read_array_or_file
+from onestage.selection import Selection
 from onestage.structures import Categories, Detections
 
 AnyImage: TypeAlias = str | Path | bytes | np.ndarray | Image.Image
@@ -33,39 +34,39 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
-class Shrunk:
-    """An image at the network's size."""
+class PreparedImage:
+    """An image resized for the network."""
 
-    pixels: UInt8[np.ndarray, "h w 3"]
-    original_hw: tuple[int, int]
+    pixels: UInt8[np.ndarray, "h w 3"]  # RGB, at most as large as the network's input
+    original_hw: tuple[int, int]  # height and width before resizing
 
 
 @dataclass(frozen=True)
 class FilePrediction:
-    """What came of one file: its pixels and detections, or why it could not be read."""
+    """The result for one image file."""
 
-    path: Path | str | bytes  # as it was given
-    image: UInt8[np.ndarray, "H W 3"] | None  # RGB, upright; None where it could not be read
+    path: Path | str | bytes  # as given
+    image: UInt8[np.ndarray, "H W 3"] | None  # RGB, upright; None where the file could not be read
     outcome: Detections | ImageError
 
 
 @dataclass(frozen=True)
 class FramePrediction:
-    """One frame of a video and what was found in it."""
+    """One frame of a video and its detections."""
 
     frame: Frame
     found: Detections
 
 
 class BasePredictor:
-    """Reads images and videos ahead of a network and gives its detections. Subclasses bring the network.
+    """Reads images and videos ahead of a network and gives its detections. Subclasses add the network.
 
     Attributes:
-        detector_name: as `onestage.build` takes it.
-        categories: the classes it knows.
+        detector_name: the name that `onestage.build` takes.
+        categories: the classes that the network knows.
         resize: how images are brought to the network's input.
-        papers_selection: which detections its detector's paper keeps.
-        selection: which ones it gives: score threshold, NMS and limits; replace it freely between calls.
+        papers_selection: the post-processing of the detector's paper.
+        selection: the post-processing in use: score threshold, NMS and limits; replace it freely between calls.
     """
 
     detector_name: str
@@ -74,24 +75,28 @@ class BasePredictor:
     papers_selection: Selection
     selection: Selection
 
-    def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> Shrunk:
-        """An image as `detect` takes it. Called in the threads that read ahead: what waits is small."""
-        original_hw = image_rgb.shape[:2]
-        return Shrunk(resize_image(image_rgb, self.resize.image_hw(original_hw)), original_hw)
+    def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> PreparedImage:
+        """Resize an image for `detect`. The threads that read images call this, so that waiting images are small."""
+        height, width = image_rgb.shape[:2]
+        return PreparedImage(resize_image(image_rgb, self.resize.image_hw((height, width))), (height, width))
 
-    def detect(self, prepared: Sequence[Shrunk]) -> list[Detections]:
-        """The detections of some images at once, on the CPU, named, in pixels of the originals."""
+    def detect(self, images: Sequence[PreparedImage]) -> list[Detections]:
+        """Detect in one batch: detections on the CPU, in pixels of the original images, with class names."""
         raise NotImplementedError
+
+    def in_original_pixels(self, found: Detections, image: PreparedImage) -> Detections:
+        """Detections in pixels of the network's input -> in pixels of the original image, clipped to it."""
+        return replace(found, boxes_xyxy=to_original(found.boxes_xyxy, self.resize, image.original_hw))
 
     @overload
     def __call__(self, images: AnyImage, batch_size: int = 8) -> Detections: ...
     @overload
     def __call__(self, images: Sequence[AnyImage], batch_size: int = 8) -> list[Detections]: ...
     def __call__(self, images: AnyImage | Sequence[AnyImage], batch_size: int = 8) -> Detections | list[Detections]:
-        """Detect in one image, or in a list of them (a list in gives a list out, in order).
+        """Detect in one image, or in a list of images (a list in gives a list out, in order).
 
         Returns:
-            Detections on the CPU, best first, in pixels of the upright original, with the names of the classes.
+            Detections on the CPU, best first, in pixels of the upright original, with class names.
 
         Raises:
             ImageError: an image that cannot be read; `predict_files` goes on with the rest instead.
@@ -99,19 +104,19 @@ class BasePredictor:
         """
         if isinstance(images, AnyImage):
             return self.detect([self.prepare(read_image(images))])[0]
-        prepared = mapped_ahead(lambda image: self.prepare(read_image(image)), images, batch_size, _readers())
+        prepared = mapped_ahead(lambda image: self.prepare(read_image(image)), images, batch_size, reading_threads())
         return [found for batch in _batches(prepared, batch_size) for found in self.detect(batch)]
 
     def predict_files(self, files: Iterable[str | Path | bytes], batch_size: int = 8) -> Iterator[FilePrediction]:
-        """Detect in files, addresses or their bytes, in order; the next ones are read while the network works.
+        """Detect in files, web addresses or encoded bytes, in order, reading the next ones while the network works.
 
-        One that can't be read doesn't stop the rest. At most about `2 * batch_size` decoded images are held at a
-        time, however many there are.
+        A file that can't be read doesn't stop the rest. At most about `2 * batch_size` decoded images are in memory,
+        however many files there are.
         """
-        for batch in _batches(mapped_ahead(self._open, files, batch_size, _readers()), batch_size):
-            found = iter(self.detect([file.prepared for file in batch if file.prepared is not None]))
-            for file in batch:
-                yield FilePrediction(file.path, file.image, file.error or next(found))
+        for batch in _batches(mapped_ahead(self._open, files, batch_size, reading_threads()), batch_size):
+            found = iter(self.detect([prepared for _, _, prepared in batch if isinstance(prepared, PreparedImage)]))
+            for file, image, prepared in batch:
+                yield FilePrediction(file, image, prepared if isinstance(prepared, ImageError) else next(found))
 
     def predict_paths(
         self, paths: Iterable[str | Path], batch_size: int = 8
@@ -129,15 +134,15 @@ class BasePredictor:
         end_s: float | None = None,
         batch_size: int = 8,
     ) -> Iterator[FramePrediction]:
-        """Detect in the frames of a video file, a camera or a stream; the next ones are decoded meanwhile.
+        """Detect in the frames of a video file, a camera or a stream, decoding the next ones meanwhile.
 
-        A live source is looked at frame by frame, always the newest: what it shows while the network works is dropped.
+        Of a live source only the newest frame is taken each time; frames that come while the network works are dropped.
 
         Args:
-            video: a file, `camera:0`, an address, or an opened reader (whose own settings count).
-            every: look at each n-th frame only.
-            start_s, end_s: look at the frames from one time to before the other, seconds since the beginning.
-            batch_size: frames at once.
+            video: a file, `camera:0`, an address, or an open reader (whose own settings hold).
+            every: take each n-th frame only.
+            start_s, end_s: take frames from one time to before the other, seconds since the video's beginning.
+            batch_size: frames that go through the network together.
 
         Raises:
             UserError: PyAV is missing, or this is no video.
@@ -146,21 +151,23 @@ class BasePredictor:
             video = VideoReader(open_video(video), every=every, start_s=start_s, end_s=end_s)
         live = video.source.live
         prepared = ((frame, self.prepare(frame.image)) for frame in video.frames())
-        line = Newest(prepared) if live else ahead(prepared, depth=2 * batch_size)
-        for batch in _batches(line, 1 if live else batch_size):
-            found = self.detect([small for _, small in batch])
+        frames = newest(prepared) if live else ahead(prepared, depth=2 * batch_size)
+        for batch in _batches(frames, 1 if live else batch_size):
+            found = self.detect([image for _, image in batch])
             yield from (FramePrediction(frame, one) for (frame, _), one in zip(batch, found, strict=True))
 
-    def _open(self, file: str | Path | bytes) -> _OpenedFile:
+    def _open(
+        self, file: str | Path | bytes
+    ) -> tuple[str | Path | bytes, UInt8[np.ndarray, "H W 3"] | None, PreparedImage | ImageError]:
         try:
-            image = decode_image(_content(file))
+            image = decode_image(_local(file))
         except ImageError as error:
-            return _OpenedFile(file, None, None, error)
-        return _OpenedFile(file, image, self.prepare(image), None)
+            return file, None, error
+        return file, image, self.prepare(image)
 
 
 def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB pixels, upright, of whatever `Predictor` takes.
+    """The RGB pixels, upright, of whatever predictors take as an image.
 
     Raises:
         ImageError: a file or bytes that are no readable image.
@@ -168,11 +175,11 @@ def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
     """
     if isinstance(image, Image.Image):
         return _pixels_of(image)
-    return read_array_or_file(image if isinstance(image, np.ndarray) else _content(image))
+    return read_array_or_file(image if isinstance(image, np.ndarray) else _local(image))
 
 
 def _pixels_of(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    """By way of the one decode function, so that palettes, alpha, 16 bits and EXIF turn out as they do from a file."""
+    """Encode and decode again, so that palettes, alpha, 16 bits and EXIF give the same pixels as from a file."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if image.mode == "RGB" and orientation == 1:
         return np.asarray(image)
@@ -185,24 +192,11 @@ def _pixels_of(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     return decode_image(encoded.getvalue())
 
 
-@dataclass(frozen=True)
-class _OpenedFile:
-    path: str | Path | bytes
-    image: UInt8[np.ndarray, "H W 3"] | None
-    prepared: Shrunk | None
-    error: ImageError | None
-
-
-def _content(image: str | Path | bytes) -> Path | bytes:
-    """What the decoder takes: an address is fetched."""
+def _local(image: str | Path | bytes) -> Path | bytes:
+    """A path or encoded bytes, as the decoder takes them; what is at a web address is fetched."""
     if isinstance(image, str):
         return fetch_image(image) if is_address(image) else Path(image)
     return image
-
-
-def _readers() -> int:
-    """Threads that read images."""
-    return min(4, os.cpu_count() or 1)
 
 
 def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -1,7 +1,7 @@
-"""Objects followed from frame to frame: ByteTrack (Zhang et al., ECCV 2022, arXiv 2110.06864) of package trackers.
+"""Follows objects from frame to frame: ByteTrack (Zhang et al., ECCV 2022, arXiv 2110.06864) from the package trackers.
 
-trackers asks for opencv-python, which takes the place of opencv-python-headless and fails where a desktop's libraries
-are missing. So it is installed without what it asks for; the extra `track` brings the rest.
+trackers requires opencv-python, which would replace opencv-python-headless and fails where a desktop's libraries are
+missing. So it is installed without its requirements; the extra `track` brings the others.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ INSTALL = "pip install 'onestage[track]' && pip install --no-deps trackers"
 
 
 class ObjectTracker:
-    """Gives each object a number that it keeps while it is seen. One a video: it remembers the frames before."""
+    """Gives each object a number that it keeps while it is seen. One tracker follows one video, frame by frame."""
 
     def __init__(self, frame_rate: float, score_threshold: float) -> None:
-        """Follow objects in a video of so many frames a second.
+        """Begin with an empty memory.
 
         Args:
-            frame_rate: an object is given up a second after it was last seen.
-            score_threshold: what a detection's score must reach to begin a track.
+            frame_rate: frames a second. An object that was not seen for a second is forgotten.
+            score_threshold: detections with a score above it begin new tracks.
 
         Raises:
             UserError: the package trackers is missing.
@@ -39,7 +39,7 @@ class ObjectTracker:
         )
 
     def update(self, found: Detections) -> Detections:
-        """The next frame's detections that belong to a track, with its number in `track_ids`."""
+        """Those of the next frame's detections that belong to a track, with its number in `track_ids`."""
         detections = found.to_supervision()
         detections.data["row"] = np.arange(len(found))
         followed = self._tracker.update(detections)

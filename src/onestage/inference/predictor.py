@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -13,20 +12,18 @@ from onestage.compute.device import Precision, choose_compute
 from onestage.data.loader import stack_images
 from onestage.detectors import Detector
 from onestage.errors import UserError
-from onestage.inference.base_predictor import BasePredictor, Shrunk
+from onestage.inference.base_predictor import BasePredictor, PreparedImage
 from onestage.inference.exported import ExportedPredictor, is_exported
 from onestage.models.model_file import load_model
-from onestage.postprocess import Selection, to_original
+from onestage.selection import Selection
 from onestage.structures import Categories, Detections, Predictions
 
 
 class Predictor(BasePredictor):
-    """Holds a detector in evaluation mode on its device, with the names of its classes and what to keep of its output.
+    """Runs a detector in torch.
 
     Attributes:
-        detector: the network, moved to the device (the one that was given, not a copy).
-        categories: the classes it knows.
-        selection: score threshold, NMS and limits; replace it freely between calls.
+        detector: the network, in evaluation mode on its device (the one that was given, not a copy).
         compute: the device and the number format, with the reason for them.
     """
 
@@ -38,7 +35,7 @@ class Predictor(BasePredictor):
         device: str | torch.device | None = None,
         precision: Precision = "auto",
     ) -> None:
-        """See `load` for the usual way here. `selection` None means scores of 0.5 and more.
+        """See `load` for the usual way here. `selection` None keeps detections with a score above 0.5.
 
         Raises:
             UserError: a device that this machine lacks, or categories that do not fit the detector.
@@ -56,24 +53,21 @@ class Predictor(BasePredictor):
         self.selection = selection or replace(detector.evaluation_selection, score_threshold=0.5)
 
     @torch.no_grad()
-    def detect(self, prepared: Sequence[Shrunk]) -> list[Detections]:
-        if not prepared:
+    def detect(self, images: Sequence[PreparedImage]) -> list[Detections]:
+        if not images:
             return []
-        pixels = stack_images([image.pixels for image in prepared], self.resize)
-        images = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
+        pixels = stack_images([image.pixels for image in images], self.resize)
+        batch = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         with self.compute.autocast():
-            raw = self.detector(images)
+            raw = self.detector(batch)
         predictions = Predictions(raw.class_logits.float(), raw.box_deltas.float())
-        found = self.detector.detect(predictions, self.selection, (images.shape[2], images.shape[3]))
-        return [self._in_original(one, image.original_hw) for one, image in zip(found, prepared, strict=True)]
-
-    def _in_original(self, found: Detections, original_hw: tuple[int, int]) -> Detections:
-        return Detections(
-            boxes_xyxy=to_original(found.boxes_xyxy, self.resize, original_hw).cpu(),
-            scores=found.scores.cpu(),
-            labels=found.labels.cpu(),
-            names=self.categories.names,
-        )
+        found = self.detector.detect(predictions, self.selection, (batch.shape[2], batch.shape[3]))
+        return [
+            self.in_original_pixels(
+                Detections(one.boxes_xyxy.cpu(), one.scores.cpu(), one.labels.cpu(), self.categories.names), image
+            )
+            for one, image in zip(found, images, strict=True)
+        ]
 
 
 def load(
@@ -84,10 +78,15 @@ def load(
 ) -> BasePredictor:
     """The predictor of a trained model: a run folder, its `model.safetensors`, or a file that `onestage export` wrote.
 
+    Args:
+        device: as "cpu", "cuda" or "cuda:1". None: a GPU where there is one.
+        selection: the post-processing. None: as the model's own, keeping detections with a score above 0.5.
+        precision: the network's number format in torch; exported files have their own.
+
     Raises:
         UserError: a file that is no model or was changed, or a device that this machine lacks.
     """
     if is_exported(model):
         return ExportedPredictor(model, device=device, selection=selection)
-    loaded = load_model(Path(model))
+    loaded = load_model(model)
     return Predictor(loaded.detector, loaded.categories, selection, device, precision)

@@ -1,4 +1,4 @@
-"""Images at web addresses that the user named. A server never fetches an address for its clients."""
+"""Fetches images from web addresses that the user named. `onestage serve` never does so for its clients."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SECONDS_TO_ANSWER = 15.0
 
 
 def content_type(address: str) -> str:
-    """What the server says there is, as `image/jpeg`; nothing beyond the head of its answer is read.
+    """The type of what is at an address, as `image/jpeg`; only the head of the server's answer is read.
 
     Raises:
-        UserError: it doesn't answer, or has no such thing.
+        UserError: the server doesn't answer, or has nothing at the address.
     """
     try:
         with _answer(address) as answer:
@@ -30,7 +30,7 @@ def fetch_image(address: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of the image at an http or https address.
 
     Raises:
-        ImageError: the server doesn't answer, has no such thing, or the image is too large.
+        ImageError: the server doesn't answer, has nothing at the address, or the image is too large.
     """
     try:
         with _answer(address) as answer:
@@ -43,7 +43,7 @@ def fetch_image(address: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def is_address(text: str) -> bool:
-    """Whether it names an image on the web and not a file."""
+    """True for an address on the web, False for a file's name."""
     return text.lower().startswith(("http://", "https://"))
 
 

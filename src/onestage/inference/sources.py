@@ -1,4 +1,4 @@
-"""What a person names on the command line -> images and videos: files, folders, globs, lists, cameras, addresses."""
+"""The words of `onestage predict MODEL SOURCE...` -> images and videos from files, folders, cameras and addresses."""
 
 from __future__ import annotations
 
@@ -20,65 +20,53 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".m3u8"}
 )
-ONLY_BY_NAME = frozenset({".ts", ".m3u8"})  # in folders these are often TypeScript and playlists of other files
+ONLY_BY_NAME = frozenset({".ts", ".m3u8"})  # left out of folders, where they are often TypeScript and playlists
 STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt"})
-FILM_TYPES = frozenset({"video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-msvideo"})
+VIDEO_FILE_TYPES = frozenset({"video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-msvideo"})
 CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation"}  # FFmpeg's, by `sys.platform`
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image to look at.
+    """An image to detect in.
 
-    Attributes:
-        content: a file, an address (http, https), or an encoded image's bytes.
-        name: what it was called.
-        output_name: what to call the drawn image: its path below the named folder, with forward slashes, never
-            leading upwards; .jpg for a JPEG, .png for any other. Without the suffix it is unique among the sources of
-            one call, so that no result overwrites another.
+    `output_name` is the image's path below the folder that was named, .jpg for a JPEG and .png for any other. It is
+    unique among the sources of one call even without its suffix, so that no result overwrites another.
     """
 
-    content: Path | str | bytes
-    name: str
-    output_name: str
+    content: Path | str | bytes  # a file, an address (http, https), or an encoded image
+    name: str  # the path, address or word that named it
+    output_name: str  # path of the drawn image below the output folder, with forward slashes, never leading upwards
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video file, a camera or a stream.
+    """A video file, a camera or a stream."""
 
-    Attributes:
-        address: what FFmpeg opens.
-        name: what it was called.
-        output_name: of the drawn video, `.mp4`; unique as an image's is.
-        live: it goes on without end, and what is not looked at in time is gone.
-        device_format: FFmpeg's name of a camera's interface; None for anything else.
-    """
-
-    address: str
-    name: str
-    output_name: str
-    live: bool = False
-    device_format: str | None = None
+    address: str  # the path or address that FFmpeg opens
+    name: str  # the path, address or word that named it
+    output_name: str  # path of the drawn video below the output folder, .mp4; unique as an image's is
+    live: bool = False  # True for cameras and streams, which have no end and don't wait for their reader
+    device_format: str | None = None  # FFmpeg's name of the interface to a camera
 
 
 Source: TypeAlias = ImageSource | VideoSource
 
 
 def open_sources(texts: Sequence[str]) -> list[Source]:
-    """The images and videos that the given words stand for, in the given order, each file once.
+    """The images and videos that the words name, in the order of the words, each file once.
 
     A word is
 
-    - a file: a video by its suffix, else an image (what an image is, its first bytes say);
-    - a folder: its images and videos and those of the folders in it, sorted by path, hidden ones left out;
-    - a glob such as `street/*.jpg` or `**/cam1/*` (sorted);
-    - `@list.txt`: a file with one such word a line; empty lines and lines that begin with # are passed over;
+    - a file: a video if its suffix is a video's, else an image, whatever its suffix;
+    - a folder: its images and videos and those of its subfolders, sorted by path, without hidden ones;
+    - a glob such as `street/*.jpg` or `**/cam1/*` (its matches are sorted);
+    - `@list.txt`: a file with one such word on each line; empty lines and lines that start with # are skipped;
     - `camera:0`; the address of a stream (rtsp, rtmp, http, ...) or of an image (http, https);
     - `-`: an image on standard input.
 
     Raises:
-        UserError: a word that names nothing, or nothing but files that are neither.
+        UserError: no words, or a word that names no image and no video.
     """
     found = [source for text in texts for source in _named(text)]
     if not found:
@@ -91,10 +79,10 @@ def open_sources(texts: Sequence[str]) -> list[Source]:
 
 
 def open_video(text: str | os.PathLike[str]) -> VideoSource:
-    """A video file, a camera or a stream by its name.
+    """The video file, camera or stream that a word names.
 
     Raises:
-        UserError: it names an image, several things, or nothing.
+        UserError: the word names an image, several things, or nothing.
     """
     sources = open_sources([os.fspath(text)])
     if len(sources) == 1 and isinstance(sources[0], VideoSource):
@@ -103,7 +91,7 @@ def open_video(text: str | os.PathLike[str]) -> VideoSource:
 
 
 def _named(text: str) -> list[Source]:
-    """The sources of a word, their output names as they would be if each were alone."""
+    """The sources that one word names; their output names may still clash with those of other words."""
     if text == "-":
         return [ImageSource(_standard_input(), text, "stdin.png")]
     if text.startswith("@") and not os.path.exists(text):
@@ -133,7 +121,7 @@ def _file(path: Path, output_name: str) -> Source:
 
 
 def _scheme(text: str) -> str:
-    """`rtsp` of `rtsp://...`, `camera` of `camera:0`; empty for a path (`C:` is one)."""
+    """The scheme of an address: `rtsp` for `rtsp://...`, `camera` for `camera:0`; empty for a path (`C:/a.jpg` too)."""
     if re.fullmatch(r"camera:\d+", text):
         return "camera"
     scheme, separator, _ = text.partition("://")
@@ -157,14 +145,14 @@ def _at_address(text: str) -> Source:
     kind = content_type(text)
     if kind.startswith("image/"):
         return ImageSource(text, text, f"{output_name}.png")
-    return VideoSource(text, text, f"{output_name}.mp4", live=kind not in FILM_TYPES)
+    return VideoSource(text, text, f"{output_name}.mp4", live=kind not in VIDEO_FILE_TYPES)
 
 
 def _camera(text: str) -> Source:
     number = text.partition(":")[2]
     device_format = CAMERA_FORMATS.get(sys.platform)
     if device_format is None:
-        raise UserError(f"{text}: cameras of {sys.platform} are not known; give the address of a stream")
+        raise UserError(f"{text}: cameras on {sys.platform} are not supported; give the address of a stream")
     address = f"/dev/video{number}" if sys.platform == "linux" else number
     return VideoSource(address, text, f"camera-{number}.mp4", live=True, device_format=device_format)
 
@@ -201,7 +189,7 @@ def _files_matching(pattern: str) -> Iterator[Source]:
     for match in sorted(glob.glob(pattern, recursive=True)):
         path = Path(match)
         if path.is_dir():
-            # `**` yields the files below by itself; `pics/*` means those in the matched folders too
+            # `street/*` includes the files in matched folders (`**` matches them itself)
             for source in _files_below(path):
                 yield replace(source, output_name=f"{path.name}/{source.output_name}")
         elif _is_wanted(path):
@@ -217,16 +205,14 @@ def _with_unique_names(sources: Iterable[Source]) -> Iterator[Source]:
     taken: set[str] = set()
     for source in sources:
         wanted = PurePosixPath(source.output_name)
-        stem = wanted.stem
         is_jpeg = wanted.suffix.lower() in (".jpg", ".jpeg")
         suffix = ".mp4" if isinstance(source, VideoSource) else ".jpg" if is_jpeg else ".png"
-        unique, count = stem, 1
-        # Compared without case: a.JPG and A.jpg are one file on some disks.
-        while str(wanted.with_name(unique)).lower() in taken:
-            count += 1
-            unique = f"{stem}-{count}"
-        taken.add(str(wanted.with_name(unique)).lower())
-        yield replace(source, output_name=str(wanted.with_name(unique + suffix)))
+        unique, number = wanted.with_suffix(""), 1
+        while str(unique).lower() in taken:  # in lower case: a.JPG and A.jpg are one file on some disks
+            number += 1
+            unique = wanted.with_name(f"{wanted.stem}-{number}")
+        taken.add(str(unique).lower())
+        yield replace(source, output_name=f"{unique}{suffix}")
 
 
 def _suffix_list(suffixes: frozenset[str] = IMAGE_SUFFIXES | VIDEO_SUFFIXES) -> str:

@@ -1,12 +1,15 @@
-"""Work side by side: reading ahead of the network, writing behind it, and live sources, of which the newest counts."""
+"""Threads beside the network: reading ahead of it, writing behind it, taking a live source's newest frame."""
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar, cast
+from contextlib import closing, contextmanager, suppress
+from itertools import repeat, takewhile
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,8 +19,8 @@ _END: Any = object()
 
 def mapped_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], depth: int, threads: int
-) -> Iterator[Result]:
-    """`map`, in order, in threads that work at most `depth` items ahead of what is asked for."""
+) -> Generator[Result, None, None]:
+    """`map(function, items)`, in order, computed in threads at most `depth` items ahead of the caller."""
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="onestage-read") as pool:
         waiting: deque[Future[Result]] = deque()
         try:
@@ -33,87 +36,61 @@ def mapped_ahead(
 
 
 def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items, made in one thread of their own at most `depth` ahead of what is asked for."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="onestage-read") as pool:
-        waiting = deque(pool.submit(next, items, _END) for _ in range(depth))
-        try:
-            while (item := waiting.popleft().result()) is not _END:
-                waiting.append(pool.submit(next, items, _END))
-                yield cast(Item, item)
-        finally:
-            for future in waiting:
-                future.cancel()
+    """The same items, taken from the iterator in another thread at most `depth` ahead of the caller."""
+    with closing(mapped_ahead(lambda _: next(items, _END), repeat(None), depth, threads=1)) as taken:
+        yield from takewhile(lambda item: item is not _END, taken)
 
 
-class Newest(Generic[Item]):
-    """A live source: read without pause in a thread; whoever asks gets the newest item, and those between are dropped.
+def newest(items: Iterable[Item]) -> Iterator[Item]:
+    """The newest item of a live source whenever the caller asks; items that come between are dropped.
 
-    Attributes:
-        dropped: how many items nobody got.
+    A thread reads the source without a pause.
     """
+    line: queue.Queue[Any] = queue.Queue(maxsize=1)
+    failures: list[BaseException] = []
+    stopped = threading.Event()
 
-    def __init__(self, items: Iterator[Item]) -> None:
-        self.dropped = 0
-        self._items, self._item = items, _END
-        self._failure: BaseException | None = None
-        self._stopped = self._ended = False
-        self._changed = threading.Condition()
-
-    def __iter__(self) -> Iterator[Item]:
-        thread = threading.Thread(target=self._read, name="onestage-live", daemon=True)
-        thread.start()
+    def read() -> None:
         try:
-            while (item := self._wait()) is not _END:
-                yield item
-        finally:
-            self._stopped = True
-            thread.join(timeout=5)
+            for item in items:
+                with suppress(queue.Empty):
+                    line.get_nowait()  # the caller did not ask in time
+                line.put(item)
+                if stopped.is_set():
+                    return
+        except BaseException as failure:  # raised in the caller's thread
+            failures.append(failure)
+        line.put(_END)
 
-    def _read(self) -> None:
-        try:
-            for item in self._items:
-                with self._changed:
-                    self.dropped += self._item is not _END
-                    self._item = item
-                    self._changed.notify()
-                if self._stopped:
-                    break
-        except BaseException as failure:  # handed over to the thread that asks
-            self._failure = failure
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify()
-
-    def _wait(self) -> Any:
-        with self._changed:
-            while self._item is _END and not self._ended:
-                self._changed.wait(timeout=0.5)  # a limit lets Ctrl-C through
-            item, self._item = self._item, _END
-        if item is _END and self._failure is not None:
-            raise self._failure
-        return item
+    thread = threading.Thread(target=read, name="onestage-live", daemon=True)
+    thread.start()
+    try:
+        while (item := line.get()) is not _END:
+            yield item
+        if failures:
+            raise failures[0]
+    finally:
+        stopped.set()
+        with suppress(queue.Empty):
+            line.get_nowait()  # the thread may be waiting for room
+        thread.join(timeout=5)
 
 
-class Behind(Generic[Item]):
-    """A function called on item after item in a thread of its own, at most `depth` behind; use it in `with`."""
+@contextmanager
+def behind(function: Callable[[Item], None], depth: int) -> Iterator[Callable[[Item], None]]:
+    """Gives a function that has `function` called on items, one after the other, in another thread.
 
-    def __init__(self, function: Callable[[Item], None], depth: int) -> None:
-        self._function, self._depth = function, depth
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onestage-write")
-        self._waiting: deque[Future[None]] = deque()
+    It waits while more than `depth` items are unfinished, and raises what an earlier call raised. The block ends when
+    all calls are done.
+    """
+    waiting: deque[Future[None]] = deque()
 
-    def put(self, item: Item) -> None:
-        """Have the function called on this item; waits while too many do. Raises what an earlier call raised."""
-        self._waiting.append(self._pool.submit(self._function, item))
-        while len(self._waiting) > self._depth:
-            self._waiting.popleft().result()
+    def put(item: Item) -> None:
+        waiting.append(pool.submit(function, item))
+        while len(waiting) > depth:
+            waiting.popleft().result()
 
-    def __enter__(self) -> Behind[Item]:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(wait=True)
-        for future in self._waiting:
-            if kind is None:
-                future.result()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="onestage-write") as pool:
+        yield put
+        while waiting:
+            waiting.popleft().result()

@@ -1,4 +1,4 @@
-"""The first five minutes: a data set drawn on the spot, a detector trained on it, and its report."""
+"""The first five minutes: draw a data set, train a detector on it, and show its report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onestage.jobs.predict import predict
 from onestage.jobs.train import train
 from onestage.terminal import Display, duration
 
-# Light, and of grouped convolutions instead of depthwise ones, whose gradients are slow on CPUs.
+# A light network with grouped convolutions; the gradients of depthwise ones are slow on CPUs.
 DEMO_DETECTOR = "ssd300-regnetx_002"
 
 
@@ -25,13 +25,13 @@ def demo(
     test_images: int = 150,
     display: Display | None = None,
 ) -> dict[str, Any]:
-    """Draw a data set, train, evaluate, draw detections, and say where to look.
+    """Draw a data set, train and evaluate a detector on it, draw its detections, and return the metrics.
 
     Args:
-        out: holds `data/`, `run/` and `predictions/` afterwards; a run of before is not touched.
-        minutes: of training.
-        seed: of the data set and the training.
-        train_images, test_images: how many to draw.
+        out: folder for `data/`, `run/` and `predictions/`. An earlier demo in it is not touched.
+        minutes: minutes of training.
+        seed: seed of the data set and of training.
+        train_images, test_images: number of images to draw.
         display: where to print.
 
     Returns:
@@ -46,14 +46,9 @@ def demo(
     data = out / "data"
     write_generated_voc(data, seed=seed, train=train_images, test=test_images)
     display.say(f"drew {train_images} training and {test_images} test images: {data}")
+    run = out / "run"
     result = train(
-        data,
-        detector=DEMO_DETECTOR,
-        out=out / "run",
-        minutes=minutes,
-        backbone_weights="none",
-        seed=seed,
-        display=display,
+        data, detector=DEMO_DETECTOR, out=run, minutes=minutes, backbone_weights="none", seed=seed, display=display
     )
     test_names = (data / "ImageSets" / "Main" / "test.txt").read_text().split()[:12]
     images = [str(data / "JPEGImages" / f"{name}.jpg") for name in test_names]

@@ -1,44 +1,37 @@
-"""Write a model as one file for an engine, and hold it against the model."""
+"""`onestage export`: write a model as a file for another engine, and compare the file with the model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from onestage.data import choose_splits
 from onestage.data.generated import draw_image
-from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.evaluation.voc import voc_average_precision
-from onestage.export.calibration import Calibration
+from onestage.export import FORMATS, ExportFormat
+from onestage.export.base import Calibration, ModelToExport, as_detections
 from onestage.export.check import Agreement, compare
-from onestage.inference.exported import ExportedPredictor, in_torch
 from onestage.inference.predictor import Predictor
 from onestage.jobs.dataset import open_dataset
-from onestage.jobs.predict import NMS
-from onestage.models.model_file import LoadedModel, RunFolder, load_model
-from onestage.postprocess import Selection
-from onestage.runtime.exported_file import OpenVinoPrecision
+from onestage.models.model_file import RunFolder, load_model
+from onestage.runtime.session import Session
 from onestage.structures import Categories, Detections, DetectionTable
 from onestage.terminal import Display
 
-CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images that both look at
-LEAST_SHARE = 0.98  # of the same detections, below which an fp32 file is not kept
+CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images on which file and model are compared
+LEAST_SHARE = 0.98  # share of common detections below which an fp32 file is not kept
 CALIBRATION_IMAGES = 300
-
-Format = Literal["onnx", "openvino"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The file, and how it compares with its model."""
+    """The path of an exported file, and how its detections compare with its model's."""
 
     path: Path
     agreement: Agreement
@@ -47,12 +40,13 @@ class Exported:
 def export_model(
     model: str | os.PathLike[str],
     *,
-    format: Format = "onnx",
-    precision: OpenVinoPrecision = "fp32",
+    format: str = "onnx",
+    precision: str = "fp32",
     calibration: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     score_threshold: float = 0.5,
     nms: Literal["hard", "soft"] | None = None,
+    iou_threshold: float | None = None,
     class_agnostic: bool = False,
     max_detections: int | None = None,
     display: Display | None = None,
@@ -61,104 +55,97 @@ def export_model(
 
     Args:
         model: a run folder or a model file.
-        format: "onnx", one file for ONNX Runtime and others; "openvino", an xml and a bin.
-        precision: of an OpenVINO file: "fp32"; "bf16", for processors with AMX or AVX-512 bf16; "int8".
-        calibration: a data set's folder for "int8": its training images show what passes through the network.
-        out: the file; None: beside the model, under its name.
-        score_threshold: the file's own; every call may give another.
-        nms: "soft" is Gaussian soft-NMS; None: as the detector's paper does it.
-        class_agnostic: boxes of different classes suppress each other too.
-        max_detections: at most so many an image; None: as the detector's paper.
-        display: where to print.
+        format: a key of `onestage.export.FORMATS`: "onnx", one file for ONNX Runtime and other engines; "openvino", an
+            xml and a bin.
+        precision: the network's number format: "fp32"; for OpenVINO also "bf16", for processors with AMX or AVX-512
+            bf16, and "int8".
+        calibration: a data set's folder; its training images calibrate int8.
+        out: the file. None: beside the model, under its name.
+        score_threshold: the file's own score threshold; every call may give another.
+        nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
+            keeps the model's own.
+        display: where messages go.
 
     Raises:
-        UserError: no model, a missing package, or an fp32 file that does not find what the model finds.
+        UserError: no model, an unknown format or precision, a missing package, or an fp32 file whose detections are
+            not its model's.
     """
     display = display or Display()
-    loaded, path = load_model(model), _target(model, out, format, precision)
-    papers = loaded.detector.evaluation_selection
-    selection = replace(
-        papers,
-        score_threshold=float(score_threshold),
-        nms=papers.nms if nms is None else NMS[nms],
-        class_agnostic=class_agnostic,
-        max_detections=max_detections or papers.max_detections,
+    kind = _format(format, precision)
+    path = _target(model, out, format, kind)
+    loaded = load_model(model)
+    selection = loaded.detector.evaluation_selection.changed(
+        score_threshold=score_threshold,
+        nms=nms,
+        iou_threshold=iou_threshold,
+        class_agnostic=class_agnostic or None,
+        max_detections=max_detections,
     )
     origin = {key: loaded.header[key] for key in ("sha256", "imported_from") if key in loaded.header}
-    export = _exporter(loaded.categories, format, precision, calibration, display)
+    images = _calibration(calibration, loaded.categories, display) if precision == "int8" else None
+    exported = ModelToExport(loaded.detector, loaded.categories, selection, origin, precision, images)
     display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
-    export(loaded.detector, loaded.categories, selection, path, origin)
-    files = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
-    agreement = _check(loaded, path, replace(selection, score_threshold=papers.score_threshold))
+    try:
+        kind.write(exported, path)
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: pip install 'onestage[{kind.extra}]'") from error
+    agreement = _compare(exported, kind.open_session(path, "cpu"))
     display.say(f"read back: {agreement}")
     if precision != "fp32":
-        display.say(f"{precision} moves scores a little; what it costs tells: onestage evaluate {path} DATA")
-    if precision == "fp32" and agreement.share < LEAST_SHARE:
-        for file in files:
+        display.say(f"{precision} changes scores a little; to see its cost in AP: onestage evaluate {path} DATA")
+    elif agreement.share < LEAST_SHARE:
+        for file in kind.files(path):
             file.unlink(missing_ok=True)
         raise UserError(f"{path}: finds something else than the model ({agreement}); the file was removed")
-    size = sum(file.stat().st_size for file in files if file.exists())
+    size = sum(file.stat().st_size for file in kind.files(path))
     display.say(f"written: {path}, {size / 1e6:.1f} MB")
     return Exported(path, agreement)
 
 
-def _exporter(
-    categories: Categories,
-    format: Format,
-    precision: OpenVinoPrecision,
-    calibration: str | os.PathLike[str] | None,
-    display: Display,
-) -> Callable[[Detector, Categories, Selection, Path, dict[str, Any]], None]:
-    """What writes a file of the format. Each needs packages of its own."""
-    try:
-        if format == "openvino":
-            from onestage.export.openvino import export_openvino
-
-            images = _calibration(calibration, categories, display) if precision == "int8" else None
-            return partial(export_openvino, precision=precision, calibration=images)
-        from onestage.export.onnx import export_onnx
-    except ImportError as error:
-        raise UserError(f"{error.name} is missing: pip install 'onestage[{format}]'") from error
-    return export_onnx
+def _format(name: str, precision: str) -> ExportFormat:
+    if name not in FORMATS:
+        raise UserError(f"format {name!r}: expected {', '.join(FORMATS)}")
+    kind = FORMATS[name]
+    if precision not in kind.precisions:
+        others = [other for other, one in FORMATS.items() if precision in one.precisions]
+        advice = f"; --format {others[0]} has it" if others else ""
+        raise UserError(f"precision {precision!r}: the format {name} has {', '.join(kind.precisions)}{advice}")
+    return kind
 
 
-def _target(
-    model: str | os.PathLike[str], out: str | os.PathLike[str] | None, format: Format, precision: OpenVinoPrecision
-) -> Path:
-    if format not in SUFFIXES:
-        raise UserError(f"format {format!r}: expected {', '.join(SUFFIXES)}")
-    if format != "openvino" and precision != "fp32":
-        raise UserError(f"precision {precision!r}: a file of the format {format} is fp32; give --format openvino")
+def _target(model: str | os.PathLike[str], out: str | os.PathLike[str] | None, name: str, kind: ExportFormat) -> Path:
     model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
-    path = Path(out) if out is not None else model_file.with_suffix(SUFFIXES[format])
-    if path.suffix != SUFFIXES[format]:
-        raise UserError(f"--out {path}: the format {format} ends in {SUFFIXES[format]}")
+    path = Path(out) if out is not None else model_file.with_suffix(kind.suffix)
+    if path.suffix != kind.suffix:
+        raise UserError(f"--out {path}: the format {name} ends in {kind.suffix}")
     return path
 
 
 def _calibration(data: str | os.PathLike[str] | None, categories: Categories, display: Display) -> Calibration:
     if data is None:
-        raise UserError("int8 needs images to calibrate on: --calibration DATA, the training data is good")
+        return Calibration(())
     split = choose_splits(os.fspath(data)).train
     table = open_dataset(os.fspath(data), split, display=display, skip_bad_data=True, categories=categories)
     table = table.subset(count=min(CALIBRATION_IMAGES, len(table)))
 
-    def map_area(places: Sequence[int], found: Sequence[Detections]) -> float:
-        truth = table.subset(indices=places).ground_truth()
+    def map_area(indices: Sequence[int], found: Sequence[Detections]) -> float:
+        truth = table.subset(indices=indices).ground_truth()
         value = voc_average_precision(truth, DetectionTable.from_detections(found), len(categories)).map_area
-        if len(places) > 1:
-            display.say(f"map_area {value:.4f} of {len(places)} calibration images")
-        return float(np.nan_to_num(value))  # of images without objects
+        if len(indices) > 1:
+            display.say(f"map_area {value:.4f} on {len(indices)} calibration images")
+        return float(np.nan_to_num(value))  # NaN for images without objects
 
     has_objects = not table.ignored.all()
     if has_objects:
-        display.say(f"map_area of {len(table)} calibration images: in float32, in int8, as operations are taken back")
+        display.say(f"map_area on {len(table)} calibration images: float32, int8, then as operations return to float32")
     return Calibration([table.image_path(index) for index in range(len(table))], map_area if has_objects else None)
 
 
-def _check(loaded: LoadedModel, path: Path, selection: Selection) -> Agreement:
+def _compare(exported: ModelToExport, session: Session) -> Agreement:
+    """Compare file and model on drawn images, which the file resizes itself."""
+    threshold = exported.detector.evaluation_selection.score_threshold
+    selection = replace(exported.selection, score_threshold=threshold)
     images = [draw_image(np.random.default_rng(seed), size).image for seed, size in enumerate(CHECKED_SIZES)]
-    original = Predictor(loaded.detector, loaded.categories, selection, device="cpu", precision="fp32")
-    exported = ExportedPredictor(path, device="cpu", selection=selection)
-    found = exported.session(images, selection.score_threshold)  # whole: the file's own resizing is checked too
-    return compare([original(image) for image in images], [in_torch(one) for one in found])
+    original = Predictor(exported.detector, exported.categories, selection, device="cpu", precision="fp32")
+    found = [as_detections(one) for one in session(images, threshold)]
+    return compare([original(image) for image in images], found)

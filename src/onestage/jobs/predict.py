@@ -1,38 +1,32 @@
-"""Detect in images and videos, and write them with their boxes."""
+"""`onestage predict`: detect in images and videos, and write them with boxes drawn."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-import cv2
-import numpy as np
-from jaxtyping import UInt8
-
-from onestage.compute.device import keep_freed_memory
+from onestage.compute.memory import keep_freed_memory
 from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.errors import UserError
 from onestage.inference.base_predictor import BasePredictor, FramePrediction
 from onestage.inference.object_tracking import ObjectTracker
 from onestage.inference.predictor import load
-from onestage.inference.sources import ImageSource, VideoSource, open_sources
-from onestage.inference.threads import Behind
-from onestage.inference.video import Sound, VideoReader, VideoWriter
-from onestage.jobs.results import Format, ResultFiles
-from onestage.postprocess import Nms, Selection
+from onestage.inference.sources import ImageSource, Source, VideoSource, open_sources
+from onestage.inference.threads import behind
+from onestage.inference.video import VideoReader, VideoWriter
+from onestage.jobs.results import Add, ImageResult, ResultFormat, result_files, write_image
 from onestage.structures import Detections
 from onestage.terminal import Display
-
-NMS: dict[str, Nms] = {"hard": "hard", "soft": "soft-gaussian"}
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What `predict` did; its results are in `folder / "detections.json"`."""
+    """Counts of what `predict` did; the results are in `folder / "detections.json"`."""
 
     folder: Path
     images: int
@@ -47,13 +41,14 @@ def predict(
     out: str | os.PathLike[str] = "predictions",
     score_threshold: float = 0.5,
     nms: Literal["hard", "soft"] | None = None,
+    iou_threshold: float | None = None,
     class_agnostic: bool = False,
     max_detections: int = 200,
     every: int = 1,
     start_s: float = 0.0,
     end_s: float | None = None,
     track: bool = False,
-    formats: tuple[Format, ...] = (),
+    formats: tuple[ResultFormat, ...] = (),
     batch_size: int = 8,
     device: str | None = None,
     display: Display | None = None,
@@ -62,37 +57,39 @@ def predict(
 
     Args:
         model: a run folder, a model file or an exported file.
-        sources: what `open_sources` takes: images, videos, folders, globs, lists, cameras, addresses.
-        out: the folder for the results; what is drawn keeps its path below its source. Small images are drawn
-            enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
-        score_threshold: what is kept and drawn.
-        nms: "soft" is Gaussian soft-NMS; None: as the detector's paper does it.
-        class_agnostic: boxes of different classes suppress each other too.
-        max_detections: at most so many an image.
-        every: of videos, each n-th frame only.
-        start_s, end_s: of videos, from one time to before the other, seconds.
-        track: of videos, give each object a number that it keeps from frame to frame (ByteTrack).
+        sources: images, videos, folders, globs, lists, cameras, addresses; see `open_sources`.
+        out: the folder for the results; drawn images keep their paths below the folder that was named. Small images
+            are drawn enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
+        score_threshold: the score above which a detection is kept and drawn.
+        nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
+            keeps the model's own.
+        every: detect in each n-th frame of a video only.
+        start_s, end_s: detect in the frames of a video from one time to before the other, seconds.
+        track: give each object of a video a number that it keeps from frame to frame (ByteTrack).
         formats: also write "csv", "coco" (its result format) or "voc" (a folder to correct and train on).
-        batch_size: images at once.
-        device: None takes a GPU where there is one.
-        display: where to print.
+        batch_size: number of images that go through the network together.
+        device: as "cpu" or "cuda". None: a GPU where there is one.
+        display: where messages go.
 
     Raises:
-        UserError: no model, no sources, an `out` in which a source itself would be overwritten; or, after all others
-            were done, sources that could not be read.
+        UserError: no model, no sources, or an `out` in which a drawn copy would overwrite its source; or, when all
+            others are done, sources that could not be read.
     """
     display = display or Display()
     keep_freed_memory()
     predictor = load(model, device=device)
-    predictor.selection = chosen_selection(
-        predictor.papers_selection, score_threshold, nms, class_agnostic, max_detections
+    predictor.selection = predictor.papers_selection.changed(
+        score_threshold=score_threshold,
+        nms=nms,
+        iou_threshold=iou_threshold,
+        class_agnostic=class_agnostic or None,  # an exported file may have it inside
+        max_detections=max_detections,
     )
     opened, folder = open_sources(list(sources)), Path(out)
     _refuse_to_overwrite(opened, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    images = [source for source in opened if isinstance(source, ImageSource)]
-    with ResultFiles(folder, predictor.categories, formats) as results:
-        unreadable = _predict_images(predictor, images, results, folder, batch_size, display) if images else 0
+    with result_files(folder, predictor.categories, formats) as (add, done):
+        unreadable = _predict_images(predictor, opened, add, folder, batch_size, display)
         for video in (source for source in opened if isinstance(source, VideoSource)):
             try:
                 reader = VideoReader(video, every=every, start_s=start_s, end_s=end_s, report=display.say)
@@ -101,28 +98,12 @@ def predict(
                 display.say(f"passed over: {error}")
                 continue
             tracker = ObjectTracker(float(reader.rate) / every, score_threshold) if track else None
-            _predict_video(predictor, reader, tracker, results, folder, batch_size, display)
-    display.say(f"{_counted(results)}, {results.detections} detections of score {score_threshold:g} and more: {folder}")
+            _predict_video(predictor, reader, tracker, add, folder / video.output_name, batch_size, display)
+    inputs = " and ".join(f"{done[what]:,} {what}" for what in ("images", "frames") if done[what]) or "0 images"
+    display.say(f"{inputs}, {done['detections']} detections with scores above {score_threshold:g}: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
-    return Predicted(folder, results.images, results.frames, results.detections)
-
-
-def chosen_selection(
-    papers: Selection,
-    score_threshold: float,
-    nms: Literal["hard", "soft"] | None,
-    class_agnostic: bool,
-    max_detections: int,
-) -> Selection:
-    """A detector's paper's selection with what a person asked for; see `predict`."""
-    return replace(
-        papers,
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        nms=papers.nms if nms is None else NMS[nms],
-        class_agnostic=class_agnostic or papers.class_agnostic,  # which may be part of an exported file
-    )
+    return Predicted(folder, done["images"], done["frames"], done["detections"])
 
 
 def _refuse_to_overwrite(sources: Sequence[ImageSource | VideoSource], folder: Path) -> None:
@@ -132,106 +113,75 @@ def _refuse_to_overwrite(sources: Sequence[ImageSource | VideoSource], folder: P
             raise UserError(f"{source.name}: the drawn copy would take its place; choose another --out than {folder}")
 
 
-def _counted(results: ResultFiles) -> str:
-    parts = [(results.images, "images"), (results.frames, "frames")]
-    return " and ".join(f"{count:,} {what}" for count, what in parts if count) or "0 images"
-
-
 def _predict_images(
-    predictor: BasePredictor,
-    images: list[ImageSource],
-    results: ResultFiles,
-    folder: Path,
-    batch_size: int,
-    display: Display,
+    predictor: BasePredictor, sources: Sequence[Source], add: Add, folder: Path, batch_size: int, display: Display
 ) -> int:
-    """Returns how many could not be read."""
+    """Detect in the images among the sources and draw them; returns how many could not be read."""
+    images = [source for source in sources if isinstance(source, ImageSource)]
     unreadable = 0
-    with display.stage("predicting", len(images)) as stage, Behind(_write_image, depth=2 * batch_size) as writing:
+
+    def draw(result: ImageResult) -> None:
+        target = folder / result.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_image(target, result.found.draw(result.image_rgb, min_side=SMALLEST_DRAWN_SIDE))
+
+    with display.stage("predicting", len(images)) as stage, behind(draw, depth=2 * batch_size) as draw_behind:
         files = predictor.predict_files([source.content for source in images], batch_size)
         for source, file in zip(images, files, strict=True):
             stage.advance()
-            if not isinstance(file.outcome, Detections) or file.image is None:
+            if file.image is None or not isinstance(file.outcome, Detections):
                 unreadable += 1
                 display.say(f"passed over: {file.outcome}")
                 continue
-            results.add_image(source, file.image, file.outcome)
-            writing.put(Drawing(file.image, file.outcome, folder / source.output_name))
+            path = source.content if isinstance(source.content, Path) else None
+            result = ImageResult({"source": source.name}, source.output_name, path, file.image, file.outcome)
+            add(result)
+            draw_behind(result)
     return unreadable
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """An image to draw and write."""
-
-    image: UInt8[np.ndarray, "H W 3"]
-    found: Detections
-    target: Path
-
-
-def _write_image(drawing: Drawing) -> None:
-    drawn = drawing.found.draw(drawing.image, min_side=SMALLEST_DRAWN_SIDE)
-    drawing.target.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(drawing.target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"{drawing.target}: can't be written; is the disk full?")
 
 
 def _predict_video(
     predictor: BasePredictor,
     reader: VideoReader,
-    tracker: Tracker | None,
-    results: ResultFiles,
-    folder: Path,
+    tracker: ObjectTracker | None,
+    add: Add,
+    target: Path,
     batch_size: int,
     display: Display,
 ) -> None:
-    """Decoding, detecting and encoding go on at the same time. Ctrl-C ends a live source, and both files are whole."""
-    drawn = DrawnVideo(reader, folder / reader.source.output_name)
-    if reader.source.live:
-        display.say(f"{reader.source.name}: Ctrl-C ends it")
+    """Decode, detect, draw and encode at the same time. Ctrl-C ends a live source, and all files are whole."""
+    source = reader.source
+    if source.live:
+        display.say(f"{source.name}: Ctrl-C ends it")
     try:
-        with (
-            display.stage(reader.source.name, reader.expected_frames or 0) as stage,
-            Behind(drawn.write, depth=batch_size) as writing,
-        ):
-            for prediction in _tracked(predictor.predict_video(reader, batch_size=batch_size), tracker):
-                results.add_frame(reader.source, prediction.frame, prediction.found)
-                writing.put(prediction)
-                stage.advance()
+        with display.stage(source.name, reader.expected_frames or 0) as stage:
+            predictions = predictor.predict_video(reader, batch_size=batch_size)
+            first = next(predictions, None)
+            if first is None:
+                return
+            begin, size_hw = first.frame.time, (first.frame.image.shape[0], first.frame.image.shape[1])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy = VideoWriter(
+                target, size_hw, reader.rate / reader.every, reader.time_base, source, reader.begin + begin
+            )
+
+            def draw(prediction: FramePrediction) -> None:
+                copy.write(prediction.found.draw(prediction.frame.image), prediction.frame.time - begin)
+
+            with closing(copy), behind(draw, depth=batch_size) as draw_behind:
+                for prediction in chain([first], predictions):
+                    if tracker is not None:
+                        prediction = replace(prediction, found=tracker.update(prediction.found))
+                    add(_frame_result(source, prediction))
+                    draw_behind(prediction)
+                    stage.advance()
     except KeyboardInterrupt:
-        if not reader.source.live:
+        if not source.live:
             raise
-    finally:
-        drawn.close()
 
 
-def _tracked(predictions: Iterator[FramePrediction], tracker: Tracker | None) -> Iterator[FramePrediction]:
-    for prediction in predictions:
-        yield prediction if tracker is None else replace(prediction, found=tracker.update(prediction.found))
-
-
-class DrawnVideo:
-    """The drawn copy of a video, begun with its first frame."""
-
-    def __init__(self, reader: VideoReader, path: Path) -> None:
-        self._reader, self._path = reader, path
-        self._writer: VideoWriter | None = None
-        self._end = Fraction(0)
-
-    def write(self, prediction: FramePrediction) -> None:
-        """Draw and encode one frame."""
-        reader, frame = self._reader, prediction.frame
-        drawn = prediction.found.draw(frame.image)
-        if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._begin = frame.time
-            sound = Sound.of(reader.source, reader.begin, float(frame.time))
-            rate = reader.rate / reader.every
-            self._writer = VideoWriter(self._path, (drawn.shape[0], drawn.shape[1]), rate, reader.time_base, sound)
-        self._writer.write(drawn, frame.time - self._begin)
-        self._end = frame.time - self._begin + reader.every / reader.rate
-
-    def close(self) -> None:
-        """Finish the file, if there was a frame."""
-        if self._writer is not None:
-            self._writer.close(self._end)
+def _frame_result(source: VideoSource, prediction: FramePrediction) -> ImageResult:
+    frame = prediction.frame
+    name = f"{Path(source.output_name).with_suffix('')}-{frame.index:06d}.jpg"
+    where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), 4)}
+    return ImageResult(where, name, None, frame.image, prediction.found)

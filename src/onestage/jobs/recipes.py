@@ -1,4 +1,4 @@
-"""The recipes that come with the package."""
+"""List the recipes that come with the package."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from onestage.terminal import Display
 
 
 def list_recipes(*, display: Display | None = None) -> list[RecipeSummary]:
-    """Print every recipe with the result to expect, its source, and the result measured with this package.
-
-    Args:
-        display: where to print.
-
-    Returns:
-        What was printed, a recipe each.
-    """
+    """Print and return every recipe with its expected result, the source of that, and our measured result."""
     display = display or Display()
     summaries = [summary(name) for name in RECIPES]
     for one in summaries:

@@ -1,11 +1,12 @@
-"""Take a step that was skipped again, alone, and show what is not finite in it."""
+"""Take a skipped step again, alone, and show what is not finite in it."""
 
 from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from onestage.training.replay_file import SkippedStep, read_skipped_step
 from onestage.training.step import OptimizerStep, StepLosses
 
 PARAMETERS_NAMED = 5
+HEADER_WIDTH = 10  # so that the table of the images fits in 80 columns
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ReplayResult:
         recorded: its losses in the run.
         replayed: its losses now.
         in_float32: its losses now in float32, where the run had another precision.
-        diagnosis: of the step as it was taken now.
+        diagnosis: what is not finite in the step as it was taken now.
     """
 
     recorded: StepLosses
@@ -63,42 +65,35 @@ def replay(file: str | os.PathLike[str], *, device: str | None = None, display: 
     freeze_untrained(skipped.detector, skipped.recipe)
     train_mode(skipped.detector)
     skipped = replace(skipped, parts=[part.to(compute.device) for part in skipped.parts])
-    step = _step(skipped, compute)
-    replayed = _losses(step, skipped)
+    step, replayed = _take(skipped, compute)
     diagnosis = diagnose(step, skipped.parts, skipped.names, replayed)
     in_float32 = None
     if compute.dtype != torch.float32:
-        in_float32 = _losses(_step(skipped, replace(compute, dtype=torch.float32)), skipped)
+        in_float32 = _take(skipped, replace(compute, dtype=torch.float32))[1]
     result = ReplayResult(skipped.losses, replayed, in_float32, diagnosis)
     _show(skipped, compute, result, display)
     return result
 
 
-def _step(skipped: SkippedStep, compute: Compute) -> OptimizerStep:
+def _take(skipped: SkippedStep, compute: Compute) -> tuple[OptimizerStep, StepLosses]:
+    """Take the step up to its gradient, which is left in the parameters; weights and statistics stay."""
     step = OptimizerStep(skipped.detector, skipped.detector, skipped.recipe, compute, ALONE)
     step.scaler.load_state_dict(skipped.scaler)
-    return step
-
-
-def _losses(step: OptimizerStep, skipped: SkippedStep) -> StepLosses:
-    """Of the step, whose gradient is left in the parameters; the weights stay."""
     with step.statistics_kept():
-        return step.gradient(skipped.parts)
+        return step, step.gradient(skipped.parts)
 
 
 # --- what is printed
 
 
 def _show(skipped: SkippedStep, compute: Compute, result: ReplayResult, display: Display) -> None:
-    diagnosis = result.diagnosis
+    diagnosis, in_float32, position = result.diagnosis, result.in_float32, skipped.position
     display.say(
-        f"step {skipped.number} of a run with {skipped.detector.name}, skipped on {skipped.device} in "
-        f"{skipped.precision} at learning rate {skipped.learning_rate:.3g}; taken again on {compute.device}"
+        f"step {position.number} of a run with {skipped.detector.name}, skipped on {skipped.device} in "
+        f"{skipped.precision} at learning rate {position.learning_rate:.3g}; taken again on {compute.device}"
     )
     columns = {"recorded": result.recorded, "now": result.replayed}
-    if result.in_float32 is not None:
-        columns["now in fp32"] = result.in_float32
-    display.console.print(losses_table(columns))
+    display.console.print(losses_table(columns | ({} if in_float32 is None else {"now in fp32": in_float32})))
     display.console.print(images_table(diagnosis.images))
     if diagnosis.layer is not None:
         display.say(f"first layer whose output is not finite: {diagnosis.layer}")
@@ -107,54 +102,48 @@ def _show(skipped: SkippedStep, compute: Compute, result: ReplayResult, display:
         total = len(list(skipped.detector.parameters()))
         more = ", ..." * (len(diagnosis.parameters) > PARAMETERS_NAMED)
         display.say(f"parameters whose gradient is not finite: {len(diagnosis.parameters)} of {total}: {names}{more}")
-    if result.in_float32 is not None:
-        display.say(f"in fp32 the step is {'' if result.in_float32.finite else 'not '}finite")
-        if not result.in_float32.finite:  # so the other precision is not at fault
+    if in_float32 is not None:
+        display.say(f"in fp32 the step is {'' if in_float32.finite else 'not '}finite")
+        if not in_float32.finite:  # so the other precision is not at fault
             diagnosis = replace(diagnosis, compute_dtype=torch.float32)
     if result.replayed.finite:
         display.say(f"the step is finite here; on {skipped.device} it was not")
     else:
-        display.say(f"{diagnosis}\nadvice: {diagnosis.advice(skipped.steps_taken)}")
+        display.say(f"{diagnosis}\nadvice: {diagnosis.advice(position.steps_taken)}")
 
 
 def losses_table(columns: Mapping[str, StepLosses]) -> Table:
-    """The losses of a step, a column each time it was taken."""
+    """The losses of a step, one column for each time it was taken."""
     table = _table("losses per positive anchor", "", *columns)
-    names = {"classification": "class loss", "box": "box loss", "positives": "positives", "gradient_norm": "gradient"}
-    values = [asdict(losses) for losses in columns.values()]
-    for field, name in names.items():
-        table.add_row(name, *(f"{value[field]:.6g}" for value in values))
+    steps = list(columns.values())
+    for name in steps[0].by_name:
+        table.add_row(f"{name} loss", *(f"{step.by_name[name]:.6g}" for step in steps))
+    table.add_row("positives", *(f"{step.positives:.6g}" for step in steps))
+    table.add_row("gradient", *(f"{step.gradient_norm:.6g}" for step in steps))
     return table
 
 
 def images_table(images: Sequence[ImageLosses]) -> Table:
-    """A row an image, sick ones first."""
+    """A row for each image, those that are not finite first."""
+    losses = [f"{name} loss" for name in images[0].losses]
     table = _table(
-        "images, with their part of the sums",
-        "image",
-        "boxes",
-        "thinnest\nside, px",
-        "class\nloss",
-        "box\nloss",
-        "positives",
-        "sick",
+        "images, with their part of the sums", "image", "boxes", "thinnest side, px", *losses, "positives", "not finite"
     )
-    for image in sorted(images, key=lambda image: not image.sick):
+    for image in sorted(images, key=lambda image: not image.non_finite):
         table.add_row(
             escape(image.name),
             str(image.boxes),
             "-" if math.isinf(image.thinnest) else f"{image.thinnest:.3g}",
-            f"{image.classification:.4g}",
-            f"{image.box:.4g}",
+            *(f"{value:.4g}" for value in image.losses.values()),
             str(image.positives),
-            "yes" if image.sick else "",
+            "yes" if image.non_finite else "",
         )
     return table
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.MINIMAL, pad_edge=False)  # fits in 80 columns
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
     for name in others:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column("\n".join(textwrap.wrap(name, HEADER_WIDTH)), justify="right", overflow="fold")
     return table

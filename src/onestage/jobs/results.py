@@ -1,14 +1,16 @@
-"""What `onestage predict` writes beside the drawn images, row by row: memory stays flat however long a video is."""
+"""Writes the results of `onestage predict` image by image, so that memory stays flat however long a video is."""
 
 from __future__ import annotations
 
 import csv
 import json
 import shutil
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -16,184 +18,150 @@ from jaxtyping import UInt8
 
 from onestage.data.voc import voc_annotation
 from onestage.errors import UserError
-from onestage.inference.sources import ImageSource, VideoSource
-from onestage.inference.video import Frame
 from onestage.structures import Categories, Detections
 
-Format = Literal["csv", "coco", "voc"]
-CSV_COLUMNS: tuple[str, ...] = (
-    "source",
-    "frame",
-    "time_s",
-    "name",
-    "label",
-    "score",
-    "x0",
-    "y0",
-    "x1",
-    "y1",
-    "track_id",
-)
-JPEG_QUALITY = 95  # of frames that are to be labelled
+ResultFormat = Literal["csv", "coco", "voc"]
+CSV_COLUMNS = ["source", "frame", "time_s", "name", "label", "score", "x0", "y0", "x1", "y1", "track_id"]
 
 
-class ResultFiles:
-    """`detections.json`, and by choice `detections.csv`, COCO's result format, or a VOC folder. Use it in `with`.
+@dataclass(frozen=True)
+class ImageResult:
+    """An image, or a frame of a video, with its detections."""
 
-    Attributes:
-        images, frames, detections: how many were written.
+    where: dict[str, Any]  # the fields of `detections.json` that say which image it is
+    name: str  # a file name for the image, unique even without its suffix
+    file: Path | None  # the file that it was read from, if it was one
+    image_rgb: UInt8[np.ndarray, "H W 3"]  # upright
+    found: Detections  # in pixels of the image
+
+
+Add: TypeAlias = Callable[[ImageResult], None]
+
+
+@contextmanager
+def result_files(
+    folder: Path, categories: Categories, formats: tuple[ResultFormat, ...] = ()
+) -> Iterator[tuple[Add, Counter[str]]]:
+    """Open `detections.json` and files of other formats.
+
+    Gives a function that adds an image to all of them, and the number of "images", "frames" and "detections" so far.
     """
+    done: Counter[str] = Counter()
+    with ExitStack() as files:
+        writers = [files.enter_context(WRITERS[name](folder, categories)) for name in ("json", *dict.fromkeys(formats))]
 
-    def __init__(self, folder: Path, categories: Categories, formats: tuple[Format, ...] = ()) -> None:
-        self.images = self.frames = self.detections = 0
-        self._files = ExitStack()
-        self._json = self._files.enter_context(JsonList(folder / "detections.json"))
-        self._csv = self._files.enter_context(CsvFile(folder / "detections.csv")) if "csv" in formats else None
-        self._coco = self._files.enter_context(CocoFiles(folder, categories)) if "coco" in formats else None
-        self._voc = self._files.enter_context(VocFolder(folder / "voc")) if "voc" in formats else None
+        def add(result: ImageResult) -> None:
+            done.update({"frames" if "frame" in result.where else "images": 1, "detections": len(result.found)})
+            for write in writers:
+                write(result)
 
-    def __enter__(self) -> ResultFiles:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.close()
-
-    def add_image(self, source: ImageSource, image_rgb: UInt8[np.ndarray, "H W 3"], found: Detections) -> None:
-        """What was found in an image; boxes are its pixels."""
-        self.images += 1
-        original = source.content if isinstance(source.content, Path) else None
-        self._add({"source": source.name}, source.output_name, original, image_rgb, found)
-
-    def add_frame(self, source: VideoSource, frame: Frame, found: Detections) -> None:
-        """What was found in a frame of a video."""
-        self.frames += 1
-        where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), 4)}
-        name = f"{Path(source.output_name).with_suffix('')}-{frame.index:06d}.jpg"
-        self._add(where, name, None, frame.image, found)
-
-    def _add(
-        self,
-        where: dict[str, Any],
-        name: str,
-        original: Path | None,
-        image_rgb: UInt8[np.ndarray, "H W 3"],
-        found: Detections,
-    ) -> None:
-        height, width = image_rgb.shape[:2]
-        rows = found.to_dict()
-        self.detections += len(rows)
-        self._json.add({**where, "width": width, "height": height, "detections": rows})
-        if self._csv is not None:
-            self._csv.add(where, rows)
-        if self._coco is not None:
-            self._coco.add(name if original is None else str(original), (height, width), found)
-        if self._voc is not None:
-            self._voc.add(name, original, image_rgb, found)
+        yield add, done
 
 
-class JsonList:
-    """A JSON file with one list, written entry by entry; whole from the moment it is closed."""
+@contextmanager
+def _json_list(path: Path) -> Iterator[Callable[[Any], None]]:
+    """A JSON file that holds one list, written entry by entry."""
+    with path.open("w", encoding="utf-8") as file:
+        separator = "[\n"
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
-        self._separator = "[\n"
+        def append(entry: Any) -> None:
+            nonlocal separator
+            file.write(separator + json.dumps(entry))
+            separator = ",\n"
 
-    def add(self, entry: Any) -> None:
-        """One more entry."""
-        self._file.write(self._separator + json.dumps(entry))
-        self._separator = ",\n"
-
-    def __enter__(self) -> JsonList:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
-        self._file.close()
+        try:
+            yield append
+        finally:
+            file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-class CsvFile:
-    """A row a detection."""
+@contextmanager
+def _detections_json(folder: Path, categories: Categories) -> Iterator[Add]:
+    """`detections.json`: an entry for each image, with its detections."""
+    with _json_list(folder / "detections.json") as append:
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, CSV_COLUMNS)
-        self._writer.writeheader()
+        def add(result: ImageResult) -> None:
+            height, width = result.image_rgb.shape[:2]
+            append({**result.where, "width": width, "height": height, "detections": result.found.to_dict()})
 
-    def add(self, where: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """The rows of `Detections.to_dict` of one image."""
-        for row in rows:
-            sides = dict(zip(("x0", "y0", "x1", "y1"), row["box_xyxy"], strict=True))
-            self._writer.writerow({**where, **{k: v for k, v in row.items() if k != "box_xyxy"}, **sides})
-
-    def __enter__(self) -> CsvFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        yield add
 
 
-class CocoFiles:
-    """`coco_results.json` (a list of image_id, category_id, bbox, score), and `coco_images.json`: what the ids mean."""
+@contextmanager
+def _csv_file(folder: Path, categories: Categories) -> Iterator[Add]:
+    """`detections.csv`: a row for each detection."""
+    with (folder / "detections.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS)
+        writer.writeheader()
 
-    def __init__(self, folder: Path, categories: Categories) -> None:
-        self._categories = categories
-        self._results = JsonList(folder / "coco_results.json")
-        self._images = JsonList(folder / "coco_images.json")
-        self._count = 0
+        def add(result: ImageResult) -> None:
+            for row in result.found.to_dict():
+                sides = dict(zip(("x0", "y0", "x1", "y1"), row.pop("box_xyxy"), strict=True))
+                writer.writerow({**result.where, **row, **sides})
 
-    def add(self, file_name: str, size_hw: tuple[int, int], found: Detections) -> None:
-        """An image and what was found in it."""
-        self._count += 1
-        height, width = size_hw
-        self._images.add({"id": self._count, "file_name": file_name, "width": width, "height": height})
-        for result in found.to_coco(self._count, self._categories):
-            self._results.add(result)
-
-    def __enter__(self) -> CocoFiles:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._results.__exit__()
-        self._images.__exit__()
+        yield add
 
 
-class VocFolder:
-    """A VOC folder to correct in a labelling tool and to train on: images, annotations, `trainval.txt`."""
+@contextmanager
+def _coco_files(folder: Path, categories: Categories) -> Iterator[Add]:
+    """COCO's result format in `coco_results.json`, and the images that its ids stand for in `coco_images.json`."""
+    with _json_list(folder / "coco_results.json") as append, _json_list(folder / "coco_images.json") as append_image:
+        image_id = 0
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._taken: set[str] = set()
-        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        self._list = (root / "ImageSets/Main/trainval.txt").open("w", encoding="utf-8")
+        def add(result: ImageResult) -> None:
+            nonlocal image_id
+            image_id += 1
+            height, width = result.image_rgb.shape[:2]
+            file_name = result.name if result.file is None else str(result.file)
+            append_image({"id": image_id, "file_name": file_name, "width": width, "height": height})
+            for one in result.found.to_coco(image_id, categories):
+                append(one)
 
-    def add(self, name: str, original: Path | None, image_rgb: UInt8[np.ndarray, "H W 3"], found: Detections) -> None:
-        """An image, copied as it is where it is a file, and its boxes."""
-        flat = Path(name.replace("/", "-"))
-        stem, count = flat.stem, 1
-        while stem.lower() in self._taken:
-            count += 1
-            stem = f"{flat.stem}-{count}"
-        self._taken.add(stem.lower())
-        file_name = f"{stem}{flat.suffix if original is None else original.suffix}"
-        target = self._root / "JPEGImages" / file_name
-        if original is not None:
-            shutil.copyfile(original, target)
-        else:
-            bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
-            if not cv2.imwrite(str(target), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-                raise UserError(f"{target}: can't be written; is the disk full?")
-        height, width = image_rgb.shape[:2]
-        names = [found.name_of(label) for label in found.labels.tolist()]
-        boxes_xyxy = found.boxes_xyxy.cpu().numpy()
-        text = voc_annotation(file_name, (height, width), boxes_xyxy, names, [False] * len(names))
-        (self._root / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
-        self._list.write(f"{stem}\n")
+        yield add
 
-    def __enter__(self) -> VocFolder:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._list.close()
+@contextmanager
+def _voc_folder(folder: Path, categories: Categories) -> Iterator[Add]:
+    """`voc/`, a data set to correct in a labelling tool and to train on: images, annotations, `trainval.txt`."""
+    root, taken = folder / "voc", set[str]()
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    with (root / "ImageSets/Main/trainval.txt").open("w", encoding="utf-8") as names_file:
+
+        def add(result: ImageResult) -> None:
+            flat = Path(result.name.replace("/", "-"))
+            stem, number = flat.stem, 1
+            while stem.lower() in taken:
+                number += 1
+                stem = f"{flat.stem}-{number}"
+            taken.add(stem.lower())
+            image = root / "JPEGImages" / f"{stem}{(result.file or flat).suffix}"
+            if result.file is not None:
+                shutil.copyfile(result.file, image)
+            else:
+                write_image(image, result.image_rgb)
+            names = [result.found.name_of(label) for label in result.found.labels.tolist()]
+            boxes_xyxy, (height, width) = result.found.boxes_xyxy.cpu().numpy(), result.image_rgb.shape[:2]
+            text = voc_annotation(image.name, (height, width), boxes_xyxy, names, [False] * len(names))
+            (root / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
+            names_file.write(f"{stem}\n")
+
+        yield add
+
+
+WRITERS: dict[str, Callable[[Path, Categories], AbstractContextManager[Add]]] = {
+    "json": _detections_json,
+    "csv": _csv_file,
+    "coco": _coco_files,
+    "voc": _voc_folder,
+}
+
+
+def write_image(path: Path, image_rgb: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Write an image in the format that the path's suffix says.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    if not cv2.imwrite(str(path), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)):
+        raise UserError(f"{path}: can't be written; is the disk full?")

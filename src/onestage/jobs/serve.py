@@ -1,4 +1,4 @@
-"""A model behind HTTP, until Ctrl-C."""
+"""The `serve` command: a model behind HTTP, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def serve(
 
     Args:
         model: a run folder, a model file or an exported file.
-        host: the address to listen at. Any but this machine's own (loopback) wants a token.
-        port: 0 takes a free one.
-        token: that every client must send; None: that of the environment variable ONESTAGE_TOKEN, if any.
-        batch_size: images of several requests that go through the network together, at most.
-        device: None takes a GPU where there is one.
+        host: the address to listen at. Any but this machine's own (loopback) needs a token.
+        port: the port to listen at; 0 takes a free one.
+        token: secret that every client must send; None: the environment variable ONESTAGE_TOKEN, if it is set.
+        batch_size: most images that go through the network together; they may come from several requests.
+        device: where the network runs; None takes a GPU where there is one.
         display: where to print.
 
     Raises:
@@ -41,7 +41,13 @@ def serve(
     """
     display = display or Display()
     token = token or os.environ.get(TOKEN_VARIABLE)
-    _check_token(host, token)
+    if token is None and not _is_loopback(host):
+        raise UserError(
+            f"--host {host}: others can reach this address, so give a secret that clients must send: --token SECRET, "
+            f"or the environment variable {TOKEN_VARIABLE}"
+        )
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+        raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
     try:
         from onestage.serving.app import create_app
         from onestage.serving.connections import run
@@ -50,29 +56,16 @@ def serve(
     predictor = load(model, device=device)
     app = create_app(predictor, token=token, batch_size=batch_size)
     with _listening(host, port) as listening:
-        place = _address(host, listening.getsockname()[1])
-        what = f"{predictor.detector_name}, {len(predictor.categories)} classes"
-        token_part = f"#token={quote(token, safe='')}" if token else ""
-        display.say(f"{what}: {place}/{token_part}  (Ctrl-C stops)")
+        place = f"[{host}]" if ":" in host else host
+        address = f"http://{place}:{listening.getsockname()[1]}/" + (f"#token={quote(token, safe='')}" if token else "")
+        display.say(f"{predictor.detector_name}, {len(predictor.categories)} classes: {address}  (Ctrl-C stops)")
         run(app, listening)
     display.say("stopped")
 
 
-def _check_token(host: str, token: str | None) -> None:
-    if token is None and not _is_loopback(host):
-        raise UserError(
-            f"--host {host}: others can reach this address, so say a secret that they must know: --token SECRET, or "
-            f"the environment variable {TOKEN_VARIABLE}"
-        )
-    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-        raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
-
-
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name
         return False
 
@@ -83,8 +76,4 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise UserError(f"--host {host} --port {port}: can't be listened at ({reason}); give another") from error
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        raise UserError(f"--host {host} --port {port}: can't listen there ({reason}); give another address") from error

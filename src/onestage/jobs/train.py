@@ -13,23 +13,25 @@ from typing import Any
 import torch
 
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
+from onestage.compute.threads import loader_workers
 from onestage.data import choose_splits
 from onestage.data.table import Table
-from onestage.detectors import Detector, build, describe, detector_config
+from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.evaluate import evaluate_and_report
 from onestage.models.imagenet import load_backbone_weights
 from onestage.models.model_file import RunFolder, load_model
-from onestage.recipes import default_recipe, named_recipe
+from onestage.recipes import as_toml, default_recipe, named_recipe
+from onestage.settings import flat
 from onestage.terminal import Display, quiet
 from onestage.training.batch_size import find_batch_size
+from onestage.training.experiment_logs import check_packages
 from onestage.training.log_file import read_log
 from onestage.training.optimizer import freeze_untrained
 from onestage.training.processes import World, joined_processes
 from onestage.training.recipe import Recipe
 from onestage.training.run_lock import sole_run
-from onestage.training.trackers import TrackerName, check_packages
 from onestage.training.trainer import Trainer
 from onestage.whole_file import write_whole
 
@@ -81,7 +83,7 @@ def train(
     skip_bad_data: bool = False,
     device: str | None = None,
     save_minutes: float = 5.0,
-    track: Sequence[TrackerName] = (),
+    log_to: Sequence[str] = (),
     settings: dict[str, Any] | None = None,
     display: Display | None = None,
 ) -> TrainResult:
@@ -103,8 +105,9 @@ def train(
         skip_bad_data: leave out what is broken instead of stopping.
         device: None takes a GPU where there is one.
         save_minutes: between two checkpoints; there is one at every evaluation besides.
-        track: what else gets the numbers of `log.csv`, and images: "tensorboard", "wandb", "mlflow".
-        settings: recipe fields by name; None values keep the recipe's. A `batch_size` of "auto" is found by trial.
+        log_to: experiment trackers that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow".
+        settings: of the recipe, by the names of `Recipe.with_settings`; None keeps one. A `batch_size` of "auto" is
+            found by trial.
         display: where to print.
 
     Raises:
@@ -117,7 +120,7 @@ def train(
         display = (display or Display()) if world.is_main else quiet()
 
         def plan_run() -> Plan:
-            check_packages(track)
+            check_packages(log_to)
             if world.size > 1 and changes.get("batch_size") == "auto":
                 raise UserError("--batch-size auto is tried by one process; find it so, then give torchrun the number")
             folder = _named_folder(out, resume, world)
@@ -127,7 +130,7 @@ def train(
 
         plan = world.on_main(plan_run)
         world.on_main(lambda: until_the_end.enter_context(sole_run(plan.folder.root)))
-        trainer = _prepare(plan, weights, device, save_minutes, tuple(track), world, display)
+        trainer = _prepare(plan, weights, device, save_minutes, tuple(log_to), world, display)
         trainer.run()
         metrics = _evaluate_the_best(trainer, data)
     return TrainResult(plan.folder.root, metrics)
@@ -163,6 +166,8 @@ def _plan(
     if by_trial:
         changes = {name: value for name, value in changes.items() if name != "batch_size"}
     chosen = usual.with_length(**length).with_settings(changes)
+    if chosen.epochs is None and chosen.steps is None and chosen.minutes is None:
+        raise UserError("recipe: it has no length; give --epochs, --steps or --minutes")
     folder = folder or RunFolder(_free_folder(data, chosen.detector))
     by_trial = by_trial and not resume
     return Plan(folder, **tables, recipe=chosen, usual=usual, batch_size_by_trial=by_trial, resume=resume)
@@ -173,7 +178,7 @@ def _prepare(
     weights: str,
     device: str | None,
     save_minutes: float,
-    track: tuple[TrackerName, ...],
+    log_to: tuple[str, ...],
     world: World,
     display: Display,
 ) -> Trainer:
@@ -199,10 +204,10 @@ def _prepare(
         folder=plan.folder,
         compute=compute,
         display=display,
-        workers=recipe.workers if recipe.workers is not None else usual_workers(world.processes_here),
+        workers=recipe.workers if recipe.workers is not None else loader_workers(world.processes_here),
         save_minutes=save_minutes,
         world=world,
-        track=track,
+        log_to=log_to,
         usual=plan.usual,
     )
     _start(trainer, plan.resume)
@@ -228,19 +233,10 @@ def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
         folder.root,
         compute=trainer.compute,
         display=trainer.display,
-        settings={"data": data, **trainer.recipe.as_dict()},
+        settings={"data": data, **flat(trainer.recipe.as_dict())},
         log=read_log(folder.log) if world.is_main else (),
         world=world,
     )
-
-
-def usual_workers(processes: int = 1) -> int:
-    """Loader processes that pay: none on a small machine, whose cores the network needs and threads feed well.
-
-    `processes`: that train on this machine together, and share its cores.
-    """
-    cores = (os.cpu_count() or 1) // processes
-    return 0 if cores <= 4 else min(8, cores // 2)
 
 
 def _open_both(
@@ -290,10 +286,9 @@ def _choose_recipe(
 def _build(recipe: Recipe, table: Table) -> Detector:
     """The network with fresh weights by the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    config = detector_config(recipe.detector).adjusted(recipe.network_settings())
-    if recipe.quick_start:
-        config = config.with_quick_start()
-    return build(recipe.detector, len(table.categories), config=config)
+    network = build(recipe.detector, len(table.categories), config=recipe.network)
+    network.evaluation_selection = recipe.postprocessing
+    return network
 
 
 def _in_one_line(network: Detector, compute: Compute, world: World) -> str:
@@ -314,8 +309,9 @@ def _start(trainer: Trainer, resume: bool) -> None:
         display.say(f"{folder.root}: resumed at step {trainer.position.step}")
     else:
         trainer.save()
-    recipe = json.dumps(trainer.recipe.as_dict(), indent=1) + "\n"
-    trainer.world.on_main(lambda: write_whole(folder.recipe, recipe.encode()))
+    as_json = json.dumps(trainer.recipe.as_dict(), indent=1) + "\n"
+    trainer.world.on_main(lambda: write_whole(folder.recipe.with_suffix(".toml"), as_toml(trainer.recipe).encode()))
+    trainer.world.on_main(lambda: write_whole(folder.recipe, as_json.encode()))
     display.say(f"run folder: {folder.root}; Ctrl-C saves and stops, --resume goes on")
 
 
@@ -328,7 +324,7 @@ def _recipe_of_run(folder: RunFolder) -> Recipe:
     if not folder.recipe.exists():
         raise UserError(f"{folder.root}: holds no run to resume (no recipe.json); check --out")
     try:
-        return Recipe.from_dict(json.loads(folder.recipe.read_text()))
+        return Recipe.from_dict(json.loads(folder.recipe.read_text()), str(folder.recipe))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise

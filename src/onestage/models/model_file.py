@@ -1,8 +1,7 @@
 """The self-describing model file, the training checkpoint, and the folder of a run.
 
 Both files are safetensors: tensors plus a JSON header, so that loading one can't run code. The header holds a SHA-256
-of itself and the tensors, because safetensors alone doesn't notice a flipped bit. A file is written under a temporary
-name, flushed to the disk and renamed, so a reader sees the old one or the new one and nothing between.
+of itself and the tensors, because safetensors alone doesn't notice a flipped bit.
 """
 
 from __future__ import annotations
@@ -22,56 +21,34 @@ from torch import Tensor
 
 from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
-from onestage.models.import_weights import read_safetensors
+from onestage.models.weight_files import read_safetensors
 from onestage.structures import Categories
-from onestage.whole_file import flush_folder
+from onestage.whole_file import written_whole
 
 FORMAT = 2
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The files of one training run."""
 
-    root: Path
-
-    @property
-    def model(self) -> Path:
-        return self.root / "model.safetensors"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.root / "checkpoint" / "training.safetensors"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        """The one before, in case the newest is damaged."""
-        return self.root / "checkpoint" / "previous.safetensors"
-
-    @property
-    def recipe(self) -> Path:
-        return self.root / "recipe.json"
-
-    @property
-    def log(self) -> Path:
-        return self.root / "log.csv"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.json"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.model = root / "model.safetensors"
+        self.checkpoint = root / "checkpoint" / "training.safetensors"
+        self.previous_checkpoint = root / "checkpoint" / "previous.safetensors"  # in case the newest is damaged
+        self.recipe = root / "recipe.json"
+        self.log = root / "log.csv"
+        self.metrics = root / "metrics.json"
+        self.report = root / "report.html"
 
     def replay(self, step: int) -> Path:
-        """A step that was skipped."""
+        """The file of a skipped step."""
         return self.root / "replay" / f"step-{step:08}.safetensors"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report.html"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model file, read: a network in evaluation mode and what travelled with it."""
+    """A model file that was read: a detector in evaluation mode, its classes, and the file's header."""
 
     detector: Detector
     categories: Categories
@@ -85,9 +62,9 @@ def save_model(
 
     Args:
         path: the file; its folder is made.
-        detector: whose configuration is written.
-        tensors: the weights to write, by the detector's entry names (its own, or their running average).
-        categories: the classes it detects.
+        detector: the detector whose configuration is written.
+        tensors: its weights by name, or their running average.
+        categories: the classes that it detects.
         about: more JSON-able facts for the header (recipe, metrics).
     """
     header = {
@@ -102,7 +79,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     """Read a model file, or the `model.safetensors` of a run folder.
 
     Raises:
-        UserError: nothing there, not a model file of ours, or a damaged one.
+        UserError: no such file, not a model file of onestage, or a damaged one.
     """
     path = Path(path)
     if path.is_dir():
@@ -119,7 +96,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
-    """Refuse weights that do not fit before memory is taken for the network that a stranger's header asks for."""
+    """Refuse weights that do not fit, before memory is taken for the network that a stranger's header asks for."""
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in build_from_config(config).state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -134,45 +111,31 @@ def _check_shapes(path: Path, tensors: Mapping[str, Tensor], config: dict[str, A
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], *, keep_as: Path | None = None
 ) -> None:
-    """Write tensors and a JSON header so that a crash leaves the old file or the new one.
+    """Write tensors and a JSON header; a crash leaves the old file or the new one.
 
     Args:
-        keep_as: what was at `path` is found there afterwards, instead of being replaced.
+        keep_as: where to keep the old file; None: it is replaced.
 
     Raises:
-        UserError: the disk is full, or can't be written; `path` is as it was.
+        UserError: the disk is full, or can't be written; the old file is intact.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     as_read = json.loads(json.dumps({**header, "format": FORMAT}))
-    as_read["sha256"] = _digest(plain, as_read)
-    text = json.dumps(as_read)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(as_read | {"sha256": _sha256(plain, as_read)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with written_whole(path, keep_as=keep_as) as temporary:
             save_file(plain, temporary, metadata={"onestage": text})
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            if keep_as is not None and path.exists():
-                path.replace(keep_as)
-            temporary.replace(path)
-            flush_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         needed = sum(tensor.nbytes for tensor in plain.values()) + len(text)
-        raise UserError(f"{path}: can't be written ({_reason(error)}); {needed:,} bytes are needed there") from error
-
-
-def _reason(error: OSError | SafetensorError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(f"{path}: can't be written ({reason}); {needed:,} bytes are needed there") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read `write_tensors` back and check it.
+    """Read the tensors and the header that `write_tensors` wrote, and check them.
 
     Raises:
-        UserError: nothing there, not ours, or damaged.
+        UserError: no such file, not one of onestage, or a damaged one.
     """
     tensors, metadata = read_safetensors(path)
     try:
@@ -183,13 +146,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path}: not a onestage file; `onestage import` reads other projects' weights") from error
     if header.get("format") != FORMAT:
         raise UserError(f"{path}: file format {header.get('format')}; this onestage reads {FORMAT}")
-    if header.get("sha256") != _digest(tensors, header):
-        raise UserError(f"{path}: damaged, it does not have the SHA-256 that it names; use another copy")
+    if header.get("sha256") != _sha256(tensors, header):
+        raise UserError(f"{path}: damaged, it does not have the SHA-256 in its header; use another copy")
     return tensors, header
 
 
-def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
-    """Of the header but for this digest, and of the tensors."""
+def _sha256(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """SHA-256 of the header without its own "sha256", and of the tensors."""
     without = {key: value for key, value in header.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(without, sort_keys=True).encode())
     for name in sorted(tensors):

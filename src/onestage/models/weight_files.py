@@ -1,21 +1,20 @@
-"""Reading weight files of strangers: no code of theirs runs, and nothing is believed before it is bounded.
+"""Read weight files from strangers: no code in them runs, and sizes are bounded before anything is parsed.
 
-- The kind of a file is told by its first bytes, not by its name.
-- safetensors: the header's length is bounded before it is parsed (a 13 MB header costs seconds).
-- .pth: a pickle is a program. Its instructions are listed first, without running them; one that names anything but the
-  few functions that rebuild a plain tensor is refused with that name. Then `torch.load(weights_only=True)`, whose own
-  list of allowed names is wider and can be widened by any library that is imported, reads it.
+- The kind of a file is recognised by its first bytes, not by its name.
+- safetensors: the header's length is checked before it is parsed (a 13 MB header takes seconds).
+- .pth: a pickle is a program. Its instructions are listed first, without running them, and the file is refused if they
+  name anything but the few functions that rebuild a plain tensor. Then `torch.load(weights_only=True)` reads it, whose
+  own list of allowed names is longer, and can be extended by any library that is imported.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import pickletools
 import struct
 import zipfile
 from collections.abc import Mapping
-from io import BufferedReader, BytesIO
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -26,9 +25,9 @@ from torch import Tensor
 from onestage.errors import UserError
 
 MAX_HEADER_BYTES = 1_000_000  # of a safetensors file
-MAX_PICKLE_BYTES = 16_000_000  # of a .pth file without its tensors' numbers
+MAX_PICKLE_BYTES = 16_000_000  # of a .pth file, without the values of its tensors
 
-# Keys under which training programs keep the weights beside their optimiser; the first that is there is taken.
+# Keys under which training programs keep the weights beside their optimizer; the first one found is taken.
 STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "net", "weights")
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -48,38 +47,43 @@ ALLOWED_NAMES = frozenset(
         *(f"torch {kind}" for kind in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
     }
 )
-# Opcodes that fetch something by name or code, other than GLOBAL, whose name is looked at.
+# Opcodes that fetch a function other than by GLOBAL, whose name is checked.
 _REFUSED_OPCODES = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "PERSID"})
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch before 1.6: this number, then four more pickles, then the numbers
+# torch before 1.6 wrote five pickles, then the values of the tensors. The first pickle is always the same number.
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a weight file by their entry names, on the CPU.
 
-    Takes safetensors and PyTorch's .pth / .pt (both of its formats); in a training checkpoint the entry that holds the
-    weights is found. A `module.` before every name (DataParallel) is taken off.
+    Takes safetensors and both formats of PyTorch's .pth / .pt. In a training checkpoint the entry that holds the
+    weights is found. DataParallel's prefix `module.` is taken off.
 
     Raises:
-        UserError: nothing there, not a weight file, damaged, too large a header, or a pickle that would run code.
+        UserError: no such file, not a weight file, a damaged one, too large a header, or a pickle that would run code.
     """
     path = Path(path)
     start = _first_bytes(path)
-    if start.startswith(b"PK\x03\x04") or start.startswith(b"\x80"):
-        return _plain_state_dict(_read_pickled(path, zipped=start.startswith(b"PK")), path)
-    if start[8:9] == b"{":
-        return _without_prefix(read_safetensors(path)[0])
-    raise UserError(
-        f"{path}: not a weight file (it starts with {start[:12]!r}); expected .safetensors or a PyTorch .pth"
-    )
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        state_dict = _plain_state_dict(_read_pickled(path, zipped=start.startswith(b"PK")), path)
+    elif start[8:9] == b"{":
+        state_dict = read_safetensors(path)[0]
+    else:
+        raise UserError(
+            f"{path}: not a weight file (it starts with {start[:12]!r}); expected .safetensors or a PyTorch .pth"
+        )
+    if all(name.startswith("module.") for name in state_dict):
+        return {name.removeprefix("module."): value for name, value in state_dict.items()}
+    return state_dict
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (on the CPU) and metadata of a safetensors file, whose header is bounded before it is parsed.
+    """The tensors (on the CPU) and the metadata of a safetensors file.
 
     Raises:
-        UserError: nothing there, not a safetensors file, damaged, or a header of more than 1 MB.
+        UserError: no such file, not a safetensors file, a damaged one, or a header of more than 1 MB.
     """
     path = Path(path)
     start = _first_bytes(path)
@@ -96,7 +100,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged safetensors file ({_first_line(error)}); use another copy") from error
+        raise UserError(f"{path}: damaged safetensors file ({first_line(error)}); use another copy") from error
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -116,7 +120,7 @@ def _read_pickled(path: Path, *, zipped: bool) -> Any:
         except UserError:
             raise
         except (ValueError, OSError, IndexError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: damaged .pth file ({_first_line(error)}); use another copy") from error
+            raise UserError(f"{path}: damaged .pth file ({first_line(error)}); use another copy") from error
         refused = sorted(names - ALLOWED_NAMES)
         if refused:
             raise UserError(
@@ -127,11 +131,11 @@ def _read_pickled(path: Path, *, zipped: bool) -> Any:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in torch's readers in many ways
-            raise UserError(f"{path}: cannot be read as weights ({_first_line(error)}); use another copy") from error
+            raise UserError(f"{path}: cannot be read as weights ({first_line(error)}); use another copy") from error
 
 
 def _names_in_zip(file: BufferedReader, path: Path) -> set[str]:
-    """What the pickle of a .pth since torch 1.6 (a zip of stored entries) names."""
+    """Names in the pickle of a .pth file since torch 1.6: a zip archive without compression."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -141,39 +145,28 @@ def _names_in_zip(file: BufferedReader, path: Path) -> set[str]:
             raise UserError(f"{path}: not a .pth file of tensors (a TorchScript program?); bring a state dict")
         if pickles[0].file_size > MAX_PICKLE_BYTES:
             raise UserError(f"{path}: its table has {pickles[0].file_size} bytes; expected at most {MAX_PICKLE_BYTES}")
-        return _names_in_pickle(BytesIO(archive.read(pickles[0])), path)[0]
+        return _names_in_pickle(BytesIO(archive.read(pickles[0])), path)
 
 
 def _names_in_legacy(file: BufferedReader, path: Path) -> set[str]:
-    """What the five pickles of a .pth before torch 1.6 name (ssd.pytorch's published files are of this kind)."""
+    """Names in the five pickles of a .pth file before torch 1.6, as ssd.pytorch published them."""
+    if file.read(len(_LEGACY_START)) != _LEGACY_START:
+        raise UserError(f"{path}: damaged, or a pickle that torch did not write; bring .safetensors or a PyTorch .pth")
+    return {name for _ in range(_LEGACY_PICKLES - 1) for name in _names_in_pickle(file, path)}
+
+
+def _names_in_pickle(stream: BufferedIOBase, path: Path) -> set[str]:
+    """The names ("module name") that the next pickle of a stream would fetch; nothing in it is run."""
     names: set[str] = set()
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
-        for number in range(_LEGACY_PICKLES):
-            found, first_integer = _names_in_pickle(stream, path)
-            if number == 0 and first_integer != _LEGACY_MAGIC:
-                raise UserError(f"{path}: a pickle that torch did not write; bring .safetensors or a PyTorch .pth")
-            names |= found
-    return names
-
-
-def _names_in_pickle(stream: BytesIO | mmap.mmap, path: Path) -> tuple[set[str], int | None]:
-    """The names that one pickle would fetch ("module name"), and the first integer in it; nothing is run.
-
-    The stream is left behind the pickle's end.
-    """
-    names: set[str] = set()
-    first_integer = None
     start = stream.tell()
     for opcode, argument, position in pickletools.genops(cast(IO[bytes], stream)):
         if opcode.name in _REFUSED_OPCODES:
             raise UserError(f"{path}: its pickle uses {opcode.name}, which torch's files do not; it was not loaded")
         if opcode.name == "GLOBAL":
             names.add(str(argument))
-        if first_integer is None and isinstance(argument, int) and opcode.name.startswith("LONG"):
-            first_integer = argument
         if (position or 0) - start > MAX_PICKLE_BYTES:
             raise UserError(f"{path}: its table is longer than {MAX_PICKLE_BYTES} bytes; it was not loaded")
-    return names, first_integer
+    return names
 
 
 def _plain_state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
@@ -186,14 +179,9 @@ def _plain_state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
     for name, value in payload.items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
             raise UserError(f"{path}: entry {name!r} is {type(value).__name__}; expected tensors only in a state dict")
-    return _without_prefix({name: value.detach() for name, value in payload.items()})
+    return {name: value.detach() for name, value in payload.items()}
 
 
-def _without_prefix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    if state_dict and all(name.startswith("module.") for name in state_dict):
-        return {name.removeprefix("module."): value for name, value in state_dict.items()}
-    return state_dict
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters of it."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Necks: feature maps in, other feature maps out, which have seen each other."""
+"""Necks: layers that combine a backbone's feature maps into the maps that a head reads."""
 
 from onestage.necks.fpn import FPN, P6From
 from onestage.necks.mlfpn import MLFPN, Norm

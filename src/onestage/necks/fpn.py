@@ -1,4 +1,4 @@
-"""Feature pyramid network with the levels P3 to P7 that RetinaNet reads (Lin 2017, arXiv 1708.02002, 4).
+"""RetinaNet's feature pyramid network, levels P3 to P7 (Lin et al. 2017, arXiv 1708.02002, 4).
 
 P3 to P5 are torchvision's; P6 and P7 are strided convolutions on top.
 """
@@ -16,13 +16,13 @@ P6From = Literal["c5", "p5"]
 
 
 class FPN(nn.Module):
-    """Maps at strides 8, 16 and 32 to five maps of `channels`, at strides 8 to 128.
+    """Five maps at strides 8 to 128 from three maps at strides 8, 16 and 32.
 
     Args:
-        channels_in: of each map, finest first.
-        channels: of every map that comes out.
-        p6_from: the backbone's last map (the paper, note 2) or P5 (torchvision's first RetinaNet).
-        p7_relu: ReLU between P6 and P7 (the paper; mmdetection leaves it out).
+        channels_in: number of channels of each input map, finest first.
+        channels: number of channels of every output map.
+        p6_from: input of P6: the backbone's last map (the paper, note 2) or P5 (torchvision's first RetinaNet).
+        p7_relu: put a ReLU between P6 and P7 (the paper does; mmdetection doesn't).
     """
 
     def __init__(self, channels_in: Sequence[int], channels: int, p6_from: P6From = "c5", p7_relu: bool = True) -> None:
@@ -37,7 +37,7 @@ class FPN(nn.Module):
             nn.init.zeros_(conv.get_parameter("bias"))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, channels_in, H, W), finest first, to P3, P4, P5, P6, P7."""
+        """P3, P4, P5, P6 and P7 from maps (B, channels_in, H, W), finest first."""
         levels = list(self.pyramid({str(level): x for level, x in enumerate(maps)}).values())
         p6 = self.p6(maps[-1] if self.p6_from == "c5" else levels[-1])
         p7 = self.p7(F.relu(p6) if self.p7_relu else p6)

@@ -2,16 +2,15 @@
 
     two maps -> FFMv1 -> base feature -> 8 x (FFMv2 -> TUM) -> one map a scale, of all levels -> SFAM
 
-The paper's words, ours: FFMv1 = `BaseFeature`; FFMv2 = a reduction of the base feature, joined with the last TUM's
-largest map; TUM = `ThinnedUShape`; SFAM = `ScaleAttention`. Usable on its own with any two maps, the first of twice the
-second's sides.
+The paper's words, ours: FFMv1 = `BaseFeature`; FFMv2 = a reduction of the base feature, joined with the largest map of
+the TUM before; TUM = `ThinnedUShape`; SFAM = `ScaleAttention`. It can be used on its own with any two maps, the first
+with twice the sides of the second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from math import gcd
 from typing import Literal
 
@@ -27,18 +26,19 @@ class MLFPN(nn.Module):
     """`num_scales` maps of `channels * num_levels` channels from a shallow and a deep map.
 
     Args:
-        channels_in: of the shallow map and of the deep one, which has half its sides.
-        channels: of each level's maps. A TUM's inner layers have as many.
-        num_levels: TUMs.
-        num_scales: maps of each TUM; each has half the sides of the one before, rounded up, the last two less.
-        shared_reduction: one reduction of the base feature for all levels, as in the released code, which builds its
+        channels_in: number of channels of the shallow map, and of the deep map, which has half its sides.
+        channels: number of channels of each level's maps and of a TUM's inner layers.
+        num_levels: number of TUMs.
+        num_scales: number of maps of each TUM. Each has half the sides of the one before, rounded up; the last map's
+            sides are two cells shorter instead.
+        shared_reduction: use one reduction of the base feature for all levels, as the released code, which builds its
             list by repeating one layer. The paper has one a level.
-        sfam: weigh the channels of each scale. In the paper; off in every configuration of the released code.
-        shared_sfam: its layers are the same for all scales, as in the released code, for the same reason.
-        norm: "batch" as in the paper, or "group". Through eight TUMs of batch norms the gradient grows ten-thousandfold
-            (Yang 2019, arXiv 1902.08129: batch norm with ReLU explodes with depth), so training begins to learn only
-            after thousands of steps; with group norms it does in tens.
-        checkpoint_activations: in training keep only the inputs of each TUM and compute its inside again for the
+        sfam: weight the channels of each scale. On in the paper; off in every configuration of the released code.
+        shared_sfam: use one pair of SFAM layers for all scales, as the released code, for the same reason.
+        norm: "batch" as in the paper, or "group". Through eight TUMs with batch norms the gradient grows
+            ten-thousandfold (Yang 2019, arXiv 1902.08129: batch norm with ReLU explodes with depth), so the loss starts
+            to fall only after thousands of steps; with group norms it does after tens.
+        checkpoint_activations: in training, keep only the inputs of each TUM and compute its inside again for the
             gradients: less memory, more time.
     """
 
@@ -69,10 +69,10 @@ class MLFPN(nn.Module):
             for level in range(num_levels)
         )
         self.attention = ScaleAttention(channels * num_levels, num_scales, shared_sfam) if sfam else None
-        self.norm = _norm(norm, channels * num_levels)  # of the largest map; in the released code only
+        self.norm = _norm(norm, channels * num_levels)  # on the largest map, as the released code; not in the paper
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Shallow (B, C1, 2H, 2W) and deep (B, C2, H, W) to one map a scale, finest first."""
+        """One map a scale, finest first, from a shallow map (B, C1, 2H, 2W) and a deep one (B, C2, H, W)."""
         base = self.base(*maps)
         reduced = [reduction(base) for reduction in self.reductions]
         of_levels: list[list[Tensor]] = []
@@ -80,21 +80,16 @@ class MLFPN(nn.Module):
             x = reduced[level % len(reduced)]
             if level > 0:
                 x = torch.cat([x, of_levels[-1][0]], dim=1)
-            of_levels.append(self._in_less_memory(tum, x) if self.checkpoint_activations else tum(x))
+            recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
+            of_levels.append(_recomputed(tum, x) if recompute else tum(x))
         of_scales = [torch.cat(scale, dim=1) for scale in zip(*of_levels, strict=True)]
         if self.attention is not None:
             of_scales = self.attention(of_scales)
         return [self.norm(of_scales[0]), *of_scales[1:]]
 
-    def _in_less_memory(self, tum: nn.Module, x: Tensor) -> list[Tensor]:
-        if not (self.training and torch.is_grad_enabled()):
-            return tum(x)
-        contexts = partial(_first_and_second_time, tum)
-        return checkpoint(tum, x, use_reentrant=False, context_fn=contexts)  # pyright: ignore[reportReturnType]
-
 
 class BaseFeature(nn.Module):
-    """FFMv1: the deep map, reduced and enlarged, beside the reduced shallow one."""
+    """FFMv1: the reduced shallow map, joined with the deep map reduced and enlarged."""
 
     channels = 768
 
@@ -115,7 +110,7 @@ class ThinnedUShape(nn.Module):
     def __init__(self, channels_in: int, channels: int, num_scales: int, norm: Norm) -> None:
         super().__init__()
         steps = num_scales - 1
-        # The last step leaves out the padding instead of striding: 3 x 3 cells become 1, 4 x 4 become 2 x 2.
+        # The last step has no padding instead of a stride: 3 x 3 cells become 1, 4 x 4 become 2 x 2.
         self.down = nn.ModuleList(
             ConvNormReLU(channels_in if i == 0 else channels, channels, 3, stride, padding, norm)
             for i, (stride, padding) in enumerate([(2, 1)] * (steps - 1) + [(1, 0)])
@@ -129,7 +124,7 @@ class ThinnedUShape(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, H, W) to one map (B, channels, h, w) a scale, finest first."""
+        """One map (B, channels, h, w) a scale, finest first, from (B, C, H, W)."""
         going_down = [x]
         for conv in self.down:
             going_down.append(conv(going_down[-1]))
@@ -143,7 +138,7 @@ class ThinnedUShape(nn.Module):
 
 
 class ScaleAttention(nn.Module):
-    """SFAM: each scale's channels weighed by what the whole map holds (Hu 2018, squeeze and excitation)."""
+    """SFAM: weights for the channels of each scale, from the mean of its map (Hu 2018, squeeze and excitation)."""
 
     def __init__(self, channels: int, num_scales: int, shared: bool, reduction: int = 16) -> None:
         super().__init__()
@@ -163,37 +158,34 @@ class ConvNormReLU(nn.Module):
     """Convolution without bias, norm, ReLU."""
 
     def __init__(
-        self,
-        channels_in: int,
-        channels: int,
-        kernel: int,
-        stride: int = 1,
-        padding: int = 0,
-        norm: Norm = "batch",
+        self, channels_in: int, channels: int, kernel: int, stride: int = 1, padding: int = 0, norm: Norm = "batch"
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels, kernel, stride, padding, bias=False)
         self.norm = _norm(norm, channels)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")  # as the released code
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")  # as in the released code
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self.conv(x)), inplace=True)
 
 
 def _norm(norm: Norm, channels: int) -> nn.Module:
-    """The batch norm's momentum is PyTorch's 0.1, not the released code's 0.01: runs of a few thousand steps end before
-    statistics at 0.01 have settled."""
+    # The batch norm's momentum is PyTorch's 0.1, not the released code's 0.01: runs of a few thousand steps end before
+    # statistics at 0.01 have settled.
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(gcd(32, channels // 2), channels)
 
 
-def _first_and_second_time(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    return nullcontext(), _kept_statistics(module)
+def _recomputed(tum: nn.Module, x: Tensor) -> list[Tensor]:
+    """A TUM's maps, whose inside is computed again in the backward pass."""
+    return checkpoint(  # pyright: ignore[reportReturnType]
+        tum, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _fixed_statistics(tum))
+    )
 
 
 @contextmanager
-def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Within, batch norms don't move their running statistics: a pass that is computed again has moved them before."""
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+def _fixed_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norms: the first forward pass has moved them already."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -1,6 +1,6 @@
 """The top-down path of feature pyramid networks (Lin et al. 2017, arXiv 1612.03144, 3).
 
-Departures: batch norm after each convolution and ReLU after the 3x3 ones, since it is trained from scratch and in few
+Departures: batch norm after each convolution and ReLU after the 3x3 ones, because it is trained from scratch in few
 steps.
 """
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 
 class TopDown(nn.Module):
-    """Each map is brought to `channels` by a 1x1 convolution, the coarser result is added, and a 3x3 one smooths.
+    """A 1x1 convolution on each map, the sum with the coarser result, and a 3x3 convolution that smooths it.
 
     Args:
-        channels_in: of each map, finest first.
-        channels: of every map that comes out.
+        channels_in: number of channels of each input map, finest first.
+        channels: number of channels of every output map.
     """
 
     def __init__(self, channels_in: Sequence[int], channels: int) -> None:
@@ -40,7 +40,7 @@ class TopDown(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, channels_in, H, W), finest first, to maps (B, channels, H, W) of the same sizes."""
+        """Maps (B, channels, H, W) of the sizes of the input maps (B, channels_in, H, W), finest first."""
         merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for finer in reversed(range(len(merged) - 1)):
             size_hw = merged[finer].shape[-2:]

@@ -10,6 +10,7 @@ import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from onestage.errors import UserError
 from onestage.recipes.default import default_recipe
@@ -19,6 +20,7 @@ from onestage.recipes.m2det import (
     m2det512_vgg16_voc0712,
     m2det800_vgg16_coco,
 )
+from onestage.recipes.recipe_file import as_toml, read_recipe
 from onestage.recipes.retinanet import retinanet_r50_coco, retinanet_r50_voc0712
 from onestage.recipes.ssd import ssd300_coco, ssd300_voc0712, ssd512_coco, ssd512_voc0712
 from onestage.training.recipe import Recipe
@@ -36,16 +38,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "m2det512-vgg16-voc0712": m2det512_vgg16_voc0712,
 }
 
-__all__ = ["RECIPES", "RecipeSummary", "default_recipe", "named_recipe", "summary"]
+__all__ = ["RECIPES", "RecipeSummary", "as_toml", "default_recipe", "named_recipe", "read_recipe", "summary"]
 
 
 def named_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, or of a TOML file.
 
     Raises:
-        UserError: none is called so.
+        UserError: none is called so, or the file does not fit.
     """
-    return _maker(name)()
+    return read_recipe(Path(name)) if name.endswith(".toml") else _maker(name)()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ also augments as SSD does. Its configurations leave SFAM off, with which the pap
 
 from __future__ import annotations
 
-from onestage.augmentation import SSD_PAPER
+from onestage.data.augmentation import SSD_PAPER
 from onestage.training.recipe import Recipe
 
 COCO_TRAINVAL35K = 118_287  # images

@@ -5,7 +5,10 @@ Both start from a ResNet-50 of ImageNet whose first layers and batch norms stay 
 
 from __future__ import annotations
 
-from onestage.augmentation import FLIP_ONLY
+from dataclasses import replace
+
+from onestage.data.augmentation import FLIP_ONLY
+from onestage.detectors.retinanet import RETINANET
 from onestage.training.recipe import Recipe
 
 
@@ -44,11 +47,10 @@ def retinanet_r50_voc0712() -> Recipe:
     """
     return Recipe(
         detector="retinanet-resnet50",
+        network=replace(RETINANET, edges=(600, 1000), box_loss="l1"),
         epochs=4,
         batch_size=16,
         repeat=3,
-        edges=(600, 1000),
-        box_loss="l1",
         train_stem=False,
         optimizer="sgd",
         learning_rate=0.01,

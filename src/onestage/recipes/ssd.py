@@ -6,7 +6,8 @@ examples/ssd/ssd_pascal.py and ssd_coco.py), which the paper's last results ("SS
 
 from __future__ import annotations
 
-from onestage.augmentation import SSD_PAPER
+from onestage.data.augmentation import SSD_PAPER
+from onestage.detectors import detector_config
 from onestage.detectors.ssd import SSD300_COCO_SIZES, SSD512_COCO_SIZES
 from onestage.training.recipe import Recipe
 
@@ -35,7 +36,7 @@ def ssd300_coco() -> Recipe:
     Expected: AP 25.1, AP50 43.1, AP75 25.8 (Liu 2016, Table 6).
     Ours: not run.
     """
-    return _paper("ssd300-vgg16", steps=400_000, milestones=(280 / 400, 360 / 400), anchor_sizes=SSD300_COCO_SIZES)
+    return _paper("ssd300-vgg16", steps=400_000, milestones=(280 / 400, 360 / 400), anchors=SSD300_COCO_SIZES)
 
 
 def ssd512_coco() -> Recipe:
@@ -44,17 +45,17 @@ def ssd512_coco() -> Recipe:
     Expected: AP 28.8, AP50 48.5, AP75 30.3 (Liu 2016, Table 6).
     Ours: not run.
     """
-    return _paper("ssd512-vgg16", steps=400_000, milestones=(280 / 400, 360 / 400), anchor_sizes=SSD512_COCO_SIZES)
+    return _paper("ssd512-vgg16", steps=400_000, milestones=(280 / 400, 360 / 400), anchors=SSD512_COCO_SIZES)
 
 
 def _paper(
-    detector: str, steps: int, milestones: tuple[float, ...], anchor_sizes: tuple[float, ...] | None = None
+    detector: str, steps: int, milestones: tuple[float, ...], anchors: tuple[float, ...] | None = None
 ) -> Recipe:
     return Recipe(
         detector=detector,
+        network=detector_config(detector).adjusted({"anchor_sizes": anchors}),
         steps=steps,
         batch_size=32,
-        anchor_sizes=anchor_sizes,
         optimizer="sgd",
         learning_rate=1e-3,
         momentum=0.9,

@@ -15,10 +15,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .decode import decode_image
+    from .decode import ImageError, decode_image
     from .detections import DetectionArrays
     from .errors import UserError
-    from .image_header import ImageError
     from .predictor import OnnxPredictor, load
 
 __version__ = "0.1.0"
@@ -27,7 +26,7 @@ __all__ = ["DetectionArrays", "ImageError", "OnnxPredictor", "UserError", "decod
 
 _HOMES = {
     "DetectionArrays": ".detections",
-    "ImageError": ".image_header",
+    "ImageError": ".decode",
     "OnnxPredictor": ".predictor",
     "UserError": ".errors",
     "decode_image": ".decode",

@@ -2,9 +2,9 @@
 
 Rules, the same everywhere:
 
-- JPEG, PNG, WebP, BMP, TIFF and GIF, told apart by their bytes; anything else is refused.
-- The header's size is held against a bound before a decoder runs.
-- EXIF orientation is applied, so an image is always upright.
+- JPEG, PNG, WebP, BMP, TIFF and GIF are told apart by their first bytes; anything else is refused.
+- Pillow reads the header, and its size is checked before a pixel is decoded. Pixels of another size are refused.
+- EXIF orientation is applied, so an image is always upright. Orientation in XMP is ignored, as browsers ignore it.
 - The result is 8-bit RGB: gray is repeated, palettes are looked up, alpha is dropped (as Pillow and OpenCV do), CMYK
   goes by Pillow's rule, 16 bits keep their high byte, 1 bit becomes 0 and 255, an animation gives its first frame.
 - A file that is cut off is an error, not an image with a gray bottom.
@@ -14,32 +14,86 @@ OpenCV decodes what is ordinary (nearly all images of a training set), Pillow th
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
+import re
 import stat
+import struct
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
-from .image_header import EXIF_ORIENTATION, MAX_PIXELS, ImageError, ImageHeader, parse_header
-
-__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "ImageError", "ImageHeader", "check_image", "decode_image", "read_header"]
+from .errors import UserError
 
 ImageSource: TypeAlias = str | Path | bytes
 
 MAX_FILE_BYTES = 1 << 29  # a stored image larger than 512 MiB is a mistake
+MAX_PIXELS = 89_478_485  # 256 MiB of RGB, where Pillow begins to warn
+MAX_HEADER_READS = 4_000  # a segment, chunk or tag takes some; the header of a photo takes some dozens in all
+MAX_EXIF_BYTES = 1 << 16  # of an EXIF block, as in a JPEG; a PNG may have it behind its pixels
 
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WebP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+}
+
+_FIRST_BYTES = {
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "WebP": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "BMP": re.compile(rb"BM"),
+    "TIFF": re.compile(rb"II[*+]\x00|MM\x00[*+]"),
+    "GIF": re.compile(rb"GIF8[79]a"),
+}
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV wants exactly one colour order; its reduced colour flags carry the bit of the other one, BGR
 _DECODE_REDUCED = {
+    1: _DECODE,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | _DECODE,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | _DECODE,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | _DECODE,
 }
+_EXIF_ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 274, 322, 323  # tags of TIFF 6.0
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # orientation -> OpenCV's code: 1 left-right, 0 up-down, -1 both
+
+
+class ImageError(UserError):
+    """An image that can't be used; the text is one line that names it and says why."""
+
+
+class TooManyPixelsError(ImageError):
+    """An image whose header says that it is too large."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """An image's header.
+
+    Attributes:
+        width: pixels of the upright image (after EXIF orientation).
+        height: pixels of the upright image.
+        format: a key of `EXTENSIONS`.
+        orientation: EXIF orientation, 1 to 8; with 5 to 8 the stored sides are swapped. 1 for a TIFF, which Pillow
+            turns upright itself.
+    """
+
+    width: int
+    height: int
+    format: str
+    orientation: int = 1
 
 
 def decode_image(
@@ -57,19 +111,26 @@ def decode_image(
     Raises:
         ImageError: the file is missing, not an image, damaged, cut off or too large. One line that names it.
     """
-    data, name = _content(source)
-    header = parse_header(data, name, max_pixels)
-    _refuse_if_cut_off(data, header, name)
-    if not header.ordinary:
-        return _decode_by_pillow(data, header, name)
-    flags = _DECODE_REDUCED.get(_reduction(header, min_side), _DECODE)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError(f"{name}: damaged {header.format} data; replace or delete it") from error
-    if image is None:
-        raise ImageError(f"{name}: damaged {header.format} data; replace or delete it")
-    return _turn_upright(image, header.orientation)
+    file = _opened(source, max_pixels)
+    _refuse_if_cut_off(file)
+    header, factor = file.header, 1
+    if _is_ordinary(file.image):
+        if header.format == "JPEG" and min_side is not None:
+            shorter = min(header.width, header.height)
+            factor = next((factor for factor in (8, 4, 2) if shorter >= factor * min_side), 1)
+        pixels = _decoded_by_opencv(file, _DECODE_REDUCED[factor])
+    else:
+        pixels = _decoded_by_pillow(file)
+    if header.orientation >= 5:  # EXIF 2.32, 4.6.4
+        pixels = cv2.transpose(pixels)
+    if header.orientation in _FLIPS:
+        pixels = cv2.flip(pixels, _FLIPS[header.orientation])
+    if pixels.shape[:2] != (-(-header.height // factor), -(-header.width // factor)):
+        raise ImageError(
+            f"{file.name}: the {header.format} header says {header.width}x{header.height} pixels, but the file holds "
+            f"{pixels.shape[1]}x{pixels.shape[0]}; replace or delete it"
+        )
+    return pixels
 
 
 def read_header(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
@@ -78,8 +139,7 @@ def read_header(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHe
     Raises:
         ImageError: as `decode_image`, but damage behind the header goes unnoticed (see `check_image`).
     """
-    data, name = _content(source)
-    return parse_header(data, name, max_pixels)
+    return _opened(source, max_pixels).header
 
 
 def check_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
@@ -88,87 +148,183 @@ def check_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHe
     Raises:
         ImageError: as `decode_image`.
     """
-    data, name = _content(source)
-    header = parse_header(data, name, max_pixels)
-    _refuse_if_cut_off(data, header, name)
-    if header.format not in ("JPEG", "PNG"):
-        _decode_by_pillow(data, header, name)
-    return header
+    file = _opened(source, max_pixels)
+    _refuse_if_cut_off(file)
+    if file.header.format not in ("JPEG", "PNG"):
+        _decoded_by_pillow(file)
+    return file.header
 
 
-def _content(source: ImageSource) -> tuple[bytes, str]:
+class _Opened(NamedTuple):
+    """A file whose header has been read and whose size is allowed."""
+
+    name: str  # for messages
+    content: _Content
+    image: ImageFile
+    header: ImageHeader
+
+
+def _opened(source: ImageSource, max_pixels: int) -> _Opened:
+    """Read the header of an image and hold its size against `max_pixels`.
+
+    Raises:
+        ImageError: no readable file, none of the six formats, or a damaged header.
+        TooManyPixelsError: more than `max_pixels`.
+    """
+    data, name = _bytes_of(source)
+    kind = next((kind for kind, pattern in _FIRST_BYTES.items() if pattern.match(data)), None)
+    if kind is None:
+        what = f"it begins with {data[:12]!r}" if data else "the file is empty"
+        raise ImageError(f"{name}: not a JPEG, PNG, WebP, BMP, TIFF or GIF image ({what}); replace or delete it")
+    content = _Content(data)
+    try:
+        image = _plugin(kind)(content)
+        sizes = (_tile_size(image), image.size)
+        orientation = 1 if kind == "TIFF" else _orientation(image, data)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixelsError(f"{name}: too large to decode safely ({error}); make it smaller") from error
+    except Exception as error:  # a damaged header makes Pillow raise nearly anything
+        raise ImageError(f"{name}: damaged {kind} header ({error}); replace or delete it") from error
+    for width, height in sizes:
+        if width * height > max_pixels:
+            raise TooManyPixelsError(
+                f"{name}: {width}x{height} pixels, more than the {max_pixels:,} allowed; make it smaller"
+            )
+    content.reads_left = MAX_FILE_BYTES  # enough for the pixels
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    return _Opened(name, content, image, ImageHeader(width, height, kind, orientation))
+
+
+def _bytes_of(source: ImageSource) -> tuple[bytes, str]:
     """A file's bytes and what to call it in errors. Only regular files are opened: a pipe would wait for ever."""
     if isinstance(source, bytes):
         return source, "image"
     name = os.fspath(source)
     try:
         status = os.stat(name)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{name}: not a file; give an image")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ImageError(f"{name}: {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed for an image")
-        with open(name, "rb") as file:
-            return file.read(), name
+        fits = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES
+        data = Path(name).read_bytes() if fits else b""
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such image") from error
     except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
         raise ImageError(f"{name}: can't be read ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"{name}: not a file; give an image")
+    if not fits:
+        raise ImageError(f"{name}: {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed for an image")
+    return data, name
 
 
-def _refuse_if_cut_off(data: bytes, header: ImageHeader, name: str) -> None:
+class _Content(io.BytesIO):
+    """The bytes of an image file, for Pillow.
+
+    A stranger's header may have millions of parts. Each costs Pillow time and memory, so it gets only so many reads
+    until the header is known.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.data, self.reads_left = data, MAX_HEADER_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise ValueError(f"more than {MAX_HEADER_READS:,} parts")
+        return io.BytesIO.read(self, size)
+
+
+class _Jpeg(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Nothing: Pillow would parse every tag, and warn of each bad one."""
+
+
+@cache
+def _plugin(kind: str) -> type[ImageFile]:
+    """Pillow's reader of one format, imported when it is first needed.
+
+    Not by `Image.open`, which looks for a reader among all formats: some run other programs (EPS).
+    """
+    if kind == "JPEG":
+        return _Jpeg
+    name = kind if kind == "WebP" else kind.capitalize()
+    return getattr(importlib.import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
+
+
+def _orientation(image: ImageFile, data: bytes) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none or the EXIF block (a TIFF file of its own) is damaged.
+
+    Not by Pillow's `getexif`, which reads XMP too, and decodes a PNG to look behind its pixels.
+    """
+    exif = image.info.get("exif")
+    if exif is None and image.format == "PNG" and (start := data.find(b"eXIf", -MAX_EXIF_BYTES)) > 0:
+        exif = data[start + 4 : start + 4 + int.from_bytes(data[start - 4 : start])]
+    exif = exif.removeprefix(b"Exif\x00\x00") if isinstance(exif, bytes) else b""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    try:
+        (first,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, first)
+        for entry in range(first + 2, first + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == _EXIF_ORIENTATION:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _tile_size(image: ImageFile) -> tuple[int, int]:
+    """Width and height of a TIFF's tiles, which may be larger than the image but are unpacked whole; else zeros."""
+    tags = getattr(image, "tag_v2", {})
+    return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
+
+
+def _refuse_if_cut_off(file: _Opened) -> None:
     """Look for the end mark of a JPEG (EOI behind the first scan: an embedded thumbnail has its own) or a PNG."""
-    if header.format == "JPEG":
-        # coded pixels can't hold FF D9 (an FF is followed by 00), so the first one behind the scan's head is the end;
-        # nearly always it is the file's last two bytes
-        whole = data.endswith(b"\xff\xd9") or data.find(b"\xff\xd9", header.data_start) >= 0
-    elif header.format == "PNG":
-        whole = data.rfind(b"IEND\xaeB`\x82") >= 0
+    data, kind = file.content.data, file.header.format
+    if kind == "JPEG":
+        # coded pixels can't hold FF D9 (an FF is followed by 00), so the first one behind the scan's head, where Pillow
+        # stopped reading, is the end; nearly always it is the file's last two bytes
+        whole = data.endswith(b"\xff\xd9") or data.find(b"\xff\xd9", file.content.tell()) >= 0
     else:
-        return
+        whole = kind != "PNG" or data.rfind(b"IEND\xaeB`\x82") >= 0
     if not whole:
         raise ImageError(
-            f"{name}: the {header.format} file is cut off (its end mark is missing); fetch it again or delete it"
+            f"{file.name}: the {kind} file is cut off (its end mark is missing); fetch it again or delete it"
         )
 
 
-def _reduction(header: ImageHeader, min_side: int | None) -> int:
-    """By how much libjpeg may shrink the image while decoding: 1, 2, 4 or 8."""
-    if min_side is None or header.format != "JPEG":
-        return 1
-    shorter = min(header.width, header.height)
-    return next((factor for factor in (8, 4, 2) if shorter >= factor * min_side), 1)
+def _is_ordinary(image: ImageFile) -> bool:
+    """True for one frame of 8-bit gray, RGB or (PNG) RGBA, which OpenCV decodes as Pillow does."""
+    if image.format == "JPEG":
+        return image.mode in ("L", "RGB")
+    if image.format != "PNG" or "loop" in image.info:  # which every animation has
+        return False
+    return image.mode in ("L", "RGB", "RGBA") and [tile.args for tile in image.tile] == [image.mode]  # as stored
 
 
-def _decode_by_pillow(data: bytes, header: ImageHeader, name: str) -> UInt8[np.ndarray, "H W 3"]:
+def _decoded_by_opencv(file: _Opened, flags: int) -> UInt8[np.ndarray, "H W 3"]:
+    damaged = f"{file.name}: damaged {file.header.format} data; replace or delete it"
     try:
-        with Image.open(io.BytesIO(data), formats=(header.format.upper(),)) as image:
-            image.load()  # the first frame; a TIFF is turned upright here
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-            rgb = _to_rgb(image)
+        image = cv2.imdecode(np.frombuffer(file.content.data, dtype=np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(damaged) from error
+    if image is None:
+        raise ImageError(damaged)
+    return image
+
+
+def _decoded_by_pillow(file: _Opened) -> UInt8[np.ndarray, "H W 3"]:
+    image, kind = file.image, file.header.format
+    image.info.pop("xmp", None)  # or a TIFF would be turned by it
+    try:
+        image.load()  # the first frame; a TIFF is turned upright here
+        image.info.pop("transparency", None)  # or Pillow would warn that alpha is dropped, which is our rule
+        if image.mode.startswith("I;16"):
+            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+        if image.mode in ("I", "F"):
+            raise ValueError("32-bit pixels have no agreed range, store 8 or 16 bits")
+        return np.array(image.convert("RGB"))
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        raise ImageError(
-            f"{name}: damaged or unsupported {header.format} data ({error}); replace or delete it"
-        ) from error
-    return _turn_upright(rgb, orientation)
-
-
-def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    if image.mode.startswith("I;16"):
-        high = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(high[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no agreed range, store 8 or 16 bits")
-    image.info.pop("transparency", None)  # or Pillow warns that alpha is dropped, which is our rule
-    return np.array(image.convert("RGB"))
-
-
-def _turn_upright(image: UInt8[np.ndarray, "H W 3"], orientation: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Apply EXIF orientation 1 to 8 (EXIF 2.32, 4.6.4)."""
-    if orientation not in range(2, 9):
-        return image
-    if orientation >= 5:
-        image = cv2.transpose(image)
-    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)  # 1 left-right, 0 up-down, -1 both
-    return image if flip is None else cv2.flip(image, flip)
+        raise ImageError(f"{file.name}: damaged or unsupported {kind} data ({error}); replace or delete it") from error

@@ -1,4 +1,4 @@
-"""What was found in one image, in NumPy."""
+"""Detections of one image, in NumPy arrays."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from jaxtyping import Float32, Int64
 
 @dataclass(frozen=True)
 class DetectionArrays:
-    """What was found in one image, best first; boxes in pixels of the upright original."""
+    """Detections of one image, best first."""
 
-    boxes_xyxy: Float32[np.ndarray, "N 4"]
+    boxes_xyxy: Float32[np.ndarray, "N 4"]  # pixels of the upright original
     scores: Float32[np.ndarray, " N"]
     labels: Int64[np.ndarray, " N"]
-    names: tuple[str, ...]  # of every class, by label
+    names: tuple[str, ...]  # names of the classes, by label
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def filter(self, *, score: float = 0.0, names: Collection[str] | None = None) -> DetectionArrays:
-        """Those of at least this score and of these classes.
+        """The detections with a score above this one and of these classes.
 
         Raises:
-            ValueError: a name of no class.
+            ValueError: a name that no class has.
         """
-        chosen = self.scores >= score
+        chosen = self.scores > score
         if names is not None:
             chosen &= np.array(wanted_labels(self.names, names))[self.labels]
         return DetectionArrays(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names)
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """One dictionary a detection: name, label, score (4 digits), box_xyxy (hundredths of a pixel)."""
+        """A dictionary for each detection: name, label, score (4 digits), box_xyxy (hundredths of a pixel)."""
         return detection_dicts(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
 
 
 def wanted_labels(names: Sequence[str], wanted: Collection[str]) -> list[bool]:
-    """Of each class, whether it is wanted.
+    """For each class, True where its name is wanted.
 
     Raises:
-        ValueError: a wanted name of no class.
+        ValueError: a wanted name that no class has.
     """
     unknown = sorted(set(wanted) - set(names))
     if unknown:
-        raise ValueError(f"{unknown[0]}: no class is called so; the classes are {', '.join(names)}")
+        raise ValueError(f"{unknown[0]}: no class has this name; the classes are {', '.join(names)}")
     return [name in wanted for name in names]
 
 
@@ -66,5 +66,5 @@ def detection_dicts(
 
 
 def name_of(label: int, names: Sequence[str]) -> str:
-    """What a label is called; its number where there are no names."""
+    """Name of a label's class; the number itself where it has none."""
     return names[label] if label < len(names) else str(label)

@@ -1,9 +1,9 @@
-"""The one exception for what a user can mend."""
+"""The exception for mistakes that a user can mend."""
 
 
 class UserError(ValueError):
-    """A mistake in what was given: files, names, values.
+    """A mistake in what a user gave: files, names, values.
 
-    Its text is one line that names the thing, the value, what was expected and the mend; the command line prints it
+    Its text is one line that names the thing, the value, what was expected and the mend. The command line prints it
     without a traceback and exits with 1.
     """

@@ -1,7 +1,8 @@
 """An exported ONNX file, read without trusting it.
 
-Before an engine sees it: it holds one graph of standard operators, all its weights are inside (no path to another
-file), and the graph is the one whose SHA-256 the exporter wrote. The fields are those of onnx.proto, IR version 10.
+An engine gets a file only if it holds one graph of standard operators with all its weights inside (no path to another
+file), and if the SHA-256 of the graph is the one that the exporter wrote. Fields are numbered as in onnx.proto, IR
+version 10.
 """
 
 from __future__ import annotations
@@ -12,21 +13,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .errors import UserError
 
 FORMAT = 1
 METADATA_KEY = "onestage"
-BEFORE_RESIZING, RESIZED = "images_before_resizing", "images_resized"  # values of the graph, (B, 3, H, W)
+BEFORE_RESIZING, RESIZED = "images_before_resizing", "images_resized"  # two values of the graph, (B, 3, H, W)
 MAX_FILE_BYTES = (1 << 31) - 1  # protobuf's own limit
-MAX_DEPTH = 32  # of graphs in attributes of nodes; ours have one
-
-OpenVinoPrecision = Literal["fp32", "bf16", "int8"]  # what an export for OpenVINO says of its network
+MAX_DEPTH = 32  # of messages in messages: graphs in attributes of nodes hold graphs
 
 _Bytes = memoryview
 
-# message -> field number -> the message that it holds; what is not listed is not looked into
+# message -> field number -> the message in it; other fields are not looked into
 _MESSAGES = {
     "model": {7: "graph", 8: "opset", 14: "property", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
@@ -41,12 +40,12 @@ _STANDARD = ("", "ai.onnx")
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file that passed.
+    """An exported file that passed the checks.
 
     Attributes:
-        name: for messages.
-        content: the whole file.
-        header: what the exporter wrote: detector, categories, resize, selection, origin.
+        name: its path, for messages.
+        content: its bytes.
+        header: the exporter's entries: detector, categories, resize, selection, origin.
     """
 
     name: str
@@ -55,20 +54,20 @@ class ExportedFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of every class, by label."""
+        """Names of the classes, by label."""
         return tuple(self.header["categories"]["names"])
 
     @property
     def source_ids(self) -> tuple[int, ...]:
-        """What the training data's file called each class."""
+        """Ids of the classes in the training data's file, by label."""
         return tuple(self.header["categories"]["source_ids"])
 
 
 def read_exported(path: str | os.PathLike[str]) -> ExportedFile:
-    """Read an exported file and hold it to the rules above.
+    """Read an exported file and check it.
 
     Raises:
-        UserError: nothing there, not ONNX, not exported by onestage, damaged, or not safe to run.
+        UserError: no such file, not ONNX, not exported by onestage, damaged, or not safe to run.
     """
     name = os.fspath(path)
     try:
@@ -81,7 +80,7 @@ def read_exported(path: str | os.PathLike[str]) -> ExportedFile:
     except OSError as error:
         raise UserError(f"{name}: can't be read ({error.strerror})") from error
     try:
-        header, graph = _look_through(content, name)
+        header, graph = _checked_parts(content, name)
     except (ValueError, IndexError) as error:
         if isinstance(error, UserError):
             raise
@@ -92,7 +91,7 @@ def read_exported(path: str | os.PathLike[str]) -> ExportedFile:
 
 
 def graph_digest(content: bytes) -> str:
-    """SHA-256 of a serialised model's graph, as its header holds it."""
+    """SHA-256 of the graph of a serialised model; the header has it too."""
     graphs = [value for number, value in _fields(memoryview(content)) if number == 7 and not isinstance(value, int)]
     return hashlib.sha256(graphs[0]).hexdigest()
 
@@ -103,8 +102,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _look_through(content: bytes, name: str) -> tuple[_Bytes | None, _Bytes | None]:
-    """The header's JSON and the graph; everything in the file is looked at on the way."""
+def _checked_parts(content: bytes, name: str) -> tuple[_Bytes | None, _Bytes | None]:
+    """The header's JSON and the graph, once every message of the file has been checked."""
     header = graph = None
     waiting: list[tuple[str, _Bytes, int]] = [("model", memoryview(content), 0)]
     while waiting:
@@ -132,46 +131,45 @@ def _look_through(content: bytes, name: str) -> tuple[_Bytes | None, _Bytes | No
 
 
 def _refuse_unsafe(message: str, fields: list[tuple[int, int | _Bytes]], name: str) -> None:
-    """Each occurrence of a field counts: readers differ in which one they take."""
-    if message == "tensor":
-        apart = (
-            number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and v != 0) for number, v in fields
-        )
-        if any(apart):
+    """Refuse weights in other files and operators that are not standard. Readers differ in which of two occurrences of
+    a field they take, so each counts.
+    """
+    for number, value in fields:
+        elsewhere = number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value != 0)
+        if message == "tensor" and elsewhere:
             raise UserError(f"{name}: a weight lies in another file (external data); an export of onestage is one file")
-    domain = {"node": _NODE_DOMAIN, "opset": _OPSET_DOMAIN}.get(message)
-    for text in (_text(value) for number, value in fields if number == domain):
-        if text not in _STANDARD:
+        if number == {"node": _NODE_DOMAIN, "opset": _OPSET_DOMAIN}.get(message) and _text(value) not in _STANDARD:
             types = [_text(value) for number, value in fields if number == _NODE_OP_TYPE]
             operator = types[-1] if message == "node" and types else "operators"
-            raise UserError(f"{name}: {operator} of the domain {text!r} is not of the ONNX standard; not run")
+            raise UserError(f"{name}: {operator} of the domain {_text(value)!r} is not of the ONNX standard; not run")
 
 
-def _text(value: int | _Bytes | bytes) -> str:
+def _text(value: int | _Bytes) -> str:
     return "" if isinstance(value, int) else bytes(value).decode("utf-8", "replace")
 
 
 def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
-    """The header's entries, where it has those that a reader needs and names the weights that were found.
+    """The header's entries, checked: all that a reader needs are there, and `digest` is the SHA-256 among them.
 
     Raises:
-        UserError: damaged, of another version, or of other weights.
+        UserError: the header is damaged, of another version, or of other weights.
     """
-    damaged = f"{name}: its header is damaged; export it again"
     try:
         values = json.loads(header)
         names, source_ids = values["categories"]["names"], values["categories"]["source_ids"]
         format_, expected = values["format"], values["sha256"]
-        fits = len(names) == len(source_ids) > 0 and all(isinstance(n, str) for n in names)
-        fits = fits and all(isinstance(i, int) for i in source_ids) and len(set(names)) == len(names)
-        fits = fits and isinstance(values["detector"], str)
-        fits = fits and isinstance(values["evaluation_score_threshold"], float)
-        fits = fits and isinstance(values["selection"]["score_threshold"], float)
-        fits = fits and all(isinstance(values[key], dict) for key in ("resize", "selection", "origin"))
+        fits = len(names) == len(source_ids) == len(set(names)) > 0 and (
+            all(isinstance(name, str) for name in names)
+            and all(isinstance(source_id, int) for source_id in source_ids)
+            and isinstance(values["detector"], str)
+            and isinstance(values["evaluation_score_threshold"], float)
+            and isinstance(values["selection"]["score_threshold"], float)
+            and all(isinstance(values[key], dict) for key in ("resize", "selection", "origin"))
+        )
+        if not fits:
+            raise ValueError("an entry of another kind")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(damaged) from error
-    if not fits:
-        raise UserError(damaged)
+        raise UserError(f"{name}: its header is damaged; export it again") from error
     if format_ != FORMAT:
         raise UserError(f"{name}: export format {format_}; this version reads {FORMAT}; upgrade it")
     if digest != expected:
@@ -180,10 +178,10 @@ def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
 
 
 def _fields(message: _Bytes) -> Iterator[tuple[int, int | _Bytes]]:
-    """Number and value of each field of a protobuf message: whole numbers, and the bytes of what has a length.
+    """Number and value of each field of a protobuf message; values are whole numbers, or the bytes of longer fields.
 
     Raises:
-        ValueError, IndexError: not a message.
+        ValueError, IndexError: the bytes are not a message.
     """
     position = 0
     while position < len(message):

@@ -20,11 +20,11 @@ AnyImage: TypeAlias = str | Path | bytes | np.ndarray
 
 
 class OnnxPredictor:
-    """Holds an exported network, and which of its detections to keep.
+    """An exported detector that takes images and gives detections.
 
     Attributes:
-        session: the network.
-        score_threshold: detections have a score above it; set it freely between calls.
+        session: the network in its engine.
+        score_threshold: score above which a detection is kept; may be changed between calls.
     """
 
     def __init__(self, session: Session, score_threshold: float = 0.5) -> None:
@@ -33,15 +33,17 @@ class OnnxPredictor:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of every class, by label."""
+        """Names of the classes, by label."""
         return self.session.file.names
 
     @overload
     def __call__(self, images: AnyImage, batch_size: int = 8) -> DetectionArrays: ...
     @overload
     def __call__(self, images: Sequence[AnyImage], batch_size: int = 8) -> list[DetectionArrays]: ...
-    def __call__(self, images: AnyImage | Sequence[AnyImage], batch_size: int = 8) -> DetectionArrays | list[DetectionArrays]:
-        """Detect in one image, or in a list of them (a list in gives a list out, in order).
+    def __call__(
+        self, images: AnyImage | Sequence[AnyImage], batch_size: int = 8
+    ) -> DetectionArrays | list[DetectionArrays]:
+        """Detect in one image, or in a list of images (a list in gives a list out, in order).
 
         Raises:
             ImageError: an image that can't be read.
@@ -65,15 +67,15 @@ def load(
     score_threshold: float = 0.5,
     threads: int | None = None,
 ) -> OnnxPredictor:
-    """The predictor of a file that `onestage export` wrote.
+    """Load a file that `onestage export --format onnx` wrote.
 
     Args:
-        device: "cpu" (None) or "cuda".
-        score_threshold: detections have a score above it.
-        threads: of the processor; None for as many as this process may use.
+        device: "cpu" or "cuda"; None: "cpu".
+        score_threshold: score above which a detection is kept.
+        threads: number of CPU threads; None: as many as this process may use.
 
     Raises:
-        UserError: no such file, one that isn't safe or isn't ours, or no ONNX Runtime.
+        UserError: no such file, a file that isn't safe or isn't ours, or no ONNX Runtime.
     """
     return OnnxPredictor(OnnxSession(read_exported(path), device=device, threads=threads), score_threshold)
 
@@ -84,7 +86,7 @@ def read_image(image: AnyImage) -> np.ndarray:
         return decode_image(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UserError(
-            f"array of shape {image.shape} and type {image.dtype} is no image; "
+            f"array of shape {image.shape} and type {image.dtype} is not an image; "
             "give RGB pixels, (height, width, 3) of uint8"
         )
     return image

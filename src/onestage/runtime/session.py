@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,41 +11,45 @@ from jaxtyping import Float32, Int64, UInt8
 from .detections import DetectionArrays
 from .errors import UserError
 from .exported_file import ExportedFile
+from .threads import cpu_threads
 
-PIXELS_AT_ONCE = 1 << 22  # of original images; the graph takes 12 bytes for each while it resizes
+PIXELS_AT_ONCE = 1 << 22  # of the images in a batch; the graph takes 12 bytes a pixel while it resizes
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Outputs(NamedTuple):
-    """A file's own outputs for a batch of images, with room for M detections each."""
+    """Outputs of the graph for a batch of images, with room for M detections each."""
 
     boxes_xyxy: Float32[np.ndarray, "B M 4"]  # pixels of the images
     scores: Float32[np.ndarray, "B M"]
     labels: Int64[np.ndarray, "B M"]
-    counts: Int64[np.ndarray, " B"]  # so many of the M are detections
+    counts: Int64[np.ndarray, " B"]  # number of detections; the rest of the M is padding
 
 
 class Session:
-    """Images in, detections out, in the images' own pixels. Subclasses bring the engine.
+    """Detects with an exported network. Subclasses bring the engine.
 
     Attributes:
-        file: what runs.
+        file: the exported file.
     """
 
     def __init__(self, file: ExportedFile) -> None:
         self.file = file
 
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
-        """The file's own outputs for images of one size."""
+        """Outputs of the graph for images of one size."""
         raise NotImplementedError
 
     def __call__(
         self, images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]], score_threshold: float | None = None
     ) -> list[DetectionArrays]:
-        """Detect in images of any sizes; those of one size go together.
+        """Detect in images of any sizes; images of one size go through the network together.
 
         Args:
-            score_threshold: a detection's score is above it; None: as the file has it.
+            score_threshold: score above which a detection is kept; None: the threshold in the file.
+
+        Returns:
+            Detections of each image, in pixels of the image.
         """
         if score_threshold is None:
             score_threshold = float(self.file.header["selection"]["score_threshold"])
@@ -57,29 +60,28 @@ class Session:
         for (height, width), indices in by_size.items():
             at_once = max(1, PIXELS_AT_ONCE // (height * width))
             for start in range(0, len(indices), at_once):
-                some = indices[start : start + at_once]
-                outputs = self.run(np.stack([images_rgb[index] for index in some]), score_threshold)
-                found |= zip(some, self._by_image(outputs), strict=True)
+                batch = indices[start : start + at_once]
+                outputs = self.run(np.stack([images_rgb[index] for index in batch]), score_threshold)
+                labels = outputs.labels.astype(np.int64)  # an engine may have its own type of 64 bits
+                for row, (index, count) in enumerate(zip(batch, outputs.counts.tolist(), strict=True)):
+                    found[index] = DetectionArrays(
+                        outputs.boxes_xyxy[row, :count],
+                        outputs.scores[row, :count],
+                        labels[row, :count],
+                        self.file.names,
+                    )
         return [found[index] for index in range(len(images_rgb))]
-
-    def _by_image(self, outputs: Outputs) -> list[DetectionArrays]:
-        boxes_xyxy, scores, labels, counts = outputs
-        labels = labels.astype(np.int64)  # of an engine's own 64 bits
-        return [
-            DetectionArrays(boxes_xyxy[row, :count], scores[row, :count], labels[row, :count], self.file.names)
-            for row, count in enumerate(counts.tolist())
-        ]
 
 
 class OnnxSession(Session):
-    """In ONNX Runtime."""
+    """An exported network in ONNX Runtime."""
 
     def __init__(self, file: ExportedFile, *, device: str | None = None, threads: int | None = None) -> None:
-        """Hand the network to ONNX Runtime.
+        """Load the network.
 
         Args:
-            device: "cpu" (None) or "cuda".
-            threads: of the processor; None for as many as this process may use.
+            device: "cpu" or "cuda"; None: "cpu".
+            threads: number of CPU threads; None: as many as this process may use.
 
         Raises:
             UserError: ONNX Runtime is missing, can't read the file, or doesn't have the device.
@@ -95,25 +97,14 @@ class OnnxSession(Session):
                 f"{device}: this ONNX Runtime runs on {', '.join(available)}; give cpu, or cuda with onnxruntime-gpu"
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or cores()
+        options.intra_op_num_threads = threads or cpu_threads()
         options.log_severity_level = 3  # errors
         try:
             self._session: Any = onnxruntime.InferenceSession(file.content, options, providers=[provider])
-        except Exception as error:  # of classes of its own, which have no common base
+        except Exception as error:  # its classes have no common base
             reason = str(error).splitlines()[0]
             raise UserError(f"{file.name}: ONNX Runtime {onnxruntime.__version__} can't run it ({reason})") from error
 
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
         inputs = {"images": images_rgb, "score_threshold": np.array([score_threshold], dtype=np.float32)}
         return Outputs(*self._session.run(list(Outputs._fields), inputs))
-
-
-def cores() -> int:
-    """That this process may use: what OMP_NUM_THREADS says, else, in a container, fewer than the machine has."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1

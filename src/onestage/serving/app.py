@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -19,18 +19,32 @@ from starlette.requests import ClientDisconnect
 from onestage.drawing import class_color
 from onestage.inference.base_predictor import BasePredictor
 from onestage.runtime import __version__
-from onestage.runtime.decode import ImageError
-from onestage.runtime.image_header import TooManyPixelsError
-from onestage.serving.limits import Limits, RefusedError
-from onestage.serving.measures import MeasuredRequests, Measures
-from onestage.serving.page_files import FILES, add_page
+from onestage.runtime.decode import ImageError, TooManyPixelsError
+from onestage.serving.limits import Limits
+from onestage.serving.metrics import MeasuredRequests, Metrics
 from onestage.serving.schema import DETECT_REQUEST, DETECT_RESPONSES, ImageDetections, ModelFacts
-from onestage.serving.shared_predictor import Looked, SharedPredictor
+from onestage.serving.shared_predictor import ImageResult, SharedPredictor
 from onestage.serving.uploads import BodyReader, Upload, uploads
 
-LOWEST_THRESHOLD, USUAL_THRESHOLD = 0.05, 0.5  # of scores: what a client can ask for, what it gets
-PATHS = frozenset({*FILES, "/v1/detect", "/v1/model", "/healthz", "/metrics", "/openapi.json"})
+LOWEST_THRESHOLD, USUAL_THRESHOLD = 0.05, 0.5  # of scores: the lowest that a client can ask for, and the default
 PNG = "image/png"
+
+PAGE = Path(__file__).parent / "page"
+PAGE_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    **{f"/{name}": (name, "text/javascript; charset=utf-8") for name in ("page.js", "api.js", "draw.js", "film.js")},
+}
+PAGE_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
+        "media-src 'self' blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Permissions-Policy": "camera=(self)",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 log = logging.getLogger("onestage.serving")
 
@@ -45,12 +59,13 @@ def create_app(
     """The ASGI application of a model, for any ASGI server (in one process: its batches are shared there).
 
     Args:
-        predictor: of `onestage.load`; its selection's score threshold becomes the lowest that clients may ask for.
-        token: that clients must send as `Authorization: Bearer TOKEN`; None: none is asked for.
-        limits: on what clients may send.
-        batch_size: images of several requests that go through the network together, at most.
+        predictor: a predictor of `onestage.load`. The score threshold of its selection becomes the lowest that clients
+            may ask for.
+        token: secret that clients must send as `Authorization: Bearer TOKEN`; None: no secret is needed.
+        limits: bounds on what clients may send.
+        batch_size: most images that go through the network together; they may come from several requests.
     """
-    predictor.selection = replace(predictor.selection, score_threshold=LOWEST_THRESHOLD)
+    predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
     server = Server(predictor, limits or Limits(), batch_size)
     app = FastAPI(
         title="onestage",
@@ -60,7 +75,7 @@ def create_app(
         redoc_url=None,
         lifespan=server.lifespan,
     )
-    _answer_errors_in_one_sentence(app)
+    _answer_errors_as_json(app)
     guarded = [Depends(_token_guard(token))] if token is not None else []
     app.post(
         "/v1/detect",
@@ -73,30 +88,31 @@ def create_app(
     app.get("/v1/model", dependencies=guarded)(server.model)
     app.get("/metrics", dependencies=guarded, response_class=Response)(server.metrics)
     app.get("/healthz")(server.health)
-    add_page(app)
-    app.add_middleware(MeasuredRequests, measures=server.measures, paths=PATHS)
+    for path, (name, media_type) in PAGE_FILES.items():  # open to all: the page asks for the token itself
+        app.get(path, include_in_schema=False)(_page_file(name, media_type))
+    paths = frozenset({*PAGE_FILES, "/v1/detect", "/v1/model", "/healthz", "/metrics", "/openapi.json"})
+    app.add_middleware(MeasuredRequests, metrics=server.counters, paths=paths)
     return app
 
 
 class Server:
-    """What the routes share."""
+    """The routes, and what they share. While the server runs, the state of the application has a `SharedPredictor`."""
 
     def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int) -> None:
-        self.measures = Measures()
+        self.counters = Metrics()
         self._predictor, self._limits, self._batch_size = predictor, limits, batch_size
         self._bodies = BodyReader(limits)
 
     @asynccontextmanager
-    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        """The threads live as long as the server."""
-        self._shared = SharedPredictor(
-            self._predictor, self._limits, batch_size=self._batch_size, on_batch=self.measures.count_batch
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Keep the network's threads as long as the server runs."""
+        app.state.shared = SharedPredictor(
+            self._predictor, self._limits, batch_size=self._batch_size, on_batch=self.counters.count_batch
         )
-        self.measures.watch(self._shared)
         try:
             yield
         finally:
-            await run_in_threadpool(self._shared.close)
+            await run_in_threadpool(app.state.shared.close)
 
     async def detect(
         self,
@@ -105,27 +121,32 @@ class Server:
     ) -> Response:
         """Detect objects in one image, or in several.
 
-        An image that can't be read among others that can has an `error` in the place of its detections. With
-        `Accept: image/png` the answer is the one image, drawn.
+        Of several images, one that can't be read has an `error` in the place of its detections. With
+        `Accept: image/png` the answer is the one image with its detections drawn on it.
         """
-        drawn = _wants_png(request)
+        accepted = request.headers.get("accept", "").lower()
+        drawn = PNG in accepted and "application/json" not in accepted
+        shared: SharedPredictor = request.app.state.shared
         # The body is read even where the answer will be 503: a connection closed over unread bytes loses the answer.
         async with self._bodies.body(request) as body:
             images = await run_in_threadpool(uploads, request.headers.get("content-type", ""), body, self._limits)
             if drawn and len(images) > 1:
-                raise RefusedError(400, f"{len(images)} images can't be one PNG; send one, or accept JSON")
-            looked = await self._shared.look_at([image.content for image in images])
-            self._count(looked)
-            _refuse_if_none_was_read(images, looked)
-            timing = {"Server-Timing": _server_timing(looked)}
-            if drawn and isinstance(looked[0], Looked):
-                png = await self._shared.draw(images[0].content, looked[0].found.filter(score=score_threshold))
+                raise HTTPException(400, f"{len(images)} images can't be one PNG; send one, or accept JSON")
+            results = await shared.detect([image.content for image in images])
+            done = [one for one in results if isinstance(one, ImageResult)]
+            self.counters.count_images(read=len(done), unreadable=len(results) - len(done))
+            if not done:
+                too_many_pixels = isinstance(results[0], TooManyPixelsError)
+                raise HTTPException(413 if too_many_pixels else 422, _message(images[0], results[0]))
+            timing = {"Server-Timing": _server_timing(done)}
+            if drawn:
+                png = await shared.draw(images[0].content, done[0].found.filter(score=score_threshold))
                 return Response(png, media_type=PNG, headers=timing)
-        answers = [_in_json(image, one, score_threshold) for image, one in zip(images, looked, strict=True)]
+        answers = [_as_json(image, one, score_threshold) for image, one in zip(images, results, strict=True)]
         return JSONResponse(answers, headers=timing)
 
     async def model(self) -> ModelFacts:
-        """What runs here, and what it takes."""
+        """The model's name and classes, and the bounds on requests."""
         names = self._predictor.categories.names
         return ModelFacts(
             detector=self._predictor.detector_name,
@@ -139,88 +160,76 @@ class Server:
             version=__version__,
         )
 
-    async def health(self) -> Response:
+    async def health(self, request: Request) -> Response:
         """200 while the network answers, else 503."""
-        healthy = self._shared.healthy
+        healthy = request.app.state.shared.healthy
         return JSONResponse({"status": "ok" if healthy else "the network does not answer"}, 200 if healthy else 503)
 
-    async def metrics(self) -> Response:
+    async def metrics(self, request: Request) -> Response:
         """Counters in Prometheus's text format."""
-        return Response(self.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    def _count(self, looked: Sequence[Looked | ImageError]) -> None:
-        read = sum(isinstance(one, Looked) for one in looked)
-        self.measures.images.labels("read").inc(read)
-        self.measures.images.labels("unreadable").inc(len(looked) - read)
+        text = self.counters.text(waiting_images=request.app.state.shared.waiting)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _wants_png(request: Request) -> bool:
-    accepted = request.headers.get("accept", "").lower()
-    return PNG in accepted and "application/json" not in accepted
-
-
-def _in_json(image: Upload, looked: Looked | ImageError, score_threshold: float) -> dict[str, Any]:
-    if isinstance(looked, ImageError):
-        return {"source": image.name, "error": _sentence(image, looked)}
-    height, width = looked.size_hw
-    detections = looked.found.filter(score=score_threshold).to_dict()
+def _as_json(image: Upload, result: ImageResult | ImageError, score_threshold: float) -> dict[str, Any]:
+    if isinstance(result, ImageError):
+        return {"source": image.name, "error": _message(image, result)}
+    height, width = result.size_hw
+    detections = result.found.filter(score=score_threshold).to_dict()
     return {"source": image.name, "width": width, "height": height, "detections": detections}
 
 
-def _refuse_if_none_was_read(images: Sequence[Upload], looked: Sequence[Looked | ImageError]) -> None:
-    failures = [one for one in looked if isinstance(one, ImageError)]
-    if len(failures) == len(looked):
-        status = 413 if isinstance(failures[0], TooManyPixelsError) else 422
-        raise RefusedError(status, _sentence(images[0], failures[0]))
-
-
-def _sentence(image: Upload, error: ImageError) -> str:
+def _message(image: Upload, error: object) -> str:
     text = str(error)
     return f"{image.name}: {text.removeprefix('image: ')}" if image.name else text
 
 
-def _server_timing(looked: Sequence[Looked | ImageError]) -> str:
-    """As browsers show it (W3C Server Timing): the longest of the request's images, milliseconds."""
-    done = [one for one in looked if isinstance(one, Looked)]
-    wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
+def _server_timing(results: Sequence[ImageResult]) -> str:
+    """The longest times of a request's images in milliseconds, as browsers show them (W3C Server Timing)."""
+    wait, network = max(one.wait_ms for one in results), max(one.network_ms for one in results)
     return f"wait;dur={wait:.1f}, network;dur={network:.1f}"
 
 
-def _token_guard(token: str) -> Any:
+def _token_guard(token: str) -> Callable[[Request], Awaitable[None]]:
     expected = f"Bearer {token}".encode()
 
     async def guard(request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, expected):
-            raise RefusedError(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 
     return guard
 
 
-def _answer_errors_in_one_sentence(app: FastAPI) -> None:
-    """`{"error": "..."}` whatever went wrong; what only we can mend goes to the log."""
+def _page_file(name: str, media_type: str) -> Callable[[], Awaitable[Response]]:
+    content = (PAGE / name).read_bytes()
 
-    def sentence(status: int, text: str, headers: Any = None) -> JSONResponse:
-        return JSONResponse({"error": text}, status, headers)
+    async def file() -> Response:
+        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
 
-    @app.exception_handler(RefusedError)
-    async def refused(_request: Request, error: RefusedError) -> Response:
-        return sentence(error.status, error.sentence, error.headers)
+    return file
+
+
+def _answer_errors_as_json(app: FastAPI) -> None:
+    """Answer every error with `{"error": "one sentence"}`; faults of the server itself go to its log."""
+
+    def answer(status: int, message: str, headers: Any = None) -> JSONResponse:
+        return JSONResponse({"error": message}, status, headers)
 
     @app.exception_handler(RequestValidationError)
     async def wrong_value(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return sentence(422, f"{first['loc'][-1]}: {first['msg']}")
+        return answer(422, f"{first['loc'][-1]}: {first['msg']}")
 
     @app.exception_handler(HTTPException)
-    async def no_such_route(_request: Request, error: HTTPException) -> Response:
-        return sentence(error.status_code, str(error.detail), error.headers)
+    async def refused(_request: Request, error: HTTPException) -> Response:
+        return answer(error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(_request: Request, _error: ClientDisconnect) -> Response:
-        return sentence(400, "the client went away")
+    async def client_gone(_request: Request, _error: ClientDisconnect) -> Response:
+        return answer(400, "the client went away")
 
     @app.exception_handler(Exception)
-    async def ours(_request: Request, error: Exception) -> Response:
+    async def server_fault(_request: Request, error: Exception) -> Response:
         log.error("a request failed", exc_info=error)
-        return sentence(500, "the server failed with this request; its log says why")
+        return answer(500, "the server failed with this request; its log says why")

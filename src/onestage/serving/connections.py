@@ -1,6 +1,6 @@
-"""The HTTP server under the application: uvicorn, with an end to patience.
+"""The HTTP server under the application: uvicorn, with deadlines for slow clients.
 
-uvicorn waits without limit for the head of a request, of any length, so that clients that send a byte a second could
+uvicorn itself waits without limit for the head of a request, of any length: clients that send a byte a second could
 hold connections for ever. Here a request must be whole in time, and its head short, or its connection is closed.
 """
 
@@ -16,24 +16,24 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from onestage.serving.limits import Limits
 
-KEEP_ALIVE_SECONDS = 20  # that a connection may stay idle between two requests
-SHUTDOWN_SECONDS = 10  # for the requests that are being answered when the server is stopped
-MOST_HEAD_BYTES = 1 << 19  # of a request's line and headers, with what came in one piece before them
-MOST_OPEN_FILES = 65_536
+KEEP_ALIVE_SECONDS = 20  # a connection may stay idle so long between two requests
+SHUTDOWN_SECONDS = 10  # requests that are being answered have so long when the server is stopped
+MAX_HEAD_BYTES = 1 << 19  # of a request's line and headers, with whatever came in one piece before them
+MAX_OPEN_FILES = 65_536
 
 
 def run(app: FastAPI, listening: socket.socket) -> None:
-    """Answer requests at an opened socket until Ctrl-C or SIGTERM; what was begun is answered first."""
+    """Answer requests at an open socket until Ctrl-C or SIGTERM; requests that have begun are answered first."""
     _allow_many_connections()
     with contextlib.suppress(KeyboardInterrupt):
         http_server(app).run(sockets=[listening])
 
 
 def http_server(app: FastAPI) -> uvicorn.Server:
-    """Its `run(sockets=[...])` answers requests until its `should_exit` is set or a signal comes."""
+    """A server whose `run(sockets=[...])` answers requests until its `should_exit` is set or a signal comes."""
     config = uvicorn.Config(
         app,
-        http=ImpatientProtocol,
+        http=DeadlineProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -46,28 +46,27 @@ def http_server(app: FastAPI) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-class ImpatientProtocol(HttpToolsProtocol):
-    """Closes a connection whose request is not whole in time, or whose head has no end.
+class DeadlineProtocol(HttpToolsProtocol):
+    """Closes a connection whose request is not whole in time, or whose head is too long.
 
-    The application allows a body `Limits.body_seconds` and answers 408; this is for heads, and for what is still sent
-    after an answer.
+    The application itself gives a body `Limits.body_seconds` and answers 408. This is for heads, and for what is still
+    sent after an answer.
     """
 
     seconds = 1.5 * Limits().body_seconds
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._timer: asyncio.TimerHandle | None = None
         self._in_head, self._head_bytes = True, 0
-        self._wait_for_a_request()
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(self.seconds, self._hang_up)
 
     def data_received(self, data: bytes) -> None:
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._wait_for_a_request()
+            self._timer = self.loop.call_later(self.seconds, self._hang_up)
         super().data_received(data)
         self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
-        if self._head_bytes > MOST_HEAD_BYTES:
-            self._give_up()
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._hang_up()
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -78,34 +77,31 @@ class ImpatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._stop_waiting()
+        self._stop_timer()
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _wait_for_a_request(self) -> None:
-        self._timer = self.loop.call_later(self.seconds, self._give_up)
-
-    def _stop_waiting(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _give_up(self) -> None:
+    def _hang_up(self) -> None:
         self._timer = None
         if not self.transport.is_closing():
             self.transport.close()
 
 
 def _allow_many_connections() -> None:
-    """Each connection is an open file, of which a process may have few at first."""
+    """Raise the limit on open files: each connection is one."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MOST_OPEN_FILES)
+    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

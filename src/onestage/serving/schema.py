@@ -1,4 +1,4 @@
-"""What the server's OpenAPI document says about requests and answers."""
+"""Requests and answers as the server's OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class Detection(BaseModel):
-    """One object that was found."""
+    """One detected object."""
 
     name: str
     label: int
@@ -19,19 +19,19 @@ class Detection(BaseModel):
 class ImageDetections(BaseModel):
     """One image of a request, as in `detections.json`."""
 
-    source: str = Field(description="the file's name in the form; empty for a body that is the image")
+    source: str = Field(description="the file's name in the form; empty where the body is the image")
     width: int = Field(0, description="pixels of the upright image")
     height: int = 0
     detections: list[Detection] = []
-    error: str = Field("", description="why this one of several images can't be read, instead of its detections")
+    error: str = Field("", description="why this image of several can't be read; it has no detections then")
 
 
 class ModelFacts(BaseModel):
-    """The model, and the bounds of requests."""
+    """The model, and the bounds on requests."""
 
     detector: str
-    names: list[str] = Field(description="of the classes, by label")
-    colours: list[str] = Field(description="of the classes, as drawn images have them: #rrggbb")
+    names: list[str] = Field(description="names of the classes, by label")
+    colours: list[str] = Field(description="colours of the classes in drawn images: #rrggbb")
     lowest_score_threshold: float
     usual_score_threshold: float
     largest_request_bytes: int
@@ -41,17 +41,20 @@ class ModelFacts(BaseModel):
 
 
 class Failure(BaseModel):
-    """Why there are no detections."""
+    """The reason why there are no detections."""
 
     error: str
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {
-    "schema": {
-        "type": "object",
-        "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-    }
+_FORM = {"schema": {"type": "object", "properties": {"images": {"type": "array", "items": _BINARY["schema"]}}}}
+_FAILURES = {
+    400: "no image, or a form that can't be read",
+    401: "no token, or a wrong one",
+    408: "the body came too slowly",
+    413: "too many bytes, pixels or images",
+    422: "no image that can be read, or a wrong value",
+    503: "the server is busy; Retry-After says when to come again",
 }
 
 DETECT_REQUEST: dict[str, Any] = {
@@ -62,16 +65,6 @@ DETECT_REQUEST: dict[str, Any] = {
     }
 }
 DETECT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/png": _BINARY}, "description": "An entry an image, or the one image drawn."},
-    **{
-        status: {"model": Failure, "description": text}
-        for status, text in {
-            400: "no image, or a form that can't be read",
-            401: "no token, or a wrong one",
-            408: "the body came too slowly",
-            413: "too many bytes, pixels or images",
-            422: "no image that can be read, or a wrong value",
-            503: "too much to do; Retry-After says when to come again",
-        }.items()
-    },
+    200: {"content": {"image/png": _BINARY}, "description": "One entry an image, or the one image drawn."},
+    **{status: {"model": Failure, "description": text} for status, text in _FAILURES.items()},
 }

@@ -1,7 +1,7 @@
-"""A sign of life from each process of a run, so that one that hangs (stopped, a machine without network) is noticed.
+"""A sign of life from each rank, so that one that hangs (stopped, a machine without network) is noticed.
 
-A dead process is the launcher's business: torchrun ends the others and starts them all again. A hanging one it does not
-see, and the others would wait for it without end; so the first that misses it ends itself.
+A dead process is torchrun's business: it ends the other ranks and starts them all again. It does not see one that
+hangs, and the others would wait for that without end; so the first rank that misses another's beats ends itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MISSED_S = 24.0  # without a beat
 
 @runtime_checkable
 class Store(Protocol):
-    """What is used of a `torch.distributed.Store`; its calls raise RuntimeError once it can't be reached."""
+    """What is used of a `torch.distributed.Store`. Calls raise RuntimeError once it can't be reached."""
 
     def add(self, key: str, amount: int, /) -> int: ...
 
@@ -33,21 +33,22 @@ class Store(Protocol):
 
 
 class Heartbeat:
-    """A thread that tells the others that this process lives, and looks whether they do.
+    """A thread that writes this rank's beats into a store and looks for those of the others.
 
-    What is counted is looks, not seconds: a process that was stopped itself and goes on has then missed nobody.
+    It counts looks, not seconds: a process that was itself stopped and goes on has then missed nobody.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, *, launcher_has_store: bool = False) -> None:
-        """Begin to beat.
+    def __init__(self, store: Store, rank: int, world_size: int, *, launcher_has_store: bool = False) -> None:
+        """Start to beat.
 
         Args:
-            store: a connection of its own to the store of the run, with keys that no other run has.
-            rank: the number of this process.
-            size: how many processes there are.
-            launcher_has_store: the store is the launcher's, so when it is gone the launcher is.
+            store: a connection of its own to the run's store, with keys that no other run has.
+            rank: this process's rank.
+            world_size: number of ranks.
+            launcher_has_store: the store is in torchrun's process, so when it is gone torchrun is.
         """
-        self._rank, self._size, self._store, self._launcher_has_store = rank, size, store, launcher_has_store
+        self._rank, self._world_size, self._store = rank, world_size, store
+        self._launcher_has_store = launcher_has_store
         self._store.set_timeout(timedelta(seconds=MISSED_S))
         self._store.set(f"{rank}/who", f"{os.getpid()} on {socket.gethostname()}")
         self._store_lost, self._ended = False, threading.Event()
@@ -55,7 +56,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """The process is done: it says so, so that nobody misses it."""
+        """Stop, and let the others know that this rank is done."""
         self._ended.set()
         self._thread.join(MISSED_S)
         if not self._store_lost and not self._thread.is_alive():  # else the store does not answer
@@ -63,37 +64,37 @@ class Heartbeat:
                 self._store.add(f"{self._rank}/done", 1)
 
     def _beat(self) -> None:
-        counts, missed = [-1] * self._size, [0] * self._size
+        counts, missed = [-1] * self._world_size, [0] * self._world_size
         try:
             while not self._ended.wait(BEAT_S):
                 self._store.add(f"{self._rank}/beats", 1)
-                for one in range(self._size):
-                    count = self._store.add(f"{one}/beats", 0)
-                    missed[one] = missed[one] + 1 if count == counts[one] else 0
-                    counts[one] = count
-                    if missed[one] * BEAT_S >= MISSED_S and not self._store.add(f"{one}/done", 0):
-                        self._give_up(one)
+                for rank in range(self._world_size):
+                    count = self._store.add(f"{rank}/beats", 0)
+                    missed[rank] = missed[rank] + 1 if count == counts[rank] else 0
+                    counts[rank] = count
+                    if missed[rank] * BEAT_S >= MISSED_S and not self._store.add(f"{rank}/done", 0):
+                        self._give_up(rank)
         except RuntimeError:
             self._store_lost = True
             if self._launcher_has_store and not self._ended.is_set():
-                self._stop_alone()
+                self._stop_without_launcher()
 
-    def _give_up(self, one: int) -> None:
-        who = self._store.get(f"{one}/who").decode()
-        _say(
-            f"process {one} of the run (pid {who}) has given no sign of life for {MISSED_S:.0f} s; ending, so that "
+    def _give_up(self, rank: int) -> None:
+        who = self._store.get(f"{rank}/who").decode()
+        _print(
+            f"rank {rank} of the run (pid {who}) has given no sign of life for {MISSED_S:.0f} s; ending, so that "
             "torchrun can start them again (--max-restarts) from the last checkpoint"
         )
         os._exit(1)
 
-    def _stop_alone(self) -> None:
-        """Save and stop as by a signal of the launcher, which is gone: nobody else would end this process."""
+    def _stop_without_launcher(self) -> None:
+        """Save and stop, as after torchrun's signal: nobody else would end this process."""
         if self._rank == 0:
-            _say("torchrun is gone; saving and stopping")
+            _print("torchrun is gone; saving and stopping")
         os.kill(os.getpid(), signal.SIGTERM)
-        if not self._ended.wait(MISSED_S):  # it waits for a process that is gone too
+        if not self._ended.wait(MISSED_S):  # it waits for a rank that is gone too
             os._exit(1)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"onestage: {line}", file=sys.stderr, flush=True)

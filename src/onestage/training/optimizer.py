@@ -1,4 +1,4 @@
-"""The optimizer's parameter groups, and the running average of the weights."""
+"""Which parameters are trained, the optimizer's groups and state, and the running average of the weights."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from onestage.training.recipe import Recipe
 
 
 def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """Stop training the parameters whose name starts with one of `prefixes`.
+    """Stop training the parameters whose names start with one of `prefixes`.
 
-    Batch norms among them keep the statistics that they have: see `train_mode`.
+    Their batch norms keep the statistics that they have: see `train_mode`.
 
     Raises:
         UserError: a prefix that no parameter has.
     """
     for prefix in prefixes:
-        frozen = [parameter for name, parameter in detector.named_parameters() if name.startswith(prefix)]
-        if not frozen:
-            first = next(iter(detector.named_parameters()))[0]
-            raise UserError(f"frozen: no parameter's name starts with {prefix!r}; names look like {first!r}")
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        _check_prefix("frozen", prefix, detector)
+        for name, parameter in detector.named_parameters():
+            if name.startswith(prefix):
+                parameter.requires_grad_(False)
 
 
 def freeze_untrained(detector: Detector, recipe: Recipe) -> None:
@@ -37,8 +35,14 @@ def freeze_untrained(detector: Detector, recipe: Recipe) -> None:
         freeze(detector, tuple(f"backbone.{name}" for name in detector.backbone.stem))
 
 
+def _check_prefix(setting: str, prefix: str, detector: nn.Module) -> None:
+    names = [name for name, _ in detector.named_parameters()]
+    if not any(name.startswith(prefix) for name in names):
+        raise UserError(f"{setting}: no parameter's name starts with {prefix!r}; names look like {names[0]!r}")
+
+
 def train_mode(detector: nn.Module) -> None:
-    """Training mode, but for batch norms whose parameters are frozen: they use and keep the statistics they have."""
+    """Set training mode, but for frozen batch norms: they use and keep the statistics that they have."""
     detector.train()
     trained = trained_batch_norms(detector)
     for module in detector.modules():
@@ -47,36 +51,31 @@ def train_mode(detector: nn.Module) -> None:
 
 
 def trained_batch_norms(detector: nn.Module) -> set[nn.Module]:
-    """The batch norms that are not frozen: they normalise by the batch's own statistics in training."""
+    """The batch norms that are not frozen: in training they normalise by the batch's own statistics."""
     norms = (module for module in detector.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
     return {norm for norm in norms if any(p.requires_grad for p in norm.parameters()) or not list(norm.parameters())}
 
 
 def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW over groups: by factor on the learning rate, and with weight decay or not (biases, norms and scales:
-    none).
+    """SGD or AdamW. Parameters are grouped by learning rate and weight decay; biases, norms and scales have no decay.
 
-    Each group keeps its own factor on the scheduled rate in `group["rate_factor"]`: the product of those factors whose
-    beginning its parameters' names have.
+    The `rate_factor` of a group is its factor on the scheduled rate: the product of the recipe's factors whose prefixes
+    its parameters' names have.
 
     Raises:
-        UserError: a factor for a beginning that no parameter's name has.
+        UserError: a factor for a prefix that no parameter has.
     """
+    for prefix, _ in recipe.learning_rate_factors:
+        _check_prefix("learning_rate_factors", prefix, detector)
     factors = [
         ("backbone.", recipe.backbone_learning_rate_factor),
         ("head.", recipe.head_learning_rate_factor),
         *recipe.learning_rate_factors,
     ]
-    names = [name for name, _ in detector.named_parameters()]
-    for beginning, _ in recipe.learning_rate_factors:
-        if not any(name.startswith(beginning) for name in names):
-            raise UserError(
-                f"learning_rate_factors: no parameter's name starts with {beginning!r}; names look like {names[0]!r}"
-            )
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
-            rate_factor = math.prod(factor for beginning, factor in factors if name.startswith(beginning))
+            rate_factor = math.prod(factor for prefix, factor in factors if name.startswith(prefix))
             weight_decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate_factor, weight_decay), []).append(parameter)
     parameters = [
@@ -107,25 +106,23 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, detector: nn.Module) -> 
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, detector: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Read `optimizer_tensors` back."""
+    """Read `optimizer_tensors` back, onto the parameters' devices and into their memory formats.
+
+    Not by the optimizer's `load_state_dict`: it keeps the file's memory format, and fused kernels expect the
+    parameter's.
+    """
     parameters = dict(detector.named_parameters())
     for key, value in tensors.items():
         name, entry = key.rsplit("/", 1)
         parameter = parameters[name]
-        if value.ndim:
-            value = value.to(device=parameter.device, memory_format=_memory_format(parameter))
-        optimizer.state[parameter][entry] = value
-
-
-def _memory_format(parameter: Tensor) -> torch.memory_format:
-    channels_last = parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
+        like = parameter if value.shape == parameter.shape else value
+        optimizer.state[parameter][entry] = torch.empty_like(like, device=parameter.device).copy_(value)
 
 
 class AveragedWeights:
     """An exponential moving average of a network's parameters and buffers.
 
-    The decay grows from 0.1 to its value in the first steps, so that the random beginning is soon forgotten.
+    The decay grows from 0.1 to its value in the first steps, so that the random start is soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -1,9 +1,9 @@
-"""The processes of a run: one, or those that torchrun started. Nothing else here knows torch.distributed.
+"""The ranks of a run: this process alone, or those that torchrun started.
 
     torchrun --nproc-per-node 4 -m onestage train ...
 
-Every process reads its share of each batch. Gradients are added up over all of them (accelerate wraps the network in
-DDP), small facts go through gloo, gradients on GPUs through NCCL.
+Every rank reads its share of each batch. Gradients are added up over all of them (accelerate wraps the network in DDP);
+small facts go through gloo, gradients on GPUs through NCCL. No other file knows torch.distributed.
 """
 
 from __future__ import annotations
@@ -25,30 +25,34 @@ from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
-from onestage.errors import ToldByAnotherProcessError, UserError
+from onestage.errors import ReportedByAnotherRankError, UserError
 from onestage.training.heartbeat import Heartbeat
 from onestage.training.optimizer import trained_batch_norms
 
-# One process may do long work alone (look through the data, write a report) while the others wait. That a process is
-# dead, the launcher notices at once; that it hangs, the heartbeat.
+# One rank may work alone for long (look through the data, write a report) while the others wait. The launcher notices
+# a dead process at once; the heartbeat notices one that hangs.
 PATIENCE = timedelta(days=1)
-STARTED = "onestage/started"  # in the launcher's store, which outlives the processes: see `World.restarted`
+STARTED = "onestage/started"  # a key in the launcher's store, which outlives the processes: see `World.restarted`
 
 T = TypeVar("T")
 
 
 class World:
-    """This process among those of the run; here alone, which needs no messages.
+    """The run as one of its ranks sees it; this class, as the only rank sees it.
 
     Attributes:
-        rank: the number of this process, from 0; process 0 prints and writes.
-        size: how many there are.
-        processes_here: how many of them run on this machine.
-        device: of this process, where the launcher's processes each have their own.
+        rank: this process's number, from 0; the main rank, 0, prints and writes.
+        size: the number of ranks.
+        processes_here: the number of ranks on this machine.
+        device: this rank's device if the launcher gives each rank its own, else None.
     """
 
     rank, size, processes_here = 0, 1, 1
     device: str | None = None
+
+    def __init__(self, store: Store | None = None) -> None:
+        """`store`: the launcher's, which outlives this process; None if no launcher started it."""
+        self._store = store
 
     @property
     def is_main(self) -> bool:
@@ -56,112 +60,96 @@ class World:
 
     @property
     def may_restart(self) -> bool:
-        """The launcher starts the processes again after one died."""
+        """True if the launcher starts the ranks again after one died."""
         return _from_launcher("TORCHELASTIC_MAX_RESTARTS", 0) > 0
 
     @property
     def restarted(self) -> bool:
-        """It has done so, and the processes before had begun the run: its folder is theirs."""
-        return False
+        """True if the launcher did so after these ranks began the run: the run folder is theirs."""
+        return self._store is not None and self._store.check([STARTED])
 
     def begin_run(self) -> None:
-        """The run folder is this run's from now on, also after a restart."""
+        """Remember, for after a restart, that the run folder is this run's."""
+        if self._store is not None and self.is_main:
+            self._store.set(STARTED, "")
 
     def connect(self, network: nn.Module) -> nn.Module:
-        """The network as it is to be called in training: with process 0's weights, and the gradients of all processes.
+        """The network to call in training: it gets the main rank's weights and adds up the gradients of all ranks.
 
-        From here on, a process that hangs ends the others.
+        From here on, a rank that hangs ends the others.
         """
         return network
 
     def without_exchange(self, network: nn.Module) -> AbstractContextManager[Any]:
-        """Inside, backward passes keep their gradients to this process; the next one outside adds them all up."""
+        """Inside of `with`, backward passes keep their gradients to this rank; the next one outside adds them all."""
         return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over all processes; the same in each."""
+        """The sum over all ranks, in each of them."""
         return values
 
     def from_main(self, value: T) -> T:
-        """What process 0 says."""
+        """The main rank's value, in every rank."""
         return value
 
     def gather(self, value: T) -> list[T]:
-        """What each process says, by rank; in every process."""
+        """The values of all ranks, by rank, in every rank."""
         return [value]
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """What the work in process 0 gives, in every process.
+        """Do work in the main rank, and give its result to every rank.
 
         Raises:
-            UserError: the work raised it; in every process.
+            UserError: the work raised it; in every rank.
         """
         return work()
 
     def agree(self, error: UserError | None = None, stop: bool = False) -> bool:
-        """Whether any process was told to stop.
+        """True in every rank if any of them was told to stop.
 
         Raises:
-            UserError: a process has one; the first, in every process.
+            UserError: a rank has an error; the first one's, in every rank.
         """
         if error is not None:
             raise error
         return stop
 
     def warn(self, line: str, say: Callable[[str], None]) -> None:
-        """Tell what only this process knows: process 0 by `say`, another by itself, since the others wait for it."""
+        """Print a warning of this rank alone: the main rank by `say`, another to stderr, without waiting for others."""
         if self.is_main:
             say(f"warning: {line}")
         else:
-            print(f"onestage: warning: process {self.rank} of the run: {line}", file=sys.stderr, flush=True)
+            print(f"onestage: warning: rank {self.rank} of the run: {line}", file=sys.stderr, flush=True)
 
 
 ALONE = World()
 
 
-class _Launched(World):
-    """A process that torchrun started, and starts again; where it is the only one, it talks to nobody.
-
-    Attributes:
-        _store: the launcher's.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    @property
-    def restarted(self) -> bool:
-        return self._store.check([STARTED])
-
-    def begin_run(self) -> None:
-        if self.is_main:
-            self._store.set(STARTED, "")
-
-
-class _ManyProcesses(_Launched):
+class _ManyRanks(World):
     def __init__(self, store: Store, on_cpu: bool) -> None:
-        """`store`: the launcher's. The processes have been put in touch already."""
+        """`store`: the launcher's. The process group is there already."""
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
         super().__init__(store)
         # Unused parameters are looked for so that DDP leaves the order of its messages as it is: reordered after the
-        # first step, sums over three or more processes differ in their last bits on resume.
-        how = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[how])
+        # first step, sums over three or more ranks differ in their last bits after a resume.
+        kwargs = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[kwargs])
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.processes_here = _from_launcher("LOCAL_WORLD_SIZE", self.size)
         self.device = "cpu" if on_cpu else str(self._accelerator.device)
+        self._launchers_store = store
         self._own_keys = f"onestage/{self.from_main(uuid.uuid4().hex)}"
         self._heartbeat: Heartbeat | None = None
 
     def connect(self, network: nn.Module) -> nn.Module:
-        synchronise_batch_norms(network)
+        synchronise_batch_norms(network, on_gpus=self.device != "cpu")
         connected = self._accelerator.prepare_model(_WithUnused(network), device_placement=False)
         assert isinstance(connected, DistributedDataParallel)
-        connected.forward_sync_buffers = False  # they are the same in all processes now, and stay so
+        connected.forward_sync_buffers = False  # they are the same in all ranks now, and stay so
         if self._heartbeat is None:
-            keys = PrefixStore(f"{self._own_keys}/heartbeat", self._store.clone())
+            keys = PrefixStore(f"{self._own_keys}/heartbeat", self._launchers_store.clone())
             self._heartbeat = Heartbeat(keys, self.rank, self.size, launcher_has_store=_launcher_has_store())
         return connected
 
@@ -174,40 +162,40 @@ class _ManyProcesses(_Launched):
         return total
 
     def from_main(self, value: T) -> T:
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def gather(self, value: T) -> list[T]:
-        from accelerate.utils import gather_object
-
-        return gather_object([value])
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def on_main(self, work: Callable[[], T]) -> T:
-        result: T | None = None
+        result: Any = None
         error: UserError | None = None
         if self.is_main:
             try:
                 result = work()
             except UserError as raised:
                 error = raised
-        result, message = self.from_main((result, None if error is None else str(error)))
-        if message is not None:
-            raise error or ToldByAnotherProcessError(message)
-        return result  # pyright: ignore[reportReturnType]
+        self.agree(error)
+        return self.from_main(result)
 
     def agree(self, error: UserError | None = None, stop: bool = False) -> bool:
-        troubled, stopped = self.sum(torch.tensor([error is not None, stop], dtype=torch.int64)).tolist()
-        if troubled:
+        errors, stops = self.sum(torch.tensor([error is not None, stop], dtype=torch.int64)).tolist()
+        if errors:
             messages = self.gather(None if error is None else str(error))
-            kind = UserError if self.is_main else ToldByAnotherProcessError
+            if self.is_main and error is not None:
+                raise error
+            kind = UserError if self.is_main else ReportedByAnotherRankError
             raise kind(next(message for message in messages if message is not None))
-        return stopped > 0
+        return stops > 0
 
-    def tells(self, error: UserError) -> bool:
-        """Whether it is this process that tells of an error: the first that has it."""
+    def reports(self, error: UserError) -> bool:
+        """True on the rank that reports an error which all ranks may have: the first to ask."""
         try:
-            return self._store.add(f"{self._own_keys}/told/{error}", 1) == 1
+            return self._launchers_store.add(f"{self._own_keys}/reported/{error}", 1) == 1
         except RuntimeError:  # the store is gone
             return self.is_main
 
@@ -218,49 +206,49 @@ class _ManyProcesses(_Launched):
 
 @contextmanager
 def joined_processes(device: str | None) -> Generator[World, None, None]:
-    """Inside of `with`, this process is one of those that the launcher started; or alone, where it started no others.
+    """Inside of `with`, this process is one of the launcher's ranks; or alone, if there are no others.
 
-    Of an error that all processes have, one tells; of a connection that broke, process 0.
+    An error that all ranks have is reported by one of them, a connection that broke by the main rank.
 
     Raises:
-        UserError: a device that many processes can't share.
+        UserError: a device that many ranks can't share.
     """
     size = _from_launcher("WORLD_SIZE", 1)
     if size == 1:
-        yield _Launched(_launchers_store(0)) if _launcher_has_store() else ALONE
+        yield World(_launchers_store(0)) if _launcher_has_store() else ALONE
         return
     if device not in (None, "cpu", "cuda"):
-        kind = UserError if _from_launcher("RANK", 0) == 0 else ToldByAnotherProcessError
+        kind = UserError if _from_launcher("RANK", 0) == 0 else ReportedByAnotherRankError
         raise kind(f"device {device!r}: torchrun gives each process its own; use cuda or cpu, or leave it out")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     with _process_group("gloo" if on_cpu else "cpu:gloo,cuda:nccl", int(os.environ["RANK"]), size) as store:
-        world = _ManyProcesses(store, on_cpu)
+        world = _ManyRanks(store, on_cpu)
         try:
             yield world
-        except ToldByAnotherProcessError:
+        except ReportedByAnotherRankError:
             raise
         except UserError as error:
-            if world.tells(error):
+            if world.reports(error):
                 raise
-            raise ToldByAnotherProcessError(str(error)) from error
+            raise ReportedByAnotherRankError(str(error)) from error
         except KeyboardInterrupt:
             if world.is_main:
                 raise
-            raise ToldByAnotherProcessError("stopped") from None
+            raise ReportedByAnotherRankError("stopped") from None
         except RuntimeError as error:
             if not _connection_broke(error):
                 raise
-            line = "the connection to another process of the run broke; what became of that one, torchrun says"
-            raise UserError(line) if world.is_main else ToldByAnotherProcessError(line) from error
+            line = "the connection to another rank of the run broke; see torchrun's lines for what became of it"
+            raise UserError(line) if world.is_main else ReportedByAnotherRankError(line) from error
         finally:
             world.leave()
 
 
 @contextmanager
 def _process_group(backend: str, rank: int, size: int) -> Iterator[Store]:
-    """Inside of `with`, the processes can talk to each other; gives the launcher's store.
+    """Inside of `with`, the ranks can send each other messages; gives the launcher's store.
 
-    Once more in the same processes, too: then old keys in the store must not be found.
+    The same processes may do this again, so the keys are new each time.
     """
     from accelerate.state import AcceleratorState
 
@@ -285,7 +273,7 @@ def _launchers_store(rank: int) -> Store:
 
 
 def _launcher_has_store() -> bool:
-    """Else process 0 has it, and it ends with that."""
+    """True if the store is in the launcher's process; else it is in the main rank's and ends with that."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
@@ -294,12 +282,12 @@ def _from_launcher(variable: str, otherwise: int) -> int:
 
 
 def _connection_broke(error: RuntimeError) -> bool:
-    """gloo's errors are plain RuntimeErrors that name the file they come from."""
+    """True for an error of the process group; gloo's are plain RuntimeErrors that name the file they come from."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 class _WithUnused(nn.Module):
-    """A network and a parameter that it does not use: DDP complains at length where it looks for such and finds none.
+    """A network and a parameter that it does not use: looking for such and finding none, DDP complains at length.
 
     Nothing else knows of the parameter, so it is neither trained nor saved.
     """
@@ -316,61 +304,70 @@ class _WithUnused(nn.Module):
 # --- batch norms
 
 
-def synchronise_batch_norms(network: nn.Module) -> None:
-    """Let batch norms that train see the images of all processes: N processes then compute what one would.
+def synchronise_batch_norms(network: nn.Module, *, on_gpus: bool) -> None:
+    """Let a network's batch norms see the images of all ranks while they train: many ranks then compute what one would.
 
-    torch.nn.SyncBatchNorm is for GPUs only, and timm's batch norms have an activation that it would lose.
+    They are replaced: on GPUs by torch.nn.SyncBatchNorm, which gloo lacks. Tensors and their names stay, frozen norms
+    too, and a second call changes nothing.
     """
-    for norm in trained_batch_norms(network):
-        if not isinstance(norm, _OverAllProcesses):
-            norm.__class__ = _over_all_processes(type(norm))
+    from timm.layers.norm_act import convert_sync_batchnorm  # keeps the activation that timm's norms have
+
+    trained = trained_batch_norms(network)
+    for name, norm in list(network.named_modules(remove_duplicate=False)):
+        if norm in trained and not isinstance(norm, GlooBatchNorm | nn.SyncBatchNorm):
+            network.set_submodule(name, convert_sync_batchnorm(norm) if on_gpus else GlooBatchNorm(norm))
 
 
-@functools.cache
-def _over_all_processes(cls: type) -> type:
-    return type(cls.__name__, (_OverAllProcesses, cls), {})
+class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """A batch norm with the settings and tensors of another one. In training it normalises over all ranks, by gloo."""
 
+    def __init__(self, norm: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(norm.__dict__)  # parameters, buffers, settings, and of timm's norms dropout and activation
 
-class _OverAllProcesses:
-    """Put before a batch norm's class."""
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions will do."""
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)  # pyright: ignore[reportAttributeAccessIssue]
-        mean, variance, count = moments_of_all(x)
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._normalised(x) if self.training else super().forward(x)
+        for layer in self.children():  # timm's dropout and activation
+            y = layer(y)
+        return y
+
+    def _normalised(self, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
+        mean, variance, count = moments_of_all_ranks(x)
         if self.track_running_stats:
             with torch.no_grad():
-                self.num_batches_tracked.add_(1)
-                weight = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
-                self.running_mean.lerp_(mean, weight)
-                self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), weight)
+                batches = self.get_buffer("num_batches_tracked").add_(1)
+                weight = self.momentum if self.momentum is not None else 1 / batches.item()
+                self.get_buffer("running_mean").lerp_(mean, weight)
+                self.get_buffer("running_var").lerp_(variance * count / (count - 1).clamp(min=1), weight)
         scale = (variance + self.eps).rsqrt() * (1 if self.weight is None else self.weight)  # (C,)
         shift = (0 if self.bias is None else self.bias) - mean * scale
         by_channel = (-1, *[1] * (x.ndim - 2))
-        normalised = (x * scale.view(by_channel) + shift.view(by_channel)).to(x.dtype)
-        return self.act(self.drop(normalised)) if hasattr(self, "act") else normalised
+        return (x * scale.view(by_channel) + shift.view(by_channel)).to(x.dtype)
 
 
-def moments_of_all(
+def moments_of_all_ranks(
     x: Float[Tensor, "B C ..."],
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, 1]]:
-    """Mean and (biased) variance of each channel over all processes, and how many values a channel has in all.
+    """Mean and (biased) variance of each channel over all ranks, and the number of values that a channel has.
 
-    The variance is put together from each process's own (Chan et al. 1979, "Updating formulae and a pairwise algorithm
-    for computing sample variances"): sums of squares would lose what float32 has.
+    The variance is put together from each rank's own (Chan et al. 1979, "Updating formulae and a pairwise algorithm for
+    computing sample variances"): sums of squares would lose float32's last digits.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     own_variance, own_mean = torch.var_mean(x, dim=[d for d in range(x.ndim) if d != 1], correction=0)
     own_count = own_mean.new_full((1,), x.numel() / x.shape[1])
-    sums: Tensor = _SumOverAll.apply(torch.cat([own_mean * own_count, own_count]))  # pyright: ignore
+    sums: Tensor = _SumOverRanks.apply(torch.cat([own_mean * own_count, own_count]))  # pyright: ignore
     count = sums[-1:].detach()
     mean = sums[:-1] / count
-    variance: Tensor = _SumOverAll.apply((own_variance + (own_mean - mean).square()) * own_count)  # pyright: ignore
+    variance: Tensor = _SumOverRanks.apply((own_variance + (own_mean - mean).square()) * own_count)  # pyright: ignore
     return mean, variance / count, count
 
 
-class _SumOverAll(torch.autograd.Function):
-    """A sum over all processes, and of its gradients likewise."""
+class _SumOverRanks(torch.autograd.Function):
+    """A sum over all ranks; its gradient is the sum of theirs."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:

@@ -1,20 +1,23 @@
 """A recipe: every setting of a training run, as one frozen value.
 
-The functions in `onestage.recipes` return these; `recipe.json` in a run folder holds the one that was used.
+Functions in `onestage.recipes` return recipes; `recipe.json` and `recipe.toml` in a run folder hold the one that was
+used, in tables: the run's own settings, `[network]`, `[augmentation]`, `[postprocessing]`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from onestage.augmentation import Augmentation
+from onestage.data.augmentation import SSD_PAPER, TRANSFORMS, Augmentation
+from onestage.detectors import DetectorConfig, detector_config
 from onestage.errors import UserError
+from onestage.selection import Selection
+from onestage.settings import Setting, fitted, plain, read, setting, settings_of
 
-NETWORK_FIELDS = (
-    *("anchor_sizes", "aspect_ratios", "image_size", "edges", "neck", "backbone_norm", "sfam"),
-    *("checkpoint_activations", "negatives_per_positive", "box_loss"),
-)
+TABLES = ("network", "augmentation", "postprocessing")  # each is a value of a class of its own
+LENGTHS = ("epochs", "steps", "minutes")
 
 
 @dataclass(frozen=True)
@@ -23,72 +26,81 @@ class Recipe:
 
     Learning-rate schedules are functions of the run's progress (0 to 1), so a recipe keeps its shape when its length
     is changed. See `onestage.training.schedule`.
+
+    Attributes:
+        network: the detector's settings; None: those that go with its name.
+        augmentation: how training images are varied.
+        postprocessing: which detections evaluation keeps, and later the model; None: as the detector's paper.
     """
 
-    detector: str = "ssd300-vgg16"
+    detector: str = setting("ssd300-vgg16", "Detector to train")
+    network: DetectorConfig = setting(None, "Settings of the detector")
+    augmentation: Augmentation = setting(SSD_PAPER, "Settings of the augmentation")
+    postprocessing: Selection = setting(None, "Which detections are kept")
 
-    # --- the length of the run
-    epochs: float | None = None
-    steps: int | None = None
-    minutes: float | None = None  # of training; set-up and evaluations are not counted
-    batch_size: int = 32  # images a step, over all processes
-    accumulate: int = 1  # a step's images go through the network in so many parts: less memory, the same losses
-    repeat: int = 1  # an epoch shows every image this many times
+    # the length of the run
+    epochs: float | None = setting(None, "Passes over the training images")
+    steps: int | None = setting(None, "Optimizer steps")
+    minutes: float | None = setting(None, "Minutes of training; set-up and evaluations are not counted")
+    batch_size: int = setting(32, "Images a step, over all ranks")
+    accumulate: int = setting(1, "Parts in which a step's images go through the network: less memory, the same losses")
+    repeat: int = setting(1, "Times that an epoch shows each image")
 
-    # --- the network; None: the detector's own. Each is for the detectors that have it (`DetectorConfig.adjusted`)
-    anchor_sizes: tuple[float, ...] | None = None  # pixels of the network's input
-    aspect_ratios: tuple[float, ...] | None = None  # RetinaNet: width / height
-    image_size: int | None = None  # RetinaNet: every image stretched to a square of so many pixels
-    edges: tuple[int, int] | None = None  # RetinaNet: what the shorter side becomes, and the longer one's limit
-    neck: Literal["none", "top_down"] | None = None  # SSD: a way back from deep maps to fine ones
-    backbone_norm: Literal["batch", "frozen"] | None = None  # RetinaNet: frozen ones stay as their weights have them
-    sfam: bool | None = None  # M2Det: attention over channels (Zhao 2019, 3.2)
-    checkpoint_activations: bool | None = None  # M2Det: less memory, more time
-    quick_start: bool = False  # batch norms in fresh layers and a calm head (`DetectorConfig.with_quick_start`)
-    train_stem: bool = True  # False: the backbone's first layers (`FeatureMaps.stem`) keep their weights
-    frozen: tuple[str, ...] = ()  # parameters whose name starts so are not trained
+    # what is trained
+    train_stem: bool = setting(True, "Train the backbone's first layers too; False: they keep their weights")
+    frozen: tuple[str, ...] = setting((), "Name prefixes of parameters that are not trained")
 
-    # --- the loss; None: the detector's own
-    negatives_per_positive: float | None = None  # SSD, M2Det: anchors without an object that count (Liu 2016, 2.2)
-    box_loss: Literal["smooth_l1", "l1", "giou"] | None = None  # RetinaNet
-    box_loss_weight: float = 1.0  # beside the loss of the classes, which has 1
+    # the optimizer
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "Optimizer")
+    learning_rate: float = setting(1e-3, "Highest learning rate; the schedule's parts are of it")
+    backbone_learning_rate_factor: float = setting(1.0, "Factor on the learning rate of the backbone")
+    head_learning_rate_factor: float = setting(1.0, "Factor on the learning rate of the last convolutions (SSD, M2Det)")
+    learning_rate_factors: tuple[tuple[str, float], ...] = setting(
+        (), "More factors on the learning rate, each with the prefix of its parameters' names"
+    )
+    momentum: float = setting(0.9, "Momentum of sgd")
+    weight_decay: float = setting(5e-4, "Weight decay; biases and norms have none")
+    gradient_clip: float | None = setting(None, "Largest norm of the whole gradient")
+    ema_decay: float | None = setting(None, "Decay of the averaged weights that are evaluated and kept")
 
-    # --- the optimizer
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 1e-3  # the highest; the schedule's parts are of it
-    backbone_learning_rate_factor: float = 1.0  # of the learning rate, for the backbone
-    head_learning_rate_factor: float = 1.0  # SSD, M2Det: of the learning rate, for the last convolutions
-    learning_rate_factors: tuple[tuple[str, float], ...] = ()  # more of them: (beginning of a parameter's name, factor)
-    momentum: float = 0.9  # of sgd
-    weight_decay: float = 5e-4  # not of biases and norms
-    gradient_clip: float | None = None  # largest norm of the whole gradient
-    ema_decay: float | None = None  # of the averaged weights that are evaluated and kept
+    # the schedule
+    schedule: Literal["steps", "cosine", "one_cycle"] = setting("steps", "How the learning rate changes over the run")
+    milestones: tuple[float, ...] = setting((), "Fractions of the run after which the rate of schedule steps changes")
+    milestone_factors: tuple[float, ...] | None = setting(
+        None, "Factor on the learning rate after each milestone; none: a tenth each time"
+    )
+    warmup_steps: int = setting(0, "Steps in which the learning rate rises to what the schedule says")
 
-    # --- the schedule
-    schedule: Literal["steps", "cosine", "one_cycle"] = "steps"  # how the learning rate changes over the run
-    milestones: tuple[float, ...] = ()  # "steps": fractions of the run after which the rate is another one
-    milestone_factors: tuple[float, ...] | None = None  # of the rate, after each; None: a tenth each time
-    warmup_steps: int = 0  # in which the learning rate rises to what the schedule says
+    # reading data
+    workers: int | None = setting(None, "Processes that read images; none: chosen from the machine")
+    worker_start_method: Literal["fork", "spawn", "forkserver"] | None = setting(
+        None, "How these processes are started; none: Python's default"
+    )
 
-    # --- data
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    workers: int | None = None  # None: chosen from the machine
-    worker_start_method: Literal["fork", "spawn", "forkserver"] | None = None  # None: Python's default
-
-    # --- the rest
-    evaluations: int = 8  # evenly over the run; the last is at its end. Fewer where they would slow `minutes` much
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # bf16 where the processor or the GPU is fast at it
-    compile: bool = False  # torch.compile: minutes at the start, faster steps on GPUs
-    deterministic: bool = False  # on GPUs, the same bits in each run; slower. CPUs are so always
-    max_skipped_steps: int = 5  # in a row, because a loss or gradient was not finite; then the run ends
-    seed: int = 0
+    # the rest
+    evaluations: int = setting(
+        8, "Evaluations, evenly over the run, the last at its end; fewer where they would take much of the minutes"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "Number format of the network; auto: bf16 where the hardware is fast at it"
+    )
+    compile: bool = setting(False, "torch.compile the network: minutes at the start, faster steps on GPUs")
+    deterministic: bool = setting(False, "The same bits in each run on GPUs too; slower. CPUs always are so")
+    max_skipped_steps: int = setting(
+        5, "Steps in a row that are skipped because a loss or gradient is not finite, which end the run"
+    )
+    seed: int = setting(0, "Seed of fresh weights, the order of the images and their augmentation")
 
     def __post_init__(self) -> None:
-        lengths = [name for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None]
+        if self.network is None:
+            object.__setattr__(self, "network", detector_config(self.detector))
+        if self.postprocessing is None:
+            object.__setattr__(self, "postprocessing", self.network.PAPERS_SELECTION)
+        lengths = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise UserError(f"recipe: {' and '.join(lengths)} are both set; a run has one length, so give one of them")
-        positive = ("epochs", "steps", "minutes", "batch_size", "accumulate", "repeat", "learning_rate", "evaluations")
-        for name in (*positive, "max_skipped_steps"):
+        positive = (*LENGTHS, "batch_size", "accumulate", "repeat", "learning_rate", "evaluations", "max_skipped_steps")
+        for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"recipe: {name} is {value}; expected a number above 0")
@@ -108,33 +120,103 @@ class Recipe:
             return self
         return replace(self, epochs=epochs, steps=steps, minutes=minutes)
 
-    def with_settings(self, settings: dict[str, Any]) -> Recipe:
-        """The same recipe with the fields of `settings` that are not None."""
-        return replace(self, **{name: value for name, value in settings.items() if value is not None})
+    def with_settings(self, settings: Mapping[str, Any], where: str = "recipe") -> Recipe:
+        """The same recipe with some settings changed.
 
-    def network_settings(self) -> dict[str, Any]:
-        """The fields that change the network or its loss, as `DetectorConfig.adjusted` takes them."""
-        return {name: getattr(self, name) for name in NETWORK_FIELDS}
+        Args:
+            settings: values by name; None keeps one. Besides the recipe's own names, those of the network
+                (`anchor_sizes`), and with their table's name those of the rest (`postprocessing.iou_threshold`,
+                `augmentation.expand-max`).
+            where: where the values come from, for messages.
+
+        Raises:
+            UserError: an unknown name, or a value that does not fit.
+        """
+        own = {one.name: one for one in own_settings()}
+        changed: dict[str, Any] = {}
+        tables: dict[str, dict[str, Any]] = {name: {} for name in TABLES}
+        for name, value in ((name, value) for name, value in settings.items() if value is not None):
+            table, _, key = name.partition(".")
+            if name in own:
+                changed[name] = fitted(own[name].type, value, f"{where}: {name}")
+            elif table == "augmentation" and key:
+                path = _path_in_augmentation(key)
+                inner = tables[table].setdefault(path[0], {}) if len(path) == 2 else tables[table]
+                inner[path[-1]] = value
+            elif table == "postprocessing" and key:
+                tables[table][key] = value
+            else:
+                tables["network"][name] = value
+        return self._with_tables(changed, tables, where)
+
+    def _with_tables(self, own: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]], where: str) -> Recipe:
+        """With its own settings `own`, which fit, and partial tables of the others."""
+        name = own.get("detector", self.detector)
+        network = self.network if name == self.detector else detector_config(name)
+        same_family = type(network) is type(self.network)
+        postprocessing = self.postprocessing if same_family else network.PAPERS_SELECTION
+        return replace(
+            self,
+            **own,
+            network=network.adjusted(tables["network"], where),
+            augmentation=self.augmentation.changed(tables["augmentation"], where),
+            postprocessing=read(Selection, tables["postprocessing"], where, base=postprocessing),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it back."""
-        return asdict(self)
+        own = {one.name: plain(getattr(self, one.name)) for one in own_settings()}
+        return own | {
+            "network": plain(self.network),
+            "augmentation": self.augmentation.as_dict(),
+            "postprocessing": plain(self.postprocessing),
+        }
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
-        """Read `as_dict` back, from JSON too (lists become tuples).
+    def from_dict(cls, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+        """Read a recipe of JSON or TOML: settings by name, in its tables. What is missing is the detector's own.
 
         Raises:
-            UserError: a field that this version does not know.
+            UserError: an unknown setting, or a value of another kind; named with `where` and its key.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(settings) - known)
-        if unknown:
-            raise UserError(f"recipe: unknown field {unknown[0]!r}; it was written by another version of onestage")
-        values = {name: _tuples(value) for name, value in settings.items()}
-        values["augmentation"] = Augmentation(**{k: _tuples(v) for k, v in settings["augmentation"].items()})
-        return cls(**values)
+        own = {one.name: one for one in own_settings()}
+        tables = {name: values.get(name, {}) for name in TABLES}
+        for name, value in values.items():
+            if name not in own and name not in TABLES:
+                raise UserError(f"{where}: unknown setting {name!r}; expected {', '.join([*own, *TABLES])}")
+            if name in TABLES and not isinstance(value, Mapping):
+                raise UserError(f"{where}: {name} is {value!r}; expected a table [{name}]")
+        given = {
+            name: fitted(own[name].type, value, f"{where}: {name}")
+            for name, value in values.items()
+            if name not in TABLES
+        }
+        base = cls(detector=given.get("detector", "ssd300-vgg16"))
+        network = {name: "none" if value is None else value for name, value in tables["network"].items()}  # JSON's null
+        augmentation = base.augmentation
+        if "augmentation" in values:
+            augmentation = Augmentation.from_dict(tables["augmentation"], f"{where}, [augmentation]")
+        return replace(
+            base,
+            **given,
+            network=base.network.adjusted(network, f"{where}, [network]"),
+            augmentation=augmentation,
+            postprocessing=read(
+                Selection, tables["postprocessing"], f"{where}, [postprocessing]", base=base.postprocessing
+            ),
+        )
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+def own_settings() -> list[Setting]:
+    """A recipe's settings but those of its tables."""
+    return [one for one in settings_of(Recipe) if one.name not in TABLES]
+
+
+def _path_in_augmentation(key: str) -> tuple[str, ...]:
+    """`expand-max`, `expand_max` or `expand.max` as ("expand", "max"); a setting of no transform alone."""
+    key = key.replace("-", "_").replace(".", "_")
+    transforms = [name for name in TRANSFORMS if key.startswith(f"{name}_")]
+    if not transforms:
+        return (key,)
+    transform = max(transforms, key=len)
+    return transform, key.removeprefix(f"{transform}_")

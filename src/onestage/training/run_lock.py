@@ -1,4 +1,4 @@
-"""One run a folder: a lock that the system takes away when its process ends, however it ends."""
+"""One run a folder: a lock that the system releases when its process ends, however that is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sole_run(folder: Path) -> Iterator[None]:
     """Inside of `with`, no other process trains into the folder.
 
     Raises:
-        UserError: one does already, and who that is.
+        UserError: another process does; its number, machine and start are named.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
@@ -46,7 +46,7 @@ def sole_run(folder: Path) -> Iterator[None]:
 
 def _holder(folder: Path) -> str:
     try:
-        said = json.loads((folder / HOLDER).read_text())
-        return f"process {said['pid']} on {said['host']} (since {said['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it begins or ends at this moment
+        holder = json.loads((folder / HOLDER).read_text())
+        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # it starts or ends at this moment
         return "another process"

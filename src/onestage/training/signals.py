@@ -14,9 +14,9 @@ ONE_PRESS_S = 1.0  # torchrun hands Ctrl-C on, so its processes get it once or t
 
 @contextmanager
 def stop_signals() -> Iterator[list[float]]:
-    """Collect SIGINT and SIGTERM in a list (true once one came); another interrupts at once.
+    """Collect the times of SIGINT and SIGTERM in a list, which is empty until one comes; the second interrupts at once.
 
-    Under torchrun, one within a second of the first is taken for the same.
+    Under torchrun, signals within a second of the first count as the same one.
     """
     received: list[float] = []
 
@@ -28,8 +28,7 @@ def stop_signals() -> Iterator[list[float]]:
     try:
         before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: whoever started the thread stops it
-        yield received
-        return
+        before = {}
     try:
         yield received
     finally:

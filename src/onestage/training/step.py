@@ -1,12 +1,13 @@
-"""One optimizer step: a batch in parts, on many processes, in float16 or not; taken only if all of it is finite.
+"""One optimizer step: a batch in parts, in one or many processes, in float16 or not; taken only if all of it is finite.
 
-    part -> predictions -> loss sums / positives -> backward, ... -> one gradient -> finite? -> clip -> optimizer
+    part -> predictions -> named loss sums / positives -> backward, ... -> one gradient -> finite? -> clip -> optimizer
 
-The losses are divided by the positives of the whole batch: of all its parts and all processes.
+Losses are divided by the positive anchors of the whole batch: of all its parts and all processes.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -27,28 +28,27 @@ from onestage.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class StepLosses:
-    """The losses of one step over all processes, per positive anchor, and what its gradient was like.
+    """Losses of one step over all processes, per positive anchor, and the norm of its gradient.
 
     Attributes:
-        classification, box: per positive anchor; `box` with the recipe's weight.
-        positives: anchors that are to find an object.
-        gradient_norm: before clipping.
-        overflow: the gradient is not finite because float16's losses were scaled up too far; the scale is lowered then.
+        by_name: the parts of the loss, as the detector names them.
+        positives: anchors that have an object to find; the sums were divided by it.
+        gradient_norm: norm of the whole gradient before clipping.
+        overflow: True if the gradient is not finite because float16's losses were scaled up too far.
     """
 
-    classification: float
-    box: float
+    by_name: dict[str, float]
     positives: float
     gradient_norm: float
     overflow: bool = False
 
     @property
     def total(self) -> float:
-        return self.classification + self.box
+        return sum(self.by_name.values())
 
     @property
     def finite(self) -> bool:
-        """Whether the step could be taken; it was not where this is false."""
+        """False if the step was skipped because a number is not finite."""
         return math.isfinite(self.total) and math.isfinite(self.gradient_norm)
 
 
@@ -70,9 +70,9 @@ class OptimizerStep:
         self._statistics = [buffer for norm in trained_batch_norms(detector) for buffer in norm.buffers()]
 
     def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
-        """Take one, unless its loss or gradient is not finite: then weights and statistics are as they were."""
+        """Take one step. If its loss or gradient is not finite, weights and batch norm statistics stay as they were."""
         set_learning_rate(self.optimizer, learning_rate)
-        before = self._copies_of_statistics()
+        before = [buffer.clone() for buffer in self._statistics]
         losses = self.gradient(in_parts(batch, self.recipe.accumulate))
         if losses.finite:
             if self.recipe.gradient_clip is not None:
@@ -82,61 +82,59 @@ class OptimizerStep:
         else:
             self._restore(before)
         if self.scaler.is_enabled():
-            # A loss that is not finite is not the scale's fault: then it stays.
+            # The scale stays where it is not the reason for a loss that is not finite.
             self.scaler.update(None if losses.finite or losses.overflow else self.scaler.get_scale())
         return losses
 
     def gradient(self, parts: Sequence[Batch]) -> StepLosses:
         """Leave the gradient of the whole batch's losses in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
-        first_positives, sums = torch.ones((), device=self.compute.device), []
+        names: list[str] = []
+        sums: list[Tensor] = []  # of each part: the losses by name, the positives
+        divisor = torch.ones((), device=self.compute.device)
         for part in parts:
             with nullcontext() if part is parts[-1] else self.world.without_exchange(self.network):
-                part_sums = self.losses(part)
-                if not sums:  # the divisor of all parts, until that of the whole batch is known
-                    first_positives = self.world.sum(part_sums.num_positives).clamp(min=1)
-                box_loss = self.recipe.box_loss_weight * part_sums.box / first_positives
-                loss = part_sums.classification / first_positives + box_loss
-                # The mean over the processes is taken of their gradients; the sum is wanted.
-                self.scaler.scale(loss * self.world.size).backward()
-            sums.append(torch.stack([part_sums.classification, part_sums.box, part_sums.num_positives]).detach())
-        classification, box, positives = self.world.sum(torch.stack(sums).sum(dim=0))
-        divisor = positives.clamp(min=1)
+                losses = self.losses(part)
+                if not sums:  # the first part's divisor serves all parts until that of the whole batch is known
+                    names = list(losses.sums)
+                    divisor = self.world.sum(losses.divisor).clamp(min=1)
+                total = functools.reduce(torch.add, (value / divisor for value in losses.sums.values()))
+                # Processes average their gradients, but the sum is wanted.
+                self.scaler.scale(total * self.world.size).backward()
+            sums.append(torch.stack([*losses.sums.values(), losses.divisor]).detach())
+        *values, positives = self.world.sum(torch.stack(sums).sum(dim=0))
+        whole_divisor = positives.clamp(min=1)
         if len(parts) > 1:
             for gradient in self._gradients():
-                gradient.mul_(first_positives / divisor)
+                gradient.mul_(divisor / whole_divisor)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm(self._gradients(), foreach=True)
-        box_loss = self.recipe.box_loss_weight * box / divisor
-        losses = StepLosses(*torch.stack([classification / divisor, box_loss, positives, norm]).tolist())
-        return replace(losses, overflow=self._scaled_too_far(losses))
-
-    def _scaled_too_far(self, losses: StepLosses) -> bool:
-        """Whether the gradient is not finite, and that may be because float16's losses were scaled up."""
-        if losses.finite or not math.isfinite(losses.total) or self.scaler.get_scale() <= 1:
-            return False
-        return not all(
-            gradient.isfinite().all() for gradient in self._gradients()
-        )  # else their norm alone is too large
+        numbers = torch.stack([*(value / whole_divisor for value in values), positives, norm]).tolist()
+        result = StepLosses(dict(zip(names, numbers, strict=False)), positives=numbers[-2], gradient_norm=numbers[-1])
+        return replace(result, overflow=self._scaled_too_far(result))
 
     def losses(self, part: Batch) -> Losses:
-        """Of one part, with their graph."""
+        """The losses of one part, with their graph."""
         with self.compute.autocast():
             predictions = self.network(part.images)
         return self.detector.losses(predictions, part.targets, (part.images.shape[2], part.images.shape[3]))
 
+    def _scaled_too_far(self, losses: StepLosses) -> bool:
+        """True if the gradient is not finite, and scaling up float16's losses may be the reason."""
+        if losses.finite or not math.isfinite(losses.total) or self.scaler.get_scale() <= 1:
+            return False
+        # Where each gradient is finite, their norm alone is too large for float32.
+        return not all(gradient.isfinite().all() for gradient in self._gradients())
+
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:
-        """After `with`, the batch norms' statistics are as before."""
-        before = self._copies_of_statistics()
+        """Put the statistics of the batch norms back after `with`."""
+        before = [buffer.clone() for buffer in self._statistics]
         try:
             yield
         finally:
             self._restore(before)
-
-    def _copies_of_statistics(self) -> list[Tensor]:
-        return [buffer.clone() for buffer in self._statistics]
 
     @torch.no_grad()
     def _restore(self, statistics: Sequence[Tensor]) -> None:
@@ -148,7 +146,7 @@ class OptimizerStep:
 
 
 def in_parts(batch: Batch, count: int) -> Sequence[Batch]:
-    """A batch cut into so many, or as many as it has images, whose sizes differ by one at most."""
+    """Cut a batch into `count` parts (or one an image, where it has fewer), whose sizes differ by one at most."""
     size = len(batch.images)
     count = min(count, size)
     edges = [size * part // count for part in range(count + 1)]

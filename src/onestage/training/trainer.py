@@ -1,36 +1,39 @@
 """The training loop.
 
-    batch -> predictions -> loss sums / positives -> backward -> step -> average -> (log, evaluate, save)
+    batch -> predictions -> named loss sums / positives -> backward -> step -> average -> (log, evaluate, save)
 
-Everything random in a run is a function of (seed, epoch, index), so a run that was stopped and resumed sees the same
-batches as one that was not, and many processes see what one would.
+Everything random in a run is a function of (seed, epoch, index). So a run that was stopped and resumed sees the same
+batches as one that was not, and several processes together see what one would.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from onestage.compute.device import Compute, compiled, keep_freed_memory, readable_compile_errors
+from onestage.compute.device import Compute, compiled, readable_compile_errors
+from onestage.compute.memory import keep_freed_memory
 from onestage.data.loader import batches_per_epoch, training_loader
 from onestage.data.loader_workers import readable_worker_errors
 from onestage.data.table import Table
 from onestage.detectors import Detector
 from onestage.errors import UserError
-from onestage.evaluation import Measurement, measure
+from onestage.evaluation import measure
 from onestage.models.model_file import RunFolder, save_model
-from onestage.structures import Batch, Detections, DetectionTable
+from onestage.structures import Batch, DetectionTable
 from onestage.terminal import Display
 from onestage.training.detect_all import StoppedError, detect_all
 from onestage.training.diagnosis import diagnose
-from onestage.training.journal import LOG_EVERY_STEPS, Interval, Journal
-from onestage.training.log_file import LogFile
+from onestage.training.experiment_logs import ExperimentLog, ExperimentLogs, start_logs
+from onestage.training.journal import LOG_EVERY_STEPS, Journal
+from onestage.training.log_file import begin_log
 from onestage.training.optimizer import (
     AveragedWeights,
     freeze_untrained,
@@ -41,23 +44,14 @@ from onestage.training.optimizer import (
 )
 from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
-from onestage.training.replay_file import save_skipped_step
+from onestage.training.replay_file import StepPosition, save_skipped_step
 from onestage.training.saved_state import Position, check_finite, check_identity, identity, load_state, save_state
 from onestage.training.schedule import learning_rate_factor
 from onestage.training.signals import stop_signals
 from onestage.training.step import OptimizerStep, StepLosses, in_parts
-from onestage.training.trackers import TrackerName, Trackers
 from onestage.training.watch import Watch
 
-EVALUATION_SHARE = 0.2  # a run of so many minutes evaluates as often as fits into so much of the time that it trained
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A data set's detections and how good they are."""
-
-    found: list[Detections]
-    measurement: Measurement
+EVALUATION_SHARE = 0.2  # a run of `minutes` spends no larger fraction of its training time on evaluations
 
 
 class Trainer:
@@ -76,21 +70,23 @@ class Trainer:
         workers: int,
         save_minutes: float = 5.0,
         world: World = ALONE,
-        track: tuple[TrackerName, ...] = (),
+        log_to: Sequence[str] = (),
         usual: Recipe | None = None,
     ) -> None:
         """Prepare a run.
 
         Args:
-            save_minutes: a checkpoint is written at every evaluation, and after so many minutes since the last.
+            save_minutes: minutes between two checkpoints; one is written at every evaluation too.
             world: the processes that train together.
-            track: the trackers that get what `log.csv` gets, and images.
+            log_to: experiment logs that get what `log.csv` gets, and images.
             usual: the recipe before a user's changes; warnings compare with it.
         """
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
-        self.train_table, self.test_table, self.track, self.usual = train, test, track, usual
+        self.train_table, self.test_table, self.log_to, self.usual = train, test, log_to, usual
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
-        self.stopped: list[float] = []  # true once a signal came
+        self.warn = partial(world.warn, say=display.say)
+        self.images_per_step = min(recipe.batch_size, len(train) * recipe.repeat)  # over all processes
+        self.steps_per_epoch = batches_per_epoch(len(train), recipe.repeat, recipe.batch_size)
         keep_freed_memory()
         compute.place(detector)
         freeze_untrained(detector, recipe)
@@ -118,34 +114,35 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end of the recipe. Ctrl-C or SIGTERM saves and raises KeyboardInterrupt."""
-        saved_at = time.monotonic()
         with (
             self.display,
-            self.open_journal() as self.journal,
-            stop_signals() as self.stopped,
+            self.open_journal() as journal,
+            stop_signals() as signals,
             readable_worker_errors(),
             readable_compile_errors(),
             closing(self.batches()) as batches,
         ):
             train_mode(self.detector)
+            saved_at = time.monotonic()
             stopped = False
             while not stopped and (self.evaluation_due or self.progress < 1):
-                if not self.evaluation_due:  # else it was cut off when the run was stopped
+                if not self.evaluation_due:  # else the run was stopped in an evaluation, which comes first now
                     started = time.monotonic()
-                    batch, stopped = self.next_batch(batches)
+                    batch, stopped = self.next_batch(batches, bool(signals))
                     waited_s = time.monotonic() - started
                     losses = self.step(batch)
                     spent_s = self.world.from_main(time.monotonic() - started)
                     self.position.seconds += spent_s
-                    self.journal.step(losses, batch, waited_s, spent_s)
-                evaluated = self.evaluation_due and not stopped
-                map_area = self.evaluate_and_keep() if evaluated else None
-                stopped |= evaluated and map_area is None
+                    journal.step(losses, batch, waited_s, spent_s)
+                evaluated, map_area = self.evaluation_due and not stopped, None
+                if evaluated:
+                    map_area = self.evaluate_and_keep(journal, lambda: bool(signals))
+                    stopped = map_area is None
                 if evaluated or self.position.step % LOG_EVERY_STEPS == 0:
-                    self.journal.row(self.position, self.epoch, self.progress, self.learning_rate, map_area)
+                    journal.row(self.position, self.epoch, self.progress, self.learning_rate, map_area)
                 if self.position.step % self.steps_per_epoch == 0:
-                    self.journal.epoch()
-                stopped |= bool(self.stopped) and self.world.size == 1
+                    journal.epoch()
+                stopped |= bool(signals) and self.world.size == 1
                 if evaluated or stopped or time.monotonic() - saved_at > 60 * self.save_minutes:
                     self.save()
                     saved_at = time.monotonic()
@@ -153,20 +150,21 @@ class Trainer:
             raise KeyboardInterrupt
 
     def open_journal(self) -> Journal:
-        say, main = self.display.say, self.world.is_main
-        watch = Watch(
-            self.recipe, self.train_table, reference=self.usual, steps_per_epoch=self.steps_per_epoch, say=say
-        )
-        trackers = Trackers(
-            self.track, folder=self.folder.root, settings=self.recipe.as_dict(), step=self.position.step, say=say
-        )
-        self.world.on_main(trackers.start)
-        log = LogFile(self.folder.log, resume_at_step=self.position.step) if main else None
-        watch.begin()
-        return Journal(self.display, watch, trackers, log, Interval(self.position), self.test_table)
+        """Start the logs of the run; rank 0 alone has some."""
+        report, step, logs = self.display.say, self.position.step, list[ExperimentLog]()
+
+        def start() -> None:
+            settings = self.recipe.as_dict()
+            logs.extend(start_logs(self.log_to, folder=self.folder.root, settings=settings, step=step, report=report))
+            begin_log(self.folder.log, resume_at_step=step)
+
+        self.world.on_main(start)
+        log_csv = self.folder.log if self.world.is_main else None
+        watch = Watch(self.recipe, self.train_table, self.steps_per_epoch, reference=self.usual, report=report)
+        return Journal(self.display, watch, ExperimentLogs(logs, report), log_csv, self.position, self.test_table)
 
     def batches(self) -> Generator[Batch, None, None]:
-        """Batches (this process's part of each) from where the run stands, without end."""
+        """Batches (this rank's part of each) from where the run stands, without end."""
         return training_loader(
             self.train_table,
             resize=self.detector.resize,
@@ -182,30 +180,27 @@ class Trainer:
             warn=self.warn,
         )
 
-    def next_batch(self, batches: Iterator[Batch]) -> tuple[Batch, bool]:
-        """The next batch, and whether a process was told to stop after it.
+    def next_batch(self, batches: Iterator[Batch], stop: bool) -> tuple[Batch, bool]:
+        """The next batch, and True if a process was told to stop after it (`stop`: this one).
 
         Raises:
-            UserError: one of the processes can't read its own.
+            UserError: one of the processes can't read its images.
         """
         batch, error = None, None
         try:
             batch = next(batches)
         except UserError as raised:
             error = raised
-        stopped = self.world.agree(error, bool(self.stopped))
+        stopped = self.world.agree(error, stop)
         assert batch is not None  # else the error was raised
         return batch, stopped
 
-    def warn(self, line: str) -> None:
-        self.world.warn(line, self.display.say)
-
     def step(self, batch: Batch) -> StepLosses:
-        """One optimizer step, if its losses and gradient are finite."""
+        """Take one optimizer step, if its losses and gradient are finite."""
         batch = batch.to(self.compute.device)
         losses = self.take_step(batch, self.learning_rate)
         if not losses.finite and not losses.overflow:
-            self.step_skipped(batch, losses)
+            self._report_skipped(batch, losses)
         self.position.step += 1
         self.position.images += self.images_per_step
         if losses.finite:
@@ -214,37 +209,27 @@ class Trainer:
                 self.average.update(self.detector, self.position.step)
         return losses
 
-    def step_skipped(self, batch: Batch, losses: StepLosses) -> None:
-        """Say what was not finite, and where; save the step for a replay.
+    def _report_skipped(self, batch: Batch, losses: StepLosses) -> None:
+        """Report what was not finite, and where; save the step for a replay.
 
         Raises:
-            UserError: too many in a row.
+            UserError: too many steps in a row.
         """
         self.position.skipped_in_a_row += 1
         number, in_a_row = self.position.step + 1, self.position.skipped_in_a_row
         names = [self.train_table.image_name(index) for index in batch.image_indices.tolist()]
         diagnosis = diagnose(self.take_step, in_parts(batch, self.recipe.accumulate), names, losses)
-        facts = {"number": number, "steps_taken": number - in_a_row, "learning_rate": self.learning_rate}
-        file = self.folder.replay(number)
-        saved = save_skipped_step(file, self.take_step, batch, diagnosis, **facts)
+        file, at = self.folder.replay(number), StepPosition(number, number - in_a_row, self.learning_rate)
+        saved = save_skipped_step(file, self.take_step, batch, diagnosis, at)
         again = f"; look at it again by: onestage train --replay {file}" if saved else ""
         self.display.say(f"warning: step {number} was skipped, {diagnosis}; no weight was changed{again}")
         if in_a_row >= self.recipe.max_skipped_steps:
             raise UserError(
                 f"{in_a_row} steps in a row were skipped, the last {number}; the checkpoint {self.folder.checkpoint} "
-                f"is whole; {diagnosis.advice(number - in_a_row)}"
+                f"is whole; {diagnosis.advice(at.steps_taken)}"
             )
 
     # --- where the run stands
-
-    @property
-    def images_per_step(self) -> int:
-        """Over all processes."""
-        return min(self.recipe.batch_size, len(self.train_table) * self.recipe.repeat)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return batches_per_epoch(len(self.train_table), self.recipe.repeat, self.recipe.batch_size)
 
     @property
     def epoch(self) -> float:
@@ -252,7 +237,7 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """The part of the run that is done, 0 to 1."""
+        """Fraction of the run that is done."""
         if self.recipe.minutes is not None:
             return min(1.0, self.position.seconds / (60 * self.recipe.minutes))
         steps = self.recipe.steps or math.ceil((self.recipe.epochs or 0) * self.steps_per_epoch)
@@ -262,74 +247,59 @@ class Trainer:
     def learning_rate(self) -> float:
         return self.recipe.learning_rate * learning_rate_factor(self.recipe, self.position.step, self.progress)
 
-    # --- evaluating and saving
-
     @property
     def evaluation_due(self) -> bool:
-        """Whether the run is as far as the recipe's next evaluation, and has the time for it (if it has a limit)."""
-        position, progress = self.position, self.progress
-        if int(progress * self.recipe.evaluations) <= position.evaluations:
-            return False
-        seconds_after = position.evaluation_seconds + position.longest_evaluation_seconds
-        has_time = self.recipe.minutes is None or seconds_after <= EVALUATION_SHARE * position.seconds
-        return has_time or progress >= 1
+        return evaluation_due(self.recipe, self.position, self.progress)
 
-    def evaluate_and_keep(self) -> float | None:
-        """Evaluate the weights that would be kept now, and keep them if they are the best.
+    # --- evaluating and saving
 
-        Returns VOC's area AP; None where a signal cut it off: the resumed run then evaluates first.
+    def evaluate_and_keep(self, journal: Journal, stopped: Callable[[], bool] = lambda: False) -> float | None:
+        """Evaluate the weights that would be kept now, and keep them if they are the best so far.
+
+        Returns VOC's area AP; None if `stopped` cut the evaluation off: the resumed run then begins with it.
         """
-        started = time.monotonic()
+        started, test = time.monotonic(), self.test_table
         with self.weights_to_keep():
-            try:
-                evaluated = self.evaluate()
-            except StoppedError:
-                return None
-            map_area = evaluated.measurement.metrics["voc"]["map_area"] or 0.0
-            coco_ap = evaluated.measurement.coco["AP"]
+            with self.display.stage("evaluating", len(test)) as stage:
+                try:
+                    found = detect_all(
+                        self.detector,
+                        test,
+                        self.compute,
+                        selection=self.recipe.postprocessing,
+                        workers=self.workers,
+                        start_method=self.recipe.worker_start_method,
+                        advance=stage.advance,
+                        stopped=stopped,
+                        warn=self.warn,
+                        world=self.world,
+                    )
+                except StoppedError:
+                    return None
+            measurement = measure(test.ground_truth(), DetectionTable.from_detections(found), test.categories)
+            map_area = measurement.metrics["voc"]["map_area"] or 0.0
             if map_area > self.position.best_map_area:
                 self.position.best_map_area = map_area
-                self.world.on_main(lambda: self.keep(map_area))
+                self.world.on_main(lambda: self._keep(map_area))
         seconds = self.world.from_main(time.monotonic() - started)
         self.position.evaluations = int(self.progress * self.recipe.evaluations)
         self.position.evaluation_seconds += seconds
         self.position.longest_evaluation_seconds = max(seconds, self.position.longest_evaluation_seconds)
-        self.journal.evaluated(evaluated.measurement.metrics, evaluated.found, self.position.step)
+        journal.evaluated(measurement.metrics, found, self.position.step)
         self.display.say(
-            f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {coco_ap:.4f} (COCO) on "
-            f"{len(self.test_table)} images; best AP50 {self.position.best_map_area:.4f}"
+            f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {measurement.coco['AP']:.4f} (COCO) on "
+            f"{len(test)} images; best AP50 {self.position.best_map_area:.4f}"
         )
         return map_area
 
-    def keep(self, map_area: float) -> None:
+    def _keep(self, map_area: float) -> None:
         """Write the model file with the weights that the detector has."""
         facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": self.position.step}
         save_model(self.folder.model, self.detector, self.detector.state_dict(), self.train_table.categories, **facts)
 
-    def evaluate(self) -> Evaluated:
-        """Detect in the test images with the detector's present weights, and measure.
-
-        Raises:
-            StoppedError: a signal came.
-        """
-        with self.display.stage("evaluating", len(self.test_table)) as stage:
-            found = detect_all(
-                self.detector,
-                self.test_table,
-                self.compute,
-                workers=self.workers,
-                start_method=self.recipe.worker_start_method,
-                advance=stage.advance,
-                stopped=lambda: bool(self.stopped),
-                warn=self.warn,
-                world=self.world,
-            )
-        truth, table = self.test_table.ground_truth(), DetectionTable.from_detections(found)
-        return Evaluated(found, measure(truth, table, self.test_table.categories))
-
     @contextmanager
     def weights_to_keep(self) -> Iterator[None]:
-        """Within, the detector has the averaged weights, if the recipe averages."""
+        """Give the detector the averaged weights inside of `with`, if the recipe averages."""
         if self.average is None:
             yield
             return
@@ -341,10 +311,10 @@ class Trainer:
             self.detector.load_state_dict(latest)
 
     def save(self) -> None:
-        """Write the checkpoint that `resume` reads; process 0 does.
+        """Write the checkpoint that `resume` reads; rank 0 does.
 
         Raises:
-            UserError: a number in it is not finite: the one before stays.
+            UserError: a number in it is not finite; the checkpoint before stays.
         """
         if not self.world.is_main:
             return
@@ -365,7 +335,7 @@ class Trainer:
         """Go on from the folder's newest checkpoint that can be read.
 
         Raises:
-            UserError: none there, or it is of another recipe, of other classes or other data.
+            UserError: there is none, or it is of another recipe, other classes or other data.
         """
         saved = self.world.on_main(lambda: load_state(self.folder))
         if saved.warning is not None:
@@ -380,3 +350,12 @@ class Trainer:
         self.position = Position(**saved.header["position"])
         due = int(self.progress * self.recipe.evaluations)
         self.position.evaluations = min(self.position.evaluations, due)  # fewer are done where the run is now longer
+
+
+def evaluation_due(recipe: Recipe, position: Position, progress: float) -> bool:
+    """True if the run has reached the recipe's next evaluation and, if its minutes are limited, has time for it."""
+    if int(progress * recipe.evaluations) <= position.evaluations:
+        return False
+    seconds_after = position.evaluation_seconds + position.longest_evaluation_seconds
+    has_time = recipe.minutes is None or seconds_after <= EVALUATION_SHARE * position.seconds
+    return has_time or progress >= 1

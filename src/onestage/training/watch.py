@@ -1,16 +1,13 @@
-"""What goes wrong in a run without stopping it, told in one line, once: anchors, classes, rate, loading, memory.
+"""Warnings about a run that goes on but not well: anchors, classes, learning rate, loading, memory.
 
-The numbers are kept on the processor and cost a few microseconds a step; nothing here waits for a GPU.
+The numbers are kept on the CPU and cost a few microseconds a step; nothing here waits for a GPU.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from statistics import median
 
 import numpy as np
 import psutil
@@ -22,84 +19,83 @@ from onestage.training.batch_size import scaled_rate
 from onestage.training.recipe import Recipe
 
 STEPS_WITHOUT_POSITIVES = 50
-LEAST_STEPS_WITHOUT_POSITIVES = 5  # where epochs are shorter: random crops may empty a few batches of a small set
-SHOWINGS = 5  # of images with a class before its absence is told: a crop may cut off the only object
-NAMES = 5  # of classes that are listed
+LEAST_STEPS_WITHOUT_POSITIVES = 5  # in shorter epochs: random crops may empty a few batches of a small set
+SHOWINGS = 5  # times that images of a class are due before its absence is reported: a crop may cut off the only object
+CLASSES_NAMED = 5
 RATE_FACTOR = 4.0  # either way from the scaled rate; papers' and recipes' own choices lie within it
-FIRST_STEPS = 10  # not timed: kernels are compiled, readers start
-BLOCK_STEPS, BLOCKS = 10, 5  # of steps that are timed; the worst block is left out, as a hiccup of the disk
+FIRST_STEPS = 10  # not timed: kernels are compiled, workers start
+BLOCK_STEPS, BLOCKS = 10, 5  # timed steps; the worst block is left out, as a hiccup of the disk
 WAITING_SHARE = 0.25  # of the time; below that, faster loading would save less than a quarter
-FIRST_EPOCHS, FIRST_MEMORY_STEPS = 2, 100  # not measured: readers and caches fill
-MEMORY_EPOCHS = (5, 11, 23, 47)  # spans over which growth is looked for; slow leaks need long ones
-MEMORY_GROWTH = 0.05  # over a span, of what there was
+FIRST_EPOCHS, FIRST_MEMORY_STEPS = 2, 100  # not measured: loader workers and caches fill
+MEMORY_EPOCHS = 6  # fewest measurements from which growth is read
+MEMORY_GROWTH = 0.05  # fraction of the memory at first
 MEMORY_MB = 10.0  # an epoch
-STEADY = 0.9  # Kendall's tau of memory and time; noise reaches 1 over 5 epochs once in 720 times
+STEADY = 0.97  # least correlation of memory and time: a jump has 0.87, noise reaches it once in 1,500 times
 MEASURING_COST = 0.01  # of the time
 
 
 class Watch:
-    """Looks at a run's steps; each kind of warning is given once."""
+    """Looks at a run's steps and reports each kind of trouble once."""
 
     def __init__(
         self,
         recipe: Recipe,
         table: Table,
+        steps_per_epoch: int,
         *,
         reference: Recipe | None,
-        steps_per_epoch: int,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
-        """Args:
-        recipe: of the run.
-        table: the training images.
-        reference: the recipe before the user changed it, whose learning rate is right for its images a step.
-        steps_per_epoch: of the run.
-        say: given each warning, one line.
+        """Begin to watch, and warn of what is known before the first step.
+
+        Args:
+            recipe: the run's settings.
+            table: the training images.
+            steps_per_epoch: steps in which the run shows all images.
+            reference: the recipe before the user changed it, whose learning rate suits its batch size.
+            report: called with each warning, one line.
         """
-        self._recipe, self._table, self._reference, self._say = recipe, table, reference, say
-        self._meeting = _Meeting(steps_per_epoch)
+        self._report, self._reported = report, set[str]()
+        self._anchors = _Anchors(steps_per_epoch)
         self._classes = _Classes(table, steps_per_epoch)
         self._loading = _Loading()
         self._memory = _Memory()
+        if reference is not None:
+            images = min(recipe.batch_size, max(1, len(table) * recipe.repeat))
+            self._warn("learning rate", learning_rate_warning(recipe, reference, images))
+        self._warn("missing classes", self._classes.missing())
 
-    def begin(self) -> None:
-        """Tell what can be told before the first step."""
-        if self._reference is not None:
-            images = min(self._recipe.batch_size, max(1, len(self._table) * self._recipe.repeat))
-            self._tell(learning_rate_warning(self._recipe, self._reference, images))
-        self._tell(self._classes.missing())
-
-    def step(
-        self, labels: Int64[Tensor, " N"], num_positives: float, waited_s: float, spent_s: float, images: int
-    ) -> None:
-        """Take in one step.
+    def step(self, labels: Int64[Tensor, " N"], positives: float, waited_s: float, spent_s: float, images: int) -> None:
+        """Take note of one step.
 
         Args:
-            labels: of the objects in the batch that are not ignored, on the CPU.
-            num_positives: anchors of the whole batch that are to find an object.
-            waited_s: for the batch.
-            spent_s: on the step in all, waiting included.
-            images: in the batch.
+            labels: classes of the batch's objects that are not ignored, on the CPU.
+            positives: anchors of the whole batch that have an object to find.
+            waited_s: seconds until the batch came.
+            spent_s: seconds of the whole step, waiting included.
+            images: number of images in the batch.
         """
-        self._tell(self._meeting.step(len(labels), num_positives))
+        self._warn("anchors", self._anchors.step(len(labels), positives))
         self._classes.step(labels, images)
-        self._tell(self._loading.step(waited_s, spent_s, images))
+        self._warn("loading", self._loading.step(waited_s, spent_s, images))
         self._memory.steps += 1
 
     def epoch(self) -> None:
-        """Look back, at the end of every epoch."""
-        self._tell(self._classes.epoch())
-        self._tell(self._memory.epoch())
+        """Look back at the end of an epoch."""
+        self._warn("unseen classes", self._classes.epoch())
+        if "memory" not in self._reported:
+            self._warn("memory", self._memory.epoch())
 
-    def _tell(self, warning: str | None) -> None:
-        if warning is not None:
-            self._say(f"warning: {warning}")
+    def _warn(self, kind: str, warning: str | None) -> None:
+        if warning is not None and kind not in self._reported:
+            self._reported.add(kind)
+            self._report(f"warning: {warning}")
 
 
 def learning_rate_warning(recipe: Recipe, reference: Recipe, images: int) -> str | None:
-    """Whether the rate is far from the reference's, scaled to this many images a step (`batch_size.scaled_rate`).
+    """A warning if the rate is far from the reference's, scaled to this many images a step (`scaled_rate`).
 
-    Rates of different optimizers are not comparable: nothing is said of them.
+    Rates of different optimizers can't be compared.
     """
     if recipe.optimizer != reference.optimizer:
         return None
@@ -116,33 +112,28 @@ def learning_rate_warning(recipe: Recipe, reference: Recipe, images: int) -> str
     )
 
 
-class _Meeting:
-    """Whether boxes and anchors meet at all."""
+class _Anchors:
+    """Notices that no object overlaps any anchor."""
 
     def __init__(self, steps_per_epoch: int) -> None:
         self._patience = min(STEPS_WITHOUT_POSITIVES, max(steps_per_epoch, LEAST_STEPS_WITHOUT_POSITIVES))
         self._empty_patience = max(steps_per_epoch, self._patience)  # a sparse set has many images without objects
         self._steps = self._objects = self._steps_with_objects = 0  # since the last positive anchor
-        self._told = False
 
-    def step(self, objects: int, num_positives: float) -> str | None:
-        if num_positives > 0:
+    def step(self, objects: int, positives: float) -> str | None:
+        if positives > 0:
             self._steps = self._objects = self._steps_with_objects = 0
             return None
         self._steps += 1
         self._objects += objects
         self._steps_with_objects += objects > 0
-        if self._told:
-            return None
         if self._steps_with_objects >= self._patience:
-            self._told = True
             return (
                 f"no anchor met a box in {self._steps} steps, though {self._objects:,} objects came; expected a few "
                 "anchors an object: the boxes are of other sizes than the anchors, so leave out --anchor-sizes, or "
                 "leave out --recipe: the default recipe makes anchors from the data"
             )
         if self._steps >= self._empty_patience and not self._objects:
-            self._told = True
             return (
                 f"not one object in the images of {self._steps} steps; expected some in most batches: look at the "
                 "annotations of the training split"
@@ -151,13 +142,12 @@ class _Meeting:
 
 
 class _Classes:
-    """Which classes the network gets to see."""
+    """Notices classes that the network never sees."""
 
     def __init__(self, table: Table, steps_per_epoch: int) -> None:
         self._names, self._split, self._steps_per_epoch = table.categories.names, table.split, steps_per_epoch
         self._images_in_table, self._images_of_class = max(1, len(table)), images_of_class(table)
-        self._seen: Bool[np.ndarray, " K"] = self._images_of_class == 0  # those are told of before the first step
-        self._all_seen = bool(self._seen.all())
+        self._seen: Bool[np.ndarray, " K"] = self._images_of_class == 0  # `missing` reports those
         self._steps = self._images = 0
 
     def missing(self) -> str | None:
@@ -171,20 +161,17 @@ class _Classes:
         )
 
     def step(self, labels: Int64[Tensor, " N"], images: int) -> None:
-        if not self._all_seen:
-            self._steps += 1
-            self._images += images
-            self._seen[labels.numpy()] = True
+        self._steps += 1
+        self._images += images
+        self._seen[labels.numpy()] = True
 
     def epoch(self) -> str | None:
-        if self._all_seen or self._steps < self._steps_per_epoch:  # a resumed run begins in mid-epoch
-            return None
-        self._all_seen = bool(self._seen.all())
-        passes = self._images / self._images_in_table  # of the data; a process of several sees its share only
+        passes = self._images / self._images_in_table  # of the data; one of several processes sees its share only
         unseen = np.flatnonzero(~self._seen).tolist()
+        if self._steps < self._steps_per_epoch:  # a resumed run begins in the middle of an epoch
+            return None
         if not any(passes * self._images_of_class[label] >= SHOWINGS for label in unseen):
             return None
-        self._all_seen = True  # what comes later is not looked at
         images = int(self._images_of_class[unseen].sum())
         return (
             f"no object of {len(unseen)} of {len(self._names)} classes ({self._listed(unseen)}) came in "
@@ -193,12 +180,12 @@ class _Classes:
         )
 
     def _listed(self, labels: Sequence[int]) -> str:
-        more = f" and {len(labels) - NAMES} more" if len(labels) > NAMES else ""
-        return ", ".join(repr(self._names[label]) for label in labels[:NAMES]) + more
+        more = f" and {len(labels) - CLASSES_NAMED} more" if len(labels) > CLASSES_NAMED else ""
+        return ", ".join(repr(self._names[label]) for label in labels[:CLASSES_NAMED]) + more
 
 
 def images_of_class(table: Table) -> Int64[np.ndarray, " K"]:
-    """How many images have an object of each class that is not ignored."""
+    """The number of images that have an object of each class; ignored objects do not count."""
     classes = len(table.categories)
     image = np.repeat(np.arange(len(table)), np.diff(table.first_object))[~table.ignored]
     pairs = np.unique(image * classes + table.labels[~table.ignored])  # (image, class), each once
@@ -206,59 +193,48 @@ def images_of_class(table: Table) -> Int64[np.ndarray, " K"]:
 
 
 class _Loading:
-    """Whether the network waits for images."""
+    """Notices that the network waits for images."""
 
     def __init__(self) -> None:
-        self._steps, self._told = 0, False
-        self._blocks: deque[list[float]] = deque(maxlen=BLOCKS)  # seconds waited and in all, images
+        self._first_steps = FIRST_STEPS
+        self._timed: list[tuple[float, float, int]] = []  # seconds waited and spent, images
 
     def step(self, waited_s: float, spent_s: float, images: int) -> str | None:
-        if self._told:
+        if self._first_steps:
+            self._first_steps -= 1
             return None
-        self._steps += 1
-        timed = self._steps - FIRST_STEPS
-        if timed <= 0:
+        self._timed.append((waited_s, spent_s, images))
+        if len(self._timed) < BLOCKS * BLOCK_STEPS:
             return None
-        if timed % BLOCK_STEPS == 1:
-            self._blocks.append([0.0, 0.0, 0.0])
-        block = self._blocks[-1]
-        block[0] += waited_s
-        block[1] += spent_s
-        block[2] += images
-        if timed % BLOCK_STEPS or len(self._blocks) < BLOCKS:
-            return None
-        return self._look()
-
-    def _look(self) -> str | None:
-        usual = sorted(self._blocks)[:-1]
-        waited, spent, images = (sum(column) for column in zip(*usual, strict=True))
+        blocks = np.array(self._timed).reshape(BLOCKS, BLOCK_STEPS, 3).sum(axis=1)
+        self._timed.clear()
+        usual = blocks[blocks[:, 0].argsort()[:-1]]
+        waited, spent, seen = usual.sum(axis=0).tolist()
         if not waited >= WAITING_SHARE * spent > 0:
             return None
-        self._told = True
         working = spent - waited
-        trained = f"{images / working:.3g}" if working > 0 else "many more"
+        trained = f"{seen / working:.3g}" if working > 0 else "many more"
         return (
-            f"the network waits {waited / spent:.0%} of the time for images: {images / spent:.3g} images/s read, "
+            f"the network waits {waited / spent:.0%} of the time for images: {seen / spent:.3g} images/s read, "
             f"{trained} could be trained; expected under {WAITING_SHARE:.0%}: use more --workers, smaller images or "
             "a faster disk"
         )
 
 
 class _Memory:
-    """Whether memory grows from epoch to epoch."""
+    """Notices memory that grows from epoch to epoch."""
 
     def __init__(self) -> None:
         self.steps = 0
         self._epochs = 0
-        self._told = False
-        self._measured: deque[tuple[int, float]] = deque(maxlen=max(MEMORY_EPOCHS) + 1)  # (epoch, MB)
+        self._measured: list[tuple[int, float]] = []  # (epoch, MB)
         self._not_before = -math.inf
 
     def epoch(self) -> str | None:
         self._epochs += 1
         started = time.monotonic()
         early = self._epochs <= FIRST_EPOCHS or self.steps < FIRST_MEMORY_STEPS
-        if self._told or early or started < self._not_before:
+        if early or started < self._not_before:
             return None
         megabytes = memory_mb()
         now = time.monotonic()
@@ -266,15 +242,10 @@ class _Memory:
         if megabytes is None:
             return None
         self._measured.append((self._epochs, megabytes))
-        for count in MEMORY_EPOCHS:
-            span = list(self._measured)[-count - 1 :]
-            if len(span) == count + 1 and grows(span):
-                self._told = True
-                return self._warning(span)
-        return None
-
-    @staticmethod
-    def _warning(span: Sequence[tuple[int, float]]) -> str:
+        # A fast leak shows in the last epochs, a slow one in all of them.
+        span = next((span for span in (self._measured[-MEMORY_EPOCHS:], self._measured) if grows(span)), None)
+        if span is None:
+            return None
         (first, before), (last, after) = span[0], span[-1]
         return (
             f"memory of this process and its readers grew by {(after - before) / (last - first):.0f} MB an epoch, from "
@@ -284,28 +255,24 @@ class _Memory:
 
 
 def grows(span: Sequence[tuple[int, float]]) -> bool:
-    """Whether memory (epoch, MB) grows steadily: not in one jump, not levelling off, not by noise."""
-    values = [megabytes for _, megabytes in span]
-    gains = [after - before for before, after in pairwise(values)]
-    growth = values[-1] - values[0]
-    an_epoch = growth / (span[-1][0] - span[0][0])
-    if an_epoch < MEMORY_MB or growth < MEMORY_GROWTH * values[0]:
+    """True if memory (epoch, MB) rises on a straight line, by an amount that matters."""
+    if len(span) < MEMORY_EPOCHS:
         return False
-    pairs = [(late > early) - (late < early) for i, early in enumerate(values) for late in values[i + 1 :]]
-    steady = sum(pairs) >= STEADY * len(pairs)
-    in_steps = median(gains) * len(gains) >= growth / 2  # the usual gain explains it
-    goes_on = values[-1] - values[len(gains) // 2] >= growth / 3  # as much late as early, or nearly
-    return steady and in_steps and goes_on
+    (first, before), (last, after) = span[0], span[-1]
+    if after - before < max(MEMORY_MB * (last - first), MEMORY_GROWTH * before):
+        return False
+    epochs, megabytes = zip(*span, strict=True)
+    return bool(np.corrcoef(epochs, megabytes)[0, 1] >= STEADY)
 
 
 def memory_mb() -> float | None:
-    """Of this process and those below it: PSS where the kernel tells it, else RSS, which counts shared pages often.
+    """Memory of this process and those below it; None where it can't be read.
 
-    None where it can't be read.
+    PSS where the kernel knows it, else RSS, which counts shared pages several times.
     """
     try:
         own = psutil.Process()
         infos = [process.memory_full_info() for process in (own, *own.children(recursive=True))]
-    except (psutil.Error, OSError):  # a reader that just ended, too: the next epoch will do
+    except (psutil.Error, OSError):  # also a worker that has just ended: the next epoch will do
         return None
     return sum(getattr(info, "pss", info.rss) for info in infos) / 1e6

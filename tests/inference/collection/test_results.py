@@ -1,4 +1,4 @@
-"""The folder of results: what a reader finds, what a later run goes on with, and what it refuses."""
+"""The folder of results: its files, how a later run goes on with them, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,25 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
+from collection_runs import run_settings
 
 from onestage.errors import UserError
-from onestage.inference.collection.part import Outcome
-from onestage.inference.collection.plan import Piece, parts_of, pieces_of
-from onestage.inference.collection.results import ResultFolder, result_file
-from onestage.runtime.decode import ImageError
-from onestage.structures import Detections
-
-NAMES = ("cat", "dog")
-ASKED = {"detector": "ssd300-vgg16", "sources": ["/a", "/b"], "names": NAMES}
+from onestage.inference.collection.part import Piece
+from onestage.inference.collection.plan import parts_of, pieces_of
+from onestage.inference.collection.results import ResultFolder, RunSettings
 
 
-def begun(folder: ResultFolder, model: Path, images: int = 3, part_size: int | None = None, **changed: Any) -> dict:
-    pieces = (Piece(f"{index}.jpg") for index in range(images))
-    return folder.begin({**ASKED, **changed}, model, pieces, part_size)
+def begun(folder: ResultFolder, model: Path, images: int = 3, **changed: Any) -> RunSettings:
+    return folder.begin(run_settings(**changed), model, (Piece(f"{index}.jpg") for index in range(images)))
 
 
 @pytest.fixture
@@ -34,50 +27,43 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_row_says_what_was_found_or_why_nothing_could_be(tmp_path: Path) -> None:
-    boxes = torch.tensor([[1.5, 2.0, 3.0, 4.0], [0.0, 0.0, 9.0, 9.0]])
-    found = Detections(boxes, torch.tensor([0.75, 0.5]), torch.tensor([1, 0]), NAMES)
-    outcomes = [
-        Outcome("a.jpg", (480, 640), found),
-        Outcome("b.jpg", None, ImageError("b.jpg: cut\noff")),
-        Outcome("c.jpg", (1, 2), found[[]]),
-    ]
-    (tmp_path / "x.parquet").write_bytes(result_file(outcomes, NAMES, {"detector": "ssd300-vgg16"}))
-    table = pq.read_table(tmp_path / "x.parquet")
-    assert table.to_pylist() == [
-        {
-            "source": "a.jpg",
-            "width": 640,
-            "height": 480,
-            "error": None,
-            "detections": [
-                {"name": "dog", "label": 1, "score": 0.75, "box_xyxy": [1.5, 2.0, 3.0, 4.0]},
-                {"name": "cat", "label": 0, "score": 0.5, "box_xyxy": [0.0, 0.0, 9.0, 9.0]},
-            ],
-        },
-        {"source": "b.jpg", "width": None, "height": None, "error": "b.jpg: cut off", "detections": None},
-        {"source": "c.jpg", "width": 2, "height": 1, "error": None, "detections": []},
-    ]
-    assert json.loads(table.schema.metadata[b"onestage"]) == {"detector": "ssd300-vgg16"}
+FOUND = {
+    "source": "a.jpg",
+    "width": 640,
+    "height": 480,
+    "error": None,
+    "detections": [{"name": "wall", "label": 1, "score": 0.75, "box_xyxy": [1.5, 2.0, 3.0, 4.0]}],
+}
+EMPTY = {"source": "c.jpg", "width": 2, "height": 1, "error": None, "detections": []}
+UNREADABLE = {"source": "b.jpg", "width": None, "height": None, "error": "b.jpg: cut off", "detections": None}
 
 
-@pytest.mark.parametrize("unreadable", [0, 3])
-def test_files_without_a_detection_have_the_same_columns(unreadable: int) -> None:
-    outcomes = [Outcome("a", None, ImageError("a: gone"))] * unreadable
-    table = pq.read_table(pa.BufferReader(result_file(outcomes, NAMES, {})))
-    assert table.num_rows == unreadable
-    element = table.schema.field("detections").type.value_type
-    assert [field.name for field in element] == ["name", "label", "score", "box_xyxy"]
+@pytest.mark.parametrize("rows", [[FOUND, UNREADABLE, EMPTY], [UNREADABLE], [EMPTY], []])
+def test_every_file_has_the_same_columns_whatever_its_rows(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    ResultFolder.at(str(tmp_path)).write_part(17, rows, run_settings())
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00000017.parquet"]
+    table = pq.read_table(tmp_path / "part-00000017.parquet")
+    assert table.to_pylist() == rows
+    assert [f"{field.name} {field.type}" for field in table.schema] == [
+        "source string",
+        "width int32",
+        "height int32",
+        "error string",
+        "detections list<element: struct<name: string, label: int32, score: float, box_xyxy: list<element: float>>>",
+    ]
+    about = json.loads(table.schema.metadata[b"onestage"])
+    assert (about["detector"], about["categories"]["names"]) == ("ssd300-test_efficientnet", ["ball", "wall", "star"])
+    assert "sources" not in about  # there may be many
 
 
 def test_a_run_keeps_its_model_and_its_plan_whatever_becomes_of_both_outside(tmp_path: Path, model: Path) -> None:
     folder = ResultFolder.at(str(tmp_path / "out"))
-    settings = begun(folder, model, images=5, part_size=2)
+    run = begun(folder, model, images=5, part_size=2)
     model.unlink()
-    with folder.model(settings["model_files"]) as path:
+    with folder.model(run.model_files) as path:
         assert (path.suffix, path.read_bytes()) == (".safetensors", b"weights")
     plan = folder.open_plan()
-    parts = parts_of(plan, settings["part_size"])
+    parts = parts_of(plan, 2)
     assert [[piece.source for piece in pieces_of(plan, part)] for part in parts] == [
         ["0.jpg", "1.jpg"],
         ["2.jpg", "3.jpg"],
@@ -89,8 +75,8 @@ def test_a_run_keeps_its_model_and_its_plan_whatever_becomes_of_both_outside(tmp
 def test_parts_are_a_256th_of_the_collection_within_limits(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, images: int, size: int
 ) -> None:
-    monkeypatch.setattr("onestage.inference.collection.results.write_plan", lambda pieces, file: images)
-    assert begun(ResultFolder.at(str(tmp_path / "out")), model)["part_size"] == size
+    monkeypatch.setattr("onestage.inference.collection.results.write_plan", lambda pieces, file, progress: images)
+    assert begun(ResultFolder.at(str(tmp_path / "out")), model).part_size == size
 
 
 def test_the_same_run_goes_on_without_looking_for_images_again(tmp_path: Path, model: Path) -> None:
@@ -101,15 +87,15 @@ def test_the_same_run_goes_on_without_looking_for_images_again(tmp_path: Path, m
         raise AssertionError("the plan is there already")
         yield
 
-    assert folder.begin(ASKED, model, looked_for(), None) == first
-    assert folder.begin(ASKED, model, looked_for(), 2) == first
+    assert folder.begin(run_settings(), model, looked_for()) == first
+    assert folder.begin(run_settings(part_size=2), model, looked_for()) == first
 
 
 def test_a_run_that_would_mix_results_is_refused(tmp_path: Path, model: Path) -> None:
     folder = ResultFolder.at(str(tmp_path / "out"))
     begun(folder, model, part_size=2)
     with pytest.raises(
-        UserError, match=r'another detector \("ssd300-vgg16", now "m2det"\); give what it had, or choose'
+        UserError, match=r'another detector \("ssd300-test_efficientnet", now "m2det"\); give what it had, or choose'
     ):
         begun(folder, model, detector="m2det")
     with pytest.raises(UserError, match=r"another part size \(2, now 3\)"):
@@ -125,8 +111,8 @@ def test_folders_with_other_files_are_refused_and_a_plan_that_was_cut_off_is_mad
     folder = ResultFolder.at(str(tmp_path / "out"))
     (tmp_path / "out/_collection").mkdir(parents=True)
     (tmp_path / "out/_collection/plan.parquet").write_bytes(b"PAR1 cut o")
-    settings = begun(folder, model, images=1)
-    assert len(parts_of(folder.open_plan(), settings["part_size"])) == 1
+    begun(folder, model, images=1)
+    assert len(parts_of(folder.open_plan(), 64)) == 1
     (tmp_path / "other").mkdir()
     (tmp_path / "other/detections.json").write_text("[]")
     with pytest.raises(UserError, match=r"other: holds something else \(detections\.json\); choose another --out"):
@@ -138,7 +124,7 @@ def test_damaged_settings_are_named(tmp_path: Path, model: Path, text: str) -> N
     folder = ResultFolder.at(str(tmp_path / "out"))
     begun(folder, model)
     (tmp_path / "out/_collection/settings.json").write_text(text)
-    with pytest.raises(UserError, match=r"_collection/settings\.json: (damaged|can't be read)"):
+    with pytest.raises(UserError, match=r"_collection/settings\.json: can't be read \(.+\); choose another --out"):
         begun(folder, model)
 
 
@@ -156,24 +142,14 @@ def test_part_sizes_that_make_no_sense_are_refused(tmp_path: Path, model: Path, 
         begun(ResultFolder.at(str(tmp_path / "out")), model, part_size=size)
 
 
-def test_an_empty_collection_is_said(tmp_path: Path, model: Path) -> None:
+def test_an_empty_collection_is_refused(tmp_path: Path, model: Path) -> None:
     with pytest.raises(UserError, match="no image in what was named"):
         begun(ResultFolder.at(str(tmp_path / "out")), model, images=0)
 
 
 def test_a_part_written_twice_is_one_file(tmp_path: Path) -> None:
     folder = ResultFolder.at(str(tmp_path))
-    for content in (b"first", b"second"):
-        assert folder.begin_part(17) == 1
-        folder.end_part(17, pa.py_buffer(content))
+    for rows in ([FOUND], [EMPTY]):
+        folder.write_part(17, rows, run_settings())
     assert folder.parts_done() == {17}
-    assert (tmp_path / "part-00000017.parquet").read_bytes() == b"second"
-    assert list((tmp_path / "_collection").iterdir()) == []
-
-
-def test_it_is_counted_how_often_a_part_was_begun_in_a_run(tmp_path: Path) -> None:
-    folder = ResultFolder.at(str(tmp_path))
-    assert [folder.begin_part(3) for _ in range(3)] == [1, 2, 3]
-    assert folder.begin_part(4) == 1
-    folder.forget_tries()
-    assert folder.begin_part(3) == 1
+    assert pq.read_table(tmp_path / "part-00000017.parquet").to_pylist() == [EMPTY]

@@ -1,27 +1,27 @@
-"""A collection of images too large for a list: what words name, found piece by piece and kept as a plan on disk.
+"""The plan of a collection: all its images, found by what the user named, written down, and divided into parts.
 
-A piece is an image file, or some rows of a Parquet file. A part is consecutive pieces: what is done at once, whose
-results are one file. The plan is written before anything is detected and doesn't change afterwards, so a part holds the
-same images whichever worker does it, however often, in this run or a later one.
+A piece is an image file, or some rows of a Parquet file. A part is consecutive pieces: what a worker does at once,
+whose results are one file. Every run and every worker has the same parts, since the plan
+doesn't change once it is written.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from onestage.errors import UserError
+from onestage.inference.collection.part import Piece, open_parquet
 from onestage.inference.collection.storage import Storage, first_line, in_storage, named, tried_again
 from onestage.inference.remote import is_address
 from onestage.inference.sources import IMAGE_SUFFIXES, STREAM_SCHEMES, VIDEO_SUFFIXES
@@ -30,75 +30,31 @@ from onestage.inference.threads import mapped_ahead
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 MAX_PIECES = 16  # of a Parquet row group: to read one, all rows of the group before it are read as well
 MIN_ROWS = 32  # of such a piece
-PIECES_TOGETHER = 10_000  # in a row group of the plan
-FOOTERS_AT_ONCE = 16
-PLAN_SCHEMA = pa.schema(
-    [("source", pa.string()), ("row_group", pa.int32()), ("first_row", pa.int64()), ("rows", pa.int64())]
-)
+PIECES_TOGETHER = 10_000  # pieces in a row group of the plan: so many are in memory at a time
+FOOTERS_AT_ONCE = 16  # Parquet files whose row groups are looked up at the same time
+PLAN_SCHEMA = pa.schema([("source", pa.string()), ("row_group", pa.int32()), ("row", pa.int64()), ("rows", pa.int64())])
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Where a Parquet file has its images; a dot leads into a struct (`image.bytes`).
-
-    Attributes:
-        image: the column of encoded images.
-        source: the column of their names; None: `FILE#ROW`.
-    """
-
-    image: str = "bytes"
-    source: str | None = None
-
-    @property
-    def wanted(self) -> list[str]:
-        """All that is read of a file."""
-        return [self.image] if self.source is None else [self.image, self.source]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """An image file, or some rows of one row group of a Parquet file.
-
-    Attributes:
-        source: the file: an absolute path or an address.
-        row_group: in a Parquet file; None: the file is an image.
-        first_row: within the row group.
-        rows: images.
-    """
-
-    source: str
-    row_group: int | None = None
-    first_row: int = 0
-    rows: int = 1
-
-
-@dataclass(frozen=True)
+@dataclass
 class Part:
-    """What is done at once.
+    """Consecutive pieces of the plan."""
 
-    Attributes:
-        number: its place in the collection; its results' name.
-        first_piece: in the plan.
-        pieces: how many.
-        images: in all of them.
-    """
-
-    number: int
-    first_piece: int
-    pieces: int
-    images: int
+    number: int  # place in the collection; it names the file of results
+    first_piece: int  # index in the plan
+    pieces: int = 0
+    images: int = 0  # in all of the pieces
 
 
-def find_pieces(words: Sequence[str], columns: Columns) -> Iterator[Piece]:
-    """The pieces of everything that the words name, found while they are asked for.
+def find_pieces(words: Sequence[str], columns: Sequence[str]) -> Iterator[Piece]:
+    """The pieces of everything that the user named, found while they are asked for.
 
     A word is an image; a Parquet file; a folder (its images and Parquet files, and those of the folders in it,
     hidden ones left out); a glob of this machine's files; an address of an image, a Parquet file or a folder in object
-    storage; an image's web address; or `@list.txt`, a file with one such word a line. Whether an image is there is
-    seen when it is read.
+    storage; an image's web address; or `@list.txt`, a file with one such word a line. An image that isn't there is
+    noticed when it is read.
 
     Raises:
-        UserError: a word that names nothing or a video, or a Parquet file without the column.
+        UserError: a word that names nothing or a video, or a Parquet file without the columns.
     """
     storage = Storage.of(words)
     parquet: list[str] = []
@@ -112,110 +68,86 @@ def find_pieces(words: Sequence[str], columns: Columns) -> Iterator[Piece]:
         yield from pieces
 
 
-def write_plan(pieces: Iterable[Piece], file: pa.NativeFile) -> int:
-    """Write the plan of a collection; returns how many images it has."""
-    images, remaining = 0, iter(pieces)
+def write_plan(pieces: Iterable[Piece], file: pa.NativeFile, progress: Callable[[int], object]) -> int:
+    """Write the plan of a collection, and return its number of images; `progress` is called with parts of it."""
+    total, remaining = 0, iter(pieces)
     with pq.ParquetWriter(file, PLAN_SCHEMA, compression="zstd") as writer:
         while together := list(islice(remaining, PIECES_TOGETHER)):
-            columns = zip(
-                *((piece.source, piece.row_group, piece.first_row, piece.rows) for piece in together), strict=True
-            )
-            table = pa.table(list(columns), schema=PLAN_SCHEMA)
-            images += sum(piece.rows for piece in together)
-            writer.write_table(table)
-    return images
+            writer.write_table(pa.Table.from_pylist([vars(piece) for piece in together], PLAN_SCHEMA))
+            images = sum(piece.rows for piece in together)
+            progress(images)
+            total += images
+    return total
 
 
 def parts_of(plan: pq.ParquetFile, part_size: int) -> list[Part]:
-    """The parts of a collection: a piece belongs to the part in which its first image falls, if parts have
-    `part_size` images each. So a part is larger where a piece is; numbers that no piece falls in are left out."""
-    numbers, pieces, images, before = [], [], [], 0  # arrays, one for each row group of the plan
-    for group in range(plan.num_row_groups):
-        rows = plan.read_row_group(group, columns=["rows"])["rows"].to_numpy()
-        number_of_piece = (before + np.cumsum(rows) - rows) // part_size
-        before += int(rows.sum())
-        found, first, count = np.unique(number_of_piece, return_index=True, return_counts=True)
-        numbers.append(found)
-        pieces.append(count)
-        images.append(np.add.reduceat(rows, first))
-    if not numbers:
-        return []
-    numbers_twice = np.concatenate(numbers)  # where a part goes on across row groups
-    first = np.flatnonzero(np.diff(numbers_twice, prepend=-1))
-    counts, sums = (np.add.reduceat(np.concatenate(arrays), first) for arrays in (pieces, images))
-    columns = (numbers_twice[first], np.cumsum(counts) - counts, counts, sums)
-    return [Part(*map(int, values)) for values in zip(*columns, strict=True)]
+    """The parts of a collection. A piece belongs to the part in which its first image falls, if each part has
+    `part_size` images; so a part is larger where a piece is, and a number that no piece falls in is left out."""
+    parts: list[Part] = []
+    images_before = 0
+    sizes = (rows for batch in plan.iter_batches(columns=["rows"]) for rows in batch["rows"].to_pylist())
+    for piece, images in enumerate(sizes):
+        number = images_before // part_size
+        if not parts or parts[-1].number != number:
+            parts.append(Part(number, first_piece=piece))
+        parts[-1].pieces += 1
+        parts[-1].images += images
+        images_before += images
+    return parts
 
 
 def pieces_of(plan: pq.ParquetFile, part: Part) -> list[Piece]:
-    """The pieces of a part; neighbours in one row group of a Parquet file come joined."""
-    first_group = part.first_piece // PIECES_TOGETHER
-    last_group = (part.first_piece + part.pieces - 1) // PIECES_TOGETHER
-    table = plan.read_row_groups(list(range(first_group, last_group + 1)))
-    rows = table.slice(part.first_piece - first_group * PIECES_TOGETHER, part.pieces).to_pylist()
-    joined: list[Piece] = []
+    """The pieces of a part; neighbours in one row group of a Parquet file are joined, to be read in one go."""
+    first, last = (piece // PIECES_TOGETHER for piece in (part.first_piece, part.first_piece + part.pieces - 1))
+    table = plan.read_row_groups(list(range(first, last + 1)))
+    rows = table.slice(part.first_piece - first * PIECES_TOGETHER, part.pieces).to_pylist()
+    pieces: list[Piece] = []
     for piece in (Piece(**row) for row in rows):
-        last = joined[-1] if joined else None
-        if last and piece.row_group is not None and (last.source, last.row_group) == (piece.source, piece.row_group):
-            joined[-1] = Piece(last.source, last.row_group, last.first_row, last.rows + piece.rows)
+        before = pieces[-1] if pieces else None
+        if (
+            before
+            and piece.row_group is not None
+            and (piece.source, piece.row_group) == (before.source, before.row_group)
+        ):
+            pieces[-1] = replace(before, rows=before.rows + piece.rows)
         else:
-            joined.append(piece)
-    return joined
-
-
-def open_parquet(name: str, storage: Storage, columns: Columns, *, buffer_bytes: int = 0) -> pq.ParquetFile:
-    """A Parquet file that has the columns.
-
-    Args:
-        buffer_bytes: of a column that is read, so much at a time; 0: of a row group all of it.
-
-    Raises:
-        UserError: no Parquet file, or one without the columns or with others under their names.
-        OSError: it can't be read.
-    """
-    filesystem, path = storage.locate(name)
-    try:
-        file = pq.ParquetFile(path, filesystem=filesystem, buffer_size=buffer_bytes)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{name}: no Parquet file, or a damaged one ({first_line(error)}); leave it out") from error
-    types = _types(file.schema_arrow)
-    for column in columns.wanted:
-        if column not in types:
-            option = "--column" if column == columns.image else "--source-column"
-            raise UserError(f"{name}: no column {column!r}; it has {', '.join(types)}; name one by {option}")
-    kind = types[columns.image]
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UserError(
-            f"{name}: column {columns.image!r} is {kind}; expected binary, the bytes of image files; "
-            "name another by --column"
-        )
-    if columns.source is not None and not _is_name(types[columns.source]):
-        raise UserError(
-            f"{name}: column {columns.source!r} is {types[columns.source]}; expected strings or whole numbers, the "
-            "names of the images; name another by --source-column"
-        )
-    return file
+            pieces.append(piece)
+    return pieces
 
 
 def _files_of(word: str, storage: Storage) -> Iterator[str]:
+    """The names of the files that a word stands for."""
+    empty = True
+    for name in _matches(word, storage):
+        empty = False
+        yield name
+    if empty:
+        raise UserError(f"{word}: no image and no Parquet file in it; name another")
+
+
+def _matches(word: str, storage: Storage) -> Iterator[str]:
     if word.startswith("@") and not os.path.exists(word):
         yield from _files_of_list(word[1:], storage)
         return
     if word == "-" or word.startswith("camera:") or word.partition("://")[0].lower() in STREAM_SCHEMES:
-        raise UserError(f"{word}: no collection; predict it without --engine ray")
+        raise UserError(f"{word}: not a collection; predict it without --engine ray")
     name = named(word)[0]
     if _suffix(name) in VIDEO_SUFFIXES:
         raise UserError(f"{word}: a video; predict it without --engine ray")
     if glob.has_magic(name) and "://" not in name and not os.path.exists(name):
-        yield from _some(_files_matching(name), word)
+        for match in glob.iglob(name, recursive=True):
+            if os.path.isfile(match) and _is_wanted(os.path.basename(match)):
+                yield match
+            elif os.path.isdir(match) and "**" not in name:  # which matches the files below by itself
+                yield from _files_below(match)
     elif is_address(word) or _suffix(name) in IMAGE_SUFFIXES:
         yield name
     elif in_storage(name):
         yield from _files_in_storage(name, storage)
     elif os.path.isfile(name):
-        yield name  # an image is told by its first bytes, not its name
+        yield name  # whatever its suffix: its first bytes say whether it is an image
     elif os.path.isdir(name):
-        yield from _some(_files_below(name), word)
+        yield from _files_below(name)
     else:
         raise UserError(f"{word}: no such file or folder; name images, Parquet files, a folder or a glob")
 
@@ -224,8 +156,7 @@ def _files_of_list(path: str, storage: Storage) -> Iterator[str]:
     """Line by line: a list may be longer than memory."""
     try:
         with open(path, encoding="utf-8") as file:
-            for line in file:
-                word = line.strip()
+            for word in map(str.strip, file):
                 if word.startswith("@"):
                     raise UserError(f"@{path}: {word} in a list; give it by itself")
                 if word and not word.startswith("#"):
@@ -237,82 +168,44 @@ def _files_of_list(path: str, storage: Storage) -> Iterator[str]:
 def _files_below(folder: str) -> Iterator[str]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if _is_wanted(name):
-                # a name that isn't UTF-8 can't stand in a result: it becomes no file's, and so a row with an error
-                yield os.fsencode(os.path.join(parent, name)).decode("utf-8", "replace")
-
-
-def _files_matching(pattern: str) -> Iterator[str]:
-    for match in glob.iglob(pattern, recursive=True):
-        if os.path.isfile(match) and _is_wanted(os.path.basename(match)):
-            yield match
-        elif os.path.isdir(match) and "**" not in pattern:  # which yields the files below by itself
-            yield from _files_below(match)
+        for name in sorted(filter(_is_wanted, files)):
+            # a name that isn't UTF-8 can't stand in a result: replaced, it names no file, and its row has an error
+            yield os.fsencode(os.path.join(parent, name)).decode("utf-8", "replace")
 
 
 def _files_in_storage(name: str, storage: Storage) -> Iterator[str]:
-    """Folder by folder: of all names below, one folder's are in memory at a time."""
     filesystem, path = storage.locate(name)
-    shown = name.removesuffix(path.partition("/")[2]).rstrip("/")  # `s3://street` of s3://street/2026 and street/2026
     try:
         kind = tried_again(lambda: filesystem.get_file_info(path)).type
-        if kind == fs.FileType.File:
-            yield name
-        elif kind == fs.FileType.Directory:
-            yield from _some(_below_in_storage(filesystem, path, shown), name)
-        else:
+        if kind == fs.FileType.NotFound:
             raise UserError(f"{name}: no such file or folder in the storage")
+        yield from _files_below_in_storage(name, storage) if kind == fs.FileType.Directory else (name,)
     except OSError as error:
         raise UserError(f"{name}: can't be listed ({first_line(error)})") from error
 
 
-def _below_in_storage(filesystem: fs.FileSystem, path: str, shown: str) -> Iterator[str]:
-    folders = [path]
-    while folders:
-        selector = fs.FileSelector(folders.pop(), recursive=False)
-        entries = tried_again(partial(filesystem.get_file_info, selector))
-        entries = sorted((entry for entry in entries if not entry.base_name.startswith(".")), key=lambda e: e.path)
-        folders += [entry.path for entry in reversed(entries) if entry.type == fs.FileType.Directory]
-        files = (entry for entry in entries if entry.type == fs.FileType.File and _is_wanted(entry.base_name))
-        yield from (f"{shown}/{entry.path.partition('/')[2]}" for entry in files)
+def _files_below_in_storage(folder: str, storage: Storage) -> Iterator[str]:
+    """Folder by folder, its files first: the names of the whole collection are never in memory at once."""
+    entries = (entry for entry in storage.entries(folder) if entry.base_name[:1] not in ("", "."))
+    for entry in sorted(entries, key=lambda entry: (entry.type == fs.FileType.Directory, entry.base_name)):
+        if entry.type == fs.FileType.Directory:
+            yield from _files_below_in_storage(f"{folder}/{entry.base_name}", storage)
+        elif _is_wanted(entry.base_name):
+            yield f"{folder}/{entry.base_name}"
 
 
-def _some(names: Iterator[str], word: str) -> Iterator[str]:
-    first = next(names, None)
-    if first is None:
-        raise UserError(f"{word}: no image and no Parquet file in it; name another")
-    yield first
-    yield from names
-
-
-def _pieces_of_parquet(name: str, storage: Storage, columns: Columns) -> list[Piece]:
+def _pieces_of_parquet(name: str, storage: Storage, columns: Sequence[str]) -> list[Piece]:
     try:
         with tried_again(lambda: open_parquet(name, storage, columns)) as file:
-            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     except OSError as error:
         raise UserError(f"{name}: can't be read ({first_line(error)})") from error
-    pieces = []
-    for group, rows in enumerate(groups):
+    pieces, start = [], 0
+    for group, rows in enumerate(sizes):
         size = max(MIN_ROWS, -(-rows // MAX_PIECES))
-        pieces += [Piece(name, group, first, min(size, rows - first)) for first in range(0, rows, size)]
+        pieces += [Piece(name, group, start + row, min(size, rows - row)) for row in range(0, rows, size)]
+        start += rows
     return pieces
-
-
-def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
-    """Of all columns by their names, those in structs with a dot."""
-    types: dict[str, pa.DataType] = {}
-    for field in schema:
-        if pa.types.is_struct(field.type):
-            types |= {f"{field.name}.{name}": kind for name, kind in _types(pa.schema(list(field.type))).items()}
-        else:
-            types[field.name] = field.type
-    return types
-
-
-def _is_name(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
 
 
 def _suffix(name: str) -> str:

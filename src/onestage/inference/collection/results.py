@@ -1,13 +1,12 @@
-"""The folder with the results of a collection: a Parquet file for each part, and what it takes to go on.
+"""The folder with the results of a collection: a Parquet file for each part, and what a later run goes on with.
 
-    FOLDER/part-00000000.parquet, ...   a row an image
+    FOLDER/part-00000000.parquet, ...   a row for each image
     FOLDER/_collection/model.*          the model, from which workers on any machine load it
     FOLDER/_collection/plan.parquet     the pieces
-    FOLDER/_collection/settings.json    the model, the selection, the words; written when the plan is whole
-    FOLDER/_collection/tries-00000000   how often a part that isn't done was begun
+    FOLDER/_collection/settings.json    what decides over the results; written when the plan is whole
 
 A part's file appears whole, under a name that only the part decides. So a part that is done twice leaves one file, and
-what is left to do can be told from the names alone.
+the names alone say which parts are left to do.
 """
 
 from __future__ import annotations
@@ -16,228 +15,152 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
+from onestage import settings
 from onestage.errors import UserError
-from onestage.inference.collection.part import Outcome
-from onestage.inference.collection.plan import Piece, write_plan
+from onestage.inference.collection.part import RESULT_SCHEMA, Piece
+from onestage.inference.collection.plan import PLAN_SCHEMA, write_plan
 from onestage.inference.collection.storage import Storage, first_line, named, tried_again
-from onestage.structures import Detections
+from onestage.selection import Selection
+from onestage.structures import Categories
 
-OWN, TRIES = "_collection", "tries-"  # a folder that readers of Parquet pass over
-SETTINGS, PLAN = f"{OWN}/settings.json", f"{OWN}/plan.parquet"
-METADATA_KEY = "onestage"
-PARTS = 256  # of a collection, where its size lets parts be of a good size: so many share well among workers
-SMALLEST_PART, LARGEST_PART, MAX_PART = 64, 2000, 100_000  # images; the last: what may be asked for
-DETECTION = pa.struct(
-    [
-        ("name", pa.string()),
-        ("label", pa.int32()),
-        ("score", pa.float32()),
-        ("box_xyxy", pa.list_(pa.float32())),
-    ]
-)
-RESULT_SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("error", pa.string()),
-        ("detections", pa.list_(DETECTION)),
-    ]
-)
+PARTS = 256  # parts of a collection of middle size: enough for many workers to share
+SMALLEST_PART, LARGEST_PART = 64, 2000  # images, where the user doesn't say
+MAX_PART = 100_000  # images that the user may ask for
+OWN = "_collection"  # a folder that readers of Parquet pass over
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What decides over the results of a run: another run goes on with them only if it has the same."""
+
+    onestage: str  # version of the package
+    detector: str
+    categories: Categories
+    selection: Selection
+    sources: tuple[str, ...]  # what the user named, without credentials
+    columns: tuple[str, ...]  # of Parquet files, see `open_parquet`
+    part_size: int | None = None  # images in a part; None: a 256th of the collection, or what the run has that goes on
+    model_sha256: str = ""  # filled in by `ResultFolder.begin`, as is the next
+    model_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ResultFolder:
-    """Where the results go.
+    """Where the results go."""
 
-    Attributes:
-        name: an absolute path, or an address in object storage.
-        storage: which opens it.
-    """
-
-    name: str
+    name: str  # absolute path, or address in object storage
     storage: Storage
 
     @classmethod
     def at(cls, out: str) -> ResultFolder:
-        """Where a person says: a path, or an address with or without options."""
+        """The folder that a user named by a path, or by an address with or without options."""
         return cls(named(out)[0], Storage.of([out]))
 
     def begin(
-        self, asked: Mapping[str, Any], model: Path, pieces: Iterable[Piece], part_size: int | None
-    ) -> dict[str, Any]:
-        """The settings of the run that began here; where there is none, begin it: keep the model, list the pieces.
+        self,
+        asked: RunSettings,
+        model: Path,
+        pieces: Iterable[Piece],
+        progress: Callable[[int], object] = lambda images: None,
+    ) -> RunSettings:
+        """The settings of the run that began here. Where there is none, begin it: keep the model, write the plan.
 
-        Args:
-            asked: JSON-able, all that decides over the results: a run goes on only with the same.
-            model: a model file or an exported file.
-            pieces: not looked at where a run goes on.
-            part_size: images; None: a 256th of them, from 64 to 2,000, or what the run has that goes on.
-
-        Returns:
-            `asked`, with `model_sha256`, `model_files` and `part_size`.
+        The pieces are not looked at where a run goes on. `progress` is called with numbers of images added to the plan.
 
         Raises:
             UserError: other results or other files here, or no pieces.
         """
-        if part_size is not None and not 1 <= part_size <= MAX_PART:
-            raise UserError(f"--part-size {part_size}: give 1 to {MAX_PART:,} images")
-        contents = {f"model{path.suffix}": path.read_bytes() for path in _files_of(model)}
+        if asked.part_size is not None and not 1 <= asked.part_size <= MAX_PART:
+            raise UserError(f"--part-size {asked.part_size}: give 1 to {MAX_PART:,} images")
+        files = [model, model.with_suffix(".bin")] if model.suffix == ".xml" else [model]
+        contents = {f"model{file.suffix}": file.read_bytes() for file in files}
         digest = hashlib.sha256(b"".join(contents.values())).hexdigest()
-        asked = {**json.loads(json.dumps(asked)), "model_sha256": digest, "part_size": part_size}
+        asked = replace(asked, model_sha256=digest, model_files=tuple(contents))
         begun = self._read_settings()
         if begun is not None:
             self._refuse_another(asked, begun)
             return begun
         for name, content in contents.items():
             self.storage.write(f"{self.name}/{OWN}/{name}", content)
-        with self.storage.open_output(f"{self.name}/{PLAN}") as file:
-            images = write_plan(pieces, file)
+        with self.storage.open_output(f"{self.name}/{OWN}/plan.parquet") as file:
+            images = write_plan(pieces, file, progress)
         if not images:
             raise UserError("no image in what was named")
-        size = part_size or min(max(images // PARTS, SMALLEST_PART), LARGEST_PART)
-        settings = {**asked, "model_files": list(contents), "part_size": size}
-        self.storage.write(f"{self.name}/{SETTINGS}", json.dumps(settings, indent=1).encode())
-        return settings
+        size = asked.part_size or min(max(images // PARTS, SMALLEST_PART), LARGEST_PART)
+        begun = replace(asked, part_size=size)
+        self.storage.write(f"{self.name}/{OWN}/settings.json", json.dumps(settings.plain(begun), indent=1).encode())
+        return begun
 
     @contextmanager
-    def model(self, names: Sequence[str]) -> Iterator[Path]:
-        """The first of the model's files on a disk of this machine, the others beside it, while in `with`."""
-        filesystem, path = self.storage.locate(f"{self.name}/{OWN}")
+    def model(self, files: Sequence[str]) -> Iterator[Path]:
+        """A copy of the model on this machine's disk, while in `with`; `files` are the settings' `model_files`."""
         with tempfile.TemporaryDirectory() as folder:
-            for name in names:
-                with filesystem.open_input_file(f"{path}/{name}") as file:
-                    Path(folder, name).write_bytes(file.read())
-            yield Path(folder, names[0])
+            for name in files:
+                Path(folder, name).write_bytes(self.storage.read(f"{self.name}/{OWN}/{name}"))
+            yield Path(folder, files[0])
 
     def open_plan(self) -> pq.ParquetFile:
-        """The pieces; see `collection.pieces_of`.
+        """The plan, for `parts_of` and `pieces_of`.
 
         Raises:
             UserError: it is damaged.
         """
-        filesystem, path = self.storage.locate(f"{self.name}/{PLAN}")
+        name = f"{self.name}/{OWN}/plan.parquet"
         try:
-            return tried_again(lambda: pq.ParquetFile(path, filesystem=filesystem))
+            plan = tried_again(lambda: pq.ParquetFile(self.storage.open(name)))
         except (pa.ArrowInvalid, FileNotFoundError) as error:
-            raise UserError(f"{self.name}/{PLAN}: damaged ({first_line(error)}); choose another --out") from error
+            raise UserError(f"{name}: damaged ({first_line(error)}); choose another --out") from error
+        if plan.schema_arrow != PLAN_SCHEMA:
+            raise UserError(f"{name}: of another version of onestage; choose another --out")
+        return plan
 
-    def forget_tries(self) -> None:
-        """Begin to count anew: a run that was stopped leaves parts that were begun, and nothing was wrong with them."""
-        for name in self._names(OWN):
-            if name.startswith(TRIES):
-                filesystem, path = self.storage.locate(f"{self.name}/{OWN}/{name}")
-                filesystem.delete_file(path)
-
-    def begin_part(self, number: int) -> int:
-        """Count how often a part was begun since `forget_tries`, this time included."""
-        name = self._tries(number)
-        filesystem, path = self.storage.locate(name)
-        try:
-            with filesystem.open_input_file(path) as file:
-                tries = int(file.read())
-        except (OSError, ValueError):
-            tries = 0
-        self.storage.write(name, str(tries + 1).encode())
-        return tries + 1
-
-    def end_part(self, number: int, content: pa.Buffer) -> None:
-        """Put a part's results in their place, whole."""
+    def write_part(self, number: int, rows: Sequence[Mapping[str, Any]], run: RunSettings) -> None:
+        """Put the rows of a part (of `RESULT_SCHEMA`) in their place, whole."""
+        about = {name: value for name, value in settings.plain(run).items() if name != "sources"}  # there may be many
+        table = pa.Table.from_pylist(rows, RESULT_SCHEMA.with_metadata({"onestage": json.dumps(about)}))
+        file = pa.BufferOutputStream()
+        pq.write_table(table, file, compression="zstd")
+        content = file.getvalue().to_pybytes()
         tried_again(lambda: self.storage.write(f"{self.name}/part-{number:08}.parquet", content))
-        filesystem, path = self.storage.locate(self._tries(number))
-        tried_again(lambda: filesystem.delete_file(path))
 
     def parts_done(self) -> set[int]:
         """The numbers of the parts whose results are there."""
-        matches = (re.fullmatch(r"part-(\d{8,})\.parquet", name) for name in self._names())
+        matches = (
+            re.fullmatch(r"part-(\d{8,})\.parquet", entry.base_name) for entry in self.storage.entries(self.name)
+        )
         return {int(match[1]) for match in matches if match}
 
-    def _tries(self, number: int) -> str:
-        return f"{self.name}/{OWN}/{TRIES}{number:08}"
-
-    def _read_settings(self) -> dict[str, Any] | None:
-        filesystem, path = self.storage.locate(self.name)
+    def _read_settings(self) -> RunSettings | None:
+        name = f"{self.name}/{OWN}/settings.json"
         try:
-            with filesystem.open_input_file(f"{path}/{SETTINGS}") as file:
-                settings = json.loads(file.read())
+            begun = settings.read(RunSettings, json.loads(self.storage.read(name)), "settings")
+            if begun.part_size is None:
+                raise UserError("settings: part_size is none")
+            return begun
         except FileNotFoundError:
-            others = [name for name in self._names() if not name.startswith((".", "_"))]
+            others = [e.base_name for e in self.storage.entries(self.name) if not e.base_name.startswith((".", "_"))]
             if others:
                 raise UserError(f"{self.name}: holds something else ({others[0]}); choose another --out") from None
             return None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.name}/{SETTINGS}: can't be read ({first_line(error)})") from error
-        if not isinstance(settings, dict) or not isinstance(settings.get("part_size"), int):
-            raise UserError(f"{self.name}/{SETTINGS}: damaged; choose another --out")
-        return settings
+        except (OSError, ValueError, UserError) as error:
+            raise UserError(f"{name}: can't be read ({first_line(error)}); choose another --out") from error
 
-    def _refuse_another(self, asked: Mapping[str, Any], begun: Mapping[str, Any]) -> None:
-        for name, value in asked.items():
-            if begun.get(name) != value and not (name == "part_size" and value is None):
+    def _refuse_another(self, asked: RunSettings, begun: RunSettings) -> None:
+        for name in (field.name for field in fields(asked)):
+            had, now = (json.dumps(settings.plain(getattr(run, name))) for run in (begun, asked))
+            if had != now and not (name == "part_size" and asked.part_size is None):
                 raise UserError(
                     f"{self.name}: holds results of a run with another {name.replace('_', ' ')} "
-                    f"({_short(begun.get(name))}, now {_short(value)}); give what it had, or choose another --out"
+                    f"({textwrap.shorten(had, 80)}, now {textwrap.shorten(now, 80)}); "
+                    "give what it had, or choose another --out"
                 )
-
-    def _names(self, below: str = "") -> list[str]:
-        filesystem, path = self.storage.locate(f"{self.name}/{below}")
-        selector = fs.FileSelector(path, allow_not_found=True)
-        return [entry.base_name for entry in tried_again(lambda: filesystem.get_file_info(selector))]
-
-
-def _files_of(model: Path) -> list[Path]:
-    return [model, model.with_suffix(".bin")] if model.suffix == ".xml" else [model]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 80 else f"{text[:76]} ..."
-
-
-def result_file(outcomes: Sequence[Outcome], names: Sequence[str], metadata: Mapping[str, Any]) -> pa.Buffer:
-    """The content of a Parquet file of `RESULT_SCHEMA` with a row for each outcome.
-
-    Args:
-        names: of every class, by label.
-        metadata: JSON-able; goes under the schema's key `onestage`.
-    """
-    found = [outcome.found if isinstance(outcome.found, Detections) else None for outcome in outcomes]
-    errors = [outcome.found if isinstance(outcome.found, UserError) else None for outcome in outcomes]
-    sizes = [outcome.size_hw or (None, None) for outcome in outcomes]
-    columns = [
-        pa.array([outcome.source for outcome in outcomes], pa.string()),
-        pa.array([width for _, width in sizes], pa.int32()),
-        pa.array([height for height, _ in sizes], pa.int32()),
-        pa.array([None if error is None else " ".join(str(error).split()) for error in errors], pa.string()),
-        _detections(found, names),
-    ]
-    schema = RESULT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(metadata)})
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), sink, compression="zstd")
-    return sink.getvalue()
-
-
-def _detections(found: Sequence[Detections | None], names: Sequence[str]) -> pa.Array:
-    """A list of detections for each image; null for None."""
-    some = [one for one in found if one is not None]
-    empty = np.zeros((0, 4), dtype=np.float32)
-    boxes_xyxy = np.concatenate([empty, *(one.boxes_xyxy.numpy() for one in some)], dtype=np.float32)
-    scores = np.concatenate([empty[:, 0], *(one.scores.numpy() for one in some)], dtype=np.float32)
-    labels = np.concatenate([np.zeros(0, dtype=np.int32), *(one.labels.numpy() for one in some)], dtype=np.int32)
-    sides = pa.ListArray.from_arrays(np.arange(0, boxes_xyxy.size + 1, 4, dtype=np.int32), boxes_xyxy.ravel())
-    names_of_labels = pa.array(names, pa.string()).take(pa.array(labels))
-    rows = pa.StructArray.from_arrays([names_of_labels, labels, scores, sides], fields=list(DETECTION))
-    ends = np.cumsum([0, *(0 if one is None else len(one) for one in found)], dtype=np.int32)
-    unknown = pa.array([one is None for one in found], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(ends), rows, type=RESULT_SCHEMA.field("detections").type, mask=unknown)

@@ -1,10 +1,9 @@
-"""Files by path or address: on this machine's disks, in object storage (s3, gs, abfs, ... by pyarrow), on the web."""
+"""Files by path or address: on a disk, or in object storage (S3, Google's, Azure's) as pyarrow opens it."""
 
 from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,101 +15,96 @@ import pyarrow as pa
 from pyarrow import fs
 
 from onestage.errors import UserError
-from onestage.inference.remote import fetch_image, is_address
-from onestage.runtime.decode import MAX_FILE_BYTES, ImageError
+from onestage.inference.remote import is_address
+from onestage.runtime.decode import ImageError
+from onestage.whole_file import write_whole
 
-TRIES = 5  # of a read from object storage, before it counts as failed; the pauses between them double from a second on
-OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})  # where a file appears when it is closed, whole
+TRIES = 5  # of a read from object storage before it counts as failed, with pauses of 1, 2, 4 and 8 seconds
+WHOLE_FILES = frozenset({"s3", "gcs", "abfs"})  # file systems (pyarrow's names) where a file appears when it is closed
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Opens files by name: a path, `s3://bucket/key`, or an image's web address.
+    """Opens files by name: a path, or an address such as `s3://bucket/key`.
 
     Attributes:
-        roots: where a bucket was named with options or credentials, how: `{"s3://street":
-            "s3://KEY:SECRET@street?endpoint_override=..."}`. Names that stand in results have neither.
+        roots: for each bucket that the user gave with options or credentials, its address with them: `{"s3://street":
+            "s3://KEY:SECRET@street?endpoint_override=..."}`. Names have neither, since they stand in results.
     """
 
     roots: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, words: Iterable[str]) -> Storage:
-        """That opens what these words of a person name."""
-        return cls({shown: root for word in words for shown, root in named(word)[1].items()})
+        """The storage that opens what a user named."""
+        return cls({root: address for word in words for root, address in named(word)[1].items()})
 
     def locate(self, name: str) -> tuple[fs.FileSystem, str]:
-        """The file system of a name and the path in it.
+        """The file system of a name, and the path in it.
 
         Raises:
             UserError: an address that pyarrow doesn't know, or storage that can't be reached.
         """
         if not in_storage(name):
             return fs.LocalFileSystem(), name
-        root, path = _split(name)
+        scheme, _, rest = name.partition("://")
+        bucket, _, path = rest.partition("/")
+        root = f"{scheme}://{bucket}"
         filesystem, start = _file_system(self.roots.get(root, root))
         return filesystem, f"{start.rstrip('/')}/{path}".rstrip("/")
 
-    def image(self, name: str) -> Path | bytes:
-        """What the decoder takes of the image of a name; storage that fails is asked again, `TRIES` times in all.
+    def open(self, name: str) -> pa.NativeFile:
+        """A file to read; raises an OSError where it can't be."""
+        filesystem, path = self.locate(name)
+        return filesystem.open_input_file(path)
+
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        """The content of a file, tried again where storage fails.
 
         Raises:
-            ImageError: it can't be fetched, or is too large.
+            OSError: it can't be read.
+            ImageError: it is larger than `max_bytes`.
         """
-        if is_address(name):
-            return fetch_image(name)
-        if not in_storage(name):
-            return Path(name)
-        try:
-            return tried_again(lambda: self._read(name, MAX_FILE_BYTES))
-        except FileNotFoundError as error:
-            raise ImageError(f"{name}: no such image") from error
-        except OSError as error:
-            raise ImageError(f"{name}: can't be read ({first_line(error)})") from error
+
+        def read() -> bytes:
+            with self.open(name) as file:
+                if max_bytes is not None and file.size() > max_bytes:
+                    raise ImageError(f"{name}: {file.size():,} bytes, more than the {max_bytes:,} allowed for an image")
+                return file.read()
+
+        return tried_again(read)
 
     def open_output(self, name: str) -> pa.NativeFile:
-        """A file to be written bit by bit, whose folder is made."""
+        """A file to write bit by bit, in a folder that exists."""
         filesystem, path = self.locate(name)
-        if filesystem.type_name not in OBJECT_STORES:  # which have no folders
-            filesystem.create_dir(path.rpartition("/")[0], recursive=True)
         return filesystem.open_output_stream(path)
 
-    def write(self, name: str, content: bytes | pa.Buffer) -> None:
-        """Write a file so that a reader sees all of it or none, whenever this process ends.
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file so that readers see all of it or nothing, whenever this process dies."""
+        if in_storage(name):
+            with self.open_output(name) as file:
+                file.write(content)
+        else:
+            write_whole(Path(name), content)
 
-        Raises:
-            OSError: it can't be written.
-        """
-        filesystem, path = self.locate(name)
-        if isinstance(filesystem, fs.LocalFileSystem):
-            _write_local(Path(path), content)
-            return
-        written = name if filesystem.type_name in OBJECT_STORES else _temporary(name)
-        with self.open_output(written) as file:
-            file.write(content)
-        if written != name:
-            filesystem.move(self.locate(written)[1], path)
-
-    def _read(self, name: str, max_bytes: int) -> bytes:
-        filesystem, path = self.locate(name)
-        with filesystem.open_input_file(path) as file:
-            if file.size() > max_bytes:
-                raise ImageError(f"{name}: {file.size():,} bytes, more than the {max_bytes:,} allowed for an image")
-            return file.read()
+    def entries(self, folder: str) -> list[fs.FileInfo]:
+        """The files and folders in a folder; none where it doesn't exist."""
+        filesystem, path = self.locate(folder)
+        return tried_again(lambda: filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)))
 
 
 def in_storage(name: str) -> bool:
-    """Whether a name is an address in object storage, and no path and no web address."""
+    """Whether a name is an address in object storage, not a path or a web address."""
     return "://" in name and not is_address(name)
 
 
 def named(word: str) -> tuple[str, dict[str, str]]:
-    """What a person typed -> the name that results may show, and the entry of `Storage.roots` that it needs, if any.
+    """What a user typed, as a name that may stand in results, and the entry of `Storage.roots` that it needs, if any.
 
-    A path becomes absolute, so that it means the same in every process. Of an address, options (`?region=...`) and
-    credentials (`KEY:SECRET@`) go from the name to the entry.
+    A path becomes absolute, so that it means the same in every process. An address loses its options (`?region=...`)
+    and credentials (`KEY:SECRET@`) to the entry.
     """
     if is_address(word):
         return word, {}
@@ -118,17 +112,16 @@ def named(word: str) -> tuple[str, dict[str, str]]:
         return unquote(urlsplit(word).path), {}
     if not in_storage(word):
         return os.path.abspath(word), {}
-    scheme, _, rest = word.partition("://")
-    rest, _, options = rest.partition("?")
-    authority, _, path = rest.partition("/")
-    user, _, host = authority.rpartition("@")
-    shown = f"{scheme}://{host if ':' in user else authority}"
-    root = f"{scheme}://{authority}" + (f"?{options}" if options else "")
-    return f"{shown}/{path}".rstrip("/"), {} if root == shown else {shown: root}
+    address, question_mark, options = word.partition("?")
+    scheme, _, rest = address.partition("://")
+    bucket, _, path = rest.partition("/")
+    user, _, host = bucket.rpartition("@")
+    root, with_options = f"{scheme}://{host if ':' in user else bucket}", f"{scheme}://{bucket}{question_mark}{options}"
+    return f"{root}/{path}".rstrip("/"), {} if with_options == root else {root: with_options}
 
 
 def tried_again(read: Callable[[], _Result]) -> _Result:
-    """Call it until it doesn't raise an OSError, `TRIES` times at most; a file that isn't there is not waited for."""
+    """Call a function until it raises no OSError, `TRIES` times at most. A missing file is not waited for."""
     for attempt in range(TRIES - 1):
         try:
             return read()
@@ -140,41 +133,19 @@ def tried_again(read: Callable[[], _Result]) -> _Result:
 
 
 def first_line(error: BaseException) -> str:
-    """Of its text, or its kind where it has none."""
+    """The first line of an error's text, or its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def _split(name: str) -> tuple[str, str]:
-    scheme, _, rest = name.partition("://")
-    authority, _, path = rest.partition("/")
-    return f"{scheme}://{authority}", path
-
-
 @lru_cache
-def _file_system(root: str) -> tuple[fs.FileSystem, str]:
+def _file_system(address: str) -> tuple[fs.FileSystem, str]:
+    root, _ = named(address)
     try:
-        return fs.FileSystem.from_uri(root)
+        filesystem, start = fs.FileSystem.from_uri(address)
     except (pa.ArrowException, OSError, ValueError) as error:
-        shown, _ = named(root)
-        raise UserError(
-            f"{shown}: {first_line(error)}; give a path, or an address as s3://bucket/folder, gs:// or abfs://"
-        ) from error
-
-
-def _write_local(path: Path, content: bytes | pa.Buffer) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(_temporary(str(path)))
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: str) -> str:
-    """Of each writer its own, and hidden: readers of Parquet folders pass it over."""
-    folder, _, name = path.rpartition("/")
-    return f"{folder}/.{name}.{uuid.uuid4().hex}"
+        reason = first_line(error).replace(address, root)  # which has no credentials
+    else:
+        if filesystem.type_name in WHOLE_FILES:
+            return filesystem, start
+        reason = f"{filesystem.type_name} is no object storage"
+    raise UserError(f"{root}: {reason}; give a path, or an address as s3://bucket/folder, gs:// or abfs://")

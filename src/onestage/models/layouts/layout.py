@@ -1,178 +1,135 @@
-"""What it takes to know another project's checkpoint: its entry names beside ours, and what its network saw."""
+"""What a layout is: another project's entry names beside ours, and how its networks were trained."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from onestage.models.layouts.renamed import Renamed
+from onestage.detectors import Normalization
+from onestage.models.loading import Renamed
 
-RGB = tuple[float, float, float]
-IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)
-IMAGENET_STD: RGB = (58.395, 57.12, 57.375)
-
-# Places of VGG-16's convolutions in the `features` list that torchvision made and the others kept; the numbers between
-# are ReLUs and poolings. 31 and 33 are fc6 and fc7 as convolutions (Liu 2016, 3).
+# Where VGG-16's convolutions stand in torchvision's `features` list, which other projects kept; ReLUs and poolings
+# stand between them. 31 and 33 are fc6 and fc7 as convolutions (Liu 2016, 3).
 VGG16_PLACES = {
     **{0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2", 10: "conv3_1", 12: "conv3_2", 14: "conv3_3"},
     **{17: "conv4_1", 19: "conv4_2", 21: "conv4_3", 24: "conv5_1", 26: "conv5_2", 28: "conv5_3"},
     **{31: "conv6", 33: "conv7"},
 }
+CONV4_3_SCALE = "backbone.conv4_3_norm.scale"
 MAX_EXTRAS = 5  # SSD512's; SSD300 has four
-MAX_LEVELS = 7
+MAX_LEVELS = 7  # SSD512's
 
-
-def no_settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Their network is what ours is as it was built."""
-    return {}
-
-
-def no_change(ours: str, value: Tensor, num_classes: int) -> None:
-    """Their numbers are ours."""
-    return None
-
-
-@dataclass(frozen=True)
-class SharedLayers:
-    """A list of layers whose members may all be one.
-
-    Attributes:
-        theirs: the name of a member, with `{}` for its place.
-        setting: the field of our configuration that says whether they are one.
-    """
-
-    theirs: str
-    setting: str
+NO_BATCH_COUNTS = "frozen batch norms do not count batches"
+IMAGENET_CLASSIFIER = "it classifies ImageNet"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The checkpoint layout of one project for one family of detectors.
+    """The checkpoints of one project for one family of detectors.
 
     Attributes:
-        name: what `layout=` calls it.
-        project: whose it is.
-        family: the detectors that it is of: `DetectorConfig.FAMILY`.
-        modules: their module's name, or its beginning -> ours; what stands behind it goes along unchanged.
-        markers: entries that are all there in this layout, and in no other of the family unless it says so.
-        entries: their entry name -> ours, where the last word differs too.
-        shared: lists of layers that may be one.
-        left_out: beginnings of entries that are not used -> why.
-        mean, std: what their network's input was normalised with, RGB on the 0..255 scale.
-        settings: (our configuration, their state dict) -> values of the configuration that the file was made with.
-        changed: (our entry, their value, number of classes) -> our value and what was done, or None.
-        notes: what is not the same as in their program, a sentence each.
+        name: value of `layout=` that chooses it.
+        project: name of the project, for messages.
+        family: family of its detectors, as `DetectorConfig.FAMILY`.
+        names: their module, a prefix of modules, or an entry -> ours. What follows a module's name stays as it is.
+        markers: entries that together are in this layout and in no other, unless its file says so.
+        normalization: normalisation of the input that its networks were trained with.
+        settings: (our configuration, their state dict) -> the fields of the configuration that the checkpoint needs.
+        shared: lists of layers whose members may be one layer -> our setting that says whether they are.
+        left_out: prefixes of entries that are not used -> the reason.
+        convert: (our entry, their value, number of classes) -> our value and what was done to theirs; None leaves it.
+        notes: differences to the project's own program, a sentence each.
     """
 
     name: str
     project: str
     family: str
-    modules: Mapping[str, str]
+    names: Mapping[str, str]
     markers: tuple[str, ...]
-    mean: RGB
-    std: RGB = (1.0, 1.0, 1.0)
-    entries: Mapping[str, str] | None = None
-    shared: tuple[SharedLayers, ...] = ()
-    left_out: Mapping[str, str] | None = None
-    settings: Callable[[Any, Mapping[str, Tensor]], dict[str, Any]] = no_settings
-    changed: Callable[[str, Tensor, int], tuple[Tensor, str] | None] = no_change
+    normalization: Normalization
+    settings: Callable[[Any, Mapping[str, Tensor]], dict[str, Any]]
+    shared: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    convert: Callable[[str, Tensor, int], tuple[Tensor, str] | None] = lambda ours, value, num_classes: None
     notes: tuple[str, ...] = ()
 
-    def recognises(self, names: Collection[str]) -> bool:
-        """Whether a checkpoint with these entries is of this layout."""
-        return all(marker in names for marker in self.markers)
-
     def our_name(self, theirs: str) -> str | None:
-        """Our name of one of their entries; None where it has none."""
-        if self.entries and theirs in self.entries:
-            return self.entries[theirs]
+        """Our name of one of their entries; None if there is none."""
         words = theirs.split(".")
-        for length in range(len(words) - 1, 0, -1):
-            module = self.modules.get(".".join(words[:length]))
-            if module is not None:
-                return ".".join([module, *words[length:]])
+        for length in range(len(words), 0, -1):
+            ours = self.names.get(".".join(words[:length]))
+            if ours is not None:
+                return ".".join([ours, *words[length:]])
         return None
 
-    def why_left_out(self, theirs: str) -> str | None:
-        """Why one of their entries is not used; None where it is."""
-        reasons = (why for start, why in (self.left_out or {}).items() if theirs.startswith(start))
-        return next(reasons, None)
-
     def all_settings(self, config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Values of our configuration that a file of this layout was made with."""
-        shared = {one.setting: is_shared(one, state_dict) for one in self.shared if _repetitions(one, state_dict)}
+        """Fields of our configuration that a checkpoint needs; `shared` ones by its values."""
+        shared = {
+            setting: is_one_layer(layers, state_dict)
+            for layers, setting in self.shared.items()
+            if _repetitions(layers, state_dict)
+        }
         return {**self.settings(config, state_dict), **shared}
 
     def rename(self, state_dict: Mapping[str, Tensor], own: Collection[str], num_classes: int) -> Renamed:
-        """Give each entry of a state dict our name, and our values where theirs are ordered otherwise.
+        """Give a checkpoint our names, and our order of values where theirs differs.
 
-        Args:
-            state_dict: theirs.
-            own: our network's entry names.
-            num_classes: that our network knows.
+        `own` are the entry names of our network, `num_classes` the number of its classes.
         """
         renamed = Renamed(self.name)
-        repeated = {name for one in self.shared if is_shared(one, state_dict) for name in _repetitions(one, state_dict)}
+        repeated = {
+            entry
+            for layers in self.shared
+            if is_one_layer(layers, state_dict)
+            for entry in _repetitions(layers, state_dict)
+        }
         for theirs, value in state_dict.items():
-            why = self.why_left_out(theirs)
             ours = self.our_name(theirs)
+            reason = next((why for prefix, why in self.left_out.items() if theirs.startswith(prefix)), None)
             if theirs in repeated:
-                renamed.left_out[theirs] = "one layer for all levels or scales, whose first entry is used"
-            elif why is not None:
-                renamed.left_out[theirs] = why
+                renamed.left_out[theirs] = "one layer for all levels or scales; its first entry is used"
+            elif reason is not None:
+                renamed.left_out[theirs] = reason
             elif ours is None:
-                renamed.unexplained.append(theirs)
+                renamed.unknown.append(theirs)
             elif ours not in own and ours.endswith("num_batches_tracked"):
-                renamed.left_out[theirs] = "frozen batch norms do not count batches"
+                renamed.left_out[theirs] = NO_BATCH_COUNTS
             else:
-                new_value, change = self.changed(ours, value, num_classes) or (value, None)
-                renamed.add(ours, theirs, new_value, change=change)
+                converted, change = self.convert(ours, value, num_classes) or (value, None)
+                renamed.add(ours, theirs, converted, change)
         return renamed
 
 
-def is_shared(layers: SharedLayers, state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether all members of a list of layers have the values of the first."""
+def is_one_layer(layers: str, state_dict: Mapping[str, Tensor]) -> bool:
+    """True if all members of a list of layers have the values of the first."""
     return all(
-        torch.equal(state_dict[name], state_dict[first]) if first in state_dict else False
-        for name, first in _repetitions(layers, state_dict).items()
+        first in state_dict and torch.equal(state_dict[entry], state_dict[first])
+        for entry, first in _repetitions(layers, state_dict).items()
     )
 
 
-def _repetitions(layers: SharedLayers, state_dict: Mapping[str, Tensor]) -> dict[str, str]:
-    """The entries of all members but the first -> the first's entry of the same kind."""
-    before, _, after = layers.theirs.partition("{}")
-    found = {}
-    for name in state_dict:
-        place, _, kind = name.removeprefix(before).partition(".") if name.startswith(before) else ("", "", "")
-        if place.isdecimal() and int(place) > 0:
-            found[name] = f"{before}0{after}.{kind}"
-    return found
+def _repetitions(layers: str, entries: Iterable[str]) -> dict[str, str]:
+    """Entries of a list's second and later members -> the entry of the first member that corresponds."""
+    later = re.compile(rf"{re.escape(layers)}\.[1-9]\d*\.(.+)")
+    return {entry: f"{layers}.0.{found[1]}" for entry in entries if (found := later.fullmatch(entry))}
 
 
-def vgg16_modules(template: str, places: Iterable[int] = VGG16_PLACES) -> dict[str, str]:
-    """Their names of VGG-16's convolutions (`template` with the place in the list) -> ours."""
+def vgg16_names(template: str, places: Iterable[int] = VGG16_PLACES) -> dict[str, str]:
+    """VGG-16's convolutions, whose names have their place in the list at `{}`."""
     return {template.format(place): f"backbone.{VGG16_PLACES[place]}" for place in places}
 
 
-def flat_extras(template: str) -> dict[str, str]:
-    """Their names of the extra layers where they are one flat list: 1x1, 3x3, 1x1, 3x3, ... -> ours."""
-    kinds = ("reduce", "conv")
-    return {template.format(2 * i + k): f"extras.{i}.{kind}" for i in range(MAX_EXTRAS) for k, kind in enumerate(kinds)}
+def flat_extras_names(template: str) -> dict[str, str]:
+    """SSD's extra layers in one flat list: 1x1, 3x3, 1x1, 3x3, ..."""
+    convs = [f"extras.{i}.{conv}" for i in range(MAX_EXTRAS) for conv in ("reduce", "conv")]
+    return {template.format(place): conv for place, conv in enumerate(convs)}
 
 
-def heads(class_template: str, box_template: str) -> dict[str, str]:
-    """Their names of the two head convolutions of each level -> ours."""
-    return {
-        template.format(level): f"head.{ours}.{level}"
-        for template, ours in ((class_template, "class_convs"), (box_template, "box_convs"))
-        for level in range(MAX_LEVELS)
-    }
-
-
-def whole_sizes(sizes: Iterable[float]) -> tuple[float, ...]:
-    """Anchor sizes cut down to whole pixels, as mmdetection does: 35, 76, 153, ... for SSD512 on VOC."""
-    return tuple(float(int(size)) for size in sizes)
+def numbered(names: Mapping[str, str]) -> dict[str, str]:
+    """Names with one number in them, at `{}` in theirs and in ours."""
+    return {theirs.format(n): ours.format(n) for theirs, ours in names.items() for n in range(MAX_LEVELS)}

@@ -1,31 +1,25 @@
-"""amdegroot/ssd.pytorch: the layout of its SSD300 checkpoints.
+"""amdegroot/ssd.pytorch: its SSD300 on VGG-16.
 
-Its head channels are ordered (anchor, class) and (anchor, coordinate), background first, and its anchors within a cell
-as ours (golden `ssd_pytorch_ssd300_vgg16`). Its data path subtracts the means (104, 117, 123) from BGR and then turns
-the image to RGB.
+Head channels and anchors have our order (golden `ssd_pytorch_ssd300_vgg16`). Its data path subtracts the means
+(104, 117, 123) from BGR, then turns the image to RGB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
-
-from onestage.models.layouts.layout import Layout, flat_extras, heads, vgg16_modules
-
-
-def _settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {"clip_anchors": "all", "whole_pixels": False}
-
+from onestage.detectors import Normalization
+from onestage.models.layouts.layout import CONV4_3_SCALE, Layout, flat_extras_names, numbered, vgg16_names
 
 SSD_PYTORCH = Layout(
     name="ssd.pytorch",
     project="amdegroot/ssd.pytorch",
     family="SSD",
-    modules={**vgg16_modules("vgg.{}"), **flat_extras("extras.{}"), **heads("conf.{}", "loc.{}")},
-    entries={"L2Norm.weight": "backbone.conv4_3_norm.scale"},
+    names={
+        **vgg16_names("vgg.{}"),
+        **flat_extras_names("extras.{}"),
+        **numbered({"conf.{}": "head.class_convs.{}", "loc.{}": "head.box_convs.{}"}),
+        "L2Norm.weight": CONV4_3_SCALE,
+    },
     markers=("L2Norm.weight",),
-    mean=(123.0, 117.0, 104.0),
-    settings=_settings,
+    normalization=Normalization(mean=(123.0, 117.0, 104.0), std=(1.0, 1.0, 1.0)),
+    settings=lambda config, state_dict: {"clip_anchors": "all", "whole_pixels": False},
 )

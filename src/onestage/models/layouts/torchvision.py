@@ -1,8 +1,8 @@
-"""torchvision: the layouts of `ssd300_vgg16`, `retinanet_resnet50_fpn` and `retinanet_resnet50_fpn_v2`.
+"""torchvision's detectors: `ssd300_vgg16`, `retinanet_resnet50_fpn` and `retinanet_resnet50_fpn_v2`.
 
-SSD: its anchors have the sizes of the paper's COCO model whatever the number of classes (`scales` 0.07, 0.15, 0.33, ...
-of 300), and only their widths and heights are clipped, not their centres. It normalises 0..1 RGB with mean
-(0.48235, 0.45882, 0.40784) and std 1/255: on our scale the mean times 255, std 1.
+SSD: its anchors have the sizes of the paper's COCO model at any number of classes (`scales` 0.07, 0.15, 0.33, ... of
+300), and only their widths and heights are clipped, not their centres. It normalises 0..1 RGB with mean (0.48235,
+0.45882, 0.40784) and std 1/255: on our scale the mean times 255, std 1.
 
 RetinaNet: P6 comes from P5 in the first version, from C5 in the second, whose subnets have group norms. Its class 0 is
 a slot for background that no object is trained on; where our network has one class less than the file, it is dropped.
@@ -17,33 +17,31 @@ from typing import Any
 
 from torch import Tensor
 
-from onestage.models.layouts.layout import IMAGENET_MEAN, IMAGENET_STD, MAX_EXTRAS, Layout, heads, vgg16_modules
+from onestage.detectors import Normalization
+from onestage.detectors.base import IMAGENET
+from onestage.models.layouts.layout import CONV4_3_SCALE, MAX_EXTRAS, Layout, numbered, vgg16_names
 
-_UP_TO_CONV4_3 = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
-_SSD_SIZES = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
+UP_TO_CONV4_3 = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
+SSD_SIZES = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
 RETINANET_ANCHORS_PER_CELL = 9
 
 
-def _ssd_settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {"clip_anchors": "sizes", "whole_pixels": False, "anchor_sizes": _SSD_SIZES}
-
-
 def _retinanet_settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    second = "head.classification_head.conv.0.1.weight" in state_dict
+    second_version = "head.classification_head.conv.0.1.weight" in state_dict
     return {
         "backbone_norm": "batch" if "backbone.body.bn1.num_batches_tracked" in state_dict else "frozen",
-        "subnet_norm": "group" if second else "none",
+        "subnet_norm": "group" if second_version else "none",
         "p6_from": "c5" if state_dict["backbone.fpn.extra_blocks.p6.weight"].shape[1] == 2048 else "p5",
         "p7_relu": True,
         "anchor_style": "torchvision",
         "anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
         "keep_best": True,
-        "box_loss": "giou" if second else "l1",
+        "box_loss": "giou" if second_version else "l1",
     }
 
 
 def _without_background(ours: str, value: Tensor, num_classes: int) -> tuple[Tensor, str] | None:
-    """The class scores without the slot for background, where that makes them fit our number of classes."""
+    """Class scores without the slot for background, where our number of classes asks for it."""
     if not ours.startswith("class_subnet.last.") or len(value) != RETINANET_ANCHORS_PER_CELL * (num_classes + 1):
         return None
     by_anchor = value.reshape(RETINANET_ANCHORS_PER_CELL, num_classes + 1, *value.shape[1:])
@@ -54,27 +52,28 @@ TORCHVISION_SSD = Layout(
     name="torchvision",
     project="torchvision's ssd300_vgg16",
     family="SSD",
-    modules={
-        **vgg16_modules("backbone.features.{}", _UP_TO_CONV4_3),
+    names={
+        **vgg16_names("backbone.features.{}", UP_TO_CONV4_3),
         # Its first extra block starts with the fourth pooling, place 23 of the list, and ends with fc6 and fc7.
         **{f"backbone.extra.0.{place - 23}": f"backbone.conv5_{i + 1}" for i, place in enumerate((24, 26, 28))},
         "backbone.extra.0.7.1": "backbone.conv6",
         "backbone.extra.0.7.3": "backbone.conv7",
         **{f"backbone.extra.{i + 1}.0": f"extras.{i}.reduce" for i in range(MAX_EXTRAS)},
         **{f"backbone.extra.{i + 1}.2": f"extras.{i}.conv" for i in range(MAX_EXTRAS)},
-        **heads("head.classification_head.module_list.{}", "head.regression_head.module_list.{}"),
+        **numbered({"head.classification_head.module_list.{}": "head.class_convs.{}"}),
+        **numbered({"head.regression_head.module_list.{}": "head.box_convs.{}"}),
+        "backbone.scale_weight": CONV4_3_SCALE,
     },
-    entries={"backbone.scale_weight": "backbone.conv4_3_norm.scale"},
     markers=("backbone.scale_weight",),
-    mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255),
-    settings=_ssd_settings,
+    normalization=Normalization(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), std=(1.0, 1.0, 1.0)),
+    settings=lambda config, state_dict: {"clip_anchors": "sizes", "whole_pixels": False, "anchor_sizes": SSD_SIZES},
 )
 
 TORCHVISION_RETINANET = Layout(
     name="torchvision",
     project="torchvision's retinanet_resnet50_fpn and retinanet_resnet50_fpn_v2",
     family="RetinaNet",
-    modules={
+    names={
         "backbone.body": "backbone.body",
         "backbone.fpn.inner_blocks": "fpn.pyramid.inner_blocks",
         "backbone.fpn.layer_blocks": "fpn.pyramid.layer_blocks",
@@ -85,9 +84,8 @@ TORCHVISION_RETINANET = Layout(
         "head.regression_head.bbox_reg": "box_subnet.last",
     },
     markers=("head.classification_head.cls_logits.weight", "backbone.fpn.extra_blocks.p6.weight"),
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
+    normalization=IMAGENET,
     settings=_retinanet_settings,
     notes=("batch norms have an epsilon of 1e-5; torchvision's published COCO weights of its first version want 0",),
-    changed=_without_background,
+    convert=_without_background,
 )

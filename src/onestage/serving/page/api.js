@@ -1,13 +1,13 @@
-// What the page asks the server.
+// Requests to the server.
 
 export class Refused extends Error {
-  constructor(status, sentence) {
-    super(sentence);
+  constructor(status, message) {
+    super(message);
     this.status = status;
   }
 }
 
-async function ask(path, token, options = {}) {
+async function request(path, token, options = {}) {
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   let answer;
   try {
@@ -16,18 +16,18 @@ async function ask(path, token, options = {}) {
     throw new Refused(0, "the server does not answer");
   }
   if (answer.ok) return answer;
-  const said = await answer.json().catch(() => ({}));
-  throw new Refused(answer.status, said.error ?? `the server answers ${answer.status}`);
+  const { error } = await answer.json().catch(() => ({}));
+  throw new Refused(answer.status, error ?? `the server answers ${answer.status}`);
 }
 
 export async function model(token) {
-  return (await ask("v1/model", token)).json();
+  return (await request("v1/model", token)).json();
 }
 
-// One image's entry, with everything of the lowest threshold and more, and where the time went (milliseconds).
+// The entry of one image, with all detections above the lowest threshold, and where the time went (milliseconds).
 export async function detect(image, token, lowestThreshold) {
   const began = performance.now();
-  const answer = await ask(`v1/detect?score_threshold=${lowestThreshold}`, token, {
+  const answer = await request(`v1/detect?score_threshold=${lowestThreshold}`, token, {
     method: "POST",
     headers: { "Content-Type": image.type || "application/octet-stream" },
     body: image,

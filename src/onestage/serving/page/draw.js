@@ -1,10 +1,11 @@
 // An image and its boxes on a canvas.
 
 const SMALLEST_SIDE = 700; // pixels of the canvas's longer side; smaller images are enlarged so that tags can be read
-const LEAST_LETTERS = 11; // pixels on the screen
+const SMALLEST_LETTERS = 11; // height, pixels on the screen
 const OUTLINE = "rgb(20 20 20)";
 
-// `source` is what drawImage takes; boxes are in pixels of `size`; the best are drawn last, the marked one on top.
+// `source` is anything that drawImage takes; boxes are in pixels of `size`. Better ones cover worse ones, and the marked
+// one covers all.
 export function draw(canvas, source, size, detections, colours, marked) {
   const factor = Math.max(1, Math.ceil(SMALLEST_SIDE / Math.max(size.width, size.height)));
   canvas.width = size.width * factor;
@@ -12,7 +13,7 @@ export function draw(canvas, source, size, detections, colours, marked) {
   const pen = canvas.getContext("2d");
   pen.imageSmoothingQuality = "high";
   pen.drawImage(source, 0, 0, canvas.width, canvas.height);
-  const shrink = canvas.width / (canvas.clientWidth || canvas.width); // of the canvas on the screen
+  const shrink = canvas.width / (canvas.clientWidth || canvas.width); // canvas pixels per pixel on the screen
   const unit = Math.max(Math.sqrt(canvas.width * canvas.height) / 400, shrink);
   const bestFirst = detections.toSorted((a, b) => b.score - a.score);
   if (marked) bestFirst.unshift(...bestFirst.splice(bestFirst.indexOf(marked), 1));
@@ -31,9 +32,9 @@ function box(pen, one, factor, colour, unit) {
   }
 }
 
-// Each tag at its box, inside the image, and where there is room apart from the tags of better boxes.
+// Each tag is placed at its box, inside the image, and where possible apart from the tags of better boxes.
 function placedTags(pen, bestFirst, factor, unit, canvas) {
-  const size = Math.max(5 * unit + 7, LEAST_LETTERS * unit);
+  const size = Math.max(5 * unit + 7, SMALLEST_LETTERS * unit);
   const height = 1.3 * size;
   pen.font = `500 ${size}px system-ui, sans-serif`;
   const tags = [];
@@ -60,7 +61,7 @@ function write(pen, tag, colour, unit) {
   pen.fillText(tag.text, tag.x + 0.3 * tag.size, tag.y + tag.height / 2);
 }
 
-// Whether white letters read better on it (relative luminance, roughly as WCAG 2 has it).
+// True where white letters read better on this colour (relative luminance, roughly as in WCAG 2).
 function dark(colour) {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255);
   return 0.2126 * red ** 2.2 + 0.7152 * green ** 2.2 + 0.0722 * blue ** 2.2 < 0.18;

@@ -1,7 +1,7 @@
-// Videos and cameras, frame by frame: each frame that is shown has its own boxes.
+// Videos and cameras, frame by frame: every frame that is shown has its own boxes.
 
-const FRAME_S = 1 / 25; // the least step through a video, seconds
-const LONGEST_SIDE = 1280; // pixels of a frame that is sent
+const FRAME_S = 1 / 25; // smallest step through a video, seconds
+const LONGEST_SIDE = 1280; // of a frame that is sent, pixels
 const JPEG_QUALITY = 0.92;
 
 // A playing video or camera. `show(frame)` is awaited before the next frame is taken.
@@ -42,13 +42,13 @@ export class Film {
     await happened(this.video, "seeked");
   }
 
-  // Play, or stop playing. What goes wrong ends it.
+  // Play, or stop playing. An error ends it.
   async toggle() {
     if (this.playing) {
       this.playing = false;
       return;
     }
-    await this.loop; // of before, if its last frame is still on the way
+    await this.loop; // the one before, whose last frame may still be on its way
     this.playing = true;
     this.changed();
     this.loop = this.play().finally(() => {
@@ -71,7 +71,7 @@ export class Film {
     }
   }
 
-  // The current frame, sent and shown.
+  // Send the current frame and show it.
   async frame() {
     const { videoWidth, videoHeight } = this.video;
     const factor = Math.min(1, LONGEST_SIDE / Math.max(videoWidth, videoHeight));

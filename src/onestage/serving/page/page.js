@@ -6,19 +6,19 @@ import { Film } from "./film.js";
 
 const at = (id) => document.getElementById(id);
 const view = {
-  model: null, // what the server says about it
+  model: null, // facts from the server
   token: sessionStorage.getItem("token") ?? "",
   shown: null, // { name, source, width, height, detections, timing }; source is null where the browser can't show it
   hidden: new Set(), // labels
   film: null,
-  wanted: 0, // counts what was asked for, so that an answer that comes too late is not shown
+  newest: 0, // number of the newest request: an answer to an older one is not shown
 };
 
-// ---------------------------------------------------------------------------------------------- what is seen
+// ---------------------------------------------------------------------------------------------- view
 
 function visible() {
   const threshold = Number(at("threshold").value);
-  return view.shown?.detections.filter((one) => one.score >= threshold && !view.hidden.has(one.label)) ?? [];
+  return view.shown?.detections.filter((one) => one.score > threshold && !view.hidden.has(one.label)) ?? [];
 }
 
 function render(marked = null) {
@@ -26,7 +26,7 @@ function render(marked = null) {
   at("threshold-value").textContent = threshold.toFixed(2);
   const counts = new Map();
   for (const one of view.shown?.detections ?? []) {
-    if (one.score >= threshold) counts.set(one.label, (counts.get(one.label) ?? 0) + 1);
+    if (one.score > threshold) counts.set(one.label, (counts.get(one.label) ?? 0) + 1);
   }
   for (const count of at("classes").querySelectorAll(".count")) {
     count.textContent = view.shown ? (counts.get(Number(count.dataset.label)) ?? 0) : "";
@@ -44,8 +44,8 @@ function inWords(count) {
   const { timing, name, width, height } = view.shown;
   const ms = (value) => `${Math.round(value ?? 0)} ms`;
   return (
-    `${count} found in ${name}, ${width} × ${height}: ${ms(timing.all)} altogether, ` +
-    `of which the network ${ms(timing.network)}, decoding and waiting ${ms(timing.wait)}`
+    `${count} found in ${name}, ${width} × ${height}: ${ms(timing.all)} in all, ` +
+    `${ms(timing.network)} of it for the network, ${ms(timing.wait)} for decoding and waiting`
   );
 }
 
@@ -104,7 +104,7 @@ function listClasses() {
   );
 }
 
-// ---------------------------------------------------------------------------------------------- what is asked
+// ---------------------------------------------------------------------------------------------- requests
 
 function keepToken(token) {
   view.token = token;
@@ -112,9 +112,9 @@ function keepToken(token) {
 }
 
 async function connect() {
-  const told = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (told) {
-    keepToken(told);
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    keepToken(given);
     history.replaceState(null, "", location.pathname); // it does not stay in the address
   }
   try {
@@ -132,13 +132,13 @@ async function connect() {
   update();
 }
 
-async function look(source, image, name, ask) {
+async function detect(source, image, name, request) {
   if (image.size > view.model.largest_request_bytes) {
     throw new Error(`${name}: ${image.size.toLocaleString()} bytes; the server takes ` +
       `${view.model.largest_request_bytes.toLocaleString()}`);
   }
   const entry = await api.detect(image, view.token, view.model.lowest_score_threshold);
-  if (ask !== view.wanted) return;
+  if (request !== view.newest) return;
   view.shown = { ...entry, name, source };
   at("drop").hidden = true;
   at("error").hidden = true;
@@ -149,33 +149,33 @@ async function look(source, image, name, ask) {
 
 async function open(file) {
   if (!view.model || !file) return;
-  const ask = begin();
+  const request = begin();
   try {
     if (file.type.startsWith("video/")) {
-      await openFilm(ask, (film) => film.openFile(file));
+      await openFilm(request, (film) => film.openFile(file));
       return;
     }
     at("status").textContent = `looking at ${file.name} …`;
     const source = await createImageBitmap(file).catch(() => null); // upright, as the server has it
-    await look(source, file, file.name || "image", ask);
-    if (!source && ask === view.wanted) fail(new Error(`${file.name}: this browser can't show it; the list has what was found`));
+    await detect(source, file, file.name || "image", request);
+    if (!source && request === view.newest) fail(new Error(`${file.name}: this browser can't show it; the list has its detections`));
   } catch (error) {
-    if (ask === view.wanted) fail(error);
+    if (request === view.newest) fail(error);
   }
 }
 
 async function openCamera() {
   if (!view.model) return;
-  const ask = begin();
+  const request = begin();
   try {
-    await openFilm(ask, (film) => film.openCamera());
+    await openFilm(request, (film) => film.openCamera());
   } catch (error) {
-    fail(error.name === "NotAllowedError" ? new Error("the browser was not allowed to use the camera") : error);
+    fail(error.name === "NotAllowedError" ? new Error("the browser was not allowed to use the camera; allow it in the browser's settings") : error);
   }
 }
 
-async function openFilm(ask, begin) {
-  const film = new Film(at("video"), (still, image, name) => look(still, image, name, ask), showFilm);
+async function openFilm(request, begin) {
+  const film = new Film(at("video"), (still, image, name) => detect(still, image, name, request), showFilm);
   view.film = film;
   at("film").hidden = false;
   await begin(film);
@@ -186,7 +186,7 @@ function begin() {
   view.film = null;
   at("film").hidden = true;
   at("error").hidden = true;
-  return ++view.wanted;
+  return ++view.newest;
 }
 
 function showFilm() {
@@ -207,7 +207,7 @@ function save(content, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-// ---------------------------------------------------------------------------------------------- what is done
+// ---------------------------------------------------------------------------------------------- events
 
 at("token-form").addEventListener("submit", (event) => {
   event.preventDefault();

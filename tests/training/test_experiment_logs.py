@@ -1,4 +1,4 @@
-"""What reaches the trackers, read back from the files that they write; and that their troubles are not the run's."""
+"""What reaches the experiment logs, read back from the files that they write; their troubles are not the run's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,26 +25,19 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from onestage.errors import UserError
-from onestage.training import trackers as tracking
-from onestage.training.log_file import LogRow
-from onestage.training.trackers import TrackerName, Trackers, check_packages, evaluation_scalars, flat
+from onestage.training import experiment_logs
+from onestage.training.experiment_logs import (
+    ExperimentLogs,
+    check_packages,
+    evaluation_scalars,
+    flat,
+    start_logs,
+)
 
 # Protocol buffers' modules make their classes when they are loaded, which pyright can't know.
 hparams_messages: Any = import_module("tensorboard.plugins.hparams.plugin_data_pb2")
 wandb_messages: Any = import_module("wandb.proto.wandb_internal_pb2")
 
-ROW = LogRow(
-    step=10,
-    epoch=0.5,
-    images=320,
-    lr=0.125,
-    loss=3.0,
-    classification_loss=2.25,
-    box_loss=0.75,
-    images_per_second=64.0,
-    seconds=5.0,
-    map_area=0.25,
-)
 METRICS: dict[str, Any] = {
     "voc": {
         "map_11point": 0.5,
@@ -59,7 +52,7 @@ METRICS: dict[str, Any] = {
     "coco": {"AP": 0.375, "AP50": 0.625, "APs": -1.0},
     "images": 6,
 }
-TRAINED = {  # every number of ROW but the step, and but the AP, which the evaluation tells
+TRAINED: dict[str, float] = {  # a row of log.csv
     "train/epoch": 0.5,
     "train/images": 320,
     "train/lr": 0.125,
@@ -84,12 +77,10 @@ def image(color: tuple[int, int, int], height: int = 12, width: int = 20) -> np.
     return np.full((height, width, 3), color, dtype=np.uint8)
 
 
-class Run:
-    """The trackers of a run in a folder, and what they said."""
-
-    def __init__(self, folder: Path, *names: TrackerName, step: int = 0) -> None:
-        self.said: list[str] = []
-        self.trackers = Trackers(names, folder=folder, settings=SETTINGS, step=step, say=self.said.append)
+def started(folder: Path, *names: str, step: int = 0, report: Callable[[str], None] = pytest.fail) -> ExperimentLogs:
+    """The experiment logs of a run in a folder."""
+    logs = start_logs(names, folder=folder, settings=SETTINGS, step=step, report=report)
+    return ExperimentLogs(logs, report)
 
 
 @pytest.fixture
@@ -159,7 +150,7 @@ def history(records: list[Any]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not name.startswith("_")} for row in rows]
 
 
-# --- what is told
+# --- what they get
 
 
 def test_settings_become_flat_with_sequences_as_text() -> None:
@@ -174,7 +165,7 @@ def test_settings_become_flat_with_sequences_as_text() -> None:
     assert flat({"factors": (("neck", 0.5),)}) == {"factors": '[["neck", 0.5]]'}
 
 
-def test_an_evaluation_tells_the_numbers_that_have_a_value() -> None:
+def test_an_evaluation_has_the_numbers_that_have_a_value() -> None:
     assert evaluation_scalars(METRICS) == EVALUATED
     nothing = {"voc": {"map_11point": None, "map_area": None, "per_class": {}}, "coco": {"AP": -1.0}}
     assert evaluation_scalars(nothing) == {}
@@ -186,19 +177,16 @@ def test_an_evaluation_tells_the_numbers_that_have_a_value() -> None:
 
 
 def test_tensorboard_holds_every_number_at_its_step(tmp_path: Path) -> None:
-    run = Run(tmp_path, "tensorboard")
-    run.trackers.start()
-    run.trackers.log(ROW)
-    run.trackers.evaluation(METRICS, 10)
-    run.trackers.close()
+    logs = started(tmp_path, "tensorboard")
+    logs.scalars(TRAINED, 10)
+    logs.scalars(evaluation_scalars(METRICS), 10)
+    logs.close()
     assert scalars(event_file(tmp_path)) == {tag: [(10, value)] for tag, value in {**TRAINED, **EVALUATED}.items()}
-    assert run.said == []
 
 
 def test_tensorboard_holds_the_images_pixel_by_pixel(tmp_path: Path) -> None:
-    run = Run(tmp_path, "tensorboard")
-    run.trackers.start()
-    run.trackers.images("augmented", {"1": image((46, 196, 255)), "2": image((9, 0, 0), 30, 40)}, 11)
+    logs = started(tmp_path, "tensorboard")
+    logs.images("augmented", {"1": image((46, 196, 255)), "2": image((9, 0, 0), 30, 40)}, 11)
     # not closed: what was logged is on the disk
     events = event_file(tmp_path)
     assert events.Tags()["images"] == ["augmented/1", "augmented/2"]
@@ -207,13 +195,12 @@ def test_tensorboard_holds_the_images_pixel_by_pixel(tmp_path: Path) -> None:
         assert shown.step == 11
         decoded = cv2.imdecode(np.frombuffer(shown.encoded_image_string, np.uint8), cv2.IMREAD_COLOR_RGB)
         np.testing.assert_array_equal(decoded, expected)
-    run.trackers.close()
+    logs.close()
 
 
 def test_tensorboard_holds_the_settings_beside_the_charts(tmp_path: Path) -> None:
-    run = Run(tmp_path, "tensorboard")
-    run.trackers.start()
-    run.trackers.close()
+    logs = started(tmp_path, "tensorboard")
+    logs.close()
     metadata = event_file(tmp_path).SummaryMetadata("_hparams_/session_start_info")
     data = hparams_messages.HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
     told = {name: value.string_value or value.number_value for name, value in data.items()}
@@ -222,15 +209,13 @@ def test_tensorboard_holds_the_settings_beside_the_charts(tmp_path: Path) -> Non
 
 
 def test_a_resumed_run_takes_the_place_of_what_came_after_its_checkpoint(tmp_path: Path) -> None:
-    first = Run(tmp_path, "tensorboard")
-    first.trackers.start()
+    first = started(tmp_path, "tensorboard")
     for step in (10, 20, 30):
-        first.trackers.evaluation({**METRICS, "coco": {"AP": step / 64}}, step)
-    first.trackers.close()
-    second = Run(tmp_path, "tensorboard", step=20)
-    second.trackers.start()
-    second.trackers.evaluation({**METRICS, "coco": {"AP": 0.75}}, 40)
-    second.trackers.close()
+        first.scalars({"coco/AP": step / 64}, step)
+    first.close()
+    second = started(tmp_path, "tensorboard", step=20)
+    second.scalars({"coco/AP": 0.75}, 40)
+    second.close()
     assert scalars(event_file(tmp_path))["coco/AP"] == [(10, 0.15625), (20, 0.3125), (40, 0.75)]
 
 
@@ -239,13 +224,11 @@ def test_a_resumed_run_takes_the_place_of_what_came_after_its_checkpoint(tmp_pat
 
 @pytest.mark.usefixtures("offline")
 def test_wandb_offline_holds_every_number_and_the_images(tmp_path: Path) -> None:
-    run = Run(tmp_path, "wandb")
-    run.trackers.start()
-    run.trackers.log(ROW)
-    run.trackers.evaluation(METRICS, 10)
-    run.trackers.images("augmented", {"one": image((46, 196, 255)), "two": image((9, 0, 0))}, 11)
-    run.trackers.close()
-    assert run.said == []
+    logs = started(tmp_path, "wandb")
+    logs.scalars(TRAINED, 10)
+    logs.scalars(evaluation_scalars(METRICS), 10)
+    logs.images("augmented", {"one": image((46, 196, 255)), "two": image((9, 0, 0))}, 11)
+    logs.close()
     records = wandb_records(tmp_path)
     trained, evaluated, images = history(records)
     assert trained == {**TRAINED, "train/step": 10}
@@ -265,13 +248,11 @@ def test_wandb_offline_holds_every_number_and_the_images(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("offline")
 def test_a_resumed_run_is_the_same_run_in_wandb(tmp_path: Path) -> None:
-    first = Run(tmp_path, "wandb")
-    first.trackers.start()
-    first.trackers.close(failed=True)
+    first = started(tmp_path, "wandb")
+    first.close(failed=True)
     assert wandb_records(tmp_path)[-1].exit.exit_code == 1
-    second = Run(tmp_path, "wandb", step=20)
-    second.trackers.start()
-    second.trackers.close()
+    second = started(tmp_path, "wandb", step=20)
+    second.close()
     (name,) = {path.name for path in tmp_path.glob("wandb/offline-run-*/*.wandb")}
     assert json.loads((tmp_path / "trackers.json").read_text()) == {
         "wandb": name.removeprefix("run-")[: -len(".wandb")]
@@ -284,21 +265,20 @@ def test_the_environment_of_the_user_goes_first(tmp_path: Path, monkeypatch: pyt
     chosen = {"DIR": str(elsewhere), "PROJECT": "cells", "NAME": "third", "RUN_ID": "abc123"}
     for name, value in chosen.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    run = Run(tmp_path, "wandb")
-    run.trackers.start()
-    run.trackers.close()
-    started = next(one.run for one in wandb_records(elsewhere) if one.WhichOneof("record_type") == "run")
-    assert (started.project, started.display_name, started.run_id) == ("cells", "third", "abc123")
+    logs = started(tmp_path, "wandb")
+    logs.close()
+    run = next(one.run for one in wandb_records(elsewhere) if one.WhichOneof("record_type") == "run")
+    assert (run.project, run.display_name, run.run_id) == ("cells", "third", "abc123")
     assert not (tmp_path / "wandb").exists()
 
 
-# --- MLflow, which the tests have not: a module that takes down how it is called
+# --- MLflow, which the tests do not have: a module that takes down how it is called
 
 
 class MLflowModule:
-    """As much of mlflow as accelerate's tracker and ours call."""
+    """As much of mlflow as is called."""
 
-    utils = SimpleNamespace(validation=SimpleNamespace(MAX_PARAM_VAL_LENGTH=6000, MAX_PARAMS_TAGS_PER_BATCH=100))
+    __spec__ = "found"
 
     def __init__(self) -> None:
         self.uri: str | None = None
@@ -317,15 +297,16 @@ class MLflowModule:
         self.uri = uri
         self.uris.append(uri)
 
-    def search_experiments(self, filter_string: str) -> list[Any]:
-        assert filter_string == "name = 'onestage'"
-        return []
+    def get_experiment_by_name(self, name: str) -> Any:
+        assert name == "onestage"
+        return SimpleNamespace(experiment_id="1") if self.locations else None
 
-    def create_experiment(self, name: str, artifact_location: str, tags: None) -> str:
+    def create_experiment(self, name: str, artifact_location: str | None) -> str:
         self.locations.append(artifact_location)
         return "1"
 
-    def start_run(self, run_id: str | None, run_name: str, **others: Any) -> Any:
+    def start_run(self, run_id: str | None, experiment_id: str, run_name: str) -> Any:
+        assert experiment_id == "1"
         self.runs.append((run_id, run_name))
         return SimpleNamespace(info=SimpleNamespace(run_id=run_id or "f00d"))
 
@@ -356,13 +337,11 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> MLflowModule:
 def test_mlflow_gets_everything_under_names_that_it_allows(tmp_path: Path, mlflow: MLflowModule) -> None:
     folder = tmp_path / "cells"
     folder.mkdir()
-    run = Run(folder, "mlflow")
-    run.trackers.start()
-    run.trackers.log(ROW)
-    run.trackers.evaluation(METRICS, 10)
-    run.trackers.images("augmented", {"1 zoë": image((9, 0, 0))}, 11)
-    run.trackers.close()
-    assert run.said == []
+    logs = started(folder, "mlflow")
+    logs.scalars(TRAINED, 10)
+    logs.scalars(evaluation_scalars(METRICS), 10)
+    logs.images("augmented", {"1 zoë": image((9, 0, 0))}, 11)
+    logs.close()
     assert mlflow.runs == [(None, "cells")]
     assert mlflow.params == flat(SETTINGS)
     renamed = {name.replace("(wild)", "_wild_"): value for name, value in {**TRAINED, **EVALUATED}.items()}
@@ -375,26 +354,24 @@ def test_mlflow_gets_everything_under_names_that_it_allows(tmp_path: Path, mlflo
 def test_mlflow_has_its_store_in_the_run_folder_and_goes_on_with_its_run(tmp_path: Path, mlflow: MLflowModule) -> None:
     folder = (tmp_path / "cells").resolve()
     folder.mkdir()
-    first = Run(folder, "mlflow")
-    first.trackers.start()
-    first.trackers.close(failed=True)
+    first = started(folder, "mlflow")
+    first.close(failed=True)
     mlflow.params = {}
-    second = Run(folder, "mlflow", step=20)
-    second.trackers.start()
-    second.trackers.close()
+    second = started(folder, "mlflow", step=20)
+    second.close()
     assert mlflow.runs == [(None, "cells"), ("f00d", "cells")]
     assert mlflow.ends == ["FAILED", "FINISHED"]
     assert mlflow.params == {}  # a parameter can't be changed there, and the length of a run may be
-    assert mlflow.locations[0] == f"file://{folder}/mlflow/artifacts"
+    (location,) = mlflow.locations
+    assert location == f"file://{folder}/mlflow/artifacts"
     # unset afterwards, or a second training in the same process would take it for the user's choice
     assert mlflow.uris == [f"sqlite:///{folder}/mlflow/mlflow.db", None] * 2
 
 
 def test_mlflow_goes_where_the_user_has_set_it(tmp_path: Path, mlflow: MLflowModule) -> None:
     mlflow.uri = "http://server"
-    run = Run(tmp_path, "mlflow")
-    run.trackers.start()
-    run.trackers.close()
+    logs = started(tmp_path, "mlflow")
+    logs.close()
     assert mlflow.uris == []
     assert mlflow.locations == [None]
     assert not (tmp_path / "mlflow").exists()
@@ -404,20 +381,25 @@ def test_mlflow_goes_where_the_user_has_set_it(tmp_path: Path, mlflow: MLflowMod
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_a_missing_package_is_told_with_what_installs_it(
-    name: TrackerName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_package_is_named_with_what_installs_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for loaded in [one for one in sys.modules if one.startswith("torch.utils.tensorboard")]:
-        monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(
-        UserError, match=rf"^--track {name}: the package {name} is missing: pip install 'onestage\[{name}"
-    ):
+    message = rf"^--log-to {name}: the package {name} is missing: pip install 'onestage\[{name}\]'$"
+    with pytest.raises(UserError, match=message):
         check_packages([name])
-    run = Run(tmp_path, name)
-    with pytest.raises(UserError, match=rf"^--track {name}: a package is missing, .*pip install 'onestage\[{name}\]'$"):
-        run.trackers.start()
-    assert not run.trackers.on
+    with pytest.raises(UserError, match=message):
+        started(tmp_path, name)
+
+
+def test_a_missing_part_of_a_package_is_named_with_what_installs_it(
+    tmp_path: Path, mlflow: MLflowModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    with pytest.raises(
+        UserError, match=r"^--log-to mlflow: a package is missing, .*alembic.*: pip install 'onestage\[mlflow\]'$"
+    ):
+        started(tmp_path, "mlflow", step=1)
 
 
 def test_packages_that_are_there_pass() -> None:
@@ -425,16 +407,16 @@ def test_packages_that_are_there_pass() -> None:
     check_packages(["tensorboard", "wandb"])
 
 
-def test_an_unknown_tracker_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--track excel: no such tracker; expected tensorboard, wandb, mlflow"):
-        Trackers(("excel",), folder=tmp_path, settings={}, say=print)
+def test_an_unknown_log_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--log-to excel: no such experiment log; expected tensorboard, wandb, mlflow"):
+        started(tmp_path, "excel")
 
 
-def test_a_damaged_file_of_names_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_of_names_is_refused(tmp_path: Path) -> None:
     for content in ("{", "[1]", '{"wandb": 1}'):
         (tmp_path / "trackers.json").write_text(content)
         with pytest.raises(UserError, match=r"trackers\.json: damaged; delete it"):
-            Run(tmp_path, "tensorboard").trackers.start()
+            started(tmp_path, "tensorboard")
 
 
 def test_names_that_can_not_be_kept_are_a_warning(
@@ -443,58 +425,56 @@ def test_names_that_can_not_be_kept_are_a_warning(
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tracking, "write_whole", full)
-    run = Run(tmp_path, "mlflow")
-    run.trackers.start()
-    (said,) = run.said
-    assert "trackers.json: can't be written (No space left on device); --resume will begin new charts" in said
-    assert run.trackers.on
-    run.trackers.close()
+    monkeypatch.setattr(experiment_logs, "write_whole", full)
+    said: list[str] = []
+    logs = started(tmp_path, "mlflow", report=said.append)
+    (line,) = said
+    assert "trackers.json: can't be written (No space left on device); --resume will begin new charts" in line
+    assert logs.active
+    logs.close()
 
 
 class Refusing:
     """A service that is not there."""
 
-    def __init__(self, run: tracking.RunStart) -> None:
+    def __init__(self, folder: Path, settings: Any, run_id: str | None) -> None:
         raise OSError("no route to host\ncall your administrator")
 
 
-def test_a_tracker_that_can_not_start_ends_a_run_that_begins_but_not_one_that_goes_on(
+def test_a_log_that_can_not_start_ends_a_run_that_begins_but_not_one_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(tracking.STARTS, "wandb", Refusing)
-    begins = Run(tmp_path, "tensorboard", "wandb")
+    monkeypatch.setattr(experiment_logs, "WandbLog", Refusing)
     with pytest.raises(
-        UserError, match=r"^--track wandb: can't start \(no route to host\); mend that, or leave it out$"
+        UserError, match=r"^--log-to wandb: can't start \(no route to host\); mend that, or leave it out$"
     ):
-        begins.trackers.start()
-    assert not begins.trackers.on
-    goes_on = Run(tmp_path, "wandb", "tensorboard", step=1)
-    goes_on.trackers.start()
-    assert goes_on.said == ["warning: --track wandb: can't start, so it is left out (no route to host)"]
-    assert goes_on.trackers.on
-    goes_on.trackers.close()
+        started(tmp_path, "tensorboard", "wandb")
+    said: list[str] = []
+    goes_on = started(tmp_path, "wandb", "tensorboard", step=1, report=said.append)
+    assert said == ["warning: --log-to wandb: can't start, so it is left out (no route to host)"]
+    assert goes_on.active
+    goes_on.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread of writing
-def test_a_full_disk_switches_a_tracker_off_and_is_told_once(tmp_path: Path) -> None:
-    run = Run(tmp_path, "tensorboard")
-    run.trackers.start()
+def test_a_full_disk_switches_a_log_off_and_is_reported_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    logs = started(tmp_path, "tensorboard", report=said.append)
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # bytes a file may have
     try:
-        run.trackers.images("noise", {"1": noise}, 1)
-        run.trackers.log(ROW)
-        run.trackers.evaluation(METRICS, 10)
-        run.trackers.close()
+        logs.images("noise", {"1": noise}, 1)
+        logs.scalars(TRAINED, 10)
+        logs.scalars(evaluation_scalars(METRICS), 10)
+        logs.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         for thread in threading.enumerate():
             if type(thread).__name__ == "_AsyncWriterThread":
                 thread.join(10)
-    assert run.said == ["warning: TensorBoard failed, so it is switched off ([Errno 27] File too large)"]
-    assert not run.trackers.on
+    assert said == ["warning: TensorBoard failed, so it is switched off ([Errno 27] File too large)"]
+    assert not logs.active
 
 
 def test_one_that_fails_leaves_the_others_running(
@@ -503,13 +483,13 @@ def test_one_that_fails_leaves_the_others_running(
     def no_network(*args: Any, **kwargs: Any) -> None:
         raise ConnectionError
 
-    run = Run(tmp_path, "mlflow", "tensorboard")
-    run.trackers.start()
+    said: list[str] = []
+    logs = started(tmp_path, "mlflow", "tensorboard", report=said.append)
     monkeypatch.setattr(mlflow, "log_metrics", no_network)
-    run.trackers.log(ROW)
-    run.trackers.evaluation(METRICS, 10)
-    run.trackers.close()
-    assert run.said == ["warning: MLflow failed, so it is switched off (ConnectionError)"]
+    logs.scalars(TRAINED, 10)
+    logs.scalars(evaluation_scalars(METRICS), 10)
+    logs.close()
+    assert said == ["warning: MLflow failed, so it is switched off (ConnectionError)"]
     assert scalars(event_file(tmp_path))["coco/AP"] == [(10, 0.375)]
 
 
@@ -518,21 +498,15 @@ def test_one_that_fails_leaves_the_others_running(
 
 def test_without_names_nothing_is_loaded_and_nothing_written(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from onestage.training.trackers import Trackers\n"
-        "trackers = Trackers((), folder=Path(sys.argv[1]), settings={}, say=print)\n"
-        "trackers.start(); trackers.images('a', {}, 1); trackers.close(); assert not trackers.on\n"
+        "import sys; from pathlib import Path\n"
+        "from onestage.training.experiment_logs import ExperimentLogs, start_logs\n"
+        "logs = start_logs((), folder=Path(sys.argv[1]), settings={}, step=0, report=print)\n"
+        "logs = ExperimentLogs(logs, print)\n"
+        "logs.images('a', {}, 1); logs.close(); assert not logs.active\n"
         "print(sorted({'accelerate', 'tensorboard', 'wandb', 'mlflow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_process_that_does_not_start_them_writes_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path, "tensorboard", "wandb")
-    run.trackers.log(ROW)
-    run.trackers.close()
-    assert not run.trackers.on
     assert list(tmp_path.iterdir()) == []
 
 
@@ -542,26 +516,8 @@ def test_no_random_state_is_touched(tmp_path: Path) -> None:
         return np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
     before = states()
-    run = Run(tmp_path, "tensorboard", "wandb")
-    run.trackers.start()
-    run.trackers.log(ROW)
-    run.trackers.images("augmented", {"1": image((46, 196, 255))}, 11)
-    run.trackers.close()
+    logs = started(tmp_path, "tensorboard", "wandb")
+    logs.scalars(TRAINED, 10)
+    logs.images("augmented", {"1": image((46, 196, 255))}, 11)
+    logs.close()
     assert states() == before
-
-
-def test_a_process_alone_stays_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelerate import PartialState
-
-    launched = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for name, value in launched.items():  # torchrun --nproc-per-node 1
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # without it, accelerate counts threads anew
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    run = Run(tmp_path, "tensorboard")
-    run.trackers.start()
-    run.trackers.log(ROW)
-    assert not torch.distributed.is_initialized()
-    assert (dict(os.environ), torch.get_num_threads()) == (environment, threads)
-    run.trackers.close()
-    assert PartialState._shared_state == {}  # an Accelerator that is made later chooses its device itself

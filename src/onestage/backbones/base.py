@@ -10,10 +10,10 @@ class FeatureMaps(nn.Module):
     """A network from normalised images to feature maps, finest first.
 
     Attributes:
-        channels: of each map.
-        strides: of each map, pixels of the image a cell.
-        stem: names, or their beginnings, of the parameters of the layers up to stride 4: general features, on large
-            maps where much of the time goes. Few images need not train them.
+        channels: number of channels of each map.
+        strides: stride of each map, in pixels of the image.
+        stem: prefixes of the parameters of the layers up to stride 4: general features, on large maps, where much of
+            the time is spent. With few images they can be left as they are.
     """
 
     channels: tuple[int, ...]
@@ -21,5 +21,5 @@ class FeatureMaps(nn.Module):
     stem: tuple[str, ...]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """One (B, channels, H / stride, W / stride) map a stride."""
+        """One map (B, channels, H / stride, W / stride) for each stride."""
         raise NotImplementedError

@@ -1,0 +1,134 @@
+"""What an export format is, and what every exported file says about its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onestage.detectors import Detector
+from onestage.errors import UserError
+from onestage.input_size import KeepRatio, Resize, Stretch
+from onestage.runtime.detections import DetectionArrays
+from onestage.runtime.exported_file import FORMAT, ExportedFile
+from onestage.runtime.session import Session
+from onestage.selection import Selection
+from onestage.settings import read
+from onestage.structures import Categories, Detections, Predictions
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images that calibrate an int8 export.
+
+    Attributes:
+        images: image files like those that the exported file will see.
+        map_area: the mean AP of detections in some of the images, given by their positions in `images`. None: the loss
+            of accuracy is not measured.
+    """
+
+    images: Sequence[Path]
+    map_area: Callable[[Sequence[int], Sequence[Detections]], float] | None = None
+
+
+@dataclass(frozen=True)
+class ModelToExport:
+    """A detector and everything else that goes into its exported file."""
+
+    detector: Detector  # in evaluation mode, on the CPU
+    categories: Categories
+    selection: Selection  # the post-processing in the file; every call may give another score threshold
+    origin: dict[str, Any]  # JSON-able facts about where the model comes from
+    precision: str = "fp32"  # the network's number format
+    calibration: Calibration | None = None  # for int8
+
+    def header(self) -> dict[str, Any]:
+        """The file's JSON header without "sha256", which the writer adds when it knows the content."""
+        return {
+            "format": FORMAT,
+            "detector": self.detector.name,
+            "categories": {"names": self.categories.names, "source_ids": self.categories.source_ids},
+            "resize": asdict(self.detector.resize),
+            "selection": asdict(self.selection),
+            "evaluation_score_threshold": self.detector.evaluation_selection.score_threshold,
+            "origin": self.origin,
+        }
+
+
+class ScoredBoxes(nn.Module):
+    """A detector with the decoding of its output: the part of an export that torch traces."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, h, w) of 0..255 -> boxes (B, A, 4), in pixels of the input, and scores (B, A, K)."""
+        raw = self.detector(images)
+        return self.detector.scored_boxes(Predictions(*raw), (images.shape[2], images.shape[3]))
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A file format for another engine. Its functions import the packages that only this format needs.
+
+    Attributes:
+        suffix: the suffix of the file that users name.
+        extra: the X of `pip install 'onestage[X]'`, which installs what `write` imports.
+        write: writes a model to a path.
+        read: checks the file at a path without trusting it, and returns its header. Raises `UserError` for a file that
+            is not ours, was changed, or is not safe to run.
+        open_session: does the same, and loads the network into its engine, on a device ("cpu", "cuda", None).
+        precisions: the number formats that `write` knows.
+        beside: suffixes of further files that belong to the one that users name.
+    """
+
+    suffix: str
+    extra: str
+    write: Callable[[ModelToExport, Path], None]
+    read: Callable[[Path], ExportedFile]
+    open_session: Callable[[Path, str | None], Session]
+    precisions: tuple[str, ...] = ("fp32",)
+    beside: tuple[str, ...] = ()
+
+    def files(self, path: Path) -> list[Path]:
+        """All files of an export to `path`."""
+        return [path, *(path.with_suffix(suffix) for suffix in self.beside)]
+
+
+def resize_of(file: ExportedFile) -> Resize:
+    """How images are brought to an exported network's input, from the file's header.
+
+    Raises:
+        UserError: the header is damaged.
+    """
+    given = file.header["resize"]
+    for kind in (Stretch, KeepRatio):
+        if given.keys() == {field.name for field in fields(kind)} and all(type(v) is int for v in given.values()):
+            return kind(**given)
+    raise UserError(f"{file.name}: the input size in its header is damaged; export it again")
+
+
+def selection_of(file: ExportedFile) -> Selection:
+    """The post-processing inside an exported file, from the file's header.
+
+    Raises:
+        UserError: the header is damaged.
+    """
+    try:
+        selection = read(Selection, file.header["selection"], "selection")
+        if selection.max_detections is None:
+            raise UserError("selection: max_detections is none")
+    except UserError as error:
+        raise UserError(f"{file.name}: the selection in its header is damaged ({error}); export it again") from error
+    return selection
+
+
+def as_detections(found: DetectionArrays) -> Detections:
+    """A session's detections as predictors give them."""
+    arrays = (found.boxes_xyxy, found.scores, found.labels)
+    return Detections(*(torch.from_numpy(array.copy()) for array in arrays), names=found.names)

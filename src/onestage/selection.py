@@ -1,0 +1,59 @@
+"""Post-processing as settings: which of a detector's raw detections are kept. `postprocess.select` applies them.
+
+Without torch, since options of the command line are made from these fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from onestage.errors import UserError
+from onestage.settings import setting
+
+Nms = Literal["hard", "soft-linear", "soft-gaussian"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which detections are kept. The defaults are SSD's (Liu 2016, 3.1 and 3.7)."""
+
+    score_threshold: float = setting(0.01, "Score above which a detection is kept")
+    iou_threshold: float = setting(0.45, "IoU above which NMS takes two detections of a class for one object")
+    candidates_per_class: int = setting(200, "Top-k before NMS, of each image and class")
+    max_detections: int | None = setting(200, "Most detections of an image, after NMS; none: all")
+    nms: Nms = setting(
+        "hard", "hard drops overlapping detections; soft-linear and soft-gaussian lower their scores (Bodla 2017)"
+    )
+    sigma: float = setting(0.5, "Width of soft-gaussian's decay")
+    class_agnostic: bool = setting(False, "Let detections of different classes suppress each other")
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "iou_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} {getattr(self, name)}: expected 0 to 1")
+        if self.max_detections is not None and self.max_detections < 1:
+            raise UserError(f"max_detections {self.max_detections}: expected 1 or more")
+
+    def changed(
+        self,
+        *,
+        score_threshold: float | None = None,
+        nms: Literal["hard", "soft"] | Nms | None = None,
+        iou_threshold: float | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
+    ) -> Selection:
+        """With what a user asks for; None keeps a value. `nms="soft"` is soft-gaussian.
+
+        Raises:
+            UserError: a value out of its range.
+        """
+        asked = {
+            "score_threshold": None if score_threshold is None else float(score_threshold),
+            "nms": "soft-gaussian" if nms == "soft" else nms,
+            "iou_threshold": None if iou_threshold is None else float(iou_threshold),
+            "class_agnostic": class_agnostic,
+            "max_detections": max_detections,
+        }
+        return replace(self, **{name: value for name, value in asked.items() if value is not None})

@@ -1,0 +1,308 @@
+"""Experiment logs: TensorBoard, Weights & Biases and MLflow get what `log.csv` gets, the evaluations, and images.
+
+A log that fails in mid-run is switched off; the run goes on. A resumed run continues its charts: `trackers.json` in the
+run folder holds the names that the services gave it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from onestage.errors import UserError
+from onestage.whole_file import write_whole
+
+NAMES = ("tensorboard", "wandb", "mlflow")  # of the packages, and of the extras that install them
+Images = Mapping[str, UInt8[np.ndarray, "H W 3"]]  # RGB, by name
+FlatSettings = Mapping[str, bool | float | str | None]
+
+PROJECT = "onestage"  # in W&B; the experiment in MLflow
+STEP = "train/step"  # x axis of W&B's charts: W&B's own count can't go back to an earlier checkpoint
+FINISH_SECONDS = 600.0  # W&B's upload may take at the end; the rest stays in the run folder (`wandb sync`)
+
+
+@runtime_checkable
+class ExperimentLog(Protocol):
+    """One of the three; its constructor starts it."""
+
+    title: str
+    run_id: str | None  # the run's name in the service
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def images(self, title: str, images: Images, step: int) -> None: ...
+
+    def close(self, failed: bool) -> None: ...
+
+
+class ExperimentLogs:
+    """The experiment logs of a run that still work; one that fails is switched off with a warning."""
+
+    def __init__(self, logs: Iterable[ExperimentLog], report: Callable[[str], None]) -> None:
+        """`report` is called with each warning, one line."""
+        self._logs, self._report = list(logs), report
+
+    @property
+    def active(self) -> bool:
+        """False if there are none, so that nothing needs to be drawn for them."""
+        return bool(self._logs)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers; a slash in a name makes groups of charts."""
+        self._each(lambda log: log.scalars(values, step))
+
+    def images(self, title: str, images: Images, step: int) -> None:
+        """Log images that belong together, each under a name that stays from step to step."""
+        self._each(lambda log: log.images(title, images, step))
+
+    def close(self, failed: bool = False) -> None:
+        """End the logs. `failed`: an error ended the run."""
+        self._each(lambda log: log.close(failed))
+        self._logs.clear()
+
+    def _each(self, work: Callable[[ExperimentLog], None]) -> None:
+        for log in tuple(self._logs):
+            try:
+                work(log)
+            except Exception as error:  # a full disk, no network, whatever a service's package may raise
+                self._logs.remove(log)
+                self._report(f"warning: {log.title} failed, so it is switched off ({in_one_line(error)})")
+
+
+def check_packages(names: Sequence[str]) -> None:
+    """Refuse logs whose package is missing, before the data is read; nothing is imported.
+
+    Raises:
+        UserError: the first unknown log, or the first missing package.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"--log-to {name}: no such experiment log; expected {', '.join(NAMES)}")
+        if find_spec(name) is None:
+            raise UserError(f"--log-to {name}: the package {name} is missing: pip install 'onestage[{name}]'")
+
+
+def start_logs(
+    names: Sequence[str], *, folder: Path, settings: Mapping[str, Any], step: int, report: Callable[[str], None]
+) -> list[ExperimentLog]:
+    """Start the experiment logs of a run.
+
+    Args:
+        names: which ones, out of `NAMES`.
+        folder: run folder; files go there, unless the environment (WANDB_DIR, MLFLOW_TRACKING_URI) says otherwise.
+        settings: the recipe.
+        step: steps that the run has taken; later points of an earlier start are dropped, where that is possible.
+        report: called with each warning, one line.
+
+    Raises:
+        UserError: a package is missing, or a log can't start. In a resumed run the latter is a warning.
+    """
+    check_packages(names)
+    remembered, logs = folder / "trackers.json", list[ExperimentLog]()
+    run_ids = read_run_ids(remembered) if names and remembered.exists() else {}
+    for name in dict.fromkeys(names):
+        try:
+            log = _start(name, folder, flat(settings), step, run_ids.get(name))
+        except Exception as error:  # whatever a service's package may raise
+            problem = f"--log-to {name}: can't start ({in_one_line(error)}); mend that, or leave it out"
+            if isinstance(error, ImportError):
+                problem = f"--log-to {name}: a package is missing, {error}: pip install 'onestage[{name}]'"
+            elif step:
+                report(f"warning: --log-to {name}: can't start, so it is left out ({in_one_line(error)})")
+                continue
+            ExperimentLogs(logs, report).close(failed=True)
+            raise UserError(problem) from error
+        logs.append(log)
+        run_ids |= {} if log.run_id is None else {name: log.run_id}
+    try:
+        if run_ids:
+            write_whole(remembered, (json.dumps(run_ids, indent=1) + "\n").encode())
+    except OSError as error:
+        report(f"warning: {remembered}: can't be written ({error.strerror}); --resume will begin new charts")
+    return logs
+
+
+def _start(name: str, folder: Path, settings: FlatSettings, step: int, run_id: str | None) -> ExperimentLog:
+    if name == "tensorboard":
+        return TensorBoardLog(folder, settings, step)
+    return WandbLog(folder, settings, run_id) if name == "wandb" else MLflowLog(folder, settings, run_id)
+
+
+# --- the three
+
+
+class TensorBoardLog:
+    """Event files in `tensorboard/` of the run folder; a resumed run adds one."""
+
+    title = "TensorBoard"
+    run_id: str | None = None
+
+    def __init__(self, folder: Path, settings: FlatSettings, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        path = folder / "tensorboard"
+        resumed = any(path.glob("events.*"))
+        self._writer = SummaryWriter(path, purge_step=step + 1 if resumed else None)
+        if not resumed:
+            # `SummaryWriter.add_hparams` would make another run of the settings, apart from the charts.
+            file, charts = self._writer.file_writer, dict.fromkeys(("voc/map_area", "coco/AP"), 0)
+            assert file is not None  # it is not closed
+            for summary in hparams(dict(settings), charts):
+                file.add_summary(summary)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def images(self, title: str, images: Images, step: int) -> None:
+        for name, image in images.items():
+            self._writer.add_image(f"{title}/{name}", image, step, dataformats="HWC")
+        self._writer.flush()
+
+    def close(self, failed: bool) -> None:
+        self._writer.close()
+
+
+class WandbLog:
+    """A run of Weights & Biases; its files are in `wandb/` of the run folder."""
+
+    title = "Weights & Biases"
+
+    def __init__(self, folder: Path, settings: FlatSettings, run_id: str | None) -> None:
+        import wandb
+
+        self._image = wandb.Image
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            dir=unless_set("WANDB_DIR", str(folder)),
+            name=unless_set("WANDB_NAME", folder.resolve().name),
+            id=unless_set("WANDB_RUN_ID", run_id),
+            resume=unless_set("WANDB_RESUME", "allow"),
+            reinit="create_new",  # a run that the user has open in this process stays open
+            settings=unless_set("WANDB_FINISH_TIMEOUT", {"finish_timeout": FINISH_SECONDS}),
+        )
+        self._run.config.update(dict(settings), allow_val_change=True)
+        self._run.define_metric(STEP)
+        self._run.define_metric("*", step_metric=STEP)
+        self.run_id: str | None = self._run.id
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log({**values, STEP: step})
+
+    def images(self, title: str, images: Images, step: int) -> None:
+        shown = [self._image(image, caption=name) for name, image in images.items()]
+        self._run.log({title: shown, STEP: step})
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=1 if failed else None)
+
+
+class MLflowLog:
+    """A run in the tracking server that MLflow is set to; without one, in `mlflow/` of the run folder."""
+
+    title = "MLflow"
+
+    def __init__(self, folder: Path, settings: FlatSettings, run_id: str | None) -> None:
+        self._mlflow = import_module("mlflow")
+        folder = folder.resolve()
+        self._own_store = not self._mlflow.is_tracking_uri_set()
+        if self._own_store:
+            for package in ("sqlalchemy", "alembic"):  # that mlflow-skinny comes without
+                import_module(package)
+            (folder / "mlflow").mkdir(exist_ok=True)
+            self._mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow/mlflow.db'}")
+        try:
+            run = self._mlflow.start_run(
+                run_id=os.environ.get("MLFLOW_RUN_ID", run_id),
+                experiment_id=self._experiment((folder / "mlflow/artifacts").as_uri() if self._own_store else None),
+                run_name=folder.name,
+            )
+            if run_id is None:  # a run's parameters can't be changed later
+                self._mlflow.log_params(dict(settings))
+        except BaseException:
+            self._leave_store()
+            raise
+        self.run_id: str | None = run.info.run_id
+
+    def _experiment(self, artifacts: str | None) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        known = self._mlflow.get_experiment_by_name(name)
+        if known is None:
+            return self._mlflow.create_experiment(name, artifact_location=artifacts)
+        return known.experiment_id
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        allowed = {re.sub(r"[^\w./: -]", "_", name): value for name, value in values.items()}
+        self._mlflow.log_metrics(allowed, step=step)
+
+    def images(self, title: str, images: Images, step: int) -> None:
+        for name, image in images.items():
+            key = re.sub(r"[^\w./ -]", "_", f"{title}/{name}", flags=re.ASCII)
+            self._mlflow.log_image(image, key=key, step=step)
+
+    def close(self, failed: bool) -> None:
+        try:
+            self._mlflow.end_run("FAILED" if failed else "FINISHED")
+        finally:
+            self._leave_store()
+
+    def _leave_store(self) -> None:
+        """Unset the store, or the next run of this process would take it for the user's choice."""
+        if self._own_store:
+            self._mlflow.set_tracking_uri(None)
+
+
+# --- the numbers and texts that they are given
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str | None]:
+    """Nested settings under dotted names; sequences as JSON, since not every log takes them."""
+    values: dict[str, bool | float | str | None] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return values
+
+
+def evaluation_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of `metrics.json` that become charts; those without a value (None, COCO's -1) are left out."""
+    voc = metrics["voc"]
+    values = {f"voc/{name}": voc[name] for name in ("map_area", "map_11point")}
+    values |= {f"coco/{name}": value for name, value in metrics["coco"].items()}
+    # a slash would make a group of its own
+    values |= {f"voc/ap_area/{name.replace('/', '_')}": one["ap_area"] for name, one in voc["per_class"].items()}
+    return {name: value for name, value in values.items() if value is not None and value >= 0}
+
+
+def unless_set(variable: str, value: Any) -> Any:
+    """The value, or None if the user's environment sets another."""
+    return None if variable in os.environ else value
+
+
+def in_one_line(error: Exception) -> str:
+    """The first line of an error's message, or the error's kind."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def read_run_ids(path: Path) -> dict[str, str]:
+    """The run's names in the services, by log."""
+    try:
+        ids = json.loads(path.read_text())
+        if not isinstance(ids, dict) or not all(isinstance(value, str) for value in ids.values()):
+            raise ValueError
+    except ValueError as error:
+        raise UserError(f"{path}: damaged; delete it, and the experiment logs begin new charts") from error
+    return ids
