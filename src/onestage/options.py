@@ -38,11 +38,10 @@ def postprocessing_options(score_threshold: str, max_detections: str) -> type[An
         ("iou_threshold", float, f"Default: {papers}"),
         ("max_detections", int, f"Default: {max_detections}"),
     ]
-    aliases = {"iou_threshold": ("nms-iou", ("--iou-threshold",))}
+    aliases = {"iou_threshold": ("--nms-iou",)}
     options: list[Any] = []
     for name, kind, otherwise in rows:
-        option, more = aliases.get(name, (name.replace("_", "-"), ()))
-        how = arg(name=option, aliases=more, help=f"{help_of[name]}. {otherwise}.", help_behavior_hint="")
+        how = arg(help=f"{help_of[name]}. {otherwise}.", aliases=aliases.get(name, ()), help_behavior_hint="")
         options.append((name, Annotated[kind | None, how], None))
     how = arg(help=f"{help_of['class_agnostic']}.")
     options.append(("class_agnostic", Annotated[bool, how], False))
