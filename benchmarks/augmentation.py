@@ -28,9 +28,10 @@ from torchvision.transforms import v2
 
 from onestage.data.augmentation import SSD_PAPER, Augmentation
 from onestage.data.generated import KINDS, draw_image
-from onestage.data.loader import Samples, pack, read_sample
+from onestage.data.loader import BatchReader
 from onestage.data.table import Table, TableBuilder
 from onestage.input_size import Stretch
+from onestage.runtime.decode import decode_image as decode_file
 from onestage.structures import Categories
 
 BATCH_SIZE = 32
@@ -126,11 +127,11 @@ def main(options: Options) -> None:
         size = sum(path.stat().st_size for path in Path(folder).iterdir()) / len(table) / 1024
 
         def ours(augmentation: Augmentation | None) -> Callable[[list[int]], object]:
-            samples = Samples(table, augmentation, Stretch(options.image_size), seed=0)
-            return lambda indices: pack([samples[0, index] for index in indices], samples.resize)
+            reader = BatchReader(table, augmentation, Stretch(options.image_size))
+            return lambda indices: reader[[(0, index) for index in indices]]
 
         candidates: dict[str, Callable[[list[int]], object]] = {
-            "onestage, decode only": lambda indices: [read_sample(table, index) for index in indices],
+            "onestage, decode only": lambda indices: [decode_file(table.image_path(index)) for index in indices],
             "onestage, decode and resize": ours(None),
             OURS: ours(SSD_PAPER),
             THEIRS: TorchvisionSet(table, options.image_size).batch,

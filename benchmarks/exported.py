@@ -28,8 +28,7 @@ from onestage.evaluation import measure
 from onestage.export import FORMATS
 from onestage.export.base import as_detections
 from onestage.export.check import compare
-from onestage.inference.base_predictor import BasePredictor
-from onestage.inference.exported import ExportedPredictor
+from onestage.inference.predictor import BasePredictor, ExportedPredictor
 from onestage.jobs.dataset import open_dataset
 from onestage.runtime.decode import decode_image
 from onestage.structures import Detections, DetectionTable

@@ -16,7 +16,7 @@ import numpy as np
 import openvino
 from openvino import opset13
 
-from onestage.compute.signal_stack import kept_signal_stack
+from onestage.compute.threads import kept_signal_stack
 from onestage.export.openvino import PRECISION
 from onestage.export.openvino_graph import CONVOLUTIONS
 from onestage.runtime.threads import cpu_threads

@@ -38,8 +38,7 @@ from onestage.errors import UserError
 from onestage.export import FORMATS
 from onestage.export.base import Calibration, ModelToExport
 from onestage.export.check import compare
-from onestage.inference.base_predictor import BasePredictor
-from onestage.inference.predictor import Predictor, load
+from onestage.inference.predictor import BasePredictor, Predictor, load
 from onestage.input_size import KeepRatio
 from onestage.models.model_file import LoadedModel, load_model
 from onestage.runtime.decode import read_header

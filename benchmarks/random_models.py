@@ -72,7 +72,7 @@ def make(
     else:
         detector = build(name, classes, config=config).eval()
         spread(detector, files, share)
-    save_model(model, detector, detector.state_dict(), Categories.from_names([f"class {i}" for i in range(classes)]))
+    save_model(model, detector, Categories.from_names([f"class {i}" for i in range(classes)]))
     return theirs
 
 

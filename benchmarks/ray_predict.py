@@ -20,11 +20,11 @@ from typing import Annotated
 import tyro
 
 import onestage
-from onestage.inference.base_predictor import BasePredictor
 from onestage.inference.collection.plan import find_pieces, parts_of
 from onestage.inference.collection.results import ResultFolder, RunSettings
 from onestage.inference.collection.storage import Storage
 from onestage.inference.collection.workers import Workers, joined_cluster, predict_parts
+from onestage.inference.predictor import BasePredictor
 from onestage.models.model_file import RunFolder
 from onestage.runtime.threads import cpu_cores
 
@@ -78,7 +78,7 @@ def ray_run(options: Options, model: Path, predictor: BasePredictor, concurrency
     ends: list[tuple[float, int]] = []
     with joined_cluster(None):
         for done in predict_parts(parts, workers, folder, run, Storage(), options.batch_size):
-            ends.append((time.perf_counter() - began, done.images))
+            ends.append((time.perf_counter() - began, done["images"]))
     counted = sum(images for _, images in ends[1:])
     rate = counted / (ends[-1][0] - ends[0][0])
     return Run(rate, ends[0][0] - concurrency * ends[0][1] / rate, counted + ends[0][1])

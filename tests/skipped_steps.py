@@ -9,11 +9,10 @@ import torch
 from onestage.compute.device import DTYPES, Compute
 from onestage.detectors import Detector, build, detector_config
 from onestage.structures import Batch, Targets
-from onestage.training.diagnosis import Diagnosis, diagnose
 from onestage.training.optimizer import freeze_untrained, train_mode
 from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
-from onestage.training.replay_file import StepPosition, save_skipped_step
+from onestage.training.skipped_step import Diagnosis, StepPosition, diagnose, save_skipped_step
 from onestage.training.step import OptimizerStep, in_parts
 
 NAME = "retinanet-test_efficientnet"

@@ -20,5 +20,5 @@ def write_small_model(path: Path, seed: int = 0) -> Path:
     for name, parameter in detector.named_parameters():
         if "class_convs" in name and parameter.ndim > 1:
             parameter.data *= 8
-    save_model(path, detector, detector.state_dict(), Categories.from_names(NAMES))
+    save_model(path, detector, Categories.from_names(NAMES))
     return path

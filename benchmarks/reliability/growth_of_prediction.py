@@ -54,10 +54,10 @@ def samples(root: Path, options: Options) -> Iterator[Sample]:
     predictor.selection = replace(predictor.selection, score_threshold=SCORE_THRESHOLD)
     files = itertools.cycle(sorted((root / "data").rglob("*.jpg")))
     distance, detections = options.predictions // REPORTS, 0
-    found = predictor.predict_paths(itertools.islice(files, options.predictions), options.batch_size)
-    for number, (_, objects) in enumerate(found, start=1):
-        assert isinstance(objects, Detections)  # all of these can be read
-        detections += len(objects)
+    predictions = predictor.predict_files(itertools.islice(files, options.predictions), options.batch_size)
+    for number, prediction in enumerate(predictions, start=1):
+        assert isinstance(prediction.outcome, Detections)  # all of these can be read
+        detections += len(prediction.outcome)
         if number % distance == 0:
             sample = measured(number // distance)
             print(

@@ -5,7 +5,6 @@ SSD's words, ours: default boxes, priors = anchors; min_size, max_size = an anch
 SSD's anchors are ordered by level, row, column, then within a cell: the size at ratio 1, the geometric mean of this and
 the next size at ratio 1, then for each ratio r: r, 1/r (wide before tall). ssd.pytorch, lufficc/SSD, torchvision and
 mmdetection 1.x's SSD have the same order (tests hold it), so none of their heads needs its channels permuted.
-mmdetection 1.x rounds its anchors to whole inclusive pixels; in our frame its corners are less than a pixel from ours.
 """
 
 from __future__ import annotations
@@ -59,17 +58,14 @@ def ssd_anchors(
     clip: ClipAnchors,
     whole_pixels: bool = False,
 ) -> Float32[Tensor, "A 4"]:
-    """SSD's anchors as cxcywh in pixels of the network's input.
+    """SSD's anchors as cxcywh in pixels of the network's square input.
 
     Args:
-        image_size: side of the square input, pixels.
-        map_sizes: (height, width) of each level's map, cells.
-        strides: stride of each level, pixels; the centre of cell i is (i + 0.5) * stride.
-        sizes: side of each level's smallest square, and one more size for the last level's square in between, pixels.
+        map_sizes: (height, width) of each level's map, cells. The centre of cell i is (i + 0.5) * stride.
+        sizes: side of each level's smallest square, and one more for the last level's square in between, pixels.
         aspect_ratios: ratios (width / height) of each level beside 1; 1 / ratio is added for each.
-        clip: values that are clipped to the input: "all" (centre, width and height, not the corners) as in the
-            reference programs, "sizes" (width and height) as in torchvision, or "none". It matters where the last
-            cell's centre lies outside the input (SSD300's 10 x 10 map: 304 pixels).
+        clip: "all" bounds centre, width and height (not the corners) by the input, as the reference programs; "sizes"
+            width and height, as torchvision. The last cell's centre may lie outside (SSD300's 10 x 10 map: 304 pixels).
         whole_pixels: round anchors by `inclusive_pixels`.
 
     Raises:
@@ -81,16 +77,14 @@ def ssd_anchors(
     levels = zip(map_sizes, strides, aspect_ratios, pairwise(sizes), strict=True)
     for map_hw, stride, ratios, (size, next_size) in levels:
         shapes_wh = torch.tensor(cell_shapes(size, next_size, ratios), dtype=torch.float64)
-        centre = torch.full_like(shapes_wh, stride / 2)
-        cell_cxcywh = torch.cat([centre, shapes_wh], dim=-1)
+        cell_cxcywh = torch.cat([torch.full_like(shapes_wh, stride / 2), shapes_wh], dim=-1)
         if whole_pixels:
             cell_cxcywh = xyxy_to_cxcywh(inclusive_pixels(cxcywh_to_xyxy(cell_cxcywh)))
         shifts = _cell_corners(map_hw, (stride, stride))[:, :, None]  # (H, W, 1, 2)
         parts.append((cell_cxcywh + torch.cat([shifts, torch.zeros_like(shifts)], dim=-1)).reshape(-1, 4))
     anchors_cxcywh = torch.cat(parts)
-    if clip != "none":
-        first = 0 if clip == "all" else 2
-        anchors_cxcywh[:, first:] = anchors_cxcywh[:, first:].clamp(0, image_size)
+    first_clipped = {"all": 0, "sizes": 2, "none": 4}[clip]
+    anchors_cxcywh[:, first_clipped:].clamp_(0, image_size)
     return anchors_cxcywh.float()
 
 
@@ -103,7 +97,7 @@ def _cell_corners(map_hw: tuple[int, int], strides_xy: tuple[float, float]) -> F
 def pyramid_shapes(size: float, scales: Sequence[float], aspect_ratios: Sequence[float]) -> list[tuple[float, float]]:
     """The (width, height) of each of RetinaNet's anchors of a cell, in the unit of the size; by ratio, then by scale.
 
-    Source: Lin 2017, 4: sizes 2^0, 2^(1/3), 2^(2/3) times the level's; the ratio does not change the area.
+    Source: Lin 2017, 4; the ratio does not change the area.
     """
     roots = [math.sqrt(ratio) for ratio in aspect_ratios]
     return [(size * scale * root, size * scale / root) for root in roots for scale in scales]
@@ -119,13 +113,8 @@ def pyramid_anchors(
 ) -> Float32[Tensor, "A 4"]:
     """RetinaNet's anchors as cxcywh in pixels of the network's input.
 
-    Args:
-        input_hw: height and width of the input, pixels.
-        map_sizes: (height, width) of each level's map, cells; the first at stride 8.
-        sizes: anchor size of each level, pixels.
-        scales: sizes of a cell's anchors as multiples of the level's size.
-        aspect_ratios: width / height of a cell's anchors; imported weights depend on their order.
-        style: see `AnchorStyle`.
+    Map sizes are (height, width) in cells, the first at stride 8. Each level's size, in pixels, is multiplied by each
+    scale. Imported weights depend on the order of the ratios (width / height).
 
     Raises:
         ValueError: the arguments differ in their numbers of levels.
@@ -138,21 +127,17 @@ def pyramid_anchors(
         else:
             strides_xy = (8.0 * 2**level, 8.0 * 2**level)
             shapes = pyramid_shapes(size, scales, aspect_ratios)
-        cell_xyxy = _cell_anchors(torch.tensor(shapes, dtype=torch.float64), strides_xy[0], style)
+        shapes_wh = torch.tensor(shapes, dtype=torch.float64)
+        cell_xyxy = torch.cat([-shapes_wh, shapes_wh], dim=-1) / 2
+        if style == "torchvision":
+            cell_xyxy = cell_xyxy.round()
+        elif style != "cornered":
+            cell_xyxy = cell_xyxy + strides_xy[0] / 2
+        if style == "mmdetection-1":
+            cell_xyxy = inclusive_pixels(cell_xyxy)
         shifts = _cell_corners((rows, columns), strides_xy)[:, :, None]  # (H, W, 1, 2)
         parts.append((torch.cat([shifts, shifts], dim=-1) + cell_xyxy).reshape(-1, 4))
     return xyxy_to_cxcywh(torch.cat(parts)).float()
-
-
-def _cell_anchors(shapes_wh: Float[Tensor, "S 2"], stride: float, style: AnchorStyle) -> Float[Tensor, "S 4"]:
-    """Anchors of the first cell as xyxy."""
-    cornered = torch.cat([-shapes_wh, shapes_wh], dim=-1) / 2
-    if style == "cornered":
-        return cornered
-    if style == "torchvision":
-        return cornered.round()
-    centred = cornered + stride / 2
-    return inclusive_pixels(centred) if style == "mmdetection-1" else centred
 
 
 def inclusive_pixels(boxes_xyxy: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
@@ -165,16 +150,10 @@ def ssd_anchor_sizes(
 ) -> tuple[float, ...]:
     """SSD's anchor sizes by the paper's linear rule: a small first level, then even steps from the second to the last.
 
-    Args:
-        image_size: side of the square input, pixels.
-        num_levels: L, at least 3.
-        smallest, second, largest: sizes of the first, the second and the last level, as fractions of the input.
+    The sizes of the first, the second and the last of L >= 3 levels are given as fractions of the input. Of the L + 1
+    sizes returned, in pixels, the last is a step beyond `largest`, for the last level's square in between.
 
-    Returns:
-        L + 1 sizes in pixels. The last one is a step beyond `largest`, for the last level's square in between.
-
-    Source: Liu 2016, 2.2 and 3.1 (VOC, 300: 0.1, 0.2, 0.88). Like the releases, it rounds the step to whole percents
-    of the input (0.17 for 300, 0.15 for 512).
+    Source: Liu 2016, 2.2 and 3.1. Like the releases, it rounds the step to whole percents of the input.
     """
     step = math.floor(round(100 * (largest - second) / (num_levels - 2), 6)) / 100
     fractions = [smallest, *(second + step * level for level in range(num_levels))]
@@ -186,11 +165,8 @@ def anchor_sizes_from_boxes(
 ) -> tuple[float, ...]:
     """SSD's anchor sizes for the boxes of a data set, in even ratios from its small boxes to its large ones.
 
-    Args:
-        box_sizes_hw: height and width of each box, in pixels of the network's input. Rows that are not finite and
-            positive are left out. Without boxes, the sizes are the paper's.
-        image_size: side of the square input, pixels.
-        num_levels: L, at least 3.
+    Box sizes are in pixels of the network's square input; those that are not finite and positive are left out. Without
+    boxes, the sizes are the paper's.
 
     Returns:
         L + 1 sizes in pixels, strictly increasing. The first is the 5th percentile of sqrt(height * width), but at
@@ -198,8 +174,7 @@ def anchor_sizes_from_boxes(
         From the second level on, a size is at least twice the level's stride (taken as 8 * 2^level) or the paper's
         size for VOC, whichever is smaller: small anchors on a coarse map would leave gaps between cells.
     """
-    # Liu 2016 for VOC: SSD300 has 6 levels, SSD512 has 7
-    fractions = (0.1, 0.2, 0.88) if num_levels <= 6 else (0.07, 0.15, 0.9)
+    fractions = (0.1, 0.2, 0.88) if num_levels <= 6 else (0.07, 0.15, 0.9)  # Liu 2016, VOC; SSD300 has 6, SSD512 7
     paper = ssd_anchor_sizes(image_size, num_levels, *fractions)
     box_sizes_hw = _usable(box_sizes_hw)
     if len(box_sizes_hw) == 0:
@@ -215,7 +190,6 @@ def anchor_sizes_from_boxes(
 
 
 def _usable(box_sizes_hw: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "M 2"]:
-    """Rows that are finite and positive, as float64."""
     return box_sizes_hw[np.isfinite(box_sizes_hw).all(axis=1) & (box_sizes_hw > 0).all(axis=1)].astype(np.float64)
 
 
@@ -234,12 +208,7 @@ def pyramid_sizes_from_boxes(
     """RetinaNet's anchor sizes for the boxes of a data set: the multiple of the strides that covers most of them.
 
     The paper's multiple is 4 (Lin 2017, 4); another one, from 2 to 8, replaces it if it covers more boxes. Smaller ones
-    would leave gaps between the cells.
-
-    Args:
-        box_sizes_hw: height and width of each box, in pixels of the network's input.
-        strides: stride of each level, pixels.
-        scales, aspect_ratios: as in `pyramid_shapes`.
+    would leave gaps between the cells. Boxes and strides are in pixels of the network's input.
     """
 
     def coverage(multiple: float) -> float:
@@ -255,13 +224,8 @@ def anchor_coverage(
 ) -> float:
     """Share of boxes (0..1) that some anchor overlaps by at least `iou_threshold` when both have the same centre.
 
-    It is an upper bound of matching's recall: it judges sizes and ratios, not the spacing of the cells. Without boxes
-    it is 1.
-
-    Args:
-        box_sizes_hw: height and width of each box, in pixels of the network's input. Rows that are not finite and
-            positive are left out.
-        anchor_shapes_wh: width and height of the anchors of all levels, pixels.
+    It is an upper bound of matching's recall: it judges sizes and ratios, not the spacing of the cells. Boxes and
+    anchors are in the same pixels; boxes that are not finite and positive are left out. Without boxes it is 1.
     """
     box_sizes_hw = _usable(box_sizes_hw)
     if len(box_sizes_hw) == 0:

@@ -10,6 +10,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torchvision.ops import box_area
 
 VARIANCES = (0.1, 0.2)  # for the centre, for the size, as in Liu 2016's release
 MAX_LOG_SCALE = math.log(1000 / 16)  # as in Detectron: a box is at most 62.5 anchors wide, so exp can't overflow
@@ -29,19 +30,13 @@ def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]
 
 
 def encode_deltas(
-    boxes_xyxy: Float[Tensor, "*N 4"],
-    anchors_cxcywh: Float[Tensor, "*M 4"],
-    variances: tuple[float, float] = VARIANCES,
+    boxes_xyxy: Float[Tensor, "*N 4"], anchors_cxcywh: Float[Tensor, "*M 4"], variances: tuple[float, float] = VARIANCES
 ) -> Float[Tensor, "*N 4"]:
     """Deltas (dx, dy, dw, dh) from anchors to boxes, which are what the network predicts.
 
     dx and dy are the shift of the centre in anchor sizes, dw and dh the log of the ratio of the sizes, each divided by
-    its variance. They are finite for boxes without width or height too.
-
-    Args:
-        boxes_xyxy: boxes in the anchors' frame and unit.
-        anchors_cxcywh: one anchor for each box; broadcast against the boxes.
-        variances: for the centre and for the size.
+    its variance (for the centre, for the size). They are finite for boxes without width or height too. Anchors, in the
+    frame of the boxes, are broadcast against them.
 
     Source: Liu 2016, equation 2; the variances are those of its released code.
     """
@@ -52,9 +47,7 @@ def encode_deltas(
 
 
 def decode_deltas(
-    box_deltas: Float[Tensor, "*N 4"],
-    anchors_cxcywh: Float[Tensor, "*M 4"],
-    variances: tuple[float, float] = VARIANCES,
+    box_deltas: Float[Tensor, "*N 4"], anchors_cxcywh: Float[Tensor, "*M 4"], variances: tuple[float, float] = VARIANCES
 ) -> Float[Tensor, "*N 4"]:
     """Boxes xyxy in the anchors' frame from deltas (B, A, 4) and anchors (A, 4): the inverse of `encode_deltas`.
 
@@ -90,16 +83,12 @@ def pairwise_iou(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M
     of corners take 4 times as long on a CPU as one coordinate at a time.
     """
     overlap = _pairwise_overlap(boxes_xyxy, others_xyxy)
-    return overlap / (_areas(boxes_xyxy)[:, None] + _areas(others_xyxy)).sub_(overlap)
+    return overlap / (box_area(boxes_xyxy)[:, None] + box_area(others_xyxy)).sub_(overlap)
 
 
 def pairwise_share(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
     """Share of each other box's own area that lies inside a box, for every pair (COCO's overlap with a crowd)."""
-    return _pairwise_overlap(boxes_xyxy, others_xyxy) / _areas(others_xyxy)
-
-
-def _areas(boxes_xyxy: Float[Tensor, "N 4"]) -> Float[Tensor, " N"]:
-    return (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+    return _pairwise_overlap(boxes_xyxy, others_xyxy) / box_area(others_xyxy)
 
 
 def _pairwise_overlap(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:

@@ -55,14 +55,9 @@ def draw_detections(
     captions = [f"{name_of(label, names)} {score:.2f}" for label, score in zip(labels.tolist(), scores, strict=True)]
     if track_ids is not None:
         captions = [f"#{track} {caption}" for track, caption in zip(track_ids.tolist(), captions, strict=True)]
-    return _draw_boxes(
-        image_rgb,
-        boxes_xyxy[best_first],
-        labels[best_first],
-        [captions[row] for row in best_first],
-        np.zeros(len(scores), dtype=bool),
-        min_side,
-    )
+    captions, solid = [captions[row] for row in best_first], np.zeros(len(scores), dtype=bool)
+    boxes_xyxy, labels = boxes_xyxy[best_first], labels[best_first]
+    return draw_objects(image_rgb, boxes_xyxy, labels, solid, names, captions=captions, min_side=min_side)
 
 
 def draw_objects(
@@ -72,40 +67,44 @@ def draw_objects(
     ignored: Bool[np.ndarray, " N"],
     names: Sequence[str],
     *,
+    captions: Sequence[str] | None = None,
     min_side: int = 0,
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """A copy of the image with its annotated objects on it; ignored ones (difficult, crowd) have broken lines."""
-    captions = [name_of(label, names) for label in labels.tolist()]
-    return _draw_boxes(image_rgb, boxes_xyxy, labels, captions, ignored, min_side)
+    """A copy of the image with objects on it, the first on top; ignored ones (difficult, crowd) have broken lines.
 
-
-def _draw_boxes(
-    image_rgb: np.ndarray,
-    boxes_xyxy: np.ndarray,
-    labels: np.ndarray,
-    captions: Sequence[str],
-    broken: np.ndarray,
-    min_side: int,
-) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """Draw boxes, the most important first: it is drawn last, and its tag gets the best place."""
+    `captions` None takes the names of the objects' labels; for the rest see `draw_detections`.
+    """
     factor = max(1, -(-min_side // max(1, min(image_rgb.shape[:2]))))
     image = np.ascontiguousarray(image_rgb).copy()
     if factor > 1:
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     size_hw = image.shape[0], image.shape[1]
     typical_side = (size_hw[0] * size_hw[1]) ** 0.5
-    line_width = max(2, round(typical_side / 400))
-    lettering = _Lettering(max(11, round(7 + 0.011 * typical_side)))
+    line_width, text_size = max(2, round(typical_side / 400)), max(11, round(7 + 0.011 * typical_side))
+    face = cv2.FontFace(FONT)  # not shared: only one thread at a time may use a face
+
+    def tag_width(text: str) -> int:
+        return cv2.getTextSize((0, 0), text, (0, 0), face, text_size, WEIGHT)[2] + 6
+
     boxes = [_inside(box * factor, size_hw) for box in boxes_xyxy]
     colors = [class_color(int(label)) for label in labels]
-    texts = [lettering.shortened(caption, size_hw[1]) for caption in captions]
-    spots: list[Rectangle] = []
-    for box, text in zip(boxes, texts, strict=True):
-        spots.append(_free_spot(box, lettering.tag_size(text), size_hw, spots))
-    for box, color, is_broken in reversed(list(zip(boxes, colors, broken, strict=True))):
-        _draw_rectangle(image, box, color, line_width, bool(is_broken))
-    for text, spot, color in reversed(list(zip(texts, spots, colors, strict=True))):
-        lettering.draw_tag(image, text, spot, color)
+    captions = [name_of(int(label), names) for label in labels] if captions is None else captions
+    texts, spots = [], []
+    for box, caption in zip(boxes, captions, strict=True):
+        # The caption, or as many of its first letters as fit into the image and three dots.
+        shorter = (f"{caption[:length]}..." for length in range(len(caption), 0, -1))
+        fitting = (text for text in (caption, *shorter) if tag_width(text) <= size_hw[1])
+        texts.append(next(fitting, f"{caption[:1]}..."))
+        spots.append(_free_spot(box, (tag_width(texts[-1]), round(1.35 * text_size) + 1), size_hw, spots))
+    for box, color, broken in reversed(list(zip(boxes, colors, ignored, strict=True))):
+        x0, y0, x1, y1 = box
+        _draw_lines(image, (max(0, x0 - 1), max(0, y0 - 1), x1 + 1, y1 + 1), OUTLINE, line_width + 2, broken=False)
+        _draw_lines(image, box, color, line_width, bool(broken))
+    for text, (x0, y0, x1, y1), color in reversed(list(zip(texts, spots, colors, strict=True))):
+        image[y0:y1, x0:x1] = color
+        # Perceived lightness (ITU-R BT.601 luma): dark text on light colours, light on dark.
+        letters = (0, 0, 0) if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 125 else (255, 255, 255)
+        cv2.putText(image, text, (x0 + 3, y0 + text_size), letters, face, text_size, WEIGHT)
     return image
 
 
@@ -132,36 +131,6 @@ def _free_spot(
     return left, top, right, bottom
 
 
-class _Lettering:
-    """Text of one size on filled tags."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.face = cv2.FontFace(FONT)  # not shared: only one thread at a time may use a face
-
-    def tag_size(self, text: str) -> tuple[int, int]:
-        """Width and height of a tag, with a margin of a few pixels around the text."""
-        width = cv2.getTextSize((0, 0), text, (0, 0), self.face, self.size, WEIGHT)[2]
-        return width + 6, round(1.35 * self.size) + 1
-
-    def shortened(self, text: str, max_width: int) -> str:
-        """The text if its tag fits, else as many of its first letters as fit, and three dots."""
-        if self.tag_size(text)[0] <= max_width:
-            return text
-        fitting = len(text)
-        while fitting > 1 and self.tag_size(text[:fitting] + "...")[0] > max_width:
-            fitting -= 1
-        return text[:fitting] + "..."
-
-    def draw_tag(self, image: np.ndarray, text: str, spot: Rectangle, color: Color) -> None:
-        x0, y0, x1, y1 = spot
-        image[y0:y1, x0:x1] = color
-        # Perceived lightness (ITU-R BT.601 luma): dark text on light colours, light on dark.
-        luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-        letters = (0, 0, 0) if luma > 125 else (255, 255, 255)
-        cv2.putText(image, text, (x0 + 3, y0 + self.size), letters, self.face, self.size, WEIGHT)
-
-
 def _inside(box_xyxy: np.ndarray, size_hw: tuple[int, int]) -> Rectangle:
     """The part of a box inside the image, in whole pixels; at least one pixel, never reversed."""
     height, width = size_hw
@@ -170,25 +139,12 @@ def _inside(box_xyxy: np.ndarray, size_hw: tuple[int, int]) -> Rectangle:
     return x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)
 
 
-def _draw_rectangle(image: np.ndarray, box: Rectangle, color: Color, line_width: int, broken: bool) -> None:
-    """Draw the outline of a box: lines inside the box, with a thin dark line on both sides of them."""
+def _draw_lines(image: np.ndarray, box: Rectangle, color: Color, line_width: int, broken: bool) -> None:
+    """Draw the four sides of a box, inside it; the box may reach beyond the right and lower border of the image."""
     x0, y0, x1, y1 = box
-    for side in _sides((max(0, x0 - 1), max(0, y0 - 1), x1 + 1, y1 + 1), line_width + 2):
-        image[side] = OUTLINE
-    for side in _sides(box, line_width):
-        line = image[side]
-        along = np.arange(max(line.shape[:2]))
-        drawn = (along // (4 * line_width) % 2 == 0) | (not broken)
-        if line.shape[0] > line.shape[1]:
-            line[drawn] = color
-        else:
-            line[:, drawn] = color
-
-
-def _sides(box: Rectangle, line_width: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the top, bottom, left and right line of a box."""
-    x0, y0, x1, y1 = box
-    rows, columns = slice(y0, y1), slice(x0, x1)
-    top, bottom = slice(y0, min(y0 + line_width, y1)), slice(max(y0, y1 - line_width), y1)
-    left, right = slice(x0, min(x0 + line_width, x1)), slice(max(x0, x1 - line_width), x1)
-    return [(top, columns), (bottom, columns), (rows, left), (rows, right)]
+    rows = image[y0:y1, x0:x1]
+    columns = rows.swapaxes(0, 1)  # a view
+    bottom, right = max(0, y1 - y0 - line_width), max(0, x1 - x0 - line_width)
+    for side in (rows[:line_width], rows[bottom:], columns[:line_width], columns[right:]):
+        drawn = np.arange(side.shape[1]) // (4 * line_width) % 2 == 0 if broken else slice(None)
+        side[:, drawn] = color

@@ -95,7 +95,7 @@ def resize_image(image: UInt8[np.ndarray, "H W 3"], size_hw: tuple[int, int]) ->
 
     Bilinear; where the image shrinks to less than half along a side (and grows along none), each new pixel is the
     mean of those it covers, since bilinear would skip pixels. OpenCV's exact kernel gives the same pixels on every
-    processor, and exported files give them too (`export.input_graph`); its usual one is up to 1 off in a tenth of them.
+    processor, and exported files give them too (`export.graph_ends`); its usual one is up to 1 off in a tenth of them.
     """
     (height, width), (new_height, new_width) = image.shape[:2], size_hw
     shrinks = height >= new_height and width >= new_width and (height > 2 * new_height or width > 2 * new_width)

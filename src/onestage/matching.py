@@ -23,7 +23,7 @@ def match_anchors(
     negative_iou: float = 0.5,
     keep_best: bool = True,
 ) -> Matches:
-    """Match anchors with the objects of each image of a batch.
+    """Match anchors with the objects of each image of a batch, both in pixels of the network's input, on one device.
 
     An anchor is positive for the object with which it has the highest IoU, if that is at least `positive_iou`. With
     `keep_best`, an object's best anchor is positive for it at any IoU above 0; if two objects have the same best
@@ -33,10 +33,6 @@ def match_anchors(
     Ignored objects (VOC difficult, COCO crowd) and objects without area match nothing. An anchor that is not positive
     is ignored if at least `negative_iou` of its own area lies inside an ignored object: small anchors inside a crowd
     have a low IoU with it.
-
-    Args:
-        anchors_cxcywh: anchors in pixels of the network's input.
-        targets: objects of each image, in the same frame, on the anchors' device.
 
     Source: Liu 2016, 2.2 "Matching strategy". Ignored objects are a departure: the release trains on VOC's difficult.
     """

@@ -119,7 +119,7 @@ def fitted(kind: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where} is {_shown(value)}; expected {in_words(kind)}")
     if kind is type(None):
         return None
-    return float(value) if kind is float and not isinstance(value, str) else value
+    return value * 1.0 if kind is float else value
 
 
 def _fitted_tuple(kind: Any, value: Sequence[Any], where: str) -> tuple[Any, ...]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -33,21 +32,13 @@ class Display:
         self._training_bar = self._bars.add_task("training", total=1.0, facts="starting ...")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
     def training(self, facts: str, progress: float, epoch: float) -> None:
-        """Show how far a run is; without a terminal, one line an epoch.
-
-        Args:
-            facts: one line about the newest steps.
-            progress: fraction of the run that is done.
-            epoch: epochs that are done.
-        """
+        """Show a line about the newest steps and how much of the run is done; without a terminal, once an epoch."""
         if self._bars is not None:
             self._bars.update(self._training_bar, completed=progress, facts=facts)
         if not self.console.is_terminal and int(epoch) > self._last_epoch_line:
@@ -57,13 +48,10 @@ class Display:
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Show a bar for another piece of work (evaluation, checks, drawing) of `total` units; 0: an unknown number."""
-        if self._bars is None:
-            with self._new_bars() as bars:
-                yield Stage(bars, name, total)
-        else:
-            stage = Stage(self._bars, name, total)
+        with self._new_bars() if self._bars is None else nullcontext(self._bars) as bars:
+            stage = Stage(bars, name, total)
             yield stage
-            self._bars.remove_task(stage.task)
+            bars.remove_task(stage.task)
 
     def _new_bars(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[facts]}"))
@@ -102,14 +90,9 @@ def eta(seconds: float, progress: float) -> float:
 
 
 def seconds(text: str) -> float:
-    """The seconds of `90`, `1:30` or `0:01:30.5`.
-
-    Raises:
-        UserError: the text is no time.
-    """
-    parts = text.split(":")
+    """The seconds of `90`, `1:30` or `0:01:30.5`; a UserError for texts that are no time."""
     try:
-        values = [float(part) for part in parts]
+        values = [float(part) for part in text.split(":")]
     except ValueError:
         values = []
     if not 1 <= len(values) <= 3 or not all(0 <= value < math.inf for value in values):

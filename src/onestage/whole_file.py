@@ -11,13 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def written_whole(path: Path, *, keep_as: Path | None = None) -> Iterator[Path]:
-    """Give the name of a temporary file, which takes the place of `path` at the end of `with`.
+    """Give the name of a temporary file, which takes the place of `path` at the end of `with`; the folder is made.
 
-    A crash or an error before that leaves the old file.
-
-    Args:
-        path: the file; its folder is made.
-        keep_as: where to keep the old file; None: it is replaced.
+    A crash or an error before that leaves the old file, which is kept as `keep_as` in the end if that is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # of this writer alone, on a shared disk too

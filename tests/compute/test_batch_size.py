@@ -10,6 +10,7 @@ import torch
 
 from onestage.compute import batch_size
 from onestage.compute.batch_size import Search, Trial, try_steps
+from onestage.compute.memory import Memory
 
 
 class Device:
@@ -153,7 +154,7 @@ def test_a_step_that_takes_too_long_is_not_faster() -> None:
 # --- trials
 
 
-class Machine:
+class Machine(Memory):
     """Memory of which a step takes a byte for each of its images."""
 
     fatal, free = False, 1000

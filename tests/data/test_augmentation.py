@@ -6,13 +6,24 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from onestage.data.augmentation import FLIP_ONLY, MILD, SSD_PAPER, Augmentation, augment
+from onestage.data.augmentation import (
+    FLIP_ONLY,
+    MILD,
+    SSD_PAPER,
+    Augmentation,
+    Colour,
+    Crop,
+    Expand,
+    Flip,
+    augment,
+    change_colours,
+)
 from onestage.data.augmentation.canvas import Canvas, Layer, Placement
-from onestage.data.augmentation.transforms import Colour, ColourChange, Crop, Expand, Flip
 from onestage.data.loader import resize_only
 from onestage.data.table import Objects
 from onestage.errors import UserError
@@ -180,32 +191,37 @@ def test_crops_meet_the_drawn_overlap_with_an_object() -> None:
         assert 0.48 <= (x1 - x0) / (y1 - y0) <= 2.1
 
 
+def colours_changed(**settings: float) -> Callable[[np.ndarray], np.ndarray]:
+    nothing = {"brightness": 0.0, "contrast": 1.0, "contrast_last": False, "saturation": 1.0, "hue": 0.0}
+    return partial(change_colours, **nothing | settings)
+
+
 def test_brightness_and_contrast_are_those_of_plain_arithmetic() -> None:
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
-    changed = ColourChange(brightness=20.0, contrast=1.5)(image)
+    changed = colours_changed(brightness=20.0, contrast=1.5)(image)
     expected = np.clip((image.astype(float) + 20) * 1.5, 0, 255)
     np.testing.assert_allclose(changed, expected, atol=0.51)
 
 
 def test_saturation_zero_gives_gray_of_the_same_value() -> None:
     image = np.array([[[200, 100, 50]]], dtype=np.uint8)
-    assert ColourChange(saturation=0.0)(image).tolist() == [[[200, 200, 200]]]  # HSV's V is the largest channel
+    assert colours_changed(saturation=0.0)(image).tolist() == [[[200, 200, 200]]]  # HSV's V is the largest channel
 
 
 def test_a_hue_of_120_degrees_turns_red_into_green() -> None:
     image = np.array([[[250, 10, 10]]], dtype=np.uint8)
-    np.testing.assert_allclose(ColourChange(hue=120.0)(image), [[[10, 250, 10]]], atol=4)
+    np.testing.assert_allclose(colours_changed(hue=120.0)(image), [[[10, 250, 10]]], atol=4)
 
 
 def test_contrast_first_and_last_agree_where_nothing_is_clipped() -> None:
     image = np.random.default_rng(0).integers(40, 200, (20, 20, 3), dtype=np.uint8)
-    first, last = (ColourChange(contrast=0.8, saturation=0.9, contrast_last=order)(image) for order in (False, True))
+    first, last = (colours_changed(contrast=0.8, saturation=0.9, contrast_last=order)(image) for order in (False, True))
     np.testing.assert_allclose(first.astype(int), last.astype(int), atol=4)
 
 
 def test_no_change_of_colour_leaves_the_image_alone() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    assert ColourChange()(image) is image
+    assert colours_changed()(image) is image
     calm = Colour(probability=0.0)(Canvas.of(layer_of(a_sample())), np.random.default_rng(0), no_other)
     (change,) = calm.layers[0].pixel_changes
     assert change(image) is image
@@ -216,7 +232,7 @@ def no_other() -> Layer:
 
 
 def test_the_fill_keeps_its_colour_whatever_happens_to_the_image() -> None:
-    layer = replace(layer_of(a_sample()), pixel_changes=(ColourChange(brightness=30.0, saturation=1.5),))
+    layer = replace(layer_of(a_sample()), pixel_changes=(colours_changed(brightness=30.0, saturation=1.5),))
     image, _ = Canvas((layer,), (-160, -120, 320, 240)).paint(Stretch(150), (1, 2, 3), lambda _: a_sample().image)
     assert image[0, 0].tolist() == [1, 2, 3]
     assert image[75, 75].tolist() != a_sample().image[60, 80].tolist()

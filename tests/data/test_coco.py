@@ -15,6 +15,7 @@ from folders import write_coco_folder
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from onestage.data import read_dataset
 from onestage.data.coco import coco_splits, normal_id, read_coco
 from onestage.data.table import Table
 from onestage.errors import UserError
@@ -257,8 +258,8 @@ def test_what_is_no_coco_file_stops_with_its_name(text: str, tmp_path: Path) -> 
 
 def test_a_missing_split_lists_the_others(tmp_path: Path) -> None:
     write_coco_folder(tmp_path, one_image())
-    with pytest.raises(UserError, match="no such split; there is train2017"):
-        read_coco(tmp_path, "val2017")
+    with pytest.raises(UserError, match="no split val2017; there is train2017"):
+        read_dataset(tmp_path, "val2017")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from folders import voc_xml, write_image, write_voc_folder
 
+from onestage.data import read_dataset
 from onestage.data.voc import parse_annotation, read_voc, voc_annotation, voc_splits
 from onestage.errors import UserError
 from onestage.structures import Categories
@@ -141,8 +142,8 @@ def test_a_folder_without_splits_has_all(tmp_path: Path) -> None:
 
 def test_a_missing_or_empty_split_is_an_error_that_lists_the_others(tmp_path: Path) -> None:
     write_voc_folder(tmp_path, {"a": voc_xml([CAT])})
-    with pytest.raises(UserError, match="no such split; there is train"):
-        read_voc(tmp_path, "test")
+    with pytest.raises(UserError, match="no split test; there is train"):
+        read_dataset(tmp_path, "test")
     (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("\n")
     with pytest.raises(UserError, match="names no image"):
         read_voc(tmp_path, "test")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from folders import write_image
 
+from onestage.data import read_dataset
 from onestage.data.yolo import read_yolo, yolo_splits
 from onestage.errors import UserError
 from onestage.structures import Categories
@@ -81,7 +82,7 @@ def test_the_usual_ways_to_write_data_yaml(yaml: str, tmp_path: Path) -> None:
         ("- a\n", "expected names: and train:"),
         ("a: [", "not YAML"),
         ("!!python/object/apply:os.system ['false']", "not YAML"),
-        ("names: [cat]\nval: x\n", "no such split as train; there is val"),
+        ("names: [cat]\nval: x\n", "no split train; there is val"),
         ("names: [cat]\ntrain: nowhere\n", "'nowhere' is not in"),
         ("names: [cat]\ntrain: /etc\n", "'/etc' is not in"),
         ("names: [cat]\ntrain: ../outside\n", "'../outside' is not in"),
@@ -92,7 +93,7 @@ def test_classes_and_paths_that_make_no_sense_stop(yaml: str, message: str, tmp_
     write_image(tmp_path / "outside" / "a.jpg")
     write_yolo_folder(tmp_path / "set", {"a": "0 .5 .5 .5 .5"}, yaml)
     with pytest.raises(UserError, match=message):
-        read_yolo(tmp_path / "set", "train")
+        read_dataset(tmp_path / "set", "train")
 
 
 def test_classes_that_count_from_one_are_found_out(tmp_path: Path) -> None:

@@ -151,7 +151,11 @@ def test_images_are_resized_one_way() -> None:
     ("name", "setting", "words"),
     [
         ("ssd300-vgg16", {"edges": (300, 500)}, "SSD has no such setting"),
-        ("retinanet-resnet50", {"neck": "top_down"}, "RetinaNet has no such setting; it has anchor_sizes"),
+        (
+            "retinanet-resnet50",
+            {"neck": "top_down"},
+            "RetinaNet has no such setting; it has anchor_scales",
+        ),
         ("m2det320-vgg16", {"box_loss": "giou"}, "M2Det has no such setting"),
     ],
 )

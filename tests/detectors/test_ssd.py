@@ -139,5 +139,5 @@ def test_anchor_sizes_that_do_not_fit_are_explained() -> None:
         detector_config("ssd300-vgg16").adjusted({"anchor_sizes": (30.0, 60.0)})
     config = config_of(build("ssd300-test_efficientnet", 2))
     config["settings"]["dropout"] = 0.5
-    with pytest.raises(UserError, match="unknown field"):
+    with pytest.raises(UserError, match="unknown setting 'dropout'"):
         build_from_config(config)

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from onestage.evaluation import measure
-from onestage.evaluation.examples import ReportExample
-from onestage.evaluation.report import write_report
+from onestage.evaluation.report import ReportExample, write_report
 from onestage.structures import Categories, Detections, DetectionTable, GroundTruth
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -78,8 +77,7 @@ def written(path: Path, *, names: tuple[str, ...] = ("scratch", "dent", "rust"),
         measurement=measured,
         categories=categories,
         training_log=LOG if with_run else (),
-        best=[example()] if with_run else (),
-        worst=[example((900, 1200))] if with_run else (),
+        examples={"Best images": [example()], "Worst images": [example((900, 1200))]} if with_run else None,
         settings={"detector": "ssd300", "optimizer": {"momentum": 0.9}} if with_run else None,
     )
     return file.read_text(encoding="utf-8")

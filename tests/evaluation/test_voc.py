@@ -130,7 +130,6 @@ def test_average_precision_of_three_ranks_is_what_the_hand_computes() -> None:
     assert one.ap_11point == pytest.approx((3 * 1 + 3 * 2 / 3) / 11)
     assert one.curve_precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3])
     assert one.curve_recall.tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 2])
-    assert one.curve_scores.tolist() == [0.9, 0.8, 0.7]
 
 
 def test_objects_of_another_class_or_image_do_not_count() -> None:

@@ -26,7 +26,7 @@ from onestage.runtime.session import Outputs, Session
 
 def write(model: ModelToExport, path: Path) -> None:
     weights = path.with_suffix(".toy_weights")
-    save_model(weights, model.detector, model.detector.state_dict(), model.categories)
+    save_model(weights, model.detector, model.categories)
     path.write_text(json.dumps({**model.header(), "sha256": file_digest(weights)}))
 
 

@@ -25,11 +25,9 @@ from onestage.detectors.m2det import M2DetConfig
 from onestage.errors import UserError
 from onestage.export.base import ModelToExport, selection_of
 from onestage.export.check import compare
-from onestage.export.input_graph import to_network_input
+from onestage.export.graph_ends import by_image, choose_candidates, suppress, to_network_input
 from onestage.export.onnx_graph import IR_VERSION, OPSET, write_onnx
-from onestage.export.selection_graph import by_image, choose_candidates, suppress
-from onestage.inference.exported import ExportedPredictor
-from onestage.inference.predictor import Predictor
+from onestage.inference.predictor import ExportedPredictor, Predictor
 from onestage.input_size import KeepRatio, Resize, Stretch, resize_image
 from onestage.postprocess import select
 from onestage.runtime.exported_file import ExportedFile
@@ -65,8 +63,7 @@ def test_images_reach_the_network_as_the_predictors_do(resize: Resize, size_hw: 
     images = random.integers(0, 256, (2, *size_hw, 3), dtype=np.uint8)
 
     def graph(op: Any, values: dict[str, Any]) -> dict[str, Any]:
-        made = to_network_input(op, values["images"], resize)
-        return {"input": made.images, "image": made.image_hw, "original": made.original_hw}
+        return dict(zip(("input", "image", "original"), to_network_input(op, values["images"], resize), strict=True))
 
     found = run(graph, images=images)
     image_hw = resize.image_hw(size_hw)

@@ -15,12 +15,12 @@ import pytest
 from small_model import write_small_model
 
 import onestage
-from onestage.compute.signal_stack import kept_signal_stack
+from onestage.compute.threads import kept_signal_stack
 from onestage.data.generated import draw_image
 from onestage.data.loader import stack_images
 from onestage.export import check
 from onestage.export.base import Calibration, ModelToExport
-from onestage.export.input_graph import to_network_input
+from onestage.export.graph_ends import to_network_input
 from onestage.export.onnx_graph import IR_VERSION, OPSET
 from onestage.export.openvino import OpenVinoSession, skip_resizing
 from onestage.export.openvino_graph import write_openvino
@@ -38,7 +38,7 @@ def graph_that_prepares(resize: Resize, folder: Path) -> Any:
     graph = onnx_ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="g")
     builder = onnxscript.GraphBuilder(graph)
     images = builder.input("images", onnx_ir.DataType.UINT8, [None, None, None, 3])
-    builder.add_output(to_network_input(builder.op, images, resize).images, "input")
+    builder.add_output(to_network_input(builder.op, images, resize)[0], "input")
     content = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
     (folder / "prepare.onnx").write_bytes(content)
     return openvino.convert_model(folder / "prepare.onnx")

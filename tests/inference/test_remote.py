@@ -14,8 +14,7 @@ from red_box import CATEGORIES, RedBoxDetector, red_box
 
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
-from onestage.inference.remote import content_type, fetch_image
-from onestage.inference.sources import open_sources
+from onestage.inference.sources import content_type, fetch_image, open_sources
 from onestage.runtime.decode import ImageError
 
 BOX = (20, 30, 80, 90)

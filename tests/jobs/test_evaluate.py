@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_generated_voc(folder / "data", train=1, test=IMAGES)
     torch.manual_seed(0)
     detector = build("ssd300-test_efficientnet", len(KINDS))
-    save_model(folder / "model.safetensors", detector, detector.state_dict(), Categories.from_names(KINDS))
+    save_model(folder / "model.safetensors", detector, Categories.from_names(KINDS))
     return folder / "model.safetensors"
 
 

@@ -20,7 +20,7 @@ from onestage.data.generated import KINDS, draw_image, write_generated_voc
 from onestage.detectors import build
 from onestage.errors import UserError
 from onestage.export.check import Agreement, compare
-from onestage.inference.exported import ExportedPredictor
+from onestage.inference.predictor import ExportedPredictor
 from onestage.models.model_file import save_model
 from onestage.structures import Categories
 
@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "class_convs" in name and parameter.ndim > 1:
             parameter.data *= 8
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(path, detector, detector.state_dict(), Categories.from_names(NAMES))
+    save_model(path, detector, Categories.from_names(NAMES))
     return path
 
 
@@ -147,7 +147,7 @@ def test_a_file_that_finds_something_else_is_not_kept(
 def test_a_missing_package_says_what_to_install(
     model: Path, tmp_path: Path, package: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("onnx_graph", "input_graph", "selection_graph"):
+    for module in ("onnx_graph", "graph_ends"):
         monkeypatch.delitem(sys.modules, f"onestage.export.{module}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=advice):

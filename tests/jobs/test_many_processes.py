@@ -25,7 +25,7 @@ from onestage.jobs.train import train
 from onestage.models.model_file import read_tensors
 from onestage.terminal import quiet
 from onestage.training import trainer
-from onestage.training.log_file import read_log
+from onestage.training.journal import read_log
 
 IMAGES, STEPS = 10, 50
 DETECTOR = "retinanet-test_efficientnet"

@@ -247,6 +247,7 @@ def test_without_ray_the_error_names_the_package_to_install(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "onestage.inference.collection.workers", raising=False)
+    monkeypatch.delattr("onestage.inference.collection.workers", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"^ray is missing: pip install 'onestage\[ray\]'$"):
         onestage.predict_collection(model, [str(images)], out=tmp_path)

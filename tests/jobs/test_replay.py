@@ -24,7 +24,7 @@ from onestage.detectors.retinanet import RetinaNet
 from onestage.models.model_file import RunFolder, read_tensors
 from onestage.structures import Batch, Losses, Predictions, Targets
 from onestage.terminal import Display
-from onestage.training.log_file import read_log
+from onestage.training.journal import read_log
 from onestage.training.optimizer import optimizer_tensors
 from onestage.training.recipe import Recipe
 from onestage.training.step import StepLosses

@@ -104,8 +104,8 @@ def test_a_signal_in_mid_evaluation_ends_it_at_once_and_the_resumed_run_evaluate
         ({"settings": {**SETTINGS, "learning_rate": 0.5}}, r"its learning_rate is [\d.e-]+, now 0\.5"),
         ({"settings": {**SETTINGS, "image_size": 64}}, r"its network\.image_size is 96, now 64"),
         (
-            {"settings": {**SETTINGS, "augmentation.expand-max": 2.0}},
-            r"its augmentation\.expand\.max is 4\.0, now 2\.0",
+            {"settings": {**SETTINGS, "augmentation.expand-max": 3.0}},
+            r"its augmentation\.expand\.max is 2\.0, now 3\.0",
         ),
         ({"seed": 7}, "its seed is 0, now 7"),
         ({"detector": "retinanet-resnet18"}, "its detector is retinanet-test_efficientnet, now retinanet-resnet18"),

@@ -26,7 +26,7 @@ from onestage.structures import Categories
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     detector = build("ssd300-test_efficientnet", len(KINDS))
-    save_model(path, detector, detector.state_dict(), Categories.from_names(tuple(KINDS)))
+    save_model(path, detector, Categories.from_names(tuple(KINDS)))
     return path
 
 

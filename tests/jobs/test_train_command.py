@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,8 @@ from onestage.data.generated import write_generated_voc
 from onestage.errors import ReportedByAnotherRankError, UserError
 from onestage.jobs import train as job
 from onestage.models.model_file import RunFolder
-from onestage.training.batch_size import BatchSizeFound
 from onestage.training.processes import World
-from onestage.training.recipe import Recipe
+from onestage.training.recipe import TABLES, Recipe
 
 TINY = ("--detector", "retinanet-test_efficientnet", "--image-size", "96", "--backbone-weights", "none")
 
@@ -42,10 +42,12 @@ def test_help_says_what_each_option_is_for(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     words = " ".join(capsys.readouterr().out.replace("│", "").split())
-    assert "--batch-size {None}|INT|{auto} images a step, over all processes. Default: the recipe's. --acc" in words
+    assert "--batch-size {None}|INT|{auto} Images a step, over all ranks. --acc" in words
+    assert "--augmentation.expand-max {None}|FLOAT Largest side of the canvas, in sides of the image. --" in words
+    assert "--postprocessing.iou-threshold {None}|FLOAT IoU above which NMS takes two detections" in words
     assert "--detector {None}|STR ssd300-vgg16, " in words
     assert "default: None" not in words
-    options = {f"--{field.name.replace('_', '-')} " for field in fields(Recipe)} - {"--augmentation "}
+    options = {f"--{field.name.replace('_', '-')} " for field in fields(Recipe)} - {f"--{name} " for name in TABLES}
     assert all(option in words for option in options)
 
 
@@ -84,9 +86,10 @@ def test_a_batch_size_found_by_trial_becomes_part_of_the_recipe(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def find(*arguments: Any, **more: Any) -> BatchSizeFound:
+    def find(*arguments: Any, recipe: Recipe, say: Callable[[str], None], **more: Any) -> Recipe:
         asked.update(more)
-        return BatchSizeFound(batch_size=4, accumulate=2, learning_rate=0.0005, reason="batch size 4 by trial")
+        say("batch size 4 by trial")
+        return replace(recipe, batch_size=4, accumulate=2, learning_rate=0.0005)
 
     monkeypatch.setattr(job, "find_batch_size", find)
     arguments = ["train", str(data), "--out", str(tmp_path / "run"), *TINY, "--steps", "2", "--evaluations", "1"]

@@ -17,7 +17,7 @@ from onestage.data.generated import write_generated_voc
 from onestage.errors import UserError
 from onestage.models.model_file import load_model, read_tensors
 from onestage.terminal import Display
-from onestage.training.log_file import read_log
+from onestage.training.journal import read_log
 
 DETECTOR = "ssd300-test_efficientnet"
 

@@ -66,7 +66,7 @@ def test_a_model_file_describes_itself(tmp_path: Path) -> None:
     detector = build("ssd300-test_efficientnet", 2, config=config)
     detector.set_normalization((1, 2, 3), (4, 5, 6))
     categories = Categories(("cat", "dog"), (17, 18))
-    save_model(tmp_path / "m.safetensors", detector, detector.state_dict(), categories, map_area=0.5)
+    save_model(tmp_path / "m.safetensors", detector, categories, map_area=0.5)
     loaded = load_model(tmp_path / "m.safetensors")
     assert loaded.categories == categories
     assert loaded.header["map_area"] == 0.5
@@ -91,7 +91,7 @@ def test_what_is_not_a_model_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_header_that_asks_for_a_huge_network_is_refused_before_memory_is_taken_for_it(tmp_path: Path) -> None:
     detector = build("ssd300-test_efficientnet", 2)
-    save_model(tmp_path / "m.safetensors", detector, detector.state_dict(), Categories.from_names(["cat", "dog"]))
+    save_model(tmp_path / "m.safetensors", detector, Categories.from_names(["cat", "dog"]))
     tensors, header = read_tensors(tmp_path / "m.safetensors")
     header["config"]["settings"]["neck_channels"] = 2_000_000  # a 3x3 convolution of it would be 144 TB
     write_tensors(tmp_path / "huge.safetensors", tensors, header)

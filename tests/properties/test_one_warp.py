@@ -7,9 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onestage.data.augmentation import Augmentation, augment
+from onestage.data.augmentation import Augmentation, Crop, Expand, Flip, augment
 from onestage.data.augmentation.canvas import Canvas, Layer, Placement
-from onestage.data.augmentation.transforms import Crop, Expand, Flip
 from onestage.data.table import Objects
 from onestage.input_size import KeepRatio, Resize, Stretch
 from onestage.structures import Sample

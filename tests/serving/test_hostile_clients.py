@@ -40,7 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     torch.manual_seed(0)
     detector = build("ssd300-test_efficientnet", len(KINDS))
-    save_model(path, detector, detector.state_dict(), Categories.from_names(tuple(KINDS)))
+    save_model(path, detector, Categories.from_names(tuple(KINDS)))
     command = [sys.executable, "-m", "onestage", "serve", str(path), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     assert process.stdout is not None

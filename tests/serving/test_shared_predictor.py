@@ -59,7 +59,7 @@ def test_images_that_arrive_while_the_network_works_share_the_next_batches() -> 
         first = asyncio.create_task(one.detect([red_png(BOX)]))
         await until(lambda: detector.begun.acquire(blocking=False))
         rest = [asyncio.create_task(one.detect([red_png((10, 10, 20 + n, 90))])) for n in range(20)]
-        await until(lambda: len(one._line) == 20)
+        await until(lambda: one._line.qsize() == 20)
         for _ in range(4):
             detector.go.release()
         return await asyncio.gather(first, *rest)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -12,15 +13,14 @@ from torch.nn.functional import dropout
 
 from onestage.compute import batch_size as trials
 from onestage.compute.device import choose_compute
+from onestage.compute.memory import Memory
 from onestage.detectors import Detector, build, detector_config
 from onestage.errors import UserError
 from onestage.structures import Batch
 from onestage.training.batch_size import (
-    BatchSizeFound,
     divided,
     find_batch_size,
     growth_limits,
-    largest_usual_input_hw,
     noise_batch,
     scaled_rate,
     state_bytes,
@@ -92,10 +92,12 @@ def test_the_state_of_a_run_is_the_optimizers_its_gradients_and_the_average() ->
 
 
 def test_images_are_tried_at_the_size_of_a_mixed_batch() -> None:
-    assert largest_usual_input_hw(build("ssd300-test_efficientnet", 2)) == (300, 300)
+    with pytest.raises(UserError, match=r"even steps of 2 \(300 x 300 pixels\) do not fit"):
+        found(build("ssd300-test_efficientnet", 2), Recipe(epochs=9), free=0)
     config = detector_config("retinanet-test_resnet").adjusted({"edges": (400, 1000)})
     # 400 x 600 and 600 x 400, to multiples of 32
-    assert largest_usual_input_hw(build("retinanet-test_resnet", 2, config=config)) == (608, 608)
+    with pytest.raises(UserError, match=r"even steps of 2 \(608 x 608 pixels\) do not fit"):
+        found(build("retinanet-test_resnet", 2, config=config), Recipe(epochs=9), free=0)
 
 
 def test_noise_images_are_as_the_loader_gives_them() -> None:
@@ -120,7 +122,7 @@ def small_detector() -> Detector:
     return build("retinanet-test_resnet", 2, config=config)
 
 
-class Machine:
+class Machine(Memory):
     """Memory of which each image takes a gigabyte: of the last step that was taken."""
 
     def __init__(self, detector: Detector, free: int, *, fatal: bool = True) -> None:
@@ -139,52 +141,45 @@ def _every_step_takes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "TIMED_STEPS", 1)
 
 
-def found(detector: Detector, recipe: Recipe, *, limit: int = 1000, free: int, fatal: bool = True) -> BatchSizeFound:
+def found(
+    detector: Detector, recipe: Recipe, *, limit: int = 1000, free: int, fatal: bool = True
+) -> tuple[Recipe, str]:
+    """The recipe with the batch size that was found, and the line that says why."""
     said: list[str] = []
-    memory = Machine(detector, free, fatal=fatal)
-    result = find_batch_size(
-        detector, choose_compute("cpu", "fp32"), recipe=recipe, limit=limit, say=said.append, memory=memory
-    )
-    assert len(said) == 1
-    return result
+    compute, machine = choose_compute("cpu", "fp32"), Machine(detector, free, fatal=fatal)
+    with mock.patch("onestage.training.batch_size.memory_of", return_value=machine):
+        result = find_batch_size(detector, compute, recipe=recipe, limit=limit, say=said.append)
+    _, reason = said
+    return result, reason
 
 
 def test_where_little_is_free_a_step_goes_through_the_network_in_parts_at_the_same_rate() -> None:
     # room for 0.8 * 8 = 6.4 images
-    assert found(small_detector(), Recipe(batch_size=16, epochs=9), free=8 * GB) == BatchSizeFound(
-        batch_size=16,
-        accumulate=4,
-        learning_rate=1e-3,
-        reason="batch size 16 in 4 parts of up to 4 by trial: 4 GB of 8 GB free, 4 images/s (2: 2, 8 do not fit); "
+    assert found(small_detector(), Recipe(batch_size=16, epochs=9), free=8 * GB) == (
+        Recipe(batch_size=16, accumulate=4, learning_rate=1e-3, epochs=9),
+        "batch size 16 in 4 parts of up to 4 by trial: 4.0 GB of 8.0 GB free, 4 images/s (2: 2, 8 do not fit); "
         "learning rate 0.001",
     )
 
 
 def test_where_much_is_free_a_step_grows_and_its_rate_with_it() -> None:
     # room for 8 images, less the optimizer's state
-    assert found(small_detector(), Recipe(batch_size=2, epochs=1000), free=11 * GB) == BatchSizeFound(
-        batch_size=8,
-        accumulate=1,
-        learning_rate=4e-3,
-        reason="batch size 8 by trial: 8 GB of 11 GB free, 8 images/s (4: 4, 16 do not fit); "
-        "learning rate 0.001 -> 0.004",
+    assert found(small_detector(), Recipe(batch_size=2, epochs=1000), free=11 * GB) == (
+        Recipe(batch_size=8, learning_rate=4e-3, epochs=1000),
+        "batch size 8 by trial: 8.0 GB of 11.0 GB free, 8 images/s (4: 4, 16 do not fit); learning rate 0.001 -> 0.004",
     )
-    grown = found(small_detector(), Recipe(batch_size=2, epochs=1000, optimizer="adamw"), limit=4, free=1000 * GB)
+    grown, _ = found(small_detector(), Recipe(batch_size=2, epochs=1000, optimizer="adamw"), limit=4, free=1000 * GB)
     assert (grown.batch_size, grown.learning_rate) == (4, pytest.approx(1e-3 * 2**0.5))
 
 
 def test_a_recipes_images_a_step_are_kept_where_they_fit_and_no_more_are_good() -> None:
-    kept = found(small_detector(), Recipe(batch_size=4, steps=100), free=1000 * GB)
-    assert kept == BatchSizeFound(
-        batch_size=4,
-        accumulate=1,
-        learning_rate=1e-3,
-        reason="batch size 4 by trial: 4 GB of 1000 GB free, 4 images/s (2: 2); learning rate 0.001",
-    )
+    recipe = Recipe(batch_size=4, steps=100)
+    reason = "batch size 4 by trial: 4.0 GB of 1.0 TB free, 4 images/s (2: 2); learning rate 0.001"
+    assert found(small_detector(), recipe, free=1000 * GB) == (recipe, reason)
 
 
 def test_steps_have_no_more_images_than_there_are() -> None:
-    few = found(small_detector(), Recipe(batch_size=16, epochs=1000), limit=3, free=1000 * GB)
+    few, _ = found(small_detector(), Recipe(batch_size=16, epochs=1000), limit=3, free=1000 * GB)
     assert (few.batch_size, few.accumulate, few.learning_rate) == (3, 1, 1e-3)
 
 
@@ -196,12 +191,12 @@ def test_a_graphics_card_that_runs_out_of_memory_tells_how_many_fit() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     detector.register_forward_pre_hook(run_out)
-    fewer = found(detector, Recipe(batch_size=8, epochs=9), free=80 * GB, fatal=False)
+    fewer, _ = found(detector, Recipe(batch_size=8, epochs=9), free=80 * GB, fatal=False)
     assert (fewer.batch_size, fewer.accumulate) == (8, 2)
 
 
 def test_nothing_that_fits_is_an_error_that_says_what_was_free() -> None:
-    with pytest.raises(UserError, match=r"even steps of 2 \(32 x 32 pixels\) do not fit in .* free 2 GB"):
+    with pytest.raises(UserError, match=r"even steps of 2 \(32 x 32 pixels\) do not fit in .* free 2\.0 GB"):
         found(small_detector(), Recipe(batch_size=16, epochs=9), free=2 * GB)
 
 
@@ -210,7 +205,7 @@ def test_batch_norms_need_two_images_and_frozen_ones_do_not() -> None:
         found(small_detector(), Recipe(epochs=9), limit=1, free=80 * GB)
     detector = small_detector()
     freeze(detector, ("backbone.",))
-    assert found(detector, Recipe(epochs=9), limit=1, free=80 * GB).batch_size == 1
+    assert found(detector, Recipe(epochs=9), limit=1, free=80 * GB)[0].batch_size == 1
 
 
 def state(detector: Detector) -> dict[str, object]:

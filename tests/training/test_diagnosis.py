@@ -14,10 +14,10 @@ from tiny_detector import TinyDetector, batch_of, taker_of_steps, with_box
 from torch import Tensor, nn
 
 from onestage.structures import Batch, Losses, Targets
-from onestage.training.diagnosis import Diagnosis, diagnose
 from onestage.training.optimizer import train_mode
 from onestage.training.processes import World
 from onestage.training.recipe import Recipe
+from onestage.training.skipped_step import Diagnosis, diagnose
 from onestage.training.step import OptimizerStep, in_parts
 
 RECIPE = Recipe(steps=1, momentum=0.0, weight_decay=0.0, learning_rate=0.02)

@@ -1,4 +1,4 @@
-"""What a run reports: its rows, and the images that experiment logs get."""
+"""What a run reports: its rows, also after a resume, and the images that experiment logs get."""
 
 from __future__ import annotations
 
@@ -23,8 +23,15 @@ from onestage.structures import Batch, Categories, Detections, Targets
 from onestage.terminal import Display
 from onestage.training import journal
 from onestage.training.experiment_logs import ExperimentLog, ExperimentLogs, Images, start_logs
-from onestage.training.journal import Interval, Journal, batch_images, detection_images
-from onestage.training.log_file import read_log
+from onestage.training.journal import (
+    Journal,
+    LogRow,
+    append_rows,
+    batch_images,
+    begin_log,
+    detection_images,
+    read_log,
+)
 from onestage.training.recipe import Recipe
 from onestage.training.saved_state import Position
 from onestage.training.step import StepLosses
@@ -77,46 +84,52 @@ def has(image: np.ndarray, color: tuple[int, int, int]) -> bool:
     return bool((image == color).all(axis=2).any())
 
 
-# --- rows
+# --- log.csv
 
 
-def taken(classification: float, box: float) -> StepLosses:
-    return StepLosses({"classification": classification, "box": box}, positives=4.0, gradient_norm=1.0)
+def row_of(step: int, map_area: float | None = None) -> LogRow:
+    return {
+        "step": step,
+        "epoch": step / 4,
+        "images": step * 8,
+        "lr": 1e-3,
+        "loss": 3.0,
+        "classification_loss": 2.0,
+        "box_loss": 1.0,
+        "images_per_second": 5.5,
+        "seconds": step * 1.5,
+        "map_area": map_area,
+    }
 
 
-def test_a_row_holds_the_means_of_the_steps_that_were_taken_and_the_images_of_all_processes() -> None:
-    interval = Interval(Position(step=10, images=160, seconds=4.0))
-    for losses in (taken(2.0, 1.0), taken(math.nan, 1.0), taken(3.0, 0.0)):
-        interval.add(losses)
-    row = interval.row(Position(step=13, images=208, seconds=6.0), 0.5, 0.125, None)
-    assert list(row.items()) == [  # the order of the columns
-        ("step", 13),
-        ("epoch", 0.5),
-        ("images", 208),
-        ("lr", 0.125),
-        ("loss", 3.0),
-        ("classification_loss", 2.5),
-        ("box_loss", 0.5),
-        ("images_per_second", 24.0),  # 48 in 2 seconds
-        ("seconds", 6.0),
-        ("map_area", None),
+def test_the_log_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    path, rows = tmp_path / "log.csv", [row_of(10), row_of(20, map_area=0.25)]
+    assert read_log(path) == []
+    begin_log(path)
+    assert read_log(path) == []
+    for one in rows:
+        append_rows(path, [one])
+    assert read_log(path) == rows
+    assert path.read_text().splitlines()[:2] == [
+        "step,epoch,images,lr,loss,classification_loss,box_loss,images_per_second,seconds,map_area",
+        "10,2.5,80,0.001,3,2,1,5.5,15,",
     ]
 
 
-def test_the_losses_of_a_row_have_the_names_that_the_detector_gives() -> None:
-    interval = Interval(Position())
-    interval.add(StepLosses({"quality": 0.5, "box": 0.25, "distribution": 0.125}, positives=1.0, gradient_norm=1.0))
-    row = interval.row(Position(step=1, images=2, seconds=1.0), 0.0, 0.1, 0.75)
-    assert [name for name in row if name.endswith("_loss")] == ["quality_loss", "box_loss", "distribution_loss"]
-    assert row["loss"] == 0.875
+def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    append_rows(path, [row_of(step, map_area=1 / 3) for step in (10, 12_345_678, 20_000_000)])
+    before = path.read_text().splitlines()
+    begin_log(path, resume_at_step=12_345_678)
+    assert path.read_text().splitlines() == before[:3]
+    append_rows(path, [row_of(12_345_680)])
+    assert [one["step"] for one in read_log(path)] == [10, 12_345_678, 12_345_680]
 
 
-def test_an_interval_whose_steps_were_all_skipped_has_a_row_too() -> None:
-    interval = Interval(Position())
-    interval.add(taken(math.nan, 1.0))
-    row = interval.row(Position(step=1, images=16, seconds=2.0), 0.0, 0.1, None)
-    assert [row[name] for name in ("loss", "classification_loss", "box_loss")] == [0.0, 0.0, 0.0]
-    assert row["images_per_second"] == 8.0
+def test_a_new_run_begins_a_new_log(tmp_path: Path) -> None:
+    append_rows(tmp_path / "log.csv", [row_of(10)])
+    begin_log(tmp_path / "log.csv")
+    assert read_log(tmp_path / "log.csv") == []
 
 
 # --- drawings
@@ -218,6 +231,10 @@ class Recorder:
         self.ends.append(failed)
 
 
+def taken(classification: float, box: float) -> StepLosses:
+    return StepLosses({"classification": classification, "box": box}, positives=4.0, gradient_norm=1.0)
+
+
 class Run:
     """A run of two processes that stands at a position, the journal of rank 0, and what that writes to."""
 
@@ -226,12 +243,15 @@ class Run:
         display = Display(Console(file=self.text, width=200))
         self.position = position or Position()
         table = table_of(folder, red_box(400, 330, (40, 60, 140, 110)), boxes_xyxy=((40, 60, 140, 110),))
-        watch = Watch(Recipe(steps=100), table, 100, reference=None, report=display.say)
+        watch = Watch(Recipe(steps=100), table, 100, usual=None, report=display.say)
         self.log = folder / "log.csv"
         self.journal = Journal(display, watch, ExperimentLogs(logs, print), self.log, self.position, table)
 
     def step(self, classification: float, box: float) -> None:
-        self.journal.step(taken(classification, box), batch_of(2), 0.0, 0.5)
+        self.take(taken(classification, box))
+
+    def take(self, losses: StepLosses) -> None:
+        self.journal.step(losses, batch_of(2), 0.0, 0.5)
         self.position.step += 1
         self.position.images += 4
         self.position.seconds += 0.5
@@ -269,6 +289,44 @@ def test_steps_become_a_row_for_the_file_the_experiment_logs_and_the_screen(tmp_
     assert run.text.getvalue().splitlines()[1:] == [  # after a warning that there are no blue objects
         " 25%  epoch 0.5/2.0  step 3  loss 4.000 (classification 2.500 box 1.500)  8.0 images/s  lr 0.12  ETA 0:04"
     ]
+
+
+def test_a_row_holds_the_means_of_the_steps_that_were_taken_and_the_images_of_all_processes(tmp_path: Path) -> None:
+    run = Run(tmp_path, position=Position(step=10, images=160, seconds=4.0))
+    for losses in (taken(2.0, 1.0), taken(math.nan, 1.0), taken(3.0, 0.0)):
+        run.take(losses)
+    run.row()
+    (row,) = read_log(run.log)
+    assert list(row.items()) == [  # the order of the columns
+        ("step", 13),
+        ("epoch", 0.5),
+        ("images", 172),
+        ("lr", 0.125),
+        ("loss", 3.0),
+        ("classification_loss", 2.5),
+        ("box_loss", 0.5),
+        ("images_per_second", 8.0),  # 12 in 1.5 seconds
+        ("seconds", 5.5),
+        ("map_area", None),
+    ]
+
+
+def test_the_losses_of_a_row_have_the_names_that_the_detector_gives(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.take(StepLosses({"quality": 0.5, "box": 0.25, "distribution": 0.125}, positives=1.0, gradient_norm=1.0))
+    run.row()
+    (row,) = read_log(run.log)
+    assert [name for name in row if name.endswith("_loss")] == ["quality_loss", "box_loss", "distribution_loss"]
+    assert row["loss"] == 0.875
+
+
+def test_steps_that_were_all_skipped_have_a_row_too(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.step(math.nan, 1.0)
+    run.row()
+    (row,) = read_log(run.log)
+    assert [row[name] for name in ("loss", "classification_loss", "box_loss")] == [0.0, 0.0, 0.0]
+    assert row["images_per_second"] == 8.0
 
 
 def test_the_first_batch_of_a_start_is_shown_once_at_its_step(tmp_path: Path) -> None:

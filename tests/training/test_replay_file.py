@@ -16,10 +16,9 @@ from torch import Tensor
 from onestage.errors import UserError
 from onestage.models.model_file import read_tensors, write_tensors
 from onestage.structures import Batch
-from onestage.training.diagnosis import Diagnosis
 from onestage.training.processes import World
 from onestage.training.recipe import Recipe
-from onestage.training.replay_file import StepPosition, read_skipped_step
+from onestage.training.skipped_step import Diagnosis, StepPosition, read_skipped_step
 
 RECIPE = Recipe(detector=NAME, steps=1, accumulate=2, momentum=0.75)
 

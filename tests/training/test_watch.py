@@ -47,12 +47,12 @@ class Run:
         recipe: Recipe = SGD,
         table: Table | None = None,
         *,
-        reference: Recipe | None = None,
+        usual: Recipe | None = None,
         steps_per_epoch: int = 100,
     ) -> None:
         self.said: list[str] = []
         table = table or table_of([[0, 1, 2]] * 100)
-        self.watch = Watch(recipe, table, steps_per_epoch, reference=reference, report=self.said.append)
+        self.watch = Watch(recipe, table, steps_per_epoch, usual=usual, report=self.said.append)
 
     def steps(
         self,
@@ -77,7 +77,7 @@ class Run:
 
 def test_a_healthy_run_gets_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "memory_mb", lambda: 2000.0)
-    run = Run(reference=SGD)
+    run = Run(usual=SGD)
     for _ in range(10):
         run.steps(100, waited_s=0.2)
         run.watch.epoch()
@@ -166,7 +166,7 @@ def test_a_rare_class_is_missed_only_after_its_image_was_due_five_times() -> Non
 
 
 @pytest.mark.parametrize(
-    ("recipe", "reference", "warning"),
+    ("recipe", "usual", "warning"),
     [
         (SGD, SGD, None),
         (replace(SGD, learning_rate=0.04), SGD, None),
@@ -184,9 +184,9 @@ def test_a_rare_class_is_missed_only_after_its_image_was_due_five_times() -> Non
     ],
 )
 def test_a_rate_is_reported_where_it_is_over_four_times_off_the_one_for_the_batch(
-    recipe: Recipe, reference: Recipe | None, warning: str | None
+    recipe: Recipe, usual: Recipe | None, warning: str | None
 ) -> None:
-    run = Run(recipe, reference=reference)
+    run = Run(recipe, usual=usual)
     if warning is None:
         assert run.said == []
     else:

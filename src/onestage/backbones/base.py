@@ -7,17 +7,12 @@ from torch import Tensor, nn
 
 
 class FeatureMaps(nn.Module):
-    """A network from normalised images to feature maps, finest first.
+    """A network from normalised images to feature maps, finest first."""
 
-    Attributes:
-        channels: number of channels of each map.
-        strides: stride of each map, in pixels of the image.
-        stem: prefixes of the parameters of the layers up to stride 4: general features, on large maps, where much of
-            the time is spent. With few images they can be left as they are.
-    """
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
+    channels: tuple[int, ...]  # of each map
+    strides: tuple[int, ...]  # of each map, in pixels of the image
+    # Prefixes of the parameters of the layers up to stride 4: general features, on large maps, where much of the time
+    # is spent. With few images they can be left as they are.
     stem: tuple[str, ...]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:

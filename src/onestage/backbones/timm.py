@@ -20,9 +20,7 @@ STRIDES = (8, 16, 32)
 class TimmMaps(FeatureMaps):
     """The maps of `timm.create_model(name, features_only=True)` at strides 8, 16 and 32, with fresh weights.
 
-    Args:
-        name: timm's name of the network.
-        frozen_norm: fix the statistics, scales and shifts of batch norms at those of the weights that are loaded.
+    `frozen_norm` fixes the statistics, scales and shifts of batch norms at those of the weights that are loaded.
 
     Raises:
         UserError: timm has no such model, or the model has no map at one of the strides.
@@ -39,9 +37,7 @@ class TimmMaps(FeatureMaps):
         try:
             body = timm.create_model(name, features_only=True, pretrained=False)
         except (RuntimeError, AttributeError, AssertionError, KeyError, TypeError) as error:
-            raise UserError(
-                f"backbone {name!r}: timm can't give its feature maps ({error}); use another one"
-            ) from error
+            raise UserError(f"backbone {name!r}: timm can't give its feature maps ({error}); use another") from error
         info: Any = body.feature_info
         reductions: list[int] = info.reduction()
         if not set(STRIDES) <= set(reductions):
@@ -61,12 +57,7 @@ class TimmMaps(FeatureMaps):
 
 
 class ResNetStages(FeatureMaps):
-    """A ResNet's map at stride 8 and a deeper one at stride 16, with fresh weights.
-
-    Args:
-        name: timm's name of the network, as `resnet50`.
-        stages: the two stages that are read: (2, 3), or (2, 4), where stage 3 keeps the size of stage 2.
-    """
+    """A ResNet's maps of stages (2, 3), or of (2, 4), where stage 3 keeps the size of stage 2: strides 8 and 16."""
 
     strides = (8, 16)
 
@@ -76,12 +67,11 @@ class ResNetStages(FeatureMaps):
             raise UserError(f"{name}: stages {stages}; expected (2, 3) or (2, 4), whose maps have strides 8 and 16")
         self.body = timm.create_model(name, features_only=True, pretrained=False, out_indices=stages)
         info: Any = self.body.feature_info
-        self.channels = tuple(info.channels())
+        self.channels, self.stem = tuple(info.channels()), _stem(self, info)
         if stages[1] == 4:
             for layer in self.body.get_submodule("layer3.0").modules():
                 if isinstance(layer, nn.Conv2d):
                     layer.stride = (1, 1)
-        self.stem = _stem(self, info)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         return self.body(images)
@@ -90,8 +80,7 @@ class ResNetStages(FeatureMaps):
 def timm_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, RGB on the 0..255 scale, that timm's weights of a network were trained with."""
     config = timm.get_pretrained_cfg(name)
-    mean = IMAGENET_DEFAULT_MEAN if config is None else config.mean
-    std = IMAGENET_DEFAULT_STD if config is None else config.std
+    mean, std = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if config is None else (config.mean, config.std)
     return tuple(round(255 * value, 4) for value in mean), tuple(round(255 * value, 4) for value in std)
 
 

@@ -1,7 +1,7 @@
 """VGG-16 (Simonyan & Zisserman 2014, configuration D) as SSD reduces it (Liu et al. 2016, 3).
 
-fc6 and fc7 become the convolutions conv6 (dilation 6) and conv7 (1x1). pool5 is 3x3 with stride 1, so conv5 to conv7
-have one stride. pool3 rounds up, so a 300-pixel image has a 38 x 38 map.
+fc6 and fc7 become convolutions. pool5 is 3x3 with stride 1, so conv5 to conv7 have one stride. pool3 rounds up, so a
+300-pixel image has a 38 x 38 map.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from onestage.backbones.base import FeatureMaps
 
 
 class VGG16Reduced(FeatureMaps):
-    """The maps of conv4_3 (stride 8) and conv7 (stride 16).
-
-    Args:
-        batch_norm: add batch norms after conv6 and conv7.
-        conv4_3_norm: rescale conv4_3's vectors, as SSD does.
-    """
+    """The maps of conv4_3 (stride 8) and conv7 (stride 16). `batch_norm` adds batch norms after conv6 and conv7."""
 
     channels = (512, 1024)
     strides = (8, 16)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from onestage.compute.memory import Memory, out_of_memory
@@ -32,10 +32,7 @@ class Trial:
 
 
 def try_steps(size: int, prepare: Callable[[int], Callable[[], None]], memory: Memory) -> Trial | None:
-    """Take a few steps of one batch size; None if memory runs out.
-
-    `prepare` makes a batch of so many images and returns a function that takes a step with it.
-    """
+    """Take a few steps of one batch size; None if memory runs out. `prepare` makes a batch and gives a step with it."""
     with memory.watch() as peak:
         try:
             step = prepare(size)
@@ -52,27 +49,22 @@ def try_steps(size: int, prepare: Callable[[int], Callable[[], None]], memory: M
         return Trial(size, peak(), min(seconds))
 
 
+@dataclass
 class Search:
     """Looks for a batch size and remembers the trials."""
 
-    def __init__(self, trial: Callable[[int], Trial | None], room: int, least: int, *, careful: bool) -> None:
-        """Prepare a search; nothing is tried yet.
-
-        Args:
-            trial: tries one size; None if memory runs out.
-            room: bytes that a step may take.
-            least: fewest images that a step can have.
-            careful: try only sizes that are predicted to fit.
-        """
-        self._trial, self._room, self._least, self._careful = trial, room, least, careful
-        self.tried: dict[int, Trial] = {}  # by size, where it fits
-        self.too_large: int | None = None  # the latest size that does not fit, or is predicted not to
+    trial: Callable[[int], Trial | None]  # tries one size; None if memory runs out
+    room: int  # bytes that a step may take
+    least: int  # fewest images that a step can have
+    careful: bool = field(kw_only=True)  # try only sizes that are predicted to fit
+    tried: dict[int, Trial] = field(default_factory=dict, init=False)  # by size, where it fits
+    too_large: int | None = field(default=None, init=False)  # the latest size that does not fit, or is predicted not to
 
     def largest_that_fits(self, start: int) -> int | None:
         """`start`, or the largest of its halves that fits; None if not even the least does."""
-        halves = [start >> power for power in range(start.bit_length()) if start >> power > self._least]
-        sizes = [*halves, self._least]  # falling
-        if self._careful:
+        halves = [start >> power for power in range(start.bit_length()) if start >> power > self.least]
+        sizes = [*halves, self.least]  # falling
+        if self.careful:
             return max(takewhile(self.fits, reversed(sizes)), default=None)
         return next(filter(self.fits, sizes), None)
 
@@ -87,9 +79,9 @@ class Search:
 
     def fits(self, size: int) -> bool:
         """True if steps of this size fit; a careful search only predicts it where they may not."""
-        may_be_tried = not self._careful or self.predicted(size) <= self._room
-        trial = self._trial(size) if may_be_tried else None
-        if trial is None or trial.bytes > self._room:
+        may_be_tried = not self.careful or self.predicted(size) <= self.room
+        trial = self.trial(size) if may_be_tried else None
+        if trial is None or trial.bytes > self.room:
             self.too_large = size
             return False
         self.tried[size] = trial

@@ -41,8 +41,7 @@ class Compute:
 def choose_compute(device: str | None = None, precision: Precision = "auto") -> Compute:
     """Choose the device (a GPU if there is one), and bfloat16 if its hardware multiplies that fast.
 
-    Raises:
-        UserError: a device that this machine does not have.
+    A UserError for a device that this machine does not have.
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -72,12 +71,8 @@ def _bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
 
 
 def same_bits_in_each_run(device: torch.device) -> None:
-    """Use only kernels that give the same bits in each run, from now on. A CPU has no others.
-
-    Raises:
-        RuntimeError: later, by PyTorch: an operation has no such kernel.
-    """
-    if device.type == "cuda":
+    """Use only kernels that give the same bits in each run, from now on; where there is none, PyTorch will raise."""
+    if device.type == "cuda":  # a CPU has no others
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it before its first use
         torch.use_deterministic_algorithms(True)
 
@@ -105,9 +100,8 @@ def avoid_slow_and_wrong_bfloat16(network: nn.Module) -> None:
 
     Wrong in oneDNN's bfloat16: on maps smaller than the kernel, the gradient of the weights may hold what lay in memory
     before, for example 3x3 with stride 2 on maps of one column (torch 2.14, Zen 4; all other kernels, strides and sides
-    up to 10 that were tried were right). Slow: depthwise convolutions with kernels above 3x3; the gradient for 16 maps
-    of (672, 19, 19) and a 5x5 kernel takes 94 ms, and 18 ms in float32. In tf_efficientnet_lite0 they are half of a
-    step.
+    up to 10 that were tried were right). Slow: depthwise convolutions with kernels above 3x3, half of a step of
+    tf_efficientnet_lite0; the gradient for 16 maps of (672, 19, 19) and a 5x5 kernel takes 94 ms, and 18 ms in float32.
 
     Names and tensors in the state dict stay as they are; a second call changes nothing.
     """

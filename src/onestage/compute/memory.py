@@ -5,80 +5,22 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import psutil
 import torch
 
 LOOK_SECONDS = 0.005  # between two looks at the memory of this process
-CGROUP_FILES = {  # by version: limit, use, and the entry of memory.stat for cached files, which give way to programs
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("memory.max", "memory.current", "inactive_file"),
-}
 
 
-@runtime_checkable
-class Memory(Protocol):
-    """The memory of a device, counted from the moment at which this object was made.
+class Memory:
+    """The machine's memory, counted from the moment at which this object was made."""
 
-    Attributes:
-        free: bytes that this process could take at that moment.
-        fatal: the kernel kills a process that takes more; no error can be caught.
-    """
-
-    free: int
-    fatal: bool
-
-    # Inside of `with`: a function that gives the most bytes taken since the object was made.
-    def watch(self) -> AbstractContextManager[Callable[[], int]]: ...
-
-
-def memory_of(device: torch.device) -> Memory:
-    """The memory of a GPU, else of the machine."""
-    return _GPUMemory(device) if device.type == "cuda" else _MainMemory()
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """True for an error of PyTorch, cuDNN or cuBLAS that says that memory ran out; few of them have a class for it."""
-    message = str(error).lower()
-    phrases = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    return isinstance(error, torch.OutOfMemoryError) or any(phrase in message for phrase in phrases)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step instead of returning it to the kernel.
-
-    The kernel would hand it out again page by page, zeroed: a fifth of a training step on CPUs, and of RetinaNet's
-    prediction. With another C library nothing happens.
-    """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
-    _call_glibc("mallopt", trim_threshold, -1)
-    _call_glibc("mallopt", mmap_max, 0)
-
-
-class _GPUMemory:
-    fatal = False
-
-    def __init__(self, device: torch.device) -> None:
-        torch.cuda.empty_cache()
-        self._device, self._before = device, torch.cuda.memory_reserved(device)
-        self.free = torch.cuda.mem_get_info(device)[0]
-
-    @contextmanager
-    def watch(self) -> Iterator[Callable[[], int]]:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(self._device)
-        yield lambda: torch.cuda.max_memory_reserved(self._device) - self._before
-        torch.cuda.empty_cache()
-
-
-class _MainMemory:
-    fatal = True
+    free: int  # bytes that this process could take at that moment
+    fatal = True  # the kernel kills a process that takes more; no error can be caught
 
     def __init__(self) -> None:
         _return_freed_memory()
@@ -88,6 +30,7 @@ class _MainMemory:
 
     @contextmanager
     def watch(self) -> Iterator[Callable[[], int]]:
+        """Inside of `with`: a function that gives the most bytes taken since this object was made."""
         _return_freed_memory()
         peak, done = 0, threading.Event()
 
@@ -108,6 +51,46 @@ class _MainMemory:
             watcher.join()
 
 
+class GPUMemory(Memory):
+    """A GPU's memory."""
+
+    fatal = False
+
+    def __init__(self, device: torch.device) -> None:
+        torch.cuda.empty_cache()
+        self._device, self._before = device, torch.cuda.memory_reserved(device)
+        self.free = torch.cuda.mem_get_info(device)[0]
+
+    @contextmanager
+    def watch(self) -> Iterator[Callable[[], int]]:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        yield lambda: torch.cuda.max_memory_reserved(self._device) - self._before
+        torch.cuda.empty_cache()
+
+
+def memory_of(device: torch.device) -> Memory:
+    """The memory of a GPU, else of the machine."""
+    return GPUMemory(device) if device.type == "cuda" else Memory()
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """True for an error of PyTorch, cuDNN or cuBLAS that says that memory ran out; few of them have a class for it."""
+    message = str(error).lower()
+    phrases = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError) or any(phrase in message for phrase in phrases)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step instead of returning it to the kernel.
+
+    The kernel would hand it out again page by page, zeroed: a fifth of a training step on CPUs, and of RetinaNet's
+    prediction. With another C library nothing happens.
+    """
+    _call_glibc("mallopt", -1, -1)  # M_TRIM_THRESHOLD of malloc.h: never
+    _call_glibc("mallopt", -4, 0)  # M_MMAP_MAX
+
+
 def _return_freed_memory() -> None:
     """Give freed memory back to the kernel, so that what is taken next is seen; see `keep_freed_memory`."""
     gc.collect()
@@ -115,30 +98,29 @@ def _return_freed_memory() -> None:
 
 
 def _call_glibc(function: str, *arguments: int) -> None:
-    """Call a function of glibc; do nothing with another C library."""
-    if sys.platform.startswith("linux"):
-        with suppress(OSError, AttributeError):
-            getattr(ctypes.CDLL(None), function)(*arguments)
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def container_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
     """Bytes below the memory limits of this process's cgroup and of those above it; infinite without limits.
 
-    Args:
-        root: the folder in which cgroups are mounted.
-        own: the file that names this process's cgroups, one line a hierarchy: `NUMBER:CONTROLLERS:PATH`.
+    Cgroups are mounted in `root`; the file `own` names this process's, one line a hierarchy: `NUMBER:CONTROLLERS:PATH`.
     """
     free = math.inf
     for line in own.read_text().splitlines() if own.exists() else []:
         _, controllers, path = line.split(":", 2)
-        version_2 = not controllers  # it has one hierarchy for all controllers
-        if not version_2 and "memory" not in controllers.split(","):
+        if not controllers:  # version 2 has one hierarchy for all controllers
+            mount, limit, used, cache = root, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            mount, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
             continue
-        folder = (root if version_2 else root / "memory") / path.strip("/")
-        limit, used, cache = CGROUP_FILES[2 if version_2 else 1]
+        folder = mount / path.strip("/")
         for place in (folder, *folder.parents):  # a container may see only the uppermost
             with suppress(OSError, ValueError):  # no limit: no file, or "max"
                 below = int((place / limit).read_text()) - int((place / used).read_text())
                 stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
-                free = min(free, below + int(stat.get(cache, 0)))
+                free = min(free, below + int(stat.get(cache, 0)))  # cached files give way to programs
     return free

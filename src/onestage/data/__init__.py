@@ -2,8 +2,6 @@
 
 `read_dataset` finds out the format of a folder. A data set may be several folders joined with `+`, the later ones
 relative to the parent of the first: `VOCdevkit/VOC2007+VOC2012`.
-
-A new format needs its reader and a line in `KINDS`.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from onestage.data.coco import coco_splits, is_coco, read_coco
+from onestage.data.coco import coco_splits, read_coco
 from onestage.data.table import Table
 from onestage.data.validate import Problem, errors, summary, validate_images
 from onestage.data.voc import ALL, is_voc, read_voc, voc_splits
@@ -21,39 +19,22 @@ from onestage.data.yolo import is_yolo, read_yolo, yolo_splits
 from onestage.errors import UserError
 from onestage.structures import Categories
 
-__all__ = [
-    "KINDS",
-    "Kind",
-    "Splits",
-    "choose_splits",
-    "dataset_kind",
-    "errors",
-    "read_dataset",
-    "summary",
-    "validate_images",
-]
+__all__ = ["KINDS", "choose_splits", "dataset_kind", "errors", "read_dataset", "summary", "validate_images"]
 
 
 class Kind(NamedTuple):
-    """A format of data sets.
+    """A format of data sets."""
 
-    Attributes:
-        read: (folder, split, categories) -> the table and its problems, as `read_dataset`.
-        splits: folder -> the names of its splits.
-        fits: folder -> True if it has this format.
-        expected: what such a folder holds, for messages.
-    """
-
-    read: Callable[[str | Path, str, Categories | None], tuple[Table, list[Problem]]]
-    splits: Callable[[str | Path], list[str]]
-    fits: Callable[[Path], bool]
-    expected: str
+    read: Callable[[str | Path, str, Categories | None], tuple[Table, list[Problem]]]  # as `read_dataset`, one folder
+    splits: Callable[[str | Path], list[str]]  # the names of a folder's splits
+    fits: Callable[[Path], object]  # true for a folder of this format
+    expected: str  # what such a folder holds, for messages
 
 
-KINDS: dict[str, Kind] = {  # of several formats that fit, the first counts
+KINDS: dict[str, Kind] = {  # a new format needs a line here; of several that fit, the first counts
     "yolo": Kind(read_yolo, yolo_splits, is_yolo, "data.yaml (YOLO)"),
     "voc": Kind(read_voc, voc_splits, is_voc, "Annotations and JPEGImages (VOC)"),
-    "coco": Kind(read_coco, coco_splits, is_coco, "annotations/instances_SPLIT.json (COCO)"),
+    "coco": Kind(read_coco, coco_splits, coco_splits, "annotations/instances_SPLIT.json (COCO)"),
 }
 
 
@@ -66,11 +47,7 @@ class Splits(NamedTuple):
 
 
 def dataset_kind(root: str | Path) -> str:
-    """The format of a data folder, a key of `KINDS`.
-
-    Raises:
-        UserError: there is no such folder, or it has none of the formats.
-    """
+    """The format of a data folder, a key of `KINDS`; a folder that is missing or has none is a `UserError`."""
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of a VOC, COCO or YOLO data set")
@@ -84,16 +61,14 @@ def dataset_kind(root: str | Path) -> str:
 def read_dataset(
     path_spec: str | Path, split: str, categories: Categories | None = None
 ) -> tuple[Table, list[Problem]]:
-    """Read one split of a data set.
+    """Read one split of a data set: the table of everything usable, and everything that was wrong.
+
+    What an error names is not in the table. `validate_images` checks the images themselves.
 
     Args:
         path_spec: a folder, or folders joined with `+`.
         split: the name of a split; the year may be left out if there is only one ("val" for "val2017").
         categories: the classes that labels refer to, by name (those of a trained model); None takes the data set's own.
-
-    Returns:
-        The table of everything usable, and everything that was wrong: what an error names is not in the table. The
-        images themselves are checked by `validate_images`.
 
     Raises:
         UserError: no such folder, format or split, or nothing usable in it.
@@ -104,7 +79,7 @@ def read_dataset(
     for root in roots:
         kind = KINDS[dataset_kind(root)]
         known = kind.splits(root)
-        names = [split] if split in known else _with_years(known, split)
+        names = _splits_named(known, split)
         if len(names) == 1:
             table, found = kind.read(root, names[0], categories)
             tables.append(table)
@@ -116,7 +91,11 @@ def read_dataset(
             problems.append(Problem(str(root), None, message, "split", "notice"))
     if not tables:
         raise UserError(f"{path_spec}: none of its folders has the split {split}")
-    table = _join(tables)
+    if len({table.categories for table in tables}) > 1 and all(table.kind == "voc" for table in tables):
+        # VOC folders without class lists know only the classes they hold, so these are united by name.
+        union = Categories.from_names(sorted({name for table in tables for name in table.categories.names}))
+        tables = [table.with_categories(union) for table in tables]
+    table = tables[0] if len(tables) == 1 else tables[0].join(*tables[1:])
     if len(table) == 0:
         why = "; ".join(str(problem) for problem in errors(problems)[:3])
         raise UserError(f"{path_spec}, {split}: no usable image in it: {why}".removesuffix(": "))
@@ -126,25 +105,23 @@ def read_dataset(
 def choose_splits(path_spec: str | Path) -> Splits:
     """The splits to train and to test on: trainval or train, and test or val, by the names in the data set.
 
-    `trainval` holds `val`, so if only `val` can test, `train` trains. A single split does both.
-
-    Raises:
-        UserError: no such folder, or none of its splits has a usual name.
+    `trainval` holds `val`, so if only `val` can test, `train` trains. A single split does both. No folder, or one whose
+    splits have no usual names, is a `UserError`.
     """
     known = [split for root in dataset_roots(path_spec) for split in KINDS[dataset_kind(root)].splits(root)]
-    test = _first(known, "test", "val", "valid")
-    usual = ("train", "trainval") if test is not None and test.startswith("val") else ("trainval", "train")
-    train = _first(known, *usual, ALL)
-    only = known[0] if len(set(known)) == 1 else None
-    train, test = train or test or only, test or train or only
-    if train is None or test is None:
+    to_test = _splits_named(known, "test", "val", "valid")
+    usual = ("train", "trainval") if to_test and to_test[-1].startswith("val") else ("trainval", "train")
+    to_train = _splits_named(known, *usual, ALL)
+    usable = to_train or to_test or (known if len(set(known)) == 1 else [])
+    if not usable:
         raise UserError(f"{path_spec}: which split trains? There is {', '.join(known) or 'none'}; name one train")
+    train, test = usable[-1], (to_test or usable)[-1]
+    note = ""
     if train == test:
         note = f"{path_spec} has only the split {train}: it trains and tests, so its figures show memory, not skill"
-        return Splits(train, test, note)
-    if train == "trainval" and test.startswith("val"):
-        return Splits(train, test, f"{path_spec}: {test} is part of {train}, so its figures flatter")
-    return Splits(train, test)
+    elif train == "trainval" and test.startswith("val"):
+        note = f"{path_spec}: {test} is part of {train}, so its figures flatter"
+    return Splits(train, test, note)
 
 
 def dataset_roots(path_spec: str | Path) -> list[Path]:
@@ -156,24 +133,10 @@ def dataset_roots(path_spec: str | Path) -> list[Path]:
     return [Path(first), *(Path(other) if Path(other).is_dir() else parent / other for other in others)]
 
 
-def _with_years(known: list[str], name: str) -> list[str]:
-    """The splits that are this name and a number, as `train2017` is for `train`, the newest last."""
-    return sorted(split for split in known if split.startswith(name) and split[len(name) :].isdigit())
-
-
-def _first(known: list[str], *names: str) -> str | None:
-    """The first of the names that is a split, with a year too; of several years, the newest."""
+def _splits_named(known: list[str], *names: str) -> list[str]:
+    """The splits of the first name that has any: itself, else with a year (`train2017` for `train`), newest last."""
     for name in names:
-        if name in known:
-            return name
-        if years := _with_years(known, name):
-            return years[-1]
-    return None
-
-
-def _join(tables: list[Table]) -> Table:
-    """One table; VOC folders without class lists know only the classes they hold, so these are united by name."""
-    if len({table.categories for table in tables}) > 1 and all(table.kind == "voc" for table in tables):
-        union = Categories.from_names(sorted({name for table in tables for name in table.categories.names}))
-        tables = [table.with_categories(union) for table in tables]
-    return tables[0] if len(tables) == 1 else tables[0].join(*tables[1:])
+        years = sorted(split for split in known if split.startswith(name) and split[len(name) :].isdigit())
+        if found := [name] if name in known else years:
+            return found
+    return []

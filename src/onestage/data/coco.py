@@ -15,8 +15,7 @@ from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from onestage.data.folder import DataFolder, OutsideError, shown
-from onestage.data.reading import ImageObjects, SplitBuilder, whole_size
+from onestage.data.reading import DataFolder, ImageObjects, OutsideError, SplitBuilder, shown, whole_size
 from onestage.data.table import Table
 from onestage.data.validate import Problem
 from onestage.errors import UserError
@@ -24,11 +23,6 @@ from onestage.structures import Categories
 
 MAX_JSON_BYTES = 4 << 30
 Record = dict[str, Any]
-
-
-def is_coco(root: Path) -> bool:
-    """True for a folder with annotations of a split."""
-    return bool(coco_splits(root))
 
 
 def coco_splits(root: str | Path) -> list[str]:
@@ -39,35 +33,28 @@ def coco_splits(root: str | Path) -> list[str]:
 
 
 def read_coco(root: str | Path, split: str, categories: Categories | None = None) -> tuple[Table, list[Problem]]:
-    """Read one split, as in `annotations/instances_SPLIT.json`; see `read_dataset`.
-
-    `categories` None takes the file's own, in the order of their ids.
-    """
+    """Read one split; see `read_dataset`. `categories` None takes the file's own, in the order of their ids."""
     builder = SplitBuilder(root, split, "coco")
     folder = builder.folder
-    file = folder.first_existing((f"annotations/instances_{split}.json", f"{split}/_annotations.coco.json"))
-    if file is None:
-        known = ", ".join(coco_splits(root)) or "none"
-        raise UserError(f"{root}/annotations/instances_{split}.json: no such split; there is {known}")
+    names = (f"annotations/instances_{split}.json", f"{split}/_annotations.coco.json")
+    file = folder.first_existing(names) or names[0]
     content = _load(folder, file)
     own = _own_categories(f"{folder.root / file}", content["categories"])
     class_names = dict(zip(map(str, own.source_ids), own.names, strict=True))
     categories = own if categories is None else categories
     annotations = _by_image(builder, file, content)
-    seen: set[str] = set()
     without_area = 0
     for number, record in enumerate(content["images"], start=1):
         found = _image(builder, file, number, record)
         if found is None:
             continue
         image_id, path, size_hw = found
-        if image_id in seen:
-            message = f"image {number}: id {image_id} is taken by an earlier image; give each its own"
-            builder.report(file, "id", message)
+        objects = annotations.pop(image_id, None)
+        if objects is None:
+            builder.report(file, "id", f"image {number}: id {image_id} is taken by an earlier image; give each its own")
             continue
-        seen.add(image_id)
         image = ImageObjects(f"{file}, image {image_id}", size_hw, categories, builder.problems)
-        for place, annotation in annotations.get(image_id, ()):
+        for place, annotation in objects:
             without_area += _area(annotation) is None
             _add_object(image, place, annotation, class_names)
         builder.add(image, path=path, image_id=image_id)
@@ -79,14 +66,12 @@ def read_coco(root: str | Path, split: str, categories: Categories | None = None
 
 def normal_id(value: object) -> str | None:
     """One spelling for an id written as 7, 7.0, "7" or a word; None for what is no id."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else None
     if isinstance(value, str):
         text = value.strip()
         return (str(int(text)) if text.isascii() and text.isdigit() and len(text) < 20 else text) or None
-    return str(value) if isinstance(value, int) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _load(folder: DataFolder, file: str) -> Record:
@@ -99,9 +84,8 @@ def _load(folder: DataFolder, file: str) -> Record:
     for key in ("images", "annotations", "categories"):
         records = content.get(key) if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise UserError(
-                f"{folder.root / file}: it has no list of {key}; expected COCO's images, annotations, categories"
-            )
+            expected = "expected COCO's images, annotations, categories"
+            raise UserError(f"{folder.root / file}: it has no list of {key}; {expected}")
     return content
 
 
@@ -122,15 +106,15 @@ def _own_categories(file: str, records: list[Record]) -> Categories:
 
 def _by_image(builder: SplitBuilder, file: str, content: Record) -> dict[str, list[tuple[int, Record]]]:
     """Image id -> its annotations, each with its place in the file, counted from 1."""
-    known = {normal_id(image.get("id")) for image in content["images"]} - {None}
-    groups: dict[str, list[tuple[int, Record]]] = {}
+    ids = (normal_id(image.get("id")) for image in content["images"])
+    groups: dict[str, list[tuple[int, Record]]] = {image_id: [] for image_id in ids if image_id is not None}
     for place, record in enumerate(content["annotations"], start=1):
         image_id = normal_id(record.get("image_id"))
-        if image_id is None or image_id not in known:
+        if image_id in groups:
+            groups[image_id].append((place, record))
+        else:
             message = f"image_id {shown(record.get('image_id'))} names no image of the file; correct or delete it"
             builder.problems.append(Problem(file, place, message, "id"))
-        else:
-            groups.setdefault(image_id, []).append((place, record))
     return groups
 
 
@@ -148,10 +132,10 @@ def _image(builder: SplitBuilder, file: str, number: int, record: Record) -> tup
     height, width = record.get("height"), record.get("width")
     size_hw = whole_size(_number(height), _number(width))
     if size_hw is None:
-        message = f"no size of {shown(name)} ({shown(width)} x {shown(height)}); write width and height"
-        return report("no-size", message)
-    split, beside = builder.split, PurePosixPath(file).parent.as_posix()
-    places = (split, f"images/{split}", "images", ".", beside)
+        written = f"({shown(width)} x {shown(height)})"
+        return report("no-size", f"no size of {shown(name)} {written}; write width and height")
+    split = builder.split
+    places = (split, f"images/{split}", "images", ".", PurePosixPath(file).parent)
     try:
         path = builder.folder.first_existing(str(PurePosixPath(place, name)) for place in places)
     except OutsideError as error:
@@ -177,12 +161,9 @@ def _add_object(image: ImageObjects, place: int, record: Record, class_names: di
     if len(sides) != 4 or len(numbers) != 4:
         return image.report(place, "annotation", f"bbox {shown(box)} is not four numbers x, y, width, height")
     x, y, width, height = sides
-    if width <= 0 or height <= 0:
-        message = f"bbox {shown(box)} has width {width:.6g} and height {height:.6g}; fix or delete the box"
-        return image.report(place, "box-empty", message)
+    box_xyxy, written = (x, y, x + width, y + height), f"bbox {shown(box)}"
     ignored = record.get("iscrowd") in (1, "1")  # True and 1.0 too
-    written, area = f"bbox {shown(box)}", _area(record)
-    return image.add(place, label, (x, y, x + width, y + height), written=written, ignored=ignored, area=area)
+    return image.add(place, label, box_xyxy, written=written, ignored=ignored, area=_area(record))
 
 
 def _area(record: Record) -> float | None:

@@ -9,8 +9,6 @@ the blobs and lines of the background take any colour.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
+from onestage.data.validate import in_threads
 from onestage.data.voc import voc_annotation
 
 EMPTY_IMAGES = 0.05  # fraction of images without objects
@@ -37,15 +36,11 @@ class Plane(NamedTuple):
     height: float
 
 
-class Surface(NamedTuple):
-    """Shape and pattern of an object at the points of a plane."""
-
-    depth: Float[np.ndarray, "h w"]  # pixels from the edge inwards, negative outside the object
-    pattern: Float[np.ndarray, "h w"]  # 0 first colour, 1 second colour
+# At the points of a plane: pixels from the object's edge inwards, negative outside; 0 first colour, 1 second colour.
+Surface = tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A class of objects."""
 
     surface: Callable[[Plane], Surface]
@@ -58,13 +53,13 @@ class Kind:
 def _ball(plane: Plane) -> Surface:
     radius = plane.width / 2
     stripes = 0.5 + 0.5 * np.sign(np.sin(plane.v * (2.5 * np.pi / radius) + 0.6))
-    return Surface(radius - np.hypot(plane.u, plane.v), stripes)
+    return radius - np.hypot(plane.u, plane.v), stripes
 
 
 def _buoy(plane: Plane) -> Surface:
     radius, outer = plane.width / 2, np.hypot(plane.u, plane.v)
     segments = np.sin(4 * np.arctan2(plane.v, plane.u)) > 0
-    return Surface(np.minimum(radius - outer, outer - 0.52 * radius), segments.astype(np.float32))
+    return np.minimum(radius - outer, outer - 0.52 * radius), segments.astype(np.float32)
 
 
 def _wall(plane: Plane) -> Surface:
@@ -73,7 +68,7 @@ def _wall(plane: Plane) -> Surface:
     along = (plane.u + plane.width / 2) / (2.2 * row_height) + 0.5 * (row % 2)
     across = (plane.v + plane.height / 2) / row_height - row
     mortar = (across < 0.2) | (along - np.floor(along) < 0.1)
-    return Surface(_within_rectangle(plane), mortar.astype(np.float32))
+    return _within_rectangle(plane), mortar.astype(np.float32)
 
 
 def _ladder(plane: Plane) -> Surface:
@@ -81,7 +76,7 @@ def _ladder(plane: Plane) -> Surface:
     rails = np.abs(plane.u) - (plane.width / 2 - rail)
     rungs = 0.13 * plane.width - np.abs((plane.v + plane.height / 2) % gap - gap / 2)
     depth = np.minimum(_within_rectangle(plane), np.maximum(rails, rungs))
-    return Surface(depth, ((rungs > 0) & (rails < 0)).astype(np.float32))
+    return depth, ((rungs > 0) & (rails < 0)).astype(np.float32)
 
 
 def _leaf(plane: Plane) -> Surface:
@@ -90,7 +85,7 @@ def _leaf(plane: Plane) -> Surface:
     radius = (length**2 + breadth**2) / (2 * breadth)
     depth = radius - np.hypot(plane.u, np.abs(plane.v) + radius - breadth)
     veins = np.sin((plane.u - 1.2 * np.abs(plane.v)) * (9 * np.pi / plane.width)) > 0.75
-    return Surface(depth, (veins | (np.abs(plane.v) < 0.05 * plane.height)).astype(np.float32))
+    return depth, (veins | (np.abs(plane.v) < 0.05 * plane.height)).astype(np.float32)
 
 
 def _star(plane: Plane) -> Surface:
@@ -101,7 +96,7 @@ def _star(plane: Plane) -> Surface:
     tip, notch = np.array([radius, 0.0]), 0.5 * radius * np.array([np.cos(sector / 2), np.sin(sector / 2)])
     normal = np.array([notch[1] - tip[1], tip[0] - notch[0]]) / np.linalg.norm(notch - tip)
     depth = (tip[0] - distance * np.cos(angle)) * normal[0] - distance * np.sin(angle) * normal[1]
-    return Surface(depth, (distance < 0.3 * radius).astype(np.float32))
+    return depth, (distance < 0.3 * radius).astype(np.float32)
 
 
 def _within_rectangle(plane: Plane) -> Float[np.ndarray, "h w"]:
@@ -146,8 +141,7 @@ def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, te
         _, jpeg = cv2.imencode(".jpg", drawing.image[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 90))
         (root / "JPEGImages" / f"{stems[index]}.jpg").write_bytes(jpeg.tobytes())
 
-    with ThreadPoolExecutor() as threads:  # numpy and OpenCV draw outside of Python's lock
-        list(threads.map(write_image, range(len(stems))))
+    in_threads(write_image, range(len(stems)))  # numpy and OpenCV draw outside of Python's lock
     for split, part in (("trainval", stems[:train]), ("test", stems[train:])):
         lines = "".join(f"{stem}\n" for stem in part)
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text(lines, encoding="utf-8")
@@ -156,58 +150,44 @@ def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, te
 def draw_image(rng: np.random.Generator, size: int = 300) -> Drawing:
     """Draw one image with its objects."""
     height, width = (int(side) for side in rng.integers(round(0.8 * size), round(1.2 * size) + 1, 2))
-    scene = _Scene(_background(rng, height, width), size)
-    if rng.random() >= EMPTY_IMAGES:
-        for _ in range(int(rng.integers(1, MAX_OBJECTS + 1))):
-            scene.add(str(rng.choice(list(KINDS))), rng)
-    return scene.finish(rng)
-
-
-class _Scene:
-    """An unfinished image, and the number of the object that owns each pixel (-1: background)."""
-
-    def __init__(self, canvas: UInt8[np.ndarray, "H W 3"], size: int) -> None:
-        self.canvas, self.size = canvas, size
-        self.owner = np.full(canvas.shape[:2], -1, dtype=np.int16)
-        self.names: list[str] = []
-        self.areas: list[int] = []  # pixels of each object before others hid some
-
-    def add(self, name: str, rng: np.random.Generator) -> None:
-        """Draw an object over the others, if there is a place that leaves enough of them visible."""
+    canvas = _background(rng, height, width)
+    owner = np.full((height, width), -1, dtype=np.int16)  # the object of each pixel; -1: background
+    names: list[str] = []
+    areas: list[int] = []  # pixels of each object before others hid some
+    wanted = int(rng.integers(1, MAX_OBJECTS + 1)) if rng.random() >= EMPTY_IMAGES else 0
+    for _ in range(wanted):
+        name = str(rng.choice(list(KINDS)))
         kind = KINDS[name]
         for _ in range(PLACE_TRIALS):
-            window, plane = _random_plane(kind, self.owner.shape, self.size, rng)
-            surface = kind.surface(plane)
-            inside = surface.depth > 0
-            owner = self.owner.copy()
-            owner[window][inside] = len(self.names)
-            left = np.bincount(owner[owner >= 0], minlength=len(self.names))[: len(self.names)]
-            if inside.any() and (left >= MIN_VISIBLE * np.array(self.areas)).all():
-                self.canvas[window] = _painted(self.canvas[window], kind, plane, surface, rng)
-                self.owner = owner
-                self.names.append(name)
-                self.areas.append(int(inside.sum()))
-                return
-
-    def finish(self, rng: np.random.Generator) -> Drawing:
-        """The image with light and noise of a camera, and the boxes of what is visible."""
-        light = rng.uniform(0.75, 1.15) * rng.uniform(0.94, 1.06, 3)
-        noise = rng.uniform(1, 7) * rng.standard_normal(self.owner.shape, dtype=np.float32)
-        image = np.clip(self.canvas * light.astype(np.float32) + noise[:, :, None], 0, 255).astype(np.uint8)
-        boxes_xyxy = np.zeros((len(self.names), 4), dtype=np.float32)
-        visible = np.zeros(len(self.names))
-        for number in range(len(self.names)):
-            seen = self.owner == number
-            xs, ys = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=-1))
-            boxes_xyxy[number] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
-            visible[number] = seen.sum() / self.areas[number]
-        shorter_sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=-1, initial=np.inf)
-        difficult = (visible < DIFFICULT_VISIBLE) | (shorter_sides < DIFFICULT_SIDE * self.size)
-        return Drawing(image, boxes_xyxy, tuple(self.names), difficult)
+            window, plane = _random_plane(kind, (height, width), size, rng)
+            depth, pattern = kind.surface(plane)
+            owner_now = owner.copy()
+            owner_now[window][depth > 0] = len(names)
+            *left, area = np.bincount(owner_now[owner_now >= 0], minlength=len(names) + 1).tolist()
+            if area and all(pixels >= MIN_VISIBLE * whole for pixels, whole in zip(left, areas, strict=True)):
+                canvas[window] = _painted(canvas[window], kind, plane, (depth, pattern), rng)
+                owner = owner_now
+                names.append(name)
+                areas.append(area)
+                break
+    # the light and the noise of a camera
+    light = rng.uniform(0.75, 1.15) * rng.uniform(0.94, 1.06, 3)
+    noise = rng.uniform(1, 7) * rng.standard_normal(owner.shape, dtype=np.float32)
+    image = np.clip(canvas * light.astype(np.float32) + noise[:, :, None], 0, 255).astype(np.uint8)
+    boxes_xyxy = np.zeros((len(names), 4), dtype=np.float32)
+    visible = np.zeros(len(names))
+    for number, area in enumerate(areas):
+        seen = owner == number
+        xs, ys = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=-1))
+        boxes_xyxy[number] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+        visible[number] = seen.sum() / area
+    shorter_sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=-1, initial=np.inf)
+    difficult = (visible < DIFFICULT_VISIBLE) | (shorter_sides < DIFFICULT_SIDE * size)
+    return Drawing(image, boxes_xyxy, tuple(names), difficult)
 
 
 def _random_plane(
-    kind: Kind, size_hw: tuple[int, ...], size: int, rng: np.random.Generator
+    kind: Kind, image_hw: tuple[int, int], size: int, rng: np.random.Generator
 ) -> tuple[tuple[slice, slice], Plane]:
     """An object with random place, size and turn: its window of the image, and the points in it."""
     ratio = rng.uniform(*kind.ratio)
@@ -216,7 +196,7 @@ def _random_plane(
     turn = np.radians(rng.uniform(-kind.max_turn, kind.max_turn))
     reach_x = (width * abs(np.cos(turn)) + height * abs(np.sin(turn))) / 2
     reach_y = (width * abs(np.sin(turn)) + height * abs(np.cos(turn))) / 2
-    rows, columns = size_hw
+    rows, columns = image_hw
     # up to a third of an object may lie outside the image
     centre_x, centre_y = (
         rng.uniform(min(reach / 3, length / 2), max(length - reach / 3, length / 2))
@@ -236,11 +216,11 @@ def _painted(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The canvas with an object on it: a soft edge, colours a little off those of its class, light from one side."""
     first, second = ((colour + rng.normal(0, 14, 3)).astype(np.float32) for colour in kind.colours)
-    pattern = surface.pattern[:, :, None]
+    depth, pattern = (values[:, :, None] for values in surface)
     shade = 1 + rng.uniform(-0.35, 0.35) * plane.u / plane.width + rng.uniform(-0.35, 0.35) * plane.v / plane.height
-    rim = np.where(surface.depth < 1.5, 0.6, 1.0)  # a darker edge
-    colour = (first * (1 - pattern) + second * pattern) * (shade * rim)[:, :, None]
-    opacity = np.clip(surface.depth + 0.5, 0, 1)[:, :, None]
+    rim = np.where(depth < 1.5, 0.6, 1.0)  # a darker edge
+    colour = (first * (1 - pattern) + second * pattern) * (shade[:, :, None] * rim)
+    opacity = np.clip(depth + 0.5, 0, 1)
     return np.clip(canvas + (colour - canvas) * opacity, 0, 255).astype(np.uint8)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,45 +48,13 @@ def batches_per_epoch(num_images: int, repeat: int, batch_size: int) -> int:
     return max(1, num_images * repeat // batch_size)
 
 
-def read_sample(table: Table, index: int) -> Sample:
-    """One image, decoded, with its objects, in its own pixels."""
-    return Sample(decode_image(table.image_path(index)), *table.objects(index), index)
-
-
 def resize_only(sample: Sample, resize: Resize) -> Sample:
     """The sample resized for the network; every object stays."""
     height, width = sample.image.shape[:2]
     new_height, new_width = resize.image_hw((height, width))
     scale = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
-    return replace(
-        sample, image=resize_image(sample.image, (new_height, new_width)), boxes_xyxy=sample.boxes_xyxy * scale
-    )
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The samples of a data set by (epoch, sample); see `epoch_order`. Evaluation calls every image a sample."""
-
-    table: Table
-    augmentation: Augmentation | None  # None: only resized
-    resize: Resize
-    seed: int = 0
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        sample = read_sample(self.table, key[1] % len(self.table))
-        if self.augmentation is None:
-            return resize_only(sample, self.resize)
-        return augment(sample, self.resize, self._rng(key), self.augmentation, self.table)
-
-    def image_hw(self, key: tuple[int, int]) -> SizeHW:
-        """The size of a sample's image, from the table alone: nothing is read."""
-        layer = Layer.of(self.table, key[1] % len(self.table))
-        if self.augmentation is None:
-            return self.resize.image_hw(layer.size_hw)
-        return self.augmentation.draw(layer, self._rng(key), self.table).input_hw(self.resize)
-
-    def _rng(self, key: tuple[int, int]) -> np.random.Generator:
-        return np.random.default_rng((self.seed, *key))
+    image = resize_image(sample.image, (new_height, new_width))
+    return replace(sample, image=image, boxes_xyxy=sample.boxes_xyxy * scale)
 
 
 def training_loader(
@@ -103,22 +72,16 @@ def training_loader(
     start_method: StartMethod | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Endless batches, from batch `start[1]` of epoch `start[0]` on. `close()` ends the readers.
+    """Endless batches; `close()` ends the readers. Without an augmentation, images are only resized.
 
     Args:
-        table: the images.
-        resize: how images are resized for the network.
-        augmentation: how images are varied; None only resizes them.
         batch_size: images of a batch, of all ranks together; a smaller data set gives batches of all its images.
-        seed: seed of the order and of the augmentation, not negative.
         workers: processes that read images; 0 is one thread of this process.
         start: (epoch, batch) of the first batch. Earlier images are not read.
-        repeat: times that an epoch shows each image.
         pin_memory: put the images where a GPU can fetch them by itself.
         shard: (rank, world_size): this loader gives the samples rank, rank + world_size, ... of every batch. All ranks
             together give the batch of a single process, and each pads its images as that would.
-        start_method: how workers are started; None is PyTorch's choice for the platform.
-        warn: takes a line about workers that have given nothing for `loader_workers.WARN_AFTER_SECONDS`.
+        warn: takes a line about readers that have given nothing for `loader_workers.WARN_AFTER_SECONDS`.
 
     Raises:
         UserError: the table is empty, or a batch has fewer images than there are ranks; later, an image can't be
@@ -126,27 +89,23 @@ def training_loader(
     """
     if not len(table):
         raise UserError(f"{table.root}, {table.split}: no images to train on; choose another split")
-    world_size = shard[1]
     images = min(batch_size, len(table) * repeat)
-    if images < world_size:
+    if images < shard[1]:
         raise UserError(
-            f"batches of {images} images can't be shared by {world_size} processes; use a larger --batch-size, more "
+            f"batches of {images} images can't be shared by {shard[1]} processes; use a larger --batch-size, more "
             f"images, or at most {images} processes"
         )
-    keys = _training_keys(len(table), repeat, batch_size, seed, start)
-    reader = _BatchReader(Samples(table, augmentation, resize, seed), shard, pin_memory and not workers)
-    return _batches(reader, keys, workers, pin_memory, start_method, warn)
 
+    def keys() -> Iterator[list[tuple[int, int]]]:
+        epoch, first_batch = start
+        while True:
+            order = epoch_order(len(table), repeat, seed, epoch).tolist()
+            for batch in range(first_batch, batches_per_epoch(len(table), repeat, batch_size)):
+                yield [(epoch, sample) for sample in order[batch * batch_size : (batch + 1) * batch_size]]
+            epoch, first_batch = epoch + 1, 0
 
-def _training_keys(
-    num_images: int, repeat: int, batch_size: int, seed: int, start: tuple[int, int]
-) -> Iterator[list[tuple[int, int]]]:
-    epoch, first_batch = start
-    while True:
-        order = epoch_order(num_images, repeat, seed, epoch).tolist()
-        for batch in range(first_batch, batches_per_epoch(num_images, repeat, batch_size)):
-            yield [(epoch, sample) for sample in order[batch * batch_size : (batch + 1) * batch_size]]
-        epoch, first_batch = epoch + 1, 0
+    reader = BatchReader(table, augmentation, resize, seed, shard, pin_memory and not workers)
+    return _batches(reader, keys(), workers, pin_memory=pin_memory, start_method=start_method, warn=warn)
 
 
 def evaluation_loader(
@@ -155,7 +114,6 @@ def evaluation_loader(
     resize: Resize,
     batch_size: int,
     workers: int = 0,
-    pin_memory: bool = False,
     shard: tuple[int, int] = (0, 1),
     start_method: StartMethod | None = None,
     warn: Callable[[str], None] | None = None,
@@ -167,87 +125,92 @@ def evaluation_loader(
     rank, world_size = shard
     starts = range(rank * batch_size, len(table), world_size * batch_size)
     keys = ([(0, row) for row in range(start, min(start + batch_size, len(table)))] for start in starts)
-    reader = _BatchReader(Samples(table, None, resize), (0, 1), pin_memory and not workers)
-    return _batches(reader, keys, workers, pin_memory, start_method, warn)
+    reader = BatchReader(table, None, resize)
+    return _batches(reader, keys, workers, pin_memory=False, start_method=start_method, warn=warn)
 
 
-@dataclass(frozen=True)
-class PackedBatch:
-    """A batch on its way between processes: one array a field, since each tensor sent costs a file descriptor."""
+class PackedBatch(NamedTuple):
+    """A batch on its way between processes; one tensor in it, since each that is sent costs a file descriptor."""
 
     images: UInt8[Tensor, "B 3 H W"]
-    objects: Objects  # of all images, one after the other
-    num_objects: Int64[np.ndarray, " B"]
-    image_indices: Int64[np.ndarray, " B"]
-
-    def pin_memory(self) -> PackedBatch:
-        """Called by `DataLoader(pin_memory=True)`. Only the images: the rest is a few kilobytes."""
-        return replace(self, images=self.images.pin_memory())
-
-    def unpack(self) -> Batch:
-        """The batch as the training loop takes it."""
-        counts = self.num_objects.tolist()
-        columns = (torch.from_numpy(column).split(counts) for column in self.objects)
-        targets = [Targets(*objects) for objects in zip(*columns, strict=True)]
-        return Batch(self.images, targets, torch.from_numpy(self.image_indices))
-
-
-def pack(samples: Sequence[Sample], resize: Resize, others_hw: Sequence[SizeHW] = ()) -> PackedBatch:
-    """Samples as one batch. `others_hw`: the sizes of the batch's images that other ranks have."""
-    images = torch.from_numpy(stack_images([sample.image for sample in samples], resize, others_hw))
-    columns = zip(*((sample.boxes_xyxy, sample.labels, sample.ignored) for sample in samples), strict=True)
-    return PackedBatch(
-        images=images.permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W), a view
-        objects=Objects(*(np.concatenate(column) for column in columns)),
-        num_objects=np.array([len(sample.labels) for sample in samples], dtype=np.int64),
-        image_indices=np.array([sample.image_index for sample in samples], dtype=np.int64),
-    )
-
-
-def stack_images(
-    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], resize: Resize, others_hw: Sequence[SizeHW] = ()
-) -> UInt8[np.ndarray, "B H W 3"]:
-    """Resized images as one array; smaller ones lie in the upper left corner, on padding. `others_hw`: see `pack`."""
-    sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
-    input_hw = resize.input_hw([*sizes_hw, *others_hw])
-    if all(size_hw == input_hw for size_hw in sizes_hw):
-        return np.stack(images)
-    stacked = np.empty((len(images), *input_hw, 3), dtype=np.uint8)
-    stacked[:] = PADDING
-    for place, image, (height, width) in zip(stacked, images, sizes_hw, strict=True):
-        place[:height, :width] = image
-    return stacked
+    objects: list[Objects]  # of each image
+    image_indices: list[int]
 
 
 @dataclass(frozen=True)
-class _BatchReader(Dataset[PackedBatch | UserError]):
-    """Batches by the keys of their samples.
+class BatchReader(Dataset[PackedBatch | UserError]):
+    """Batches by the (epoch, sample) of their samples; see `epoch_order`. Evaluation calls every image a sample.
 
     The error of an image that can't be read is returned, and raised where the batch is used: raised in a worker, it
     would arrive with a page of traceback.
     """
 
-    samples: Samples
-    shard: tuple[int, int]  # of each batch; see `training_loader`
-    pin_memory: bool  # here already; a worker has no GPU, so there the DataLoader does it
+    table: Table
+    augmentation: Augmentation | None  # None: only resized
+    resize: Resize
+    seed: int = 0
+    shard: tuple[int, int] = (0, 1)  # of each batch; see `training_loader`
+    pin_memory: bool = False  # here already; a worker has no GPU, so there the DataLoader does it
 
     def __getitem__(self, keys: Sequence[tuple[int, int]]) -> PackedBatch | UserError:
         rank, world_size = self.shard
+        others = [key for place, key in enumerate(keys) if place % world_size != rank]
+        if isinstance(self.resize, Stretch):  # all images have one size
+            others = []
         try:
-            samples = [self.samples[key] for key in keys[rank::world_size]]
-            others = [key for place, key in enumerate(keys) if place % world_size != rank]
-            if isinstance(self.samples.resize, Stretch):  # all images have one size
-                others = []
-            batch = pack(samples, self.samples.resize, [self.samples.image_hw(key) for key in others])
+            samples = [self.sample(key) for key in keys[rank::world_size]]
+            others_hw = [self.image_hw(key) for key in others]
         except UserError as error:
             return error
-        return batch.pin_memory() if self.pin_memory else batch
+        images = torch.from_numpy(stack_images([sample.image for sample in samples], self.resize, others_hw))
+        images = images.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), a view
+        return PackedBatch(
+            images.pin_memory() if self.pin_memory else images,
+            [Objects(sample.boxes_xyxy, sample.labels, sample.ignored) for sample in samples],
+            [sample.image_index for sample in samples],
+        )
+
+    def sample(self, key: tuple[int, int]) -> Sample:
+        """One image with its objects, as the network takes them."""
+        index = key[1] % len(self.table)
+        sample = Sample(decode_image(self.table.image_path(index)), *self.table.objects(index), index)
+        if self.augmentation is None:
+            return resize_only(sample, self.resize)
+        return augment(sample, self.resize, self._rng(key), self.augmentation, self.table)
+
+    def image_hw(self, key: tuple[int, int]) -> SizeHW:
+        """The size of a sample's image, from the table alone: nothing is read."""
+        layer = Layer.of(self.table, key[1] % len(self.table))
+        if self.augmentation is None:
+            return self.resize.image_hw(layer.size_hw)
+        return self.augmentation.draw(layer, self._rng(key), self.table).input_hw(self.resize)
+
+    def _rng(self, key: tuple[int, int]) -> np.random.Generator:
+        return np.random.default_rng((self.seed, *key))
+
+
+def stack_images(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], resize: Resize, others_hw: Sequence[SizeHW] = ()
+) -> UInt8[np.ndarray, "B H W 3"]:
+    """Resized images as one array; smaller ones lie in the upper left corner, on padding.
+
+    `others_hw`: the sizes of the batch's images that other ranks have.
+    """
+    sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
+    input_hw = resize.input_hw([*sizes_hw, *others_hw])
+    if all(size_hw == input_hw for size_hw in sizes_hw):
+        return np.stack(images)
+    stacked = np.full((len(images), *input_hw, 3), PADDING, dtype=np.uint8)
+    for place, image, (height, width) in zip(stacked, images, sizes_hw, strict=True):
+        place[:height, :width] = image
+    return stacked
 
 
 def _batches(
-    reader: _BatchReader,
+    reader: BatchReader,
     keys: Iterable[Sequence[tuple[int, int]]],
     workers: int,
+    *,
     pin_memory: bool,
     start_method: StartMethod | None,
     warn: Callable[[str], None] | None,
@@ -260,4 +223,5 @@ def _batches(
         for item in packed:
             if isinstance(item, UserError):
                 raise item
-            yield item.unpack()
+            targets = [Targets(*map(torch.from_numpy, objects)) for objects in item.objects]
+            yield Batch(item.images, targets, torch.tensor(item.image_indices))

@@ -47,9 +47,7 @@ def by_processes(
 ) -> Generator[Item, None, None]:
     """`reader[key]` for each of the keys, in their order, read by processes that end with this generator.
 
-    Raises:
-        UserError: a worker was killed.
-        RuntimeError: PyTorch noticed first; `readable_worker_errors` makes it readable.
+    Raises a UserError if a worker was killed, or PyTorch's RuntimeError, which `readable_worker_errors` makes one.
     """
     loader = DataLoader(
         reader,
@@ -104,9 +102,6 @@ def by_thread(
         pool.shutdown(cancel_futures=True)
 
 
-# --- workers that hang
-
-
 class _Patience:
     """Warns while a batch does not come for long. Use it in `with`.
 
@@ -116,7 +111,6 @@ class _Patience:
     def __init__(self, warn: Callable[[str], None] | None, who: Callable[[], str]) -> None:
         self.warn, self.who = warn, who
         self.since: float | None = None  # the start of the wait
-        self.warn_at = 0.0
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._look_often, name="onestage-patience", daemon=True)
 
@@ -142,7 +136,6 @@ class _Patience:
             self.look()
 
     def look(self) -> None:
-        """Warn, if it is time."""
         now, since = time.monotonic(), self.since
         if self.warn is not None and since is not None and now >= self.warn_at:
             self.warn_at = now + WARN_AGAIN_SECONDS
@@ -165,11 +158,11 @@ def _state(process: BaseProcess) -> str:
         return "gone"
 
 
-# --- workers that die
-
-_KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]*)\.")
-_EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with exit code (\d+)\.")
-_GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
+# PyTorch's words for workers that died: of a signal, with an exit code, or found to be gone, perhaps several.
+_DEATH = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) "
+    r"(?:is killed by signal: ([^.]*)\.|exited unexpectedly(?: with exit code (\d+)\.)?)"
+)
 _CAUSES = {"SIGKILL": ", perhaps because memory ran out", "SIGBUS": ", perhaps because /dev/shm is full"}
 
 
@@ -183,9 +176,13 @@ def readable_worker_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if (death := _death(str(error))) is None:
+        if (found := _DEATH.search(str(error))) is None:
             raise
-        raise death from None
+        pids, signal_text, exit_code = found.groups()
+        if signal_text is not None:
+            raise _killed(pids, signal_text) from None
+        gone = "ended before its work was done, perhaps because memory ran out"
+        raise _ended(pids, f"ended with exit code {exit_code}" if exit_code else gone) from None
 
 
 def _killed_worker(processes: list[BaseProcess]) -> UserError | None:
@@ -198,19 +195,8 @@ def _killed_worker(processes: list[BaseProcess]) -> UserError | None:
     return None
 
 
-def _death(message: str) -> UserError | None:
-    """The error that PyTorch's message means; None if it is not about a worker that died."""
-    if found := _KILLED.search(message):
-        return _killed(found[1], found[2])
-    if found := _EXITED.search(message):
-        return _ended(found[1], f"ended with exit code {found[2]}")
-    if found := _GONE.search(message):
-        return _ended(found[1], "ended before its work was done, perhaps because memory ran out")
-    return None
-
-
-def _killed(pid: int | str | None, description: str | None) -> UserError:
-    name = {signal.strsignal(number): number.name for number in signal.Signals}.get(description, description)
+def _killed(pid: int | str | None, signal_text: str | None) -> UserError:
+    name = {signal.strsignal(number): number.name for number in signal.Signals}.get(signal_text, signal_text)
     return _ended(pid, f"was killed by {name}{_CAUSES.get(name or '', '')}")
 
 

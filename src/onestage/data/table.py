@@ -7,9 +7,7 @@ objects from `first_object[i]` up to (not including) `first_object[i + 1]`. Lege
 from __future__ import annotations
 
 import hashlib
-import operator
 import os
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,38 +33,22 @@ class Objects(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The annotations of one split.
+    """The annotations of one split. Paths and ids are fixed-width bytes (`os.fsencode`)."""
 
-    Attributes:
-        root: the folder that `image_paths` start from.
-        split: the name of the split in its data set.
-        kind: the format of the data set, a key of `onestage.data.KINDS`.
-        categories: the classes, in label order.
-        image_paths: fixed-width bytes (`os.fsencode`), relative to `root`.
-        image_ids: fixed-width bytes: the stem (VOC, YOLO) or the id (COCO) of each image.
-        image_sizes_hw: pixels of the upright images.
-        first_object: index of each image's first object, and the number of all objects.
-        boxes_xyxy: pixels of the upright image, 0-based, half-open.
-        labels: 0..K-1.
-        ignored: VOC difficult, COCO crowd.
-        areas: square pixels, of the segment (COCO) or the box (others).
-    """
-
-    root: Path
-    split: str
-    kind: str
+    root: Path  # the folder that `image_paths` start from
+    split: str  # its name in the data set
+    kind: str  # the format of the data set, a key of `onestage.data.KINDS`
     categories: Categories
     image_paths: np.ndarray
-    image_ids: np.ndarray
-    image_sizes_hw: Int32[np.ndarray, "I 2"]
-    first_object: Int64[np.ndarray, " I+1"]
-    boxes_xyxy: Float32[np.ndarray, "N 4"]
-    labels: Int64[np.ndarray, " N"]
-    ignored: Bool[np.ndarray, " N"]
-    areas: Float32[np.ndarray, " N"]
+    image_ids: np.ndarray  # stems (VOC, YOLO) or ids (COCO)
+    image_sizes_hw: Int32[np.ndarray, "I 2"]  # pixels of the upright images
+    first_object: Int64[np.ndarray, " I+1"]  # index of each image's first object, then the number of all objects
+    boxes_xyxy: Float32[np.ndarray, "N 4"]  # pixels of the upright image, 0-based, half-open
+    labels: Int64[np.ndarray, " N"]  # 0..K-1
+    ignored: Bool[np.ndarray, " N"]  # VOC difficult, COCO crowd
+    areas: Float32[np.ndarray, " N"]  # square pixels, of the segment (COCO) or the box (others)
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.image_sizes_hw)
 
     def image_name(self, index: SupportsIndex) -> str:
@@ -74,7 +56,6 @@ class Table:
         return os.fsdecode(bytes(self.image_paths[index]))
 
     def image_path(self, index: SupportsIndex) -> Path:
-        """The path of an image."""
         return self.root / self.image_name(index)
 
     def image_id(self, index: SupportsIndex) -> str:
@@ -83,8 +64,7 @@ class Table:
 
     def objects(self, index: SupportsIndex) -> Objects:
         """The objects of one image (views; copy before changing them)."""
-        index = operator.index(index) % max(1, len(self))  # -1 is the last image
-        rows = slice(self.first_object[index], self.first_object[index + 1])
+        rows = slice(self.first_object[int(index)], self.first_object[int(index) + 1])
         return Objects(self.boxes_xyxy[rows], self.labels[rows], self.ignored[rows])
 
     def subset(
@@ -92,10 +72,9 @@ class Table:
         *,
         fraction: float | None = None,
         count: int | None = None,
-        indices: Sequence[int] | Integer[np.ndarray, " M"] | None = None,
-        seed: int = 0,
+        indices: Sequence[int] | None = None,
     ) -> Table:
-        """Some of the images: a fraction or a count of them drawn by `seed` (in the table's order), or given rows.
+        """Some of the images: a fraction or a count of them (drawn at random, but always the same), or given rows.
 
         Raises:
             UserError: not exactly one of the three is given, or it asks for more images than there are.
@@ -105,11 +84,11 @@ class Table:
         if fraction is not None:
             if not 0.0 < fraction <= 1.0:
                 raise UserError(f"subset: fraction {fraction} is not in (0, 1]")
-            count = max(1, round(fraction * len(self))) if len(self) else 0
+            count = min(max(1, round(fraction * len(self))), len(self))
         if count is not None:
             if not 0 <= count <= len(self):
                 raise UserError(f"subset: count {count}, but there are {len(self)} images")
-            indices = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+            indices = np.sort(np.random.default_rng(0).permutation(len(self))[:count]).tolist()
         images = np.asarray(indices, dtype=np.int64)
         counts = np.diff(self.first_object)[images]
         first = _offsets(counts)
@@ -120,26 +99,15 @@ class Table:
         return replace(self, first_object=first, **columns)
 
     def with_categories(self, categories: Categories) -> Table:
-        """The same objects with the labels of another class list, matched by name.
-
-        Raises:
-            UserError: a class of this table is not in the list.
-        """
-        if categories == self.categories:
-            return self
+        """The same objects with the labels of another class list, which has all classes of this one, by name."""
         label_of = categories.label_of
-        missing = [name for name in self.categories.names if name not in label_of]
-        if missing:
+        if missing := [name for name in self.categories.names if name not in label_of]:
             raise UserError(f"{self.root}: the class list {', '.join(categories.names)} lacks {', '.join(missing)}")
         new_labels = np.array([label_of[name] for name in self.categories.names], dtype=np.int64)
         return replace(self, categories=categories, labels=new_labels[self.labels])
 
     def join(self, *others: Table) -> Table:
-        """The images of this table, then those of the others, below their common folder.
-
-        Raises:
-            UserError: the tables do not have the same classes in the same order.
-        """
+        """The images of this table, then those of the others, below their common folder; all need one class list."""
         tables = (self, *others)
         for table in others:
             if table.categories != self.categories:
@@ -147,15 +115,14 @@ class Table:
                     f"{table.root}: its classes ({', '.join(table.categories.names)}) are not those of {self.root} "
                     f"({', '.join(self.categories.names)}); join only sets with one class list"
                 )
-        root = Path(os.path.commonpath([os.path.abspath(table.root) for table in tables]))
-        below = [os.fsencode(Path(os.path.abspath(table.root)).relative_to(root).as_posix()) for table in tables]
+        roots = [os.path.abspath(table.root) for table in tables]
+        root = Path(os.path.commonpath(roots))
+        prefixes = [os.fsencode(f"{Path(one).relative_to(root).as_posix()}/".removeprefix("./")) for one in roots]
+        paths = [np.strings.add(prefix, table.image_paths) for prefix, table in zip(prefixes, tables, strict=True)]
         columns = {
             name: np.concatenate([getattr(table, name) for table in tables]) for name in IMAGE_COLUMNS + OBJECT_COLUMNS
         }
-        columns["image_paths"] = np.concatenate(
-            [np.strings.add(b"" if folder == b"." else folder + b"/", table.image_paths)
-             for folder, table in zip(below, tables, strict=True)]
-        )  # fmt: skip
+        columns["image_paths"] = np.concatenate(paths)
         return replace(
             self,
             root=root,
@@ -194,6 +161,17 @@ class Table:
         )
 
 
+# One image's rows of each column of numbers; `num_objects` becomes `Table.first_object`.
+_NUMBERS: dict[str, type[np.generic]] = {
+    "image_sizes_hw": np.int32,
+    "num_objects": np.int64,
+    "boxes_xyxy": np.float32,
+    "labels": np.int64,
+    "ignored": np.bool_,
+    "areas": np.float32,
+}
+
+
 class TableBuilder:
     """Collects a table image by image, in compact arrays."""
 
@@ -201,8 +179,7 @@ class TableBuilder:
         self.root, self.split, self.kind = root, split, kind
         self._paths: list[bytes] = []
         self._ids: list[bytes] = []
-        self._sizes_hw, self._counts, self._labels, self._ignored = array("i"), array("q"), array("q"), array("b")
-        self._boxes_xyxy, self._areas = array("f"), array("f")
+        self._numbers = {name: bytearray() for name in _NUMBERS}
 
     def add(
         self,
@@ -217,21 +194,16 @@ class TableBuilder:
     ) -> None:
         """Append one image with its objects; `areas` None takes the areas of the boxes."""
         if areas is None:
-            areas = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+            areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
         self._paths.append(os.fsencode(path))
         self._ids.append(os.fsencode(image_id))
-        self._sizes_hw.extend(size_hw)
-        self._counts.append(len(boxes_xyxy))
-        for column, values, kind in (
-            (self._boxes_xyxy, boxes_xyxy, np.float32),
-            (self._areas, areas, np.float32),
-            (self._labels, labels, np.int64),
-            (self._ignored, ignored, np.bool_),
-        ):
-            column.frombytes(np.asarray(values, dtype=kind).tobytes())
+        rows = (size_hw, len(boxes_xyxy), boxes_xyxy, labels, ignored, areas)
+        for (name, kind), values in zip(_NUMBERS.items(), rows, strict=True):
+            self._numbers[name] += np.asarray(values, dtype=kind).tobytes()
 
     def build(self, categories: Categories) -> Table:
         """The finished table."""
+        numbers = {name: np.frombuffer(self._numbers[name], dtype=kind).copy() for name, kind in _NUMBERS.items()}
         return Table(
             root=self.root,
             split=self.split,
@@ -239,14 +211,14 @@ class TableBuilder:
             categories=categories,
             image_paths=np.array(self._paths, dtype=np.bytes_),
             image_ids=np.array(self._ids, dtype=np.bytes_),
-            image_sizes_hw=np.array(self._sizes_hw, dtype=np.int32).reshape(-1, 2),
-            first_object=_offsets(np.array(self._counts, dtype=np.int64)),
-            boxes_xyxy=np.array(self._boxes_xyxy, dtype=np.float32).reshape(-1, 4),
-            labels=np.array(self._labels, dtype=np.int64),
-            ignored=np.array(self._ignored, dtype=np.bool_),
-            areas=np.array(self._areas, dtype=np.float32),
+            image_sizes_hw=numbers["image_sizes_hw"].reshape(-1, 2),
+            first_object=_offsets(numbers["num_objects"]),
+            boxes_xyxy=numbers["boxes_xyxy"].reshape(-1, 4),
+            labels=numbers["labels"],
+            ignored=numbers["ignored"],
+            areas=numbers["areas"],
         )
 
 
 def _offsets(counts: Int64[np.ndarray, " I"]) -> Int64[np.ndarray, " I+1"]:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])

@@ -33,33 +33,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 from onestage.compute.threads import reading_threads
 from onestage.data.table import Table
 from onestage.runtime.decode import EXTENSIONS, ImageError, check_image
 
 Severity = Literal["error", "notice"]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a data set; `str` gives the line to print.
+    """One fault of a data set; `str` gives the line to print."""
 
-    Attributes:
-        file: the annotation file or image, below the root of the table where possible.
-        object_number: the object within the file, counted from 1; None for a fault of the whole file.
-        message: what was read, what was expected, what mends it.
-        kind: the first column of the table in this file's docstring.
-        severity: an error stops a run, a notice is only printed.
-    """
-
-    file: str
-    object_number: int | None
-    message: str
-    kind: str
+    file: str  # the annotation file or image, below the root of the table where possible
+    object_number: int | None  # within the file, from 1; None for a fault of the whole file
+    message: str  # what was read, what was expected, what mends it
+    kind: str  # a row of the table in this file's docstring
     severity: Severity = "error"
 
     def __str__(self) -> str:
@@ -76,7 +66,7 @@ def validate_images(table: Table) -> list[Problem]:
     return [problem for problem in found if problem is not None]
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """The function of every item, in order, by a few threads: for work that waits for files."""
     with ThreadPoolExecutor(reading_threads(per_core=2, most=8)) as threads:
         return list(threads.map(function, items))
@@ -114,10 +104,8 @@ def _problem_of_image(table: Table, index: int) -> Problem | None:
         return Problem(name, None, str(error).removeprefix(f"{path}: "), kind)
     if (header.height, header.width) != (height, width):
         turned = f" once upright (EXIF orientation {header.orientation})" if header.orientation > 1 else ""
-        message = (
-            f"the image is {header.width}x{header.height}{turned}, its annotation says {width}x{height}; correct it"
-        )
-        return Problem(name, None, message, "size")
+        found = f"the image is {header.width}x{header.height}{turned}"
+        return Problem(name, None, f"{found}, its annotation says {width}x{height}; correct it", "size")
     if not name.lower().endswith(EXTENSIONS[header.format]):
         return Problem(name, None, f"a {header.format} file by its content; read as that", "extension", "notice")
     return None

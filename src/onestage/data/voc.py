@@ -4,8 +4,6 @@ Boxes of VOC are 1-based and inclusive (Everingham et al., VOC development kit, 
 belongs to the box. Ours are 0-based and half-open, so (xmin, ymin, xmax, ymax) is read as (xmin - 1, ymin - 1, xmax,
 ymax) and written back the other way. `difficult` objects are `ignored`. A folder without `ImageSets/Main` has one
 split, "all": every annotation.
-
-Annotations come from strangers: DTDs and entities are refused, and size and depth of the file are bounded.
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser, ParseError
 from jaxtyping import Bool, Float
 
-from onestage.data.folder import IMAGE_EXTENSIONS, DataFolder, OutsideError, shown
-from onestage.data.reading import ImageObjects, SplitBuilder, whole_size
+from onestage.data.reading import DataFolder, ImageObjects, OutsideError, SplitBuilder, is_image, shown, whole_size
 from onestage.data.table import Table
 from onestage.data.validate import Problem
 from onestage.errors import UserError
@@ -36,7 +33,6 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def is_voc(root: Path) -> bool:
-    """True for a folder with `Annotations` and `JPEGImages`."""
     return (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
 
 
@@ -53,31 +49,35 @@ def read_voc(root: str | Path, split: str, categories: Categories | None = None)
     `categories` None takes `classes.txt` or `labels.txt` of the folder, else the class names found, sorted.
     """
     builder = SplitBuilder(root, split, "voc")
+    folder = builder.folder
     annotations = []
     for stem, file in _listed_files(builder):
         try:
-            annotations.append((stem, file, parse_annotation(builder.folder.read(file, MAX_XML_BYTES))))
+            annotations.append((stem, file, parse_annotation(folder.read(file, MAX_XML_BYTES))))
         except ValueError as error:
-            builder.report(file, "annotation", str(error).removeprefix(f"{builder.folder.root / file}: "))
+            builder.report(file, "annotation", str(error).removeprefix(f"{folder.root / file}: "))
     if categories is None:
-        names = {name for _, _, annotation in annotations for one in annotation.objects if (name := one.get("name"))}
-        categories = _class_list(builder.folder) or Categories.from_names(sorted(names))
+        class_list = folder.first_existing(CLASS_LISTS)
+        listed = [] if class_list is None else list(filter(None, folder.read_lines(class_list, 1 << 20)))
+        found = {name for _, _, annotation in annotations for one in annotation.objects if (name := one.get("name"))}
+        categories = Categories.from_names(listed or sorted(found))
     for stem, file, annotation in annotations:
-        path = _image_of(builder, stem, file, annotation)
-        size_hw = _size_hw(builder, file, annotation)
-        if path is not None and size_hw is not None:
+        path = _image_of(builder, stem, file, annotation.fields.get("filename", ""))
+        width, height = (annotation.fields.get(f"size/{side}", "") for side in ("width", "height"))
+        size_hw = whole_size(*(_numbers([height, width]) or (None, None)))
+        if size_hw is None:
+            message = f"no size of the image ({shown(width)} x {shown(height)}); write <size> with width and height"
+            builder.report(file, "no-size", message)
+        elif path is not None:
             image = ImageObjects(file, size_hw, categories, builder.problems)
-            for number, found in enumerate(annotation.objects, start=1):
-                _add_object(image, number, found)
+            for number, texts in enumerate(annotation.objects, start=1):
+                _add_object(image, number, texts)
             builder.add(image, path=path, image_id=stem)
     return builder.build(categories)
 
 
 class Annotation:
-    """The content of one XML file, unchecked: texts by their path below `<annotation>` and below each `<object>`.
-
-    It is the target that an XML parser fills, so no tree is built and the depth stays bounded.
-    """
+    """What a parser fills, without a tree, from one XML file: texts by path below `<annotation>` and `<object>`s."""
 
     def __init__(self) -> None:
         self.root = ""
@@ -108,16 +108,9 @@ class Annotation:
             self.fields.setdefault("/".join(self._path[1:]), text)
         self._path.pop()
 
-    def close(self) -> None:
-        """Nothing is left to do; the parser expects this method."""
-
 
 def parse_annotation(data: bytes) -> Annotation:
-    """Parse one VOC XML file; DTDs, entities and deep nesting are refused.
-
-    Raises:
-        ValueError: it is no such file; the text says why.
-    """
+    """Parse one VOC XML file, from a stranger: a DTD, entities, deep nesting or other content is a `ValueError`."""
     annotation = Annotation()
     parser = DefusedXMLParser(target=annotation, forbid_dtd=True)
     try:
@@ -140,30 +133,26 @@ def voc_annotation(
     difficult: Bool[np.ndarray, " N"] | Sequence[bool],
 ) -> str:
     """The text of one VOC XML file, from 0-based half-open boxes in pixels of the image."""
-    objects = []
+    objects = ""
     for box_xyxy, name, hard in zip(boxes_xyxy, names, difficult, strict=True):
         x0, y0, x1, y1 = (float(side) for side in box_xyxy)
         sides = (x0 + 1.0, y0 + 1.0, x1, y1)  # 0-based half-open -> 1-based inclusive
         bndbox = "".join(f"<{tag}>{side:.8g}</{tag}>" for tag, side in zip(_SIDES, sides, strict=True))
         head = f"<name>{escape(name)}</name><difficult>{int(hard)}</difficult>"
-        objects.append(f"  <object>{head}<bndbox>{bndbox}</bndbox></object>\n")
-    height, width = size_hw
-    size = f"<width>{width}</width><height>{height}</height><depth>3</depth>"
+        objects += f"  <object>{head}<bndbox>{bndbox}</bndbox></object>\n"
+    size = f"<width>{size_hw[1]}</width><height>{size_hw[0]}</height><depth>3</depth>"
     head = f"  <filename>{escape(file_name)}</filename>\n  <size>{size}</size>\n"
-    return f"<annotation>\n{head}{''.join(objects)}</annotation>\n"
+    return f"<annotation>\n{head}{objects}</annotation>\n"
 
 
 def _listed_files(builder: SplitBuilder) -> list[tuple[str, str]]:
     """(stem, annotation file) of every image of the split, each once."""
     folder, split = builder.folder, builder.split
     list_file = f"ImageSets/Main/{split}.txt"
-    if folder.find(list_file) is not None:
-        lines = folder.read_lines(list_file)
-    elif split == ALL:
+    if split == ALL and folder.find(list_file) is None:
         lines = sorted(name[:-4] for name in folder.listing("Annotations") if name.lower().endswith(".xml"))
     else:
-        known = ", ".join(voc_splits(folder.root))
-        raise UserError(f"{folder.root / list_file}: no such split; there is {known}")
+        lines = folder.read_lines(list_file)
     files: dict[str, str] = {}
     for line in filter(None, lines):
         try:
@@ -182,29 +171,22 @@ def _listed_files(builder: SplitBuilder) -> list[tuple[str, str]]:
 def _stem_of_line(folder: DataFolder, line: str) -> tuple[str, str]:
     """(stem, annotation file): a line is a stem, a stem and 1, 0 or -1 (lists for one class), or an image's name."""
     with_sign = re.fullmatch(r"(\S+)\s+(?:-1|0|1)", line)
-    without_extension = line.rpartition(".")[0] if line.lower().endswith(IMAGE_EXTENSIONS) else ""
+    without_extension = line.rpartition(".")[0] if is_image(line) else ""
     for stem in filter(None, (line, with_sign and with_sign[1], without_extension)):
         if (file := folder.find(str(PurePosixPath("Annotations", f"{stem}.xml")))) is not None:
             return stem, file
     return line, f"Annotations/{line}.xml"
 
 
-def _class_list(folder: DataFolder) -> Categories | None:
-    file = folder.first_existing(CLASS_LISTS)
-    return None if file is None else Categories.from_names(filter(None, folder.read_lines(file, 1 << 20)))
-
-
-def _image_of(builder: SplitBuilder, stem: str, file: str, annotation: Annotation) -> str | None:
+def _image_of(builder: SplitBuilder, stem: str, file: str, filename: str) -> str | None:
     """The image of an annotation: by its stem; if that finds none or several, by `<filename>`."""
-    named = annotation.fields.get("filename", "")
     try:
         found = builder.folder.images_with_stem(f"JPEGImages/{stem}")
-        if len(found) == 1:
-            return found[0]
-        by_name = builder.folder.find(str(PurePosixPath("JPEGImages", named))) if named else None
+        ask_name = filename and len(found) != 1
+        by_name = builder.folder.find(str(PurePosixPath("JPEGImages", filename))) if ask_name else None
     except OutsideError as error:
         return builder.report(file, "path", str(error))
-    if by_name is not None and by_name.lower().endswith(IMAGE_EXTENSIONS):
+    if by_name is not None and is_image(by_name):
         return by_name
     if found:
         return found[0]
@@ -212,25 +194,16 @@ def _image_of(builder: SplitBuilder, stem: str, file: str, annotation: Annotatio
     return builder.report(file, "missing-image", message)
 
 
-def _size_hw(builder: SplitBuilder, file: str, annotation: Annotation) -> tuple[int, int] | None:
-    width, height = (annotation.fields.get(f"size/{side}", "") for side in ("width", "height"))
-    size_hw = whole_size(*(_numbers([height, width]) or (None, None)))
-    if size_hw is None:
-        message = f"no size of the image ({shown(width)} x {shown(height)}); write <size> with width and height"
-        builder.report(file, "no-size", message)
-    return size_hw
-
-
-def _add_object(image: ImageObjects, number: int, found: dict[str, str]) -> None:
-    name = found.get("name")
+def _add_object(image: ImageObjects, number: int, texts: dict[str, str]) -> None:
+    name = texts.get("name")
     if not name:
         return image.report(number, "annotation", "it has no <name>; name its class")
     label = image.find_label(number, name)
     if label is None:
         return None
-    texts = [found.get(f"bndbox/{side}", "nothing") for side in _SIDES]
-    written = ", ".join(f"{side} {text[:20]}" for side, text in zip(_SIDES, texts, strict=True))
-    sides = _numbers(texts)
+    box = {side: texts.get(f"bndbox/{side}", "nothing") for side in _SIDES}
+    written = ", ".join(f"{side} {text[:20]}" for side, text in box.items())
+    sides = _numbers(list(box.values()))
     if sides is None:
         return image.report(number, "annotation", f"no box in numbers ({written}); write xmin, ymin, xmax, ymax")
     xmin, ymin, xmax, ymax = sides
@@ -239,7 +212,7 @@ def _add_object(image: ImageObjects, number: int, found: dict[str, str]) -> None
             message = f"{axis}max {high:.8g} <= {axis}min {low:.8g}; fix or delete the box"
             return image.report(number, "box-empty", message)
     box_xyxy = (xmin - 1.0, ymin - 1.0, xmax, ymax)  # 1-based inclusive -> 0-based half-open
-    ignored = found.get("difficult", "0").lower() in ("1", "true")
+    ignored = texts.get("difficult", "0").lower() in ("1", "true")
     return image.add(number, label, box_xyxy, written=written, ignored=ignored)
 
 

@@ -8,14 +8,13 @@ file has no objects. Classes count from 0.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from onestage.data.folder import IMAGE_EXTENSIONS, DataFolder, OutsideError, shown
-from onestage.data.reading import Box, ImageObjects, SplitBuilder
+from onestage.data.reading import DataFolder, ImageObjects, OutsideError, SplitBuilder, is_image, shown
 from onestage.data.table import Table
 from onestage.data.validate import Problem, in_threads
 from onestage.errors import UserError
@@ -29,7 +28,6 @@ MAX_LABEL_BYTES = 8 << 20
 
 
 def is_yolo(root: Path) -> bool:
-    """True for a folder with `data.yaml`."""
     return any((root / name).is_file() for name in SETTINGS_FILES)
 
 
@@ -76,9 +74,7 @@ def read_yolo(root: str | Path, split: str, categories: Categories | None = None
 
 
 def _settings(folder: DataFolder) -> dict[str, Any]:
-    file = folder.first_existing(SETTINGS_FILES)
-    if file is None:
-        raise UserError(f"{folder.root}/data.yaml: no such file")
+    file = folder.first_existing(SETTINGS_FILES) or SETTINGS_FILES[0]
     try:
         settings = yaml.safe_load(folder.read(file, MAX_YAML_BYTES))
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
@@ -91,9 +87,9 @@ def _settings(folder: DataFolder) -> dict[str, Any]:
 def _class_names(folder: DataFolder, settings: dict[str, Any]) -> list[str]:
     file, names, count = folder.root / "data.yaml", settings.get("names"), settings.get("nc")
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            ids = shown(sorted(names, key=str))
-            raise UserError(f"{file}: names has the ids {ids}, expected 0 to {len(names) - 1}")
+        ids = sorted(names, key=str)
+        if ids != sorted(range(len(names)), key=str):
+            raise UserError(f"{file}: names has the ids {shown(ids)}, expected 0 to {len(names) - 1}")
         names = [names[label] for label in range(len(names))]
     if not isinstance(names, list) or not names:
         raise UserError(f"{file}: names is {shown(names)}, expected the list of the classes")
@@ -107,16 +103,22 @@ def _class_names(folder: DataFolder, settings: dict[str, Any]) -> list[str]:
 
 
 def _images(builder: SplitBuilder, settings: dict[str, Any]) -> list[str]:
-    """The images of the split: those of its folders and lists, each once."""
-    folder, wanted = builder.folder, settings.get(builder.split)
-    if not wanted:
-        known = ", ".join(name for name in SPLITS if settings.get(name)) or "none"
-        raise UserError(f"{folder.root}/data.yaml: no such split as {builder.split}; there is {known}")
+    """The images of the split, each once; names in a list are relative to the data folder or to the list."""
+    folder, wanted = builder.folder, settings[builder.split]
     found: dict[str, None] = {}
     for place in wanted if isinstance(wanted, list) else [wanted]:
         inside = _place(folder, str(settings.get("path") or ""), str(place))
         names = folder.read_lines(inside) if inside.endswith(".txt") else folder.images_below(inside)
-        for image in _existing(builder, inside, names):
+        for name in filter(None, names):
+            bare = name.removeprefix("./")
+            try:
+                image = folder.first_existing((bare, f"{PurePosixPath(inside).parent}/{bare}"))
+            except OutsideError as error:
+                builder.report(inside, "path", str(error))
+                continue
+            if image is None or not is_image(image):
+                builder.report(inside, "missing-image", f"the image {shown(name)} is missing; add or unlist it")
+                continue
             if image in found:
                 builder.report(image, "duplicate-image", "listed again; left out", "notice")
             found[image] = None
@@ -129,9 +131,7 @@ def _place(folder: DataFolder, base: str, place: str) -> str:
     `path` (here `base`) and a leading `../` often belong to another machine or layout, so each is tried without.
     """
     real_root = os.path.realpath(folder.root)
-    bare = place
-    while bare.startswith("../"):
-        bare = bare[3:]
+    bare = re.sub(r"^(\.\./)+", "", place)
     for candidate in (os.path.join(base, place), place, bare):
         if "\0" in candidate:
             continue  # no path has one
@@ -139,22 +139,6 @@ def _place(folder: DataFolder, base: str, place: str) -> str:
         if real.startswith(real_root + os.sep) and os.path.exists(real):
             return Path(real).relative_to(real_root).as_posix()
     raise UserError(f"{folder.root}/data.yaml: {shown(place)} is not in {folder.root}; put the images below it")
-
-
-def _existing(builder: SplitBuilder, file: str, names: list[str]) -> Iterator[str]:
-    """The images that are there; names are relative to the data folder or to the list `file`."""
-    beside = PurePosixPath(file).parent.as_posix()
-    for name in filter(None, names):
-        bare = name.removeprefix("./")
-        try:
-            image = builder.folder.first_existing((bare, f"{beside}/{bare}"))
-        except OutsideError as error:
-            builder.report(file, "path", str(error))
-            continue
-        if image is not None and image.lower().endswith(IMAGE_EXTENSIONS):
-            yield image
-        else:
-            builder.report(file, "missing-image", f"the image {shown(name)} is missing; add or unlist it")
 
 
 def _size_hw(folder: DataFolder, path: str) -> tuple[int, int] | str:
@@ -168,12 +152,9 @@ def _size_hw(folder: DataFolder, path: str) -> tuple[int, int] | str:
 
 
 def _label_file(folder: DataFolder, image: str) -> str | None:
-    path = PurePosixPath(image).with_suffix(".txt")
-    parts = list(path.parts)
-    if "images" in parts[:-1]:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        parts[last] = "labels"
-    return folder.first_existing(("/".join(parts), path.as_posix()))
+    beside = str(PurePosixPath(image).with_suffix(".txt"))
+    before, images, after = f"/{beside}".rpartition("/images/")
+    return folder.first_existing((f"{before}/labels/{after}"[1:] if images else beside, beside))
 
 
 def _add_object(image: ImageObjects, number: int, line: str, class_names: list[str]) -> None:
@@ -192,15 +173,11 @@ def _add_object(image: ImageObjects, number: int, line: str, class_names: list[s
     label = image.find_label(number, class_names[int(first)])
     if label is None:
         return None
-    written = f"box {shown(' '.join(line.split()[1:]))}"
-    return image.add(number, label, _box_xyxy(numbers, image.size_hw), written=written)
-
-
-def _box_xyxy(numbers: list[float], size_hw: tuple[int, int]) -> Box:
-    """Pixels from fractions: centre and size, or the points of a polygon."""
-    height, width = size_hw
     if len(numbers) == 4:
         cx, cy, w, h = numbers
-        return ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
-    xs, ys = numbers[0::2], numbers[1::2]
-    return (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
+        x0, y0, x1, y1 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+    else:  # a polygon
+        x0, y0, x1, y1 = min(numbers[0::2]), min(numbers[1::2]), max(numbers[0::2]), max(numbers[1::2])
+    height, width = image.size_hw
+    written = f"box {shown(' '.join(line.split()[1:]))}"
+    return image.add(number, label, (x0 * width, y0 * height, x1 * width, y1 * height), written=written)

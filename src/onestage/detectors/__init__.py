@@ -103,6 +103,8 @@ def build_from_config(config: dict[str, Any]) -> Detector:
         normalization = Normalization(*(tuple(config["normalization"][key]) for key in ("mean", "std")))
         detectors_config = type(detector_config(name)).from_dict(settings)
         selection = config.get("selection")  # version 0.1 wrote none
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"detector configuration: {error!r} is missing or wrong; the file is not of this version"

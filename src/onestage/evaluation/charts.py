@@ -18,13 +18,13 @@ MAX_POINTS = 300  # of one line; a longer one is drawn through the means of its 
 _TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
 <svg class="chart" viewBox="0 0 {{ width }} {{ height }}" role="img" aria-label="{{ description }}">
   <title>{{ description }}</title>
-  {% for x, text in x_ticks %}
+  {% for x, value in x_ticks %}
   <line class="grid" x1="{{ x }}" x2="{{ x }}" y1="{{ top }}" y2="{{ bottom }}"/>
-  <text x="{{ x }}" y="{{ bottom + 14 }}" text-anchor="middle">{{ text }}</text>
+  <text x="{{ x }}" y="{{ bottom + 14 }}" text-anchor="middle">{{ "%.6g" | format(value) }}</text>
   {% endfor %}
-  {% for y, text in y_ticks %}
+  {% for y, value in y_ticks %}
   <line class="grid" x1="{{ left }}" x2="{{ right }}" y1="{{ y }}" y2="{{ y }}"/>
-  <text x="{{ left - 6 }}" y="{{ y + 4 }}" text-anchor="end">{{ text }}</text>
+  <text x="{{ left - 6 }}" y="{{ y + 4 }}" text-anchor="end">{{ "%.6g" | format(value) }}</text>
   {% endfor %}
   <text x="{{ (left + right) / 2 }}" y="{{ height - 4 }}" text-anchor="middle">{{ x_label }}</text>
   {% for line in lines %}
@@ -65,27 +65,20 @@ def line_chart(
     `y_range` is drawn at the edge.
     """
     series = [_thinned(one) for one in series]
-    x_low, x_high = x_range or _range([one.x for one in series])
-    y_low, y_high = y_range or (0.0, _range([one.y for one in series])[1])
+    x_range = x_range or _range([one.x for one in series])
+    y_range = y_range or (0.0, _range([one.y for one in series])[1])
     width, height = size_wh
     left, right = MARGIN_LEFT, width - MARGIN_RIGHT
     top, bottom = MARGIN_TOP, height - MARGIN_BOTTOM
-
-    def place_x(x: np.ndarray) -> list[float]:
-        return (left + (np.clip(x, x_low, x_high) - x_low) / (x_high - x_low) * (right - left)).round(1).tolist()
-
-    def place_y(y: np.ndarray) -> list[float]:
-        return (bottom - (np.clip(y, y_low, y_high) - y_low) / (y_high - y_low) * (bottom - top)).round(1).tolist()
-
     lines = []
     for one in series:
-        xs, ys = place_x(one.x), place_y(one.y)
+        xs, ys = _placed(one.x, x_range, (left, right)), _placed(one.y, y_range, (bottom, top))
         points = " ".join(f"{x:g},{y:g}" for x, y in zip(xs, ys, strict=True))
         area = f"{xs[0]:g},{bottom} {points} {xs[-1]:g},{bottom}" if one.filled and xs else ""
         texts = [f"{one.name} {y:.4g} at {x_label} {x:.4g}" for x, y in zip(one.x, one.y, strict=True)]
         dots = list(zip(xs, ys, texts, strict=True)) if one.dots else []
         lines.append({"name": one.name, "color": one.color % 6, "points": points, "area": area, "dots": dots})
-    x_values, y_values = ticks(x_low, x_high, width // 90), ticks(y_low, y_high, height // 45)
+    x_values, y_values = ticks(*x_range, width // 90), ticks(*y_range, height // 45)
     svg = _TEMPLATE.render(
         width=width,
         height=height,
@@ -96,10 +89,16 @@ def line_chart(
         description=description,
         x_label=x_label,
         lines=lines,
-        x_ticks=list(zip(place_x(x_values), [f"{v:.6g}" for v in x_values], strict=True)),
-        y_ticks=list(zip(place_y(y_values), [f"{v:.6g}" for v in y_values], strict=True)),
+        x_ticks=zip(_placed(x_values, x_range, (left, right)), x_values, strict=True),
+        y_ticks=zip(_placed(y_values, y_range, (bottom, top)), y_values, strict=True),
     )
     return Markup(svg)  # the template has escaped every value
+
+
+def _placed(values: np.ndarray, value_range: tuple[float, float], pixel_range: tuple[int, int]) -> list[float]:
+    """Where values are drawn on an axis that runs over these pixels."""
+    (low, high), (first, last) = value_range, pixel_range
+    return (first + (np.clip(values, low, high) - low) / (high - low) * (last - first)).round(1).tolist()
 
 
 def ticks(low: float, high: float, count: int) -> Float[np.ndarray, " T"]:

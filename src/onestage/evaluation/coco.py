@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hotcoco
 import numpy as np
-from jaxtyping import Float
 
-from onestage.evaluation.tables import check_tables
+from onestage.evaluation.voc import check_tables
 from onestage.structures import DetectionTable, GroundTruth
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -20,12 +19,10 @@ COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100
 def coco_metrics(truth: GroundTruth, found: DetectionTable, num_classes: int) -> dict[str, float]:
     """COCO's 12 numbers over a data set; boxes are pixels of the original images.
 
-    Ids of images, classes and objects begin at 1: COCO's program takes id 0 for "no object".
-
-    Raises:
-        UserError: scores or boxes that are not finite, labels or images out of range.
+    What `check_tables` refuses is a `UserError`.
     """
     check_tables(truth, found, num_classes)
+    # Ids of images, classes and objects begin at 1: COCO's program takes id 0 for "no object".
     objects = hotcoco.COCO.from_arrays(
         [{"id": 1 + index} for index in range(truth.num_images)],
         [{"id": 1 + label, "name": str(label)} for label in range(num_classes)],
@@ -44,6 +41,6 @@ def coco_metrics(truth: GroundTruth, found: DetectionTable, num_classes: int) ->
     return {name: float(results[name]) for name in COCO_METRICS}
 
 
-def _xywh(boxes_xyxy: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
-    boxes_xyxy = boxes_xyxy.astype(np.float64)
-    return np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)
+def _xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
+    corners = boxes_xyxy.astype(np.float64)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)

@@ -30,16 +30,19 @@ class Measurement:
 def measure(truth: GroundTruth, found: DetectionTable, categories: Categories) -> Measurement:
     """VOC's average precision (IoU 0.5) and COCO's 12 numbers; boxes are pixels of the original images.
 
-    Raises:
-        UserError: scores or boxes that are not finite, labels or images out of range.
+    What `voc.check_tables` refuses is a `UserError`.
     """
+
+    def number(value: float) -> float | None:  # JSON has no NaN
+        return None if math.isnan(value) else value
+
     voc = voc_average_precision(truth, found, len(categories))
     coco = coco_metrics(truth, found, len(categories))
     per_class = {
-        name: {field: _json_number(getattr(one, field)) for field in CLASS_FIELDS}
+        name: {field: number(getattr(one, field)) for field in CLASS_FIELDS}
         for name, one in zip(categories.names, voc.per_class, strict=True)
     }
-    means = {"map_11point": _json_number(voc.map_11point), "map_area": _json_number(voc.map_area)}
+    means = {"map_11point": number(voc.map_11point), "map_area": number(voc.map_area)}
     voc_json = {**means, "iou_threshold": voc.iou_threshold, "per_class": per_class}
     return Measurement(voc, coco, {"voc": voc_json, "coco": coco, "images": truth.num_images})
 
@@ -74,8 +77,3 @@ def table_rows(result: VocResult, categories: Categories) -> list[tuple[str, ...
 def decimal(value: float | None) -> str:
     """Three decimals, or a dash for a value that does not exist (None, NaN, COCO's -1)."""
     return "-" if value is None or math.isnan(value) or value < 0 else f"{value:.3f}"
-
-
-def _json_number(value: float) -> float | None:
-    """The value, or None (null) for a NaN, which JSON does not have."""
-    return None if math.isnan(value) else value

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from jinja2 import Environment
 from markupsafe import Markup
 
 from onestage.drawing import draw_objects
 from onestage.evaluation.charts import Series, line_chart
-from onestage.evaluation.examples import SHOWN_SCORE, ReportExample
 from onestage.evaluation.metrics import COLUMNS, Measurement, decimal, table_rows
-from onestage.evaluation.voc import VocClassResult
-from onestage.structures import Categories
+from onestage.evaluation.voc import VocClassResult, assign_detections
+from onestage.settings import flat
+from onestage.structures import Categories, Detections, DetectionTable, GroundTruth
 
 MAX_SIDE, MIN_SIDE = 560, 320  # pixels of an example on the page
-SMALL_CHART_WH = (250, 180)
+SHOWN_SCORE = 0.5  # detections above this score are drawn, and count for F1
+
+
+@dataclass(frozen=True)
+class ReportExample:
+    """One image of the report, in its own pixels."""
+
+    name: str
+    image: UInt8[np.ndarray, "H W 3"]  # RGB
+    boxes_xyxy: Float32[np.ndarray, "N 4"]  # of the annotated objects
+    labels: Int64[np.ndarray, " N"]
+    ignored: Bool[np.ndarray, " N"]
+    found: Detections
+    f1: float
 
 
 def write_report(
@@ -33,22 +47,14 @@ def write_report(
     measurement: Measurement,
     categories: Categories,
     training_log: Sequence[Mapping[str, Any]] = (),
-    best: Sequence[ReportExample] = (),
-    worst: Sequence[ReportExample] = (),
+    examples: Mapping[str, Sequence[ReportExample]] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page: summary, table, precision-recall curves, training curves, images, settings.
 
-    Args:
-        path: the file, replaced if there is one.
-        title: the heading.
-        measurement: the results.
-        categories: the classes, by label.
-        training_log: rows of `log.csv` by column: step, epoch, images, lr, loss, NAME_loss for each of its parts,
-            seconds, and map_area (None without an evaluation).
-        best: images that the detector does well on, best first.
-        worst: images that it does badly on, worst first.
-        settings: what was evaluated or trained, and how; nested dictionaries are written with dotted names.
+    `training_log` is the rows of `log.csv` by column: step, epoch, images, lr, loss, NAME_loss for each of its parts,
+    seconds, and map_area (None without an evaluation). `examples` are images by their heading. `settings` say what was
+    evaluated or trained, and how; nested ones are written with dotted names.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("onestage.evaluation").joinpath("report.html").read_text("utf-8"))
@@ -64,13 +70,10 @@ def write_report(
             (name, decimal(one.ap_area), _precision_recall_chart(name, one))
             for name, one in zip(categories.names, voc.per_class, strict=True)
         ],
-        training=_training_charts(training_log),
-        examples={
-            "Best images": [_example(one, categories) for one in best],
-            "Worst images": [_example(one, categories) for one in worst],
-        },
+        training=_training_charts(training_log) if training_log else [],
+        examples={heading: [_example(one, categories) for one in ones] for heading, ones in (examples or {}).items()},
         score_threshold=f"{SHOWN_SCORE:g}",
-        settings=_flat(settings or {}),
+        settings=flat(settings or {}).items(),
     )
     path.write_text(page, encoding="utf-8")
 
@@ -94,8 +97,6 @@ def _cards(metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list
 
 def _training_charts(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, int]], Markup]]:
     """(heading, legend, chart) of the losses, the average precision and the learning rate."""
-    if not log:
-        return []
 
     def column(name: str) -> np.ndarray:
         return np.array([row.get(name) for row in log], dtype=np.float64)  # None becomes NaN
@@ -103,32 +104,23 @@ def _training_charts(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[t
     epoch = column("epoch")
     names = ["loss", *(name for name in log[-1] if name.endswith("_loss"))]
     losses = [Series(name.removesuffix("_loss"), epoch, column(name), color) for color, name in enumerate(names)]
-    rate = Series("learning rate", epoch, column("lr"), 3)
     precision = Series("mAP (area)", epoch, column("map_area"), 4, dots=True)
+    values = np.concatenate([line.y[np.isfinite(line.y)] for line in losses])
+    # Up to the 99th percentile, or the losses of the first steps would flatten all others.
+    high = float(np.quantile(values, 0.99)) if len(values) else 0.0
+    x_range = (0.0, max(float(epoch.max()), 1e-3))
     charts = []
     for heading, lines, y_range in (
-        ("Losses", losses, _without_spikes(losses)),
+        ("Losses", losses, (0.0, 1.05 * high) if high > 0 else None),
         ("Average precision on the evaluation images", [precision], (0.0, 1.0)),
-        ("Learning rate", [rate], None),
+        ("Learning rate", [Series("learning rate", epoch, column("lr"), 3)], None),
     ):
         lines = [line for line in lines if np.isfinite(line.y).any()]
         if lines:
-            chart = line_chart(
-                lines,
-                description=f"{heading} by epoch",
-                x_label="epoch",
-                x_range=(0.0, max(float(epoch.max()), 1e-3)),
-                y_range=y_range,
-            )
+            text = f"{heading} by epoch"
+            chart = line_chart(lines, description=text, x_label="epoch", x_range=x_range, y_range=y_range)
             charts.append((heading, [(line.name, line.color) for line in lines], chart))
     return charts
-
-
-def _without_spikes(losses: Sequence[Series]) -> tuple[float, float] | None:
-    """From 0 to just above the 99th percentile, or the losses of the first steps would flatten all others."""
-    values = np.concatenate([line.y[np.isfinite(line.y)] for line in losses])
-    high = float(np.quantile(values, 0.99)) if len(values) else 0.0
-    return (0.0, 1.05 * high) if high > 0 else None
 
 
 def _precision_recall_chart(name: str, one: VocClassResult) -> Markup | None:
@@ -146,7 +138,7 @@ def _precision_recall_chart(name: str, one: VocClassResult) -> Markup | None:
         x_label="recall",
         x_range=(0.0, 1.0),
         y_range=(0.0, 1.0),
-        size_wh=SMALL_CHART_WH,
+        size_wh=(250, 180),
     )
 
 
@@ -155,7 +147,7 @@ def _example(one: ReportExample, categories: Categories) -> dict[str, str]:
     scale = min(1.0, MAX_SIDE / max(one.image.shape[:2]))
     image = cv2.resize(one.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else one.image
     found = one.found[one.found.scores > SHOWN_SCORE]
-    found = dataclasses.replace(found, boxes_xyxy=found.boxes_xyxy * scale, names=categories.names)
+    found = replace(found, boxes_xyxy=found.boxes_xyxy * scale, names=categories.names)
     boxes_xyxy = (one.boxes_xyxy * scale).astype(np.float32)
     truth = draw_objects(image, boxes_xyxy, one.labels, one.ignored, categories.names, min_side=MIN_SIDE)
     return {
@@ -177,8 +169,49 @@ def _data_url(image_rgb: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for name, value in settings.items():
-        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", str(value))]
-    return rows
+@dataclass(frozen=True)
+class ImageCounts:
+    """Hits and mistakes in each image (I images) of the detections above `SHOWN_SCORE`, at IoU 0.5."""
+
+    hits: Int64[np.ndarray, " I"]
+    mistakes: Int64[np.ndarray, " I"]  # false positives and missed objects
+
+    @property
+    def f1(self) -> Float[np.ndarray, " I"]:
+        """2 hits / (2 hits + mistakes); 1 for an empty image without detections."""
+        return np.where(self.mistakes == 0, 1.0, 2 * self.hits / np.maximum(1, 2 * self.hits + self.mistakes))
+
+
+def count_by_image(truth: GroundTruth, found: DetectionTable) -> ImageCounts:
+    """Count hits and mistakes in every image by the VOC protocol."""
+    kept = found.scores > SHOWN_SCORE
+    found = DetectionTable(found.image_index[kept], found.labels[kept], found.scores[kept], found.boxes_xyxy[kept])
+    assigned = assign_detections(truth, found)
+
+    def by_image(image_index: np.ndarray) -> np.ndarray:
+        return np.bincount(image_index, minlength=truth.num_images)
+
+    hits = by_image(found.image_index[assigned.hit])
+    missed = by_image(truth.image_index[~truth.ignored]) - hits
+    return ImageCounts(hits, by_image(found.image_index[assigned.false_positive]) + missed)
+
+
+def choose_examples(truth: GroundTruth, counts: ImageCounts, limit: int = 6) -> tuple[list[int], list[int]]:
+    """Indices of the best and of the worst images by F1, at most `limit` of each and none in both.
+
+    Among equally good images the classes take turns, so that the best are not all of the easiest class; among equally
+    bad ones those with more mistakes come first.
+    """
+    f1, hits = counts.f1, counts.hits
+    worst = np.lexsort((-counts.mistakes, f1))[: min(limit, truth.num_images // 2)]
+    first_label = np.full(truth.num_images, -1)
+    images, rows = np.unique(truth.image_index, return_index=True)
+    first_label[images] = truth.labels[rows]
+    turn = np.zeros(truth.num_images, dtype=np.int64)
+    turns_of_class: Counter[int] = Counter()
+    for image in np.lexsort((-hits, -f1)).tolist():
+        label = int(first_label[image])
+        turn[image] = turns_of_class[label]
+        turns_of_class[label] += 1
+    best = np.lexsort((-hits, turn, hits == 0, -f1))
+    return best[~np.isin(best, worst)][:limit].tolist(), worst.tolist()

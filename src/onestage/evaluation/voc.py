@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from onestage.evaluation.tables import check_tables
+from onestage.errors import UserError
 from onestage.structures import DetectionTable, GroundTruth
 
 DETECTIONS_AT_ONCE = 1 << 17  # bounds the memory for pairs of detection and object in crowded data sets
@@ -27,7 +27,6 @@ DETECTIONS_AT_ONCE = 1 << 17  # bounds the memory for pairs of detection and obj
 class VocClassResult:
     """The result of one class. Recall and AP are NaN for a class without objects (ignored ones aside)."""
 
-    label: int
     ground_truths: int  # without the ignored ones
     ignored: int
     detections: int  # hits, false positives and those of ignored objects
@@ -37,25 +36,16 @@ class VocClassResult:
     ap_area: float
     curve_recall: Float[np.ndarray, " M"]  # after each detection, best score first
     curve_precision: Float[np.ndarray, " M"]
-    curve_scores: Float[np.ndarray, " M"]
 
 
 @dataclass(frozen=True)
 class VocResult:
-    """The results of all classes, by label, at one IoU threshold."""
+    """The results of all classes, by label, at one IoU threshold; means are NaN where no class has objects."""
 
     iou_threshold: float
     per_class: tuple[VocClassResult, ...]
-
-    @property
-    def map_11point(self) -> float:
-        """Mean over the classes with objects; NaN without any."""
-        return _mean([one.ap_11point for one in self.per_class])
-
-    @property
-    def map_area(self) -> float:
-        """Mean over the classes with objects; NaN without any."""
-        return _mean([one.ap_area for one in self.per_class])
+    map_11point: float  # mean over the classes with objects
+    map_area: float
 
 
 @dataclass(frozen=True)
@@ -77,10 +67,8 @@ def voc_average_precision(
 ) -> VocResult:
     """Average precision of every class at one IoU threshold (VOC development kit, section 3.4).
 
-    Boxes are half-open pixels of the original images. Classes without objects are left out of the means.
-
-    Raises:
-        UserError: scores or boxes that are not finite, labels or images out of range.
+    Boxes are half-open pixels of the original images. Classes without objects are left out of the means. What
+    `check_tables` refuses is a `UserError`.
     """
     check_tables(truth, found, num_classes)
     assigned = assign_detections(truth, found, iou_threshold)
@@ -90,16 +78,53 @@ def voc_average_precision(
     labels = found.labels[order].astype(np.min_scalar_type(num_classes))  # numpy sorts small integers in linear time
     order = order[np.argsort(labels, kind="stable")]  # by class, each of them as before
     bounds = np.searchsorted(found.labels[order], np.arange(num_classes + 1))
+    false_positive = assigned.false_positive
     per_class = []
     for label in range(num_classes):
         rows = order[bounds[label] : bounds[label + 1]]
+        objects = int(ground_truths[label])
+        hits, misses = np.cumsum(assigned.hit[rows]), np.cumsum(false_positive[rows])
+        precision = hits / np.maximum(hits + misses, np.finfo(np.float64).eps)
+        recall = hits / objects if objects else np.full(len(hits), np.nan)
+        empty = 0.0 if objects else float("nan")  # value without detections
         per_class.append(
-            _class_result(
-                label, int(ground_truths[label]), int(ignored[label]), found.scores[rows],
-                assigned.hit[rows], assigned.false_positive[rows],
+            VocClassResult(
+                ground_truths=objects,
+                ignored=int(ignored[label]),
+                detections=len(rows),
+                recall=float(recall[-1]) if len(rows) else empty,
+                precision=float(precision[-1]) if len(rows) else 0.0,
+                ap_11point=_ap_11point(recall, precision) if objects else empty,
+                ap_area=_ap_area(recall, precision) if objects else empty,
+                curve_recall=recall,
+                curve_precision=precision,
             )
-        )  # fmt: skip
-    return VocResult(iou_threshold, tuple(per_class))
+        )
+    map_11point, map_area = _mean([one.ap_11point for one in per_class]), _mean([one.ap_area for one in per_class])
+    return VocResult(iou_threshold, tuple(per_class), map_11point, map_area)
+
+
+def check_tables(truth: GroundTruth, found: DetectionTable, num_classes: int) -> None:
+    """Refuse rows that no protocol has an answer for; the libraries behind the metrics take them and lower the AP.
+
+    A score or box that is not finite, a label outside 0..num_classes-1, or an image outside 0..truth.num_images-1 is a
+    `UserError` that names the table, the row and the value.
+    """
+    for table, rows in (("ground truth", truth), ("detections", found)):
+        good_boxes = np.asarray(np.isfinite(rows.boxes_xyxy).all(axis=1))
+        good_labels = (rows.labels >= 0) & (rows.labels < num_classes)
+        good_images = (rows.image_index >= 0) & (rows.image_index < truth.num_images)
+        images = f"0..{truth.num_images - 1}; evaluate one split at a time"
+        _refuse(table, "box", rows.boxes_xyxy, good_boxes, "four finite numbers")
+        _refuse(table, "label", rows.labels, good_labels, f"0..{num_classes - 1}; use the categories of the checkpoint")
+        _refuse(table, "image", rows.image_index, good_images, images)
+    _refuse("detections", "score", found.scores, np.isfinite(found.scores), "a finite number; the model diverged")
+
+
+def _refuse(table: str, column: str, values: np.ndarray, good: np.ndarray, expected: str) -> None:
+    if not good.all():
+        row = int(np.argmin(good))
+        raise UserError(f"{table}, row {row}: {column} is {values[row].tolist()}, expected {expected}")
 
 
 def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: float = 0.5) -> Assignments:
@@ -154,28 +179,6 @@ def _paired_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     overlap = overlap_wh.clip(min=0).prod(axis=1)
     union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - overlap
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
-
-
-def _class_result(
-    label: int, ground_truths: int, ignored: int, scores: np.ndarray, hit: np.ndarray, false_positive: np.ndarray
-) -> VocClassResult:
-    hits, misses = np.cumsum(hit), np.cumsum(false_positive)
-    precision = hits / np.maximum(hits + misses, np.finfo(np.float64).eps)
-    recall = hits / ground_truths if ground_truths else np.full(len(hits), np.nan)
-    empty = 0.0 if ground_truths else float("nan")  # value without detections
-    return VocClassResult(
-        label=label,
-        ground_truths=ground_truths,
-        ignored=ignored,
-        detections=len(scores),
-        recall=float(recall[-1]) if len(recall) else empty,
-        precision=float(precision[-1]) if len(precision) else 0.0,
-        ap_11point=_ap_11point(recall, precision) if ground_truths else empty,
-        ap_area=_ap_area(recall, precision) if ground_truths else empty,
-        curve_recall=recall,
-        curve_precision=precision,
-        curve_scores=scores,
-    )
 
 
 def _ap_11point(recall: np.ndarray, precision: np.ndarray) -> float:

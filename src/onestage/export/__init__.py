@@ -1,15 +1,46 @@
-"""Models as files for other engines: the table of formats, and the check of a file against its model."""
+"""Models as files for other engines: the table of formats. `write` imports the packages that only one format needs."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from onestage.export.base import ExportFormat
-from onestage.export.onnx import ONNX
-from onestage.export.openvino import OPENVINO
+from onestage.export.base import ExportFormat, ModelToExport
+from onestage.export.openvino import OpenVinoSession, read_openvino
+from onestage.runtime.exported_file import read_exported
+from onestage.runtime.session import OnnxSession
 
-FORMATS: dict[str, ExportFormat] = {"onnx": ONNX, "openvino": OPENVINO}
+
+def _write_onnx(model: ModelToExport, path: Path) -> None:
+    from onestage.export.onnx_graph import write_onnx
+
+    write_onnx(model, path)
+
+
+def _write_openvino(model: ModelToExport, path: Path) -> None:
+    from onestage.export.openvino_graph import write_openvino
+
+    write_openvino(model, path)
+
+
+FORMATS: dict[str, ExportFormat] = {
+    "onnx": ExportFormat(
+        ".onnx",
+        extra="onnx",
+        write=_write_onnx,
+        read=read_exported,
+        open_session=lambda path, device: OnnxSession(read_exported(path), device=device),
+    ),
+    "openvino": ExportFormat(
+        ".xml",
+        extra="openvino",
+        write=_write_openvino,
+        read=read_openvino,
+        open_session=OpenVinoSession,
+        precisions=("fp32", "bf16", "int8"),
+        beside=(".bin",),
+    ),
+}
 
 
 def format_of(path: str | os.PathLike[str]) -> ExportFormat | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,12 @@ from onestage.structures import Categories, Detections, Predictions
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images that calibrate an int8 export.
+    """Images that calibrate an int8 export, and the mean AP of detections in some of them.
 
-    Attributes:
-        images: image files like those that the exported file will see.
-        map_area: the mean AP of detections in some of the images, given by their positions in `images`. None: the loss
-            of accuracy is not measured.
+    `map_area` takes positions in `images` and the detections there. None: the loss of accuracy is not measured.
     """
 
-    images: Sequence[Path]
+    images: Sequence[Path]  # like those that the exported file will see
     map_area: Callable[[Sequence[int], Sequence[Detections]], float] | None = None
 
 
@@ -74,26 +72,20 @@ class ScoredBoxes(nn.Module):
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A file format for another engine. Its functions import the packages that only this format needs.
+    """A file format for another engine.
 
-    Attributes:
-        suffix: the suffix of the file that users name.
-        extra: the X of `pip install 'onestage[X]'`, which installs what `write` imports.
-        write: writes a model to a path.
-        read: checks the file at a path without trusting it, and returns its header. Raises `UserError` for a file that
-            is not ours, was changed, or is not safe to run.
-        open_session: does the same, and loads the network into its engine, on a device ("cpu", "cuda", None).
-        precisions: the number formats that `write` knows.
-        beside: suffixes of further files that belong to the one that users name.
+    `read` checks a file without trusting it, and returns its header. It raises `UserError` for a file that is not ours,
+    was changed, or is not safe to run. `open_session` does the same and loads the network into its engine, on a device
+    ("cpu", "cuda", None).
     """
 
-    suffix: str
-    extra: str
+    suffix: str  # of the file that users name
+    extra: str  # the X of `pip install 'onestage[X]'`, which installs what `write` imports
     write: Callable[[ModelToExport, Path], None]
     read: Callable[[Path], ExportedFile]
     open_session: Callable[[Path, str | None], Session]
-    precisions: tuple[str, ...] = ("fp32",)
-    beside: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("fp32",)  # the number formats that `write` knows
+    beside: tuple[str, ...] = ()  # suffixes of further files that belong to the one that users name
 
     def files(self, path: Path) -> list[Path]:
         """All files of an export to `path`."""
@@ -101,24 +93,15 @@ class ExportFormat:
 
 
 def resize_of(file: ExportedFile) -> Resize:
-    """How images are brought to an exported network's input, from the file's header.
-
-    Raises:
-        UserError: the header is damaged.
-    """
-    given = file.header["resize"]
+    """How images are brought to an exported network's input. A damaged header is a `UserError`."""
     for kind in (Stretch, KeepRatio):
-        if given.keys() == {field.name for field in fields(kind)} and all(type(v) is int for v in given.values()):
-            return kind(**given)
+        with suppress(UserError):
+            return read(kind, file.header["resize"], "resize")
     raise UserError(f"{file.name}: the input size in its header is damaged; export it again")
 
 
 def selection_of(file: ExportedFile) -> Selection:
-    """The post-processing inside an exported file, from the file's header.
-
-    Raises:
-        UserError: the header is damaged.
-    """
+    """The post-processing inside an exported file. A damaged header is a `UserError`."""
     try:
         selection = read(Selection, file.header["selection"], "selection")
         if selection.max_detections is None:

@@ -15,21 +15,13 @@ SAME_IOU, SAME_SCORE = 0.99, 0.002  # least IoU and largest score difference of 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The number of detections that a model and its file have in common, and how much these differ.
+    """The number of detections that a model and its file have in common, and how much these differ."""
 
-    Attributes:
-        images: number of images compared.
-        same: number of pairs: one class, an IoU above 0.99, scores within 0.002. A detection is in one pair at most.
-        of: number of detections of the model or of the file, whichever has more; summed over the images.
-        largest_offset: largest difference between box sides of a pair, pixels.
-        largest_score_difference: largest difference between scores of a pair.
-    """
-
-    images: int
-    same: int
-    of: int
-    largest_offset: float
-    largest_score_difference: float
+    images: int  # number of images compared
+    same: int  # number of pairs: one class, `SAME_IOU`, `SAME_SCORE`; a detection is in one pair at most
+    of: int  # number of detections of the model or of the file, whichever has more; summed over the images
+    largest_offset: float  # between box sides of a pair, pixels
+    largest_score_difference: float  # between scores of a pair
 
     @property
     def share(self) -> float:
@@ -58,16 +50,14 @@ def compare(model: Sequence[Detections], exported: Sequence[Detections]) -> Agre
 
 def _pairs(ours: Detections, theirs: Detections) -> torch.Tensor:
     """Pairs of rows (n, 2) that hold the same detection, the best first."""
-    if not len(ours) or not len(theirs):
-        return torch.zeros((0, 2), dtype=torch.int64)
     same = pairwise_iou(ours.boxes_xyxy, theirs.boxes_xyxy).nan_to_num(1.0) > SAME_IOU
     same |= (ours.boxes_xyxy[:, None] - theirs.boxes_xyxy).abs().amax(dim=-1) < 1e-2  # boxes without an area too
     same &= (ours.scores[:, None] - theirs.scores).abs() <= SAME_SCORE
     same &= ours.labels[:, None] == theirs.labels
-    taken, pairs = torch.zeros(len(theirs), dtype=torch.bool), []
+    pairs: list[tuple[int, int]] = []
     for row in range(len(ours)):
-        column = int((same[row] & ~taken).int().argmax())
-        if same[row, column] and not taken[column]:
-            taken[column] = True
-            pairs.append((row, column))
+        columns = same[row].nonzero()[:, 0].tolist()
+        if columns:
+            pairs.append((row, columns[0]))
+            same[:, columns[0]] = False  # taken
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)

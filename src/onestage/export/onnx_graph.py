@@ -4,7 +4,7 @@
         -> boxes_xyxy (B, M, 4), scores (B, M), labels (B, M), counts (B,)
 
 The first `counts` rows of an image are its detections, best first; the other rows are zeros. torch traces the network,
-the middle of the graph. The parts before and after it are built in `input_graph` and `selection_graph`.
+the middle of the graph. The parts before and after it are built in `graph_ends`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from onnxscript import GraphBuilder
 
 from onestage.detectors import Detector
 from onestage.errors import UserError
+from onestage.export import graph_ends
 from onestage.export.base import ModelToExport, ScoredBoxes
-from onestage.export.input_graph import to_network_input
-from onestage.export.selection_graph import best_of_each_level, by_image, choose_candidates, suppress, to_original
 from onestage.input_size import Stretch, typical_input_hw
 from onestage.runtime import __version__
 from onestage.runtime.exported_file import METADATA_KEY, graph_digest
@@ -35,11 +34,7 @@ IR_VERSION = 10
 
 
 def write_onnx(model: ModelToExport, path: Path, threshold_may_be_left_out: bool = True) -> None:
-    """Write the file.
-
-    Args:
-        threshold_may_be_left_out: give the input `score_threshold` a default value. Engines that would take that for a
-            constant need an input without one.
+    """Write the file. An engine that takes a default value for a constant needs `threshold_may_be_left_out=False`.
 
     Raises:
         UserError: post-processing without a limit on the detections.
@@ -59,8 +54,7 @@ def write_onnx(model: ModelToExport, path: Path, threshold_may_be_left_out: bool
 
 def _traced(detector: Detector) -> Any:
     """The network as an `onnx_ir.Model` with the input "input" and the outputs "all_boxes" and "all_scores"."""
-    height, width = typical_input_hw(detector.resize)
-    example = torch.zeros(2, 3, height, width)
+    example = torch.zeros(2, 3, *typical_input_hw(detector.resize))
     sides = {0: torch.export.Dim("batch")}
     if not isinstance(detector.resize, Stretch):
         multiple = detector.resize.multiple
@@ -84,9 +78,8 @@ def _traced(detector: Detector) -> Any:
 
 def _add_both_ends(builder: GraphBuilder, model: ModelToExport, limit: int, threshold_may_be_left_out: bool) -> None:
     """Add the nodes before and after the network, and the inputs and outputs of the whole."""
-    detector = model.detector
-    graph = builder.graph
-    op, (network_input,), (boxes_xyxy, scores) = builder.op, list(graph.inputs), list(graph.outputs)
+    detector, graph, op = model.detector, builder.graph, builder.op
+    (network_input,), (boxes_xyxy, scores) = list(graph.inputs), list(graph.outputs)
     graph.inputs.clear()
     graph.outputs.clear()
     images = builder.input("images", ir.DataType.UINT8, ["batch", "height", "width", 3])
@@ -96,16 +89,15 @@ def _add_both_ends(builder: GraphBuilder, model: ModelToExport, limit: int, thre
     else:
         score_threshold = builder.input("score_threshold", ir.DataType.FLOAT, [1])
 
-    prepared = to_network_input(op, images, detector.resize)
-    network_input.replace_all_uses_with(prepared.images)
+    prepared, image_hw, original_hw = graph_ends.to_network_input(op, images, detector.resize)
+    network_input.replace_all_uses_with(prepared)
     if detector.level_cut is not None:
-        input_hw = op.Slice(op.Shape(prepared.images), [2], [4])
-        scores = best_of_each_level(op, scores, input_hw, detector.level_cut)
-    candidates = choose_candidates(op, boxes_xyxy, scores, detector.num_classes, model.selection)
-    kept_scores, kept_indices = suppress(op, candidates, score_threshold, model.selection)
+        scores = graph_ends.best_of_each_level(op, scores, op.Slice(op.Shape(prepared), [2], [4]), detector.level_cut)
+    candidates = graph_ends.choose_candidates(op, boxes_xyxy, scores, detector.num_classes, model.selection)
+    kept_scores, kept_indices = graph_ends.suppress(op, candidates, score_threshold, model.selection)
     batch = op.Slice(op.Shape(images), [0], [1])
-    found_xyxy, *rest = by_image(op, candidates, kept_scores, kept_indices, batch, limit)
-    outputs = [to_original(op, found_xyxy, prepared.image_hw, prepared.original_hw), *rest]
+    found_xyxy, *rest = graph_ends.by_image(op, candidates, kept_scores, kept_indices, batch, limit)
+    outputs = [graph_ends.to_original(op, found_xyxy, image_hw, original_hw), *rest]
     shapes = {"boxes_xyxy": [limit, 4], "scores": [limit], "labels": [limit], "counts": []}
     for (name, shape), value in zip(shapes.items(), outputs, strict=True):
         value.shape = ir.Shape(["batch", *shape])

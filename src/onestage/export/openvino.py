@@ -14,17 +14,11 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 from jaxtyping import UInt8
 
-from onestage.compute.signal_stack import kept_signal_stack
+from onestage.compute.threads import kept_signal_stack
 from onestage.errors import UserError
-from onestage.export.base import ExportFormat, ModelToExport, resize_of
-from onestage.runtime.exported_file import (
-    BEFORE_RESIZING,
-    METADATA_KEY,
-    RESIZED,
-    ExportedFile,
-    check_header,
-    file_digest,
-)
+from onestage.export.base import resize_of
+from onestage.runtime import exported_file
+from onestage.runtime.exported_file import METADATA_KEY, ExportedFile
 from onestage.runtime.session import Outputs, Session
 from onestage.runtime.threads import cpu_threads
 
@@ -51,16 +45,12 @@ def read_openvino(path: str | os.PathLike[str]) -> ExportedFile:
         raise UserError(f"{name}: no export for OpenVINO, or a damaged one; export it again") from error
     if entry is None:
         raise UserError(f"{name}: not exported by onestage (it has no {METADATA_KEY!r} entry); use `onestage export`")
-    header = check_header(entry.get("value", "").encode(), file_digest(weights), name)
-    return ExportedFile(name, content, header)
+    digest = exported_file.file_digest(weights)
+    return ExportedFile(name, content, exported_file.check_header(entry.get("value", "").encode(), digest, name))
 
 
 class OpenVinoSession(Session):
-    """An exported network in OpenVINO, on the processor.
-
-    Attributes:
-        without_resizing: the compiled network for images that have its input size already, as predictors give them.
-    """
+    """An exported network in OpenVINO, on the processor."""
 
     def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
         """Check the files and load them into OpenVINO.
@@ -76,7 +66,6 @@ class OpenVinoSession(Session):
         except ImportError as error:
             raise UserError("OpenVINO is missing: pip install openvino") from error
         self._resize = resize_of(self.file)
-        self._settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": cpu_threads()}
         with self._calling_openvino():
             self._core: Any = openvino.Core()
             # OpenVINO maps weights by default: exporting over the file would then end the process that uses it.
@@ -84,6 +73,7 @@ class OpenVinoSession(Session):
             self._model: Any = self._core.read_model(os.fspath(path))
         sized = self._model.clone()
         skip_resizing(sized)
+        # The network for images that have its input size already, as predictors give them
         self.without_resizing = self._compiled(sized)
 
     @cached_property
@@ -99,8 +89,9 @@ class OpenVinoSession(Session):
         return Outputs(*(found[name] for name in Outputs._fields))
 
     def _compiled(self, model: Any) -> Any:
+        settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": cpu_threads()}
         with self._calling_openvino():
-            return self._core.compile_model(model, "CPU", self._settings)
+            return self._core.compile_model(model, "CPU", settings)
 
     @contextmanager
     def _calling_openvino(self) -> Iterator[None]:
@@ -118,25 +109,9 @@ def skip_resizing(model: Any) -> None:
 
     The resizing is a quarter of a light network's time. Files of versions that did not name the two values stay whole.
     """
+    before, after = exported_file.BEFORE_RESIZING, exported_file.RESIZED
     values = {name: output for node in model.get_ops() for output in node.outputs() for name in output.get_names()}
-    if BEFORE_RESIZING in values and RESIZED in values:
-        for reader in values[RESIZED].get_target_inputs():
-            reader.replace_source_output(values[BEFORE_RESIZING])
+    if before in values and after in values:
+        for reader in values[after].get_target_inputs():
+            reader.replace_source_output(values[before])
         model.validate_nodes_and_infer_types()
-
-
-def _write(model: ModelToExport, path: Path) -> None:
-    from onestage.export.openvino_graph import write_openvino
-
-    write_openvino(model, path)
-
-
-OPENVINO = ExportFormat(
-    ".xml",
-    extra="openvino",
-    write=_write,
-    read=read_openvino,
-    open_session=OpenVinoSession,
-    precisions=("fp32", "bf16", "int8"),
-    beside=(".bin",),
-)

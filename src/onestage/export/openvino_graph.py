@@ -24,7 +24,7 @@ import openvino
 from openvino import Type, opset13
 from openvino.passes import ConstantFolding, Manager
 
-from onestage.compute.signal_stack import kept_signal_stack
+from onestage.compute.threads import kept_signal_stack
 from onestage.errors import UserError
 from onestage.export.base import Calibration, ModelToExport, as_detections
 from onestage.export.onnx_graph import write_onnx
@@ -45,14 +45,14 @@ def write_openvino(model: ModelToExport, path: Path) -> None:
     Raises:
         UserError: int8 without calibration images.
     """
-    calibration = model.calibration
-    if model.precision == "int8" and (calibration is None or not calibration.images):
+    calibration = model.calibration or Calibration(())
+    if model.precision == "int8" and not calibration.images:
         raise UserError("int8 needs images to calibrate on: --calibration DATA, the training data is good")
     with tempfile.TemporaryDirectory() as folder:
         onnx_file = Path(folder) / "model.onnx"
         write_onnx(model, onnx_file, threshold_may_be_left_out=False)
         graph = openvino.convert_model(onnx_file)
-    if model.precision == "int8" and calibration is not None:
+    if model.precision == "int8":
         graph = _quantised(graph, calibration, model.detector.evaluation_selection.score_threshold)
     if model.precision == "bf16":
         _to_bf16(graph)
@@ -61,9 +61,6 @@ def write_openvino(model: ModelToExport, path: Path) -> None:
     header = {**model.header(), "precision": model.precision, "sha256": file_digest(path.with_suffix(".bin"))}
     graph.set_rt_info(json.dumps(header), [METADATA_KEY])
     openvino.save_model(graph, path, compress_to_fp16=False)
-
-
-# --- int8
 
 
 def _quantised(graph: Any, calibration: Calibration, score_threshold: float) -> Any:
@@ -84,11 +81,13 @@ def _quantised(graph: Any, calibration: Calibration, score_threshold: float) -> 
 
     graph = graph.clone()  # otherwise soft-NMS's loop shares operations with its surroundings, which NNCF can't follow
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    ignored = nncf.IgnoredScope(names=sorted(_outside_of_convolutions(graph)), validate=False)
+    results = [source for result in graph.get_results() for source in _sources(result)]
+    outside = _names_up_to_convolutions(results, _sources)
+    outside |= _names_up_to_convolutions(graph.get_parameters(), _readers)
+    ignored = nncf.IgnoredScope(names=sorted(outside), validate=False)
     with kept_signal_stack(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNCF's warnings about other frameworks
-        data = nncf.Dataset(range(len(images)), as_inputs)
-        size = len(images)
+        data, size = nncf.Dataset(range(len(images)), as_inputs), len(images)
         if measure is None:
             return nncf.quantize(graph, data, subset_size=size, ignored_scope=ignored)
         return nncf.quantize_with_accuracy_control(
@@ -103,20 +102,6 @@ def _detections(outputs: Any) -> Detections:
     return as_detections(DetectionArrays(boxes_xyxy[rows], scores[rows], labels[rows].astype(np.int64), ()))
 
 
-def _outside_of_convolutions(graph: Any) -> set[str]:
-    """Names of the operations before the first convolutions and after the last."""
-    results = [source for result in graph.get_results() for source in _sources(result)]
-    return _names_up_to_convolutions(results, _sources) | _names_up_to_convolutions(graph.get_parameters(), _readers)
-
-
-def _sources(node: Any) -> list[Any]:
-    return [value.get_node() for value in node.input_values()]
-
-
-def _readers(node: Any) -> list[Any]:
-    return [reader.get_node() for output in node.outputs() for reader in output.get_target_inputs()]
-
-
 def _names_up_to_convolutions(start: Iterable[Any], neighbours: Callable[[Any], list[Any]]) -> set[str]:
     """Names of the operations on all ways from `start` to the convolutions that are met first, without these."""
     names: set[str] = set()
@@ -129,7 +114,12 @@ def _names_up_to_convolutions(start: Iterable[Any], neighbours: Callable[[Any], 
     return names
 
 
-# --- bfloat16
+def _sources(node: Any) -> list[Any]:
+    return [value.get_node() for value in node.input_values()]
+
+
+def _readers(node: Any) -> list[Any]:
+    return [reader.get_node() for output in node.outputs() for reader in output.get_target_inputs()]
 
 
 def _to_bf16(graph: Any) -> None:
@@ -140,9 +130,8 @@ def _to_bf16(graph: Any) -> None:
         for index, reader in enumerate(node.inputs()):
             value = reader.get_source_output()
             key = (value.get_node().get_friendly_name(), value.get_index(), name in inside)
-            if value.get_element_type() != Type.f32 or (key[0] in inside) == (name in inside):
-                continue
-            if node.get_type_name() == "Interpolate" and index > 0:  # scales may be of any type
+            scales = node.get_type_name() == "Interpolate" and index > 0  # which may be of any type
+            if value.get_element_type() != Type.f32 or (key[0] in inside) == (name in inside) or scales:
                 continue
             if key not in converted:
                 converted[key] = opset13.convert(value, Type.bf16 if name in inside else Type.f32)
@@ -158,17 +147,20 @@ def _between_convolutions(graph: Any) -> set[str]:
 
     Operations that compute with shapes are left out: they keep their type.
     """
-    nodes = graph.get_ordered_ops()  # in the order of execution
     after_one: set[str] = set()
+    inside: set[str] = set()
+    nodes = graph.get_ordered_ops()  # in the order of execution
     for node in nodes:
-        reads = {source.get_friendly_name() for source in _sources(node)}
-        passes_on = node.get_type_name() != "ShapeOf" and not reads.isdisjoint(after_one)
+        passes_on = node.get_type_name() != "ShapeOf" and not _names(_sources(node)).isdisjoint(after_one)
         if node.get_type_name() in CONVOLUTIONS or passes_on:
             after_one.add(node.get_friendly_name())
-    inside: set[str] = set()
     for node in reversed(nodes):
         sources = _sources(node)
         biased = node.get_type_name() == "Add" and any(source.get_type_name() in CONVOLUTIONS for source in sources)
         if biased or node.get_type_name() in CONVOLUTIONS or node.get_friendly_name() in inside:
-            inside |= {node.get_friendly_name(), *(source.get_friendly_name() for source in sources)}
+            inside |= _names([node, *sources])
     return inside & after_one
+
+
+def _names(nodes: Iterable[Any]) -> set[str]:
+    return {node.get_friendly_name() for node in nodes}

@@ -21,14 +21,11 @@ class ObjectTracker:
     """Gives each object a number that it keeps while it is seen. One tracker follows one video, frame by frame."""
 
     def __init__(self, frame_rate: float, score_threshold: float) -> None:
-        """Begin with an empty memory.
+        """Begin with an empty memory. Needs the package trackers, or raises `UserError`.
 
         Args:
             frame_rate: frames a second. An object that was not seen for a second is forgotten.
             score_threshold: detections with a score above it begin new tracks.
-
-        Raises:
-            UserError: the package trackers is missing.
         """
         try:
             from trackers import ByteTrackTracker
@@ -45,8 +42,7 @@ class ObjectTracker:
         followed = self._tracker.update(detections)
         if len(followed) == 0:
             return replace(found[[]], track_ids=torch.zeros(0, dtype=torch.int64))
-        track_ids = torch.as_tensor(np.asarray(followed.tracker_id, dtype=np.int64))
-        rows = torch.as_tensor(np.asarray(followed.data["row"], dtype=np.int64))
+        track_ids, rows = torch.from_numpy(np.array([followed.tracker_id, followed.data["row"]], dtype=np.int64))
         confirmed = track_ids >= 0  # -1 until an object was seen often enough
         best_first = rows[confirmed].sort()
         return replace(found[best_first.values], track_ids=track_ids[confirmed][best_first.indices])

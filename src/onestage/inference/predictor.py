@@ -1,31 +1,172 @@
-"""A trained detector as a function: an image in, its detections out, in the image's own pixels."""
+"""A trained detector as a function: images and videos in, detections out, in the images' own pixels."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias, TypeVar, overload
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
+from PIL import ExifTags, Image
 
 from onestage.compute.device import Precision, choose_compute
+from onestage.compute.threads import reading_threads
 from onestage.data.loader import stack_images
 from onestage.detectors import Detector
 from onestage.errors import UserError
-from onestage.inference.base_predictor import BasePredictor, PreparedImage
-from onestage.inference.exported import ExportedPredictor, is_exported
+from onestage.export import FORMATS, format_of
+from onestage.export.base import as_detections, resize_of, selection_of
+from onestage.inference.sources import fetch_image, is_address, open_video
+from onestage.inference.threads import ahead, mapped_ahead, newest
+from onestage.inference.video import Frame, VideoReader
+from onestage.input_size import Resize, resize_image
 from onestage.models.model_file import load_model
+from onestage.postprocess import to_original
+from onestage.runtime.decode import ImageError, decode_image
+from onestage.runtime.session import read_image as read_array_or_file
 from onestage.selection import Selection
 from onestage.structures import Categories, Detections, Predictions
 
+ImageFile: TypeAlias = str | Path | bytes
+"""A path, a web address, or an encoded file's bytes."""
+
+AnyImage: TypeAlias = ImageFile | np.ndarray | Image.Image
+"""An image file, an RGB array (H, W, 3) of uint8, or a Pillow image."""
+
+_Item = TypeVar("_Item")
+
+REPLACEABLE = ("score_threshold", "max_detections")  # fields of `Selection`; the others are part of an exported file
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image resized for the network."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]  # RGB, at most as large as the network's input
+    original_hw: tuple[int, int]  # height and width before resizing
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """The result for one image file."""
+
+    path: ImageFile  # as given
+    image: UInt8[np.ndarray, "H W 3"] | None  # RGB, upright; None where the file could not be read
+    outcome: Detections | ImageError
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """One frame of a video and its detections."""
+
+    frame: Frame
+    found: Detections
+
+
+class BasePredictor:
+    """Reads images and videos ahead of a network and gives its detections. Subclasses add the network."""
+
+    detector_name: str  # as `onestage.build` takes it
+    categories: Categories  # the classes that the network knows
+    resize: Resize  # how images are brought to the network's input
+    papers_selection: Selection  # the post-processing of the detector's paper
+    selection: Selection  # the post-processing in use: score threshold, NMS and limits; replace it freely between calls
+
+    def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> PreparedImage:
+        """Resize an image for `detect`. The threads that read images call this, so that waiting images are small."""
+        height, width = image_rgb.shape[:2]
+        return PreparedImage(resize_image(image_rgb, self.resize.image_hw((height, width))), (height, width))
+
+    def detect(self, images: Sequence[PreparedImage]) -> list[Detections]:
+        """Detect in one batch: detections on the CPU, in pixels of the original images, with class names."""
+        found = self.detect_resized([image.pixels for image in images]) if images else []
+        return [
+            replace(one, boxes_xyxy=to_original(one.boxes_xyxy, self.resize, image.original_hw))
+            for one, image in zip(found, images, strict=True)
+        ]
+
+    def detect_resized(self, images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
+        """Detect in one batch of resized images, in pixels of the network's input."""
+        raise NotImplementedError
+
+    @overload
+    def __call__(self, images: AnyImage, batch_size: int = 8) -> Detections: ...
+    @overload
+    def __call__(self, images: Sequence[AnyImage], batch_size: int = 8) -> list[Detections]: ...
+    def __call__(self, images: AnyImage | Sequence[AnyImage], batch_size: int = 8) -> Detections | list[Detections]:
+        """Detect in one image, or in a list of images (a list in gives a list out, in order).
+
+        Returns:
+            Detections on the CPU, best first, in pixels of the upright original, with class names.
+
+        Raises:
+            ImageError: an image that cannot be read; `predict_files` goes on with the rest instead.
+            UserError: an array that is not (H, W, 3) of uint8.
+        """
+        if isinstance(images, AnyImage):
+            return self.detect([self.prepare(read_image(images))])[0]
+        prepared = mapped_ahead(lambda image: self.prepare(read_image(image)), images, batch_size, reading_threads())
+        return [found for batch in _batches(prepared, batch_size) for found in self.detect(batch)]
+
+    def predict_files(self, files: Iterable[ImageFile], batch_size: int = 8) -> Iterator[FilePrediction]:
+        """Detect in files, web addresses or encoded bytes, in order, reading the next ones while the network works.
+
+        A file that can't be read doesn't stop the rest. At most about `2 * batch_size` decoded images are in memory,
+        however many files there are.
+        """
+
+        def opened(file: ImageFile) -> tuple[ImageFile, np.ndarray | None, PreparedImage | ImageError]:
+            try:
+                image = read_image(file)
+            except ImageError as error:
+                return file, None, error
+            return file, image, self.prepare(image)
+
+        for batch in _batches(mapped_ahead(opened, files, batch_size, reading_threads()), batch_size):
+            found = iter(self.detect([prepared for _, _, prepared in batch if isinstance(prepared, PreparedImage)]))
+            for file, image, prepared in batch:
+                yield FilePrediction(file, image, prepared if isinstance(prepared, ImageError) else next(found))
+
+    def predict_video(
+        self,
+        video: str | os.PathLike[str] | VideoReader,
+        *,
+        every: int = 1,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[FramePrediction]:
+        """Detect in the frames of a video file, a camera or a stream, decoding the next ones meanwhile.
+
+        Of a live source only the newest frame is taken each time; frames that come while the network works are dropped.
+
+        Args:
+            video: a file, `camera:0`, an address, or an open reader (whose own settings hold).
+            every: take each n-th frame only.
+            start_s, end_s: take frames from one time to before the other, seconds since the video's beginning.
+            batch_size: frames that go through the network together.
+
+        Raises:
+            UserError: PyAV is missing, or this is no video.
+        """
+        if not isinstance(video, VideoReader):
+            video = VideoReader(open_video(video), every=every, start_s=start_s, end_s=end_s)
+        live = video.source.live
+        prepared = ((frame, self.prepare(frame.image)) for frame in video.frames())
+        frames = newest(prepared) if live else ahead(prepared, depth=2 * batch_size)
+        for batch in _batches(frames, 1 if live else batch_size):
+            found = self.detect([image for _, image in batch])
+            yield from (FramePrediction(frame, one) for (frame, _), one in zip(batch, found, strict=True))
+
 
 class Predictor(BasePredictor):
-    """Runs a detector in torch.
-
-    Attributes:
-        detector: the network, in evaluation mode on its device (the one that was given, not a copy).
-        compute: the device and the number format, with the reason for them.
-    """
+    """Runs a detector in torch: the one that is given, not a copy, in evaluation mode on its device."""
 
     def __init__(
         self,
@@ -53,21 +194,68 @@ class Predictor(BasePredictor):
         self.selection = selection or replace(detector.evaluation_selection, score_threshold=0.5)
 
     @torch.no_grad()
-    def detect(self, images: Sequence[PreparedImage]) -> list[Detections]:
-        if not images:
-            return []
-        pixels = stack_images([image.pixels for image in images], self.resize)
+    def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
+        pixels = stack_images(images_rgb, self.resize)
         batch = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         with self.compute.autocast():
             raw = self.detector(batch)
         predictions = Predictions(raw.class_logits.float(), raw.box_deltas.float())
-        found = self.detector.detect(predictions, self.selection, (batch.shape[2], batch.shape[3]))
         return [
-            self.in_original_pixels(
-                Detections(one.boxes_xyxy.cpu(), one.scores.cpu(), one.labels.cpu(), self.categories.names), image
-            )
-            for one, image in zip(found, images, strict=True)
+            Detections(one.boxes_xyxy.cpu(), one.scores.cpu(), one.labels.cpu(), self.categories.names)
+            for one in self.detector.detect(predictions, self.selection, (batch.shape[2], batch.shape[3]))
         ]
+
+
+class ExportedPredictor(BasePredictor):
+    """Runs a file that `onestage export` wrote, in its engine.
+
+    The file could resize images itself, to the same pixels. They are resized when they are read all the same, so that
+    images of different sizes share a batch and waiting images are small.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        """Load a file. `selection` None keeps detections with a score above 0.5.
+
+        Raises:
+            UserError: a file that isn't ours or isn't safe, a missing engine or device, or a selection that differs
+                from the file's own in more than `REPLACEABLE`.
+        """
+        kind = format_of(path)
+        if kind is None:
+            suffixes = ", ".join(one.suffix for one in FORMATS.values())
+            raise UserError(f"{path}: not an exported file; these end in {suffixes}")
+        self.session = kind.open_session(Path(path), None if device is None else str(device))
+        file = self.session.file
+        self.detector_name, self.categories = file.header["detector"], Categories(file.names, file.source_ids)
+        self.resize = resize_of(file)
+        self.papers_selection = replace(selection_of(file), score_threshold=file.header["evaluation_score_threshold"])
+        self.selection = selection or replace(self.papers_selection, score_threshold=0.5)
+
+    @property
+    def selection(self) -> Selection:
+        """The post-processing; only the fields in `REPLACEABLE` may differ from the file's own."""
+        return self._selection
+
+    @selection.setter
+    def selection(self, selection: Selection) -> None:
+        for name in (field.name for field in fields(Selection) if field.name not in REPLACEABLE):
+            asked, exported = getattr(selection, name), getattr(self.papers_selection, name)
+            if asked != exported:
+                raise UserError(
+                    f"{self.session.file.name}: {name} {asked!r}, but {exported!r} is part of this file; "
+                    "leave it, or export the model again with what you want"
+                )
+        self._selection = selection
+
+    def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
+        found = self.session(images_rgb, self.selection.score_threshold)
+        return [as_detections(one)[: self.selection.max_detections] for one in found]
 
 
 def load(
@@ -86,7 +274,39 @@ def load(
     Raises:
         UserError: a file that is no model or was changed, or a device that this machine lacks.
     """
-    if is_exported(model):
+    if format_of(model) is not None:
         return ExportedPredictor(model, device=device, selection=selection)
     loaded = load_model(model)
     return Predictor(loaded.detector, loaded.categories, selection, device, precision)
+
+
+def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
+    """The RGB pixels, upright, of whatever predictors take as an image.
+
+    Raises:
+        ImageError: a file or bytes that are no readable image.
+        UserError: an array that is not (H, W, 3) of uint8.
+    """
+    if isinstance(image, str) and is_address(image):
+        return decode_image(fetch_image(image))
+    if not isinstance(image, Image.Image):
+        return read_array_or_file(image)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if image.mode == "RGB" and orientation == 1:
+        return np.asarray(image)
+    # Encoded and decoded again, so that palettes, alpha, 16 bits and EXIF give the same pixels as from a file
+    exif, encoded = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    try:
+        image.save(encoded, format="TIFF", exif=exif)
+    except (OSError, KeyError, ValueError) as error:
+        raise ImageError(f"a Pillow image of mode {image.mode} cannot be used ({error}); convert it to RGB") from error
+    return decode_image(encoded.getvalue())
+
+
+def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    if size < 1:
+        raise UserError(f"batch size {size}: give 1 or more")
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

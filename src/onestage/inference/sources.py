@@ -6,15 +6,18 @@ import glob
 import os
 import re
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from onestage.errors import UserError
-from onestage.inference.remote import content_type
-from onestage.runtime.decode import MAX_FILE_BYTES
+from onestage.runtime.decode import MAX_FILE_BYTES, ImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 VIDEO_SUFFIXES = frozenset(
@@ -24,6 +27,7 @@ ONLY_BY_NAME = frozenset({".ts", ".m3u8"})  # left out of folders, where they ar
 STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt"})
 VIDEO_FILE_TYPES = frozenset({"video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-msvideo"})
 CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation"}  # FFmpeg's, by `sys.platform`
+SECONDS_TO_ANSWER = 15.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def open_sources(texts: Sequence[str]) -> list[Source]:
     for source in found:
         is_file = not _scheme(source.name) and source.name != "-"
         first_of.setdefault(os.path.realpath(source.name) if is_file else source.name, source)
-    return list(_with_unique_names(first_of.values()))
+    return _with_unique_names(first_of.values())
 
 
 def open_video(text: str | os.PathLike[str]) -> VideoSource:
@@ -87,31 +91,66 @@ def open_video(text: str | os.PathLike[str]) -> VideoSource:
     sources = open_sources([os.fspath(text)])
     if len(sources) == 1 and isinstance(sources[0], VideoSource):
         return sources[0]
-    raise UserError(f"{os.fspath(text)}: no video; its suffix would be one of {_suffix_list(VIDEO_SUFFIXES)}")
+    raise UserError(f"{os.fspath(text)}: no video; its suffix would be one of {' '.join(sorted(VIDEO_SUFFIXES))}")
 
 
 def _named(text: str) -> list[Source]:
     """The sources that one word names; their output names may still clash with those of other words."""
     if text == "-":
-        return [ImageSource(_standard_input(), text, "stdin.png")]
+        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise UserError(f"standard input: more than the {MAX_FILE_BYTES:,} bytes allowed for an image")
+        return [ImageSource(data, text, "stdin.png")]
     if text.startswith("@") and not os.path.exists(text):
         return [source for word in _words_of_list(text[1:]) for source in _named(word)]
     if _scheme(text):
-        return [_at_address(text)]
+        return [_camera(text) if _scheme(text) == "camera" else _at_address(text)]
     path = Path(text)
     if path.is_file():
         return [_file(path, path.name)]
     if path.is_dir():
-        found = list(_files_below(path))
-        if not found:
-            raise UserError(f"{text}: the folder holds no image and no video ({_suffix_list()}); name another")
-        return found
-    if not glob.has_magic(text):
+        found, holds, mend = list(_in_folder(path)), "the folder holds", "name another"
+    elif glob.has_magic(text):
+        found, holds, mend = list(_matching(text)), "the glob matches", "try it with ls"
+    else:
         raise UserError(f"{text}: no such file or folder; name an image, a video, a folder or a glob")
-    found = list(_files_matching(text))
     if not found:
-        raise UserError(f"{text}: the glob matches no image and no video ({_suffix_list()}); try it with ls")
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise UserError(f"{text}: {holds} no image and no video ({suffixes}); {mend}")
     return found
+
+
+def _words_of_list(text: str) -> list[str]:
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"@{text}: the list can't be read ({getattr(error, 'strerror', None) or error})") from error
+    words = [word for word in map(str.strip, lines) if word and not word.startswith("#")]
+    for word in words:
+        if word.startswith("@") or word == "-":
+            raise UserError(f"@{text}: {word} in a list; give it by itself")
+    return words
+
+
+def _in_folder(folder: Path, prefix: str = "") -> Iterator[Source]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(parent, name) for name in sorted(files)):
+            if _is_wanted(path):
+                yield _file(path, prefix + path.relative_to(folder).as_posix())
+
+
+def _matching(pattern: str) -> Iterator[Source]:
+    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
+        if path.is_dir():  # `street/*` includes the files in matched folders (`**` matches them itself)
+            yield from _in_folder(path, f"{path.name}/")
+        elif _is_wanted(path):
+            yield _file(path, path.name)
+
+
+def _is_wanted(path: Path) -> bool:
+    wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES - ONLY_BY_NAME
+    return path.suffix.lower() in wanted and not path.name.startswith(".")
 
 
 def _file(path: Path, output_name: str) -> Source:
@@ -130,8 +169,6 @@ def _scheme(text: str) -> str:
 
 def _at_address(text: str) -> Source:
     scheme, address = _scheme(text), urlsplit(text)
-    if scheme == "camera":
-        return _camera(text)
     if scheme not in (*STREAM_SCHEMES, "http", "https"):
         raise UserError(f"{text}: addresses begin with {', '.join(sorted(STREAM_SCHEMES | {'http', 'https'}))}")
     output_name = PurePosixPath(address.path).name or address.hostname or scheme
@@ -157,63 +194,56 @@ def _camera(text: str) -> Source:
     return VideoSource(address, text, f"camera-{number}.mp4", live=True, device_format=device_format)
 
 
-def _standard_input() -> bytes:
-    data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise UserError(f"standard input: more than the {MAX_FILE_BYTES:,} bytes allowed for an image")
-    return data
-
-
-def _words_of_list(text: str) -> list[str]:
-    try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"@{text}: the list can't be read ({getattr(error, 'strerror', None) or error})") from error
-    words = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    nested = next((word for word in words if word.startswith("@") or word == "-"), None)
-    if nested is not None:
-        raise UserError(f"@{text}: {nested} in a list; give it by itself")
-    return words
-
-
-def _files_below(folder: Path) -> Iterator[Source]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(parent, name)
-            if _is_wanted(path):
-                yield _file(path, path.relative_to(folder).as_posix())
-
-
-def _files_matching(pattern: str) -> Iterator[Source]:
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(match)
-        if path.is_dir():
-            # `street/*` includes the files in matched folders (`**` matches them itself)
-            for source in _files_below(path):
-                yield replace(source, output_name=f"{path.name}/{source.output_name}")
-        elif _is_wanted(path):
-            yield _file(path, path.name)
-
-
-def _is_wanted(path: Path) -> bool:
-    wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES - ONLY_BY_NAME
-    return path.suffix.lower() in wanted and not path.name.startswith(".")
-
-
-def _with_unique_names(sources: Iterable[Source]) -> Iterator[Source]:
-    taken: set[str] = set()
+def _with_unique_names(sources: Iterable[Source]) -> list[Source]:
+    named: dict[str, Source] = {}
     for source in sources:
         wanted = PurePosixPath(source.output_name)
         is_jpeg = wanted.suffix.lower() in (".jpg", ".jpeg")
         suffix = ".mp4" if isinstance(source, VideoSource) else ".jpg" if is_jpeg else ".png"
         unique, number = wanted.with_suffix(""), 1
-        while str(unique).lower() in taken:  # in lower case: a.JPG and A.jpg are one file on some disks
+        while str(unique).lower() in named:  # in lower case: a.JPG and A.jpg are one file on some disks
             number += 1
             unique = wanted.with_name(f"{wanted.stem}-{number}")
-        taken.add(str(unique).lower())
-        yield replace(source, output_name=f"{unique}{suffix}")
+        named[str(unique).lower()] = replace(source, output_name=f"{unique}{suffix}")
+    return list(named.values())
 
 
-def _suffix_list(suffixes: frozenset[str] = IMAGE_SUFFIXES | VIDEO_SUFFIXES) -> str:
-    return " ".join(sorted(suffixes))
+def is_address(text: str) -> bool:
+    """True for an address on the web, False for a file's name."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def content_type(address: str) -> str:
+    """The type of what is at an address, as `image/jpeg`, by the head of the server's answer, or an `ImageError`."""
+    with _answer(address) as answer:
+        return answer.headers.get_content_type()
+
+
+def fetch_image(address: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of the image at an http or https address that the user named. `onestage serve` never fetches one.
+
+    Raises:
+        ImageError: the server doesn't answer, has nothing at the address, or the image is too large.
+    """
+    with _answer(address) as answer:
+        data = answer.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ImageError(f"{address}: more than the {max_bytes:,} bytes allowed for an image")
+    return data
+
+
+@contextmanager
+def _answer(address: str) -> Iterator[HTTPResponse]:
+    """What a server answers; an `ImageError` where it doesn't, or has nothing at the address."""
+    if not is_address(address):
+        raise ImageError(f"{address}: addresses of images begin with http:// or https://")
+    try:
+        request = urllib.request.Request(address, headers={"User-Agent": "onestage"})
+        with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER) as answer:
+            yield answer
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise ImageError(f"{address}: the server answers {error.code} {error.reason}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ImageError(f"{address}: no answer ({getattr(reason, 'strerror', None) or reason})") from error

@@ -42,10 +42,7 @@ def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
 
 
 def newest(items: Iterable[Item]) -> Iterator[Item]:
-    """The newest item of a live source whenever the caller asks; items that come between are dropped.
-
-    A thread reads the source without a pause.
-    """
+    """The newest item of a live source, which a thread reads without a pause; what comes between calls is dropped."""
     line: queue.Queue[Any] = queue.Queue(maxsize=1)
     failures: list[BaseException] = []
     stopped = threading.Event()

@@ -7,6 +7,7 @@ stays one and a drawn video is as long as its original.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,14 +18,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from onestage.errors import UserError
-from onestage.inference.sources import VideoSource
+from onestage.inference.sources import SECONDS_TO_ANSWER, VideoSource
 from onestage.runtime.decode import MAX_PIXELS
 
 USUAL_RATE = Fraction(25)  # frames a second of a source that does not say
 # What FFmpeg may open for a source: a playlist in a folder can't lead it to the network, nor a stream to local files.
 LOCAL_PROTOCOLS = "file"
 REMOTE_PROTOCOLS = "http,https,tcp,tls,crypto,udp,rtp,rtsp,rtsps,rtmp,rtmps,srt"
-SECONDS_TO_ANSWER = 15.0
 SOUND_CODECS_OF_MP4 = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"})
 BROKEN_FRAMES_REPORTED = 3
 # H.264 encoders by preference, each with options that keep thin lines sharp
@@ -50,13 +50,7 @@ class Frame:
 
 
 class VideoReader:
-    """An open video file, camera or stream; `frames` decodes it frame by frame.
-
-    Attributes:
-        rate: average number of frames a second.
-        time_base: length of a tick of the source's clock, seconds.
-        begin: time of the first frame by the source's clock, seconds.
-    """
+    """An open video file, camera or stream; `frames` decodes it frame by frame."""
 
     def __init__(
         self,
@@ -67,11 +61,10 @@ class VideoReader:
         end_s: float | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
-        """Open the source.
+        """Open the source, for each n-th (`every`) of the frames from `start_s` to before `end_s`.
 
         Args:
-            every: give each n-th frame only.
-            start_s, end_s: give the frames from one time to before the other, seconds since the first frame.
+            start_s, end_s: seconds since the first frame.
             report: called with a message about broken frames.
 
         Raises:
@@ -90,41 +83,35 @@ class VideoReader:
             raise UserError(f"{source.name}: frames of {stream.width} x {stream.height} pixels; at most {MAX_PIXELS:,}")
         # Decoding several frames in parallel delays each by a few frames, which is too late for a live source.
         stream.thread_type = "SLICE" if source.live else "AUTO"
-        self.stream = stream
-        self.rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
-        self.time_base = Fraction(stream.time_base)
-        self.begin = (stream.start_time or 0) * self.time_base
-        self.broken = 0
+        self.stream, self.broken = stream, 0
+        self.rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)  # frames a second on average
+        self.time_base = Fraction(stream.time_base)  # length of a tick of the source's clock, seconds
+        self.begin = (stream.start_time or 0) * self.time_base  # time of the first frame by that clock, seconds
 
     @property
-    def expected_frames(self) -> int | None:
-        """Estimated number of frames that `frames` gives; None where the source does not say its length."""
-        if self.stream.duration:
-            length_s = float(self.stream.duration * self.time_base)
-        else:
-            length_s = (self.container.duration or 0) / 1_000_000
-        if self.source.live or not length_s:
-            return None
+    def expected_frames(self) -> int:
+        """Estimated number of frames that `frames` gives; 0 where the source does not say its length."""
+        length_s = float((self.stream.duration or 0) * self.time_base) or (self.container.duration or 0) / 1_000_000
         seconds = min(length_s, self.end_s or length_s) - self.start_s
-        return max(0, round(seconds * float(self.rate) / self.every))
+        return 0 if self.source.live else max(0, round(seconds * float(self.rate) / self.every))
 
     def frames(self) -> Iterator[Frame]:
         """The chosen frames in order. A broken frame is reported and left out, and its number with it."""
-        number_here = self._seek() if self.start_s > 0 else 0
         first: int | None = None
         try:
-            for number, decoded in enumerate(self._decoded(), start=number_here):
+            for number, decoded in enumerate(self._decoded(), start=self._seek() if self.start_s > 0 else 0):
                 if decoded is None:
                     continue
-                has_time = decoded.pts is not None
-                time = decoded.pts * self.time_base - self.begin if has_time else number / self.rate
+                time = number / self.rate if decoded.pts is None else decoded.pts * self.time_base - self.begin
                 if time < self.start_s:
                     continue
                 if self.end_s is not None and time >= self.end_s:
                     break
                 first = number if first is None else first
                 if (number - first) % self.every == 0:
-                    yield Frame(_upright(decoded), number, time)
+                    # The file's angle is counter-clockwise (FFmpeg's libavutil/display.h).
+                    upright = np.rot90(decoded.to_ndarray(format="rgb24"), round(decoded.rotation / 90))
+                    yield Frame(np.ascontiguousarray(upright), number, time)
         finally:
             self.container.close()
             if self.broken > BROKEN_FRAMES_REPORTED:
@@ -171,9 +158,9 @@ class VideoReader:
 
 def _open(source: VideoSource) -> Any:
     av = _av()
-    options = {"protocol_whitelist": REMOTE_PROTOCOLS if "://" in source.address else LOCAL_PROTOCOLS}
-    if source.device_format is not None:
-        options = {}
+    options = {}
+    if source.device_format is None:
+        options["protocol_whitelist"] = REMOTE_PROTOCOLS if "://" in source.address else LOCAL_PROTOCOLS
     if source.address.startswith("rtsp"):
         options["rtsp_transport"] = "tcp"  # UDP loses packets, which turns images gray
     try:
@@ -182,13 +169,6 @@ def _open(source: VideoSource) -> Any:
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{source.name}: can't be opened as a video ({getattr(error, 'strerror', error)})") from error
-
-
-def _upright(decoded: Any) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB pixels, turned upright by the file's angle, which is counter-clockwise (FFmpeg's libavutil/display.h)."""
-    image = decoded.to_ndarray(format="rgb24")
-    quarter_turns = round(decoded.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
 
 
 class VideoWriter:
@@ -203,10 +183,9 @@ class VideoWriter:
         sound_of: VideoSource | None = None,
         sound_from: Fraction = Fraction(0),
     ) -> None:
-        """Begin the file.
+        """Begin the file, an `.mp4`.
 
         Args:
-            path: the file, `.mp4`.
             size_hw: height and width of every frame. An odd side gets one more pixel: H.264 stores colours in pairs.
             rate: average number of frames a second.
             time_base: length of a tick, seconds; frames are shown at whole ticks.
@@ -232,7 +211,9 @@ class VideoWriter:
         self.stream.codec_context.time_base = time_base
         self.rate, self.time_base = rate, time_base
         self.last_tick, self.end_s = -1, Fraction(0)
-        self.sound = None if sound_of is None or sound_of.live else _copy_sound(sound_of, sound_from, self.container)
+        original = None if sound_of is None or sound_of.live else _open(sound_of)
+        has_sound = original is not None and original.streams.best("audio") is not None
+        self.sound = SoundCopy(original, sound_from, self.container) if has_sound else None
 
     def write(self, image_rgb: UInt8[np.ndarray, "H W 3"], time_s: Fraction) -> None:
         """Show an image from this time on; times rise from call to call."""
@@ -255,24 +236,13 @@ class VideoWriter:
         self.container.close()
 
 
-def _copy_sound(source: VideoSource, begin_s: Fraction, output: Any) -> SoundCopy | None:
-    container = _open(source)
-    if container.streams.best("audio") is not None:
-        return SoundCopy(container, begin_s, output)
-    container.close()
-    return None
-
-
 class SoundCopy:
     """Copies a file's sound packet by packet while images are written; as AAC where MP4 can't hold its codec."""
 
     def __init__(self, container: Any, begin_s: Fraction, output: Any) -> None:
         """Announce the sound in the output, into which nothing was written yet.
 
-        Args:
-            container: the video file, opened once more for its sound.
-            begin_s: leave out the sound before this time of the file's clock, seconds.
-            output: the output file.
+        `container` is the video file, opened once more. Sound before `begin_s` of the file's clock is left out.
         """
         self.container, self.begin_s, self.output = container, begin_s, output
         stream = container.streams.best("audio")
@@ -284,24 +254,19 @@ class SoundCopy:
         self.packets = self._packets(stream)
         self.next_packet = next(self.packets, None)
 
-    def _packets(self, stream: Any) -> Iterator[Any]:
-        """Packets up to the end, or up to where the file is damaged: the images then go on without sound."""
-        try:
-            yield from self.container.demux(stream)
-        except _av().FFmpegError:
-            return
+    def _packets(self, stream: Any) -> Iterator[tuple[Any, int, Fraction]]:
+        """Packets with their stamps and times in the output, up to the end or to damage: images go on without sound."""
+        with suppress(_av().FFmpegError):
+            for packet in self.container.demux(stream):
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                if stamp is not None and stamp * packet.time_base >= self.begin_s:
+                    yield packet, stamp, stamp * packet.time_base - self.begin_s
 
     def copy(self, until_s: Fraction) -> None:
         """Copy the sound before this time of the output, so that sound and images lie side by side in the file."""
-        while self.next_packet is not None:
-            packet = self.next_packet
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            if stamp is not None:  # the packet that ends the stream has none
-                time_s = stamp * packet.time_base - self.begin_s
-                if time_s >= until_s:
-                    return
-                if time_s >= 0:
-                    self._write(packet, stamp)
+        while self.next_packet is not None and self.next_packet[2] < until_s:
+            packet, stamp, _ = self.next_packet
+            self._write(packet, stamp)
             self.next_packet = next(self.packets, None)
 
     def _write(self, packet: Any, stamp: int) -> None:

@@ -13,14 +13,9 @@ from onestage.terminal import Display
 def open_dataset(
     data: str, split: str, *, display: Display, skip_bad_data: bool, categories: Categories | None = None
 ) -> Table:
-    """The table of one split, without bad images and objects.
+    """The table of one split of a data set, which is described on the display with its problems.
 
-    Args:
-        data: a VOC, COCO or YOLO folder.
-        split: name of the split.
-        display: where to print the description of the data set and its problems.
-        skip_bad_data: leave bad images and objects out instead of raising an error.
-        categories: classes of a model; None takes the data set's own.
+    `skip_bad_data` leaves bad images and objects out. `categories` are the classes of a model; None takes the data's.
 
     Raises:
         UserError: no such data, no image left to use, or bad data without `skip_bad_data`, with a summary of it.

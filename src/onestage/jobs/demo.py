@@ -25,36 +25,27 @@ def demo(
     test_images: int = 150,
     display: Display | None = None,
 ) -> dict[str, Any]:
-    """Draw a data set, train and evaluate a detector on it, draw its detections, and return the metrics.
+    """Draw a data set, train and evaluate a detector on it, and draw its detections.
 
-    Args:
-        out: folder for `data/`, `run/` and `predictions/`. An earlier demo in it is not touched.
-        minutes: minutes of training.
-        seed: seed of the data set and of training.
-        train_images, test_images: number of images to draw.
-        display: where to print.
-
-    Returns:
-        The content of `metrics.json`.
+    `out` gets the folders `data`, `run` and `predictions`; an earlier demo in it is not touched. `minutes` are those of
+    training. What is returned is the content of `metrics.json`.
 
     Raises:
         UserError: `out` holds a demo already.
     """
     display = display or Display()
     started = time.monotonic()
-    out = Path(out)
-    data = out / "data"
+    data, run, predictions = (Path(out) / name for name in ("data", "run", "predictions"))
     write_generated_voc(data, seed=seed, train=train_images, test=test_images)
     display.say(f"drew {train_images} training and {test_images} test images: {data}")
-    run = out / "run"
     result = train(
         data, detector=DEMO_DETECTOR, out=run, minutes=minutes, backbone_weights="none", seed=seed, display=display
     )
     test_names = (data / "ImageSets" / "Main" / "test.txt").read_text().split()[:12]
     images = [str(data / "JPEGImages" / f"{name}.jpg") for name in test_names]
-    predict(result.folder, images, out=out / "predictions", display=display)
+    predict(result.folder, images, out=predictions, display=display)
     display.say(
         f"done in {duration(time.monotonic() - started)}: AP50 {result.metrics['voc']['map_area']:.3f}. "
-        f"Look at {result.folder / 'report.html'} and {out / 'predictions'}"
+        f"Look at {result.folder / 'report.html'} and {predictions}"
     )
     return result.metrics

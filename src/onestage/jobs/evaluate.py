@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +13,20 @@ from onestage.compute.memory import keep_freed_memory
 from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.evaluation import measure, print_table
-from onestage.evaluation.examples import ReportExample, choose_examples, count_by_image
-from onestage.evaluation.report import write_report
-from onestage.inference.exported import ExportedPredictor, is_exported
+from onestage.evaluation.report import ReportExample, choose_examples, count_by_image, write_report
+from onestage.export import format_of
+from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
 from onestage.models.model_file import LoadedModel, RunFolder, load_model
 from onestage.runtime.decode import ImageError, decode_image
 from onestage.selection import Nms, Selection
 from onestage.settings import plain
-from onestage.structures import Categories, Detections, DetectionTable
+from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
 from onestage.training.detect_all import detect_all
-from onestage.training.log_file import LogRow
 from onestage.training.processes import ALONE, World
 
-BATCH_SIZE = 8
+Rows = Sequence[Mapping[str, Any]]  # of `log.csv`, by column
 
 
 def evaluate(
@@ -42,11 +41,11 @@ def evaluate(
     class_agnostic: bool | None = None,
     max_detections: int | None = None,
     skip_bad_data: bool = False,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 8,
     device: str | None = None,
     display: Display | None = None,
 ) -> dict[str, Any]:
-    """Measure a model by the VOC and COCO protocols.
+    """Measure a model by the VOC and COCO protocols; gives the content of `metrics.json`.
 
     Args:
         model: a run folder, a model file or an exported file.
@@ -55,12 +54,7 @@ def evaluate(
         out: the folder of `metrics.json` and `report.html`; None takes `evaluation/` beside the model file.
         score_threshold, nms, iou_threshold, class_agnostic, max_detections: post-processing; None takes the model's.
         skip_bad_data: leave out bad images and objects instead of stopping.
-        batch_size: images at once.
         device: None takes a GPU if there is one.
-        display: where to print.
-
-    Returns:
-        The content of `metrics.json`.
 
     Raises:
         UserError: no model, no data, data that does not fit the classes of the model, or post-processing that an
@@ -68,74 +62,48 @@ def evaluate(
     """
     display = display or Display()
     keep_freed_memory()
-    data = os.fspath(data)
+    data, path = os.fspath(data), Path(model)
     split = split or choose_splits(data).test
-    settings: dict[str, Any] = {"model": str(model), "data": data, "split": split}
-    folder = Path(out) if out is not None else _folder_of(model) / "evaluation"
-
-    def open_table(categories: Categories) -> Table:
-        return open_dataset(data, split, display=display, skip_bad_data=skip_bad_data, categories=categories)
-
-    def choose_selection(usual: Selection) -> Selection:
-        selection = usual.changed(
-            score_threshold=score_threshold,
-            nms=nms,
-            iou_threshold=iou_threshold,
-            class_agnostic=class_agnostic,
-            max_detections=max_detections,
-        )
-        settings["selection"] = plain(selection)
-        return selection
-
-    if is_exported(model):
-        predictor = ExportedPredictor(model, device=device)
-        predictor.selection = choose_selection(predictor.papers_selection)
-        table = open_table(predictor.categories)
-        found = _detect_exported(predictor, table, display, batch_size)
-        return _report(found, table, folder, display=display, settings=settings)
-    loaded = load_model(model)
-    selection = choose_selection(loaded.detector.evaluation_selection)
-    table, compute = open_table(loaded.categories), choose_compute(device)
-    found = _detect(loaded, table, compute, display, selection, batch_size, ALONE)
-    return _report(found, table, folder, display=display, settings=settings)
-
-
-def _folder_of(model: str | os.PathLike[str]) -> Path:
-    return Path(model) if Path(model).is_dir() else Path(model).parent
+    folder = Path(out) if out is not None else (path if path.is_dir() else path.parent) / "evaluation"
+    loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
+    exported = isinstance(loaded, ExportedPredictor)
+    usual = loaded.papers_selection if exported else loaded.detector.evaluation_selection
+    selection = usual.changed(
+        score_threshold=score_threshold,
+        nms=nms,
+        iou_threshold=iou_threshold,
+        class_agnostic=class_agnostic,
+        max_detections=max_detections,
+    )
+    settings = {"model": str(model), "data": data, "split": split, "selection": plain(selection)}
+    if exported:
+        loaded.selection = selection  # refuses what is part of the file, before data is read
+    table = open_dataset(data, split, display=display, skip_bad_data=skip_bad_data, categories=loaded.categories)
+    if exported:
+        found = _detect_exported(loaded, table, display, batch_size)
+        return _report(found, table, folder, display, settings)
+    return evaluate_and_report(
+        loaded,
+        table,
+        folder,
+        compute=choose_compute(device),
+        display=display,
+        settings=settings,
+        selection=selection,
+        batch_size=batch_size,
+    )
 
 
 def _detect_exported(predictor: ExportedPredictor, table: Table, display: Display, batch_size: int) -> list[Detections]:
     found = []
     with display.stage("evaluating", len(table)) as stage:
         paths = (table.image_path(index) for index in range(len(table)))
-        for _, outcome in predictor.predict_paths(paths, batch_size):
-            if isinstance(outcome, ImageError):
-                raise outcome
-            found.append(outcome)
-            stage.advance(1)
+        for file in predictor.predict_files(paths, batch_size):
+            if isinstance(file.outcome, ImageError):
+                raise file.outcome
+            found.append(file.outcome)
+            stage.advance()
     return found
-
-
-def _detect(
-    loaded: LoadedModel,
-    table: Table,
-    compute: Compute,
-    display: Display,
-    selection: Selection,
-    batch_size: int,
-    world: World,
-) -> list[Detections]:
-    compute.place(loaded.detector)
-    with display.stage("evaluating", len(table)) as stage:
-        return detect_all(
-            loaded.detector,
-            table,
-            compute,
-            selection=selection,
-            batch_size=batch_size,
-            advance=stage.advance,
-            world=world,
-        )
 
 
 def evaluate_and_report(
@@ -145,26 +113,27 @@ def evaluate_and_report(
     *,
     compute: Compute,
     display: Display,
-    settings: dict[str, Any],
-    log: Sequence[LogRow] = (),
+    settings: Mapping[str, Any],
+    log: Rows = (),
+    selection: Selection | None = None,
+    batch_size: int = 8,
     world: World = ALONE,
 ) -> dict[str, Any]:
     """Detect in every image, measure, print the table, write `metrics.json` and `report.html` into `folder`.
 
-    The ranks of `world` share the images; the main rank does the rest.
+    `selection` None takes the model's own. The ranks of `world` share the images; the main rank does the rest.
     """
-    found = _detect(loaded, table, compute, display, loaded.detector.evaluation_selection, BATCH_SIZE, world)
-    return world.on_main(lambda: _report(found, table, folder, display=display, settings=settings, log=log))
+    network = loaded.detector
+    compute.place(network)
+    with display.stage("evaluating", len(table)) as stage:
+        found = detect_all(
+            network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
+        )
+    return world.on_main(lambda: _report(found, table, folder, display, settings, log))
 
 
 def _report(
-    found: list[Detections],
-    table: Table,
-    folder: Path,
-    *,
-    display: Display,
-    settings: dict[str, Any],
-    log: Sequence[LogRow] = (),
+    found: list[Detections], table: Table, folder: Path, display: Display, settings: Mapping[str, Any], log: Rows = ()
 ) -> dict[str, Any]:
     truth, rows = table.ground_truth(), DetectionTable.from_detections(found)
     measurement = measure(truth, rows, table.categories)
@@ -186,8 +155,7 @@ def _report(
         measurement=measurement,
         categories=table.categories,
         training_log=log,
-        best=[example(index) for index in best],
-        worst=[example(index) for index in worst],
+        examples={"Best images": [*map(example, best)], "Worst images": [*map(example, worst)]},
         settings=settings,
     )
     display.say(f"written: {files.metrics}, {files.report}")

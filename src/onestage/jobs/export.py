@@ -70,10 +70,12 @@ def export_model(
         UserError: no model, an unknown format or precision, a missing package, or an fp32 file whose detections are
             not its model's.
     """
-    display = display or Display()
-    kind = _format(format, precision)
-    path = _target(model, out, format, kind)
-    loaded = load_model(model)
+    display, kind = display or Display(), _format(format, precision)
+    model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
+    path = Path(out) if out is not None else model_file.with_suffix(kind.suffix)
+    if path.suffix != kind.suffix:
+        raise UserError(f"--out {path}: the format {format} ends in {kind.suffix}")
+    loaded = load_model(model_file)
     selection = loaded.detector.evaluation_selection.changed(
         score_threshold=score_threshold,
         nms=nms,
@@ -111,14 +113,6 @@ def _format(name: str, precision: str) -> ExportFormat:
         advice = f"; --format {others[0]} has it" if others else ""
         raise UserError(f"precision {precision!r}: the format {name} has {', '.join(kind.precisions)}{advice}")
     return kind
-
-
-def _target(model: str | os.PathLike[str], out: str | os.PathLike[str] | None, name: str, kind: ExportFormat) -> Path:
-    model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
-    path = Path(out) if out is not None else model_file.with_suffix(kind.suffix)
-    if path.suffix != kind.suffix:
-        raise UserError(f"--out {path}: the format {name} ends in {kind.suffix}")
-    return path
 
 
 def _calibration(data: str | os.PathLike[str] | None, categories: Categories, display: Display) -> Calibration:

@@ -28,39 +28,31 @@ def import_checkpoint(
     anchor_sizes: Sequence[float] | None = None,
     display: Display | None = None,
 ) -> Report:
-    """Import a checkpoint strictly, write a model file, and print and return the report.
+    """Import a checkpoint strictly, write a model file, and print and return the report. No code in the file is run.
 
     Args:
-        file: checkpoint, .safetensors or .pth; no code in it is run.
-        detector: name of the network that it holds.
+        detector: name of the network that the checkpoint holds.
         categories: text file with one class name a line, in the order of the labels, without background.
-        out: `.safetensors` file to write.
-        layout: layout of the entry names (a key of `onestage.models.import_weights.LAYOUTS`); None recognises it.
+        layout: as in `import_weights`.
         anchor_sizes: anchor sizes that it was trained with, one a level and one more, in pixels of the input; None: the
             paper's for VOC. torchvision's checkpoints always get torchvision's.
-        display: where to print.
 
     Raises:
         UserError: a file that can't be read, or an entry that is unknown or does not fit.
     """
     display = display or Display()
-    names = _read_names(Path(categories))
-    file, out = Path(file), Path(out)
+    file, categories, out = Path(file), Path(categories), Path(out)
+    if categories.stat().st_size > MAX_CATEGORIES_BYTES:
+        raise UserError(f"{categories}: over {MAX_CATEGORIES_BYTES:,} bytes; expected one class name a line")
+    names = [line.strip() for line in categories.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"{categories}: no class name in it; write one a line")
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: a model file ends in .safetensors")
     config = detector_config(detector).adjusted({"anchor_sizes": anchor_sizes and tuple(map(float, anchor_sizes))})
     network = build(detector, len(names), config=replace(config, **checkpoint_settings(file, config, layout)))
     report = import_weights(network, file, layout=layout)
     display.say(str(report))
-    save_model(out, network, network.state_dict(), Categories.from_names(names), imported_from=report.layout)
+    save_model(out, network, Categories.from_names(names), imported_from=report.layout)
     display.say(f"written: {out}")
     return report
-
-
-def _read_names(path: Path) -> list[str]:
-    if path.stat().st_size > MAX_CATEGORIES_BYTES:
-        raise UserError(f"{path}: over {MAX_CATEGORIES_BYTES:,} bytes; expected one class name a line")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise UserError(f"{path}: no class name in it; write one a line")
-    return names

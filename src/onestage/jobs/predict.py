@@ -1,27 +1,40 @@
-"""`onestage predict`: detect in images and videos, and write them with boxes drawn."""
+"""`onestage predict`: detect in images and videos; write them with boxes drawn, and the detections in several formats.
+
+Everything is written image by image, so that memory stays flat however long a video is.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
-from collections.abc import Sequence
-from contextlib import closing
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
 
 from onestage.compute.memory import keep_freed_memory
+from onestage.data.voc import voc_annotation
 from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.errors import UserError
-from onestage.inference.base_predictor import BasePredictor, FramePrediction
 from onestage.inference.object_tracking import ObjectTracker
-from onestage.inference.predictor import load
+from onestage.inference.predictor import BasePredictor, FramePrediction, load
 from onestage.inference.sources import ImageSource, Source, VideoSource, open_sources
 from onestage.inference.threads import behind
 from onestage.inference.video import VideoReader, VideoWriter
-from onestage.jobs.results import Add, ImageResult, ResultFormat, result_files, write_image
-from onestage.structures import Detections
+from onestage.structures import Categories, Detections
 from onestage.terminal import Display
+
+ResultFormat = Literal["csv", "coco", "voc"]
+CSV_COLUMNS = ["source", "frame", "time_s", "name", "label", "score", "x0", "y0", "x1", "y1", "track_id"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,20 @@ class Predicted:
     images: int
     frames: int
     detections: int
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """An image, or a frame of a video, with its detections."""
+
+    where: dict[str, Any]  # the fields of `detections.json` that say which image it is
+    name: str  # a file name for the image, unique even without its suffix
+    file: Path | None  # the file that it was read from, if it was one
+    image_rgb: UInt8[np.ndarray, "H W 3"]  # upright
+    found: Detections  # in pixels of the image
+
+
+Add: TypeAlias = Callable[[ImageResult], None]
 
 
 def predict(
@@ -85,10 +112,10 @@ def predict(
         class_agnostic=class_agnostic or None,  # an exported file may have it inside
         max_detections=max_detections,
     )
-    opened, folder = open_sources(list(sources)), Path(out)
+    opened, folder = open_sources(sources), Path(out)
     _refuse_to_overwrite(opened, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with result_files(folder, predictor.categories, formats) as (add, done):
+    with _result_files(folder, predictor.categories, formats) as (add, done):
         unreadable = _predict_images(predictor, opened, add, folder, batch_size, display)
         for video in (source for source in opened if isinstance(source, VideoSource)):
             try:
@@ -97,8 +124,7 @@ def predict(
                 unreadable += 1
                 display.say(f"passed over: {error}")
                 continue
-            tracker = ObjectTracker(float(reader.rate) / every, score_threshold) if track else None
-            _predict_video(predictor, reader, tracker, add, folder / video.output_name, batch_size, display)
+            _predict_video(predictor, reader, track, add, folder / video.output_name, batch_size, display)
     inputs = " and ".join(f"{done[what]:,} {what}" for what in ("images", "frames") if done[what]) or "0 images"
     display.say(f"{inputs}, {done['detections']} detections with scores above {score_threshold:g}: {folder}")
     if unreadable:
@@ -141,47 +167,147 @@ def _predict_images(
 
 
 def _predict_video(
-    predictor: BasePredictor,
-    reader: VideoReader,
-    tracker: ObjectTracker | None,
-    add: Add,
-    target: Path,
-    batch_size: int,
-    display: Display,
+    predictor: BasePredictor, reader: VideoReader, track: bool, add: Add, path: Path, batch_size: int, display: Display
 ) -> None:
     """Decode, detect, draw and encode at the same time. Ctrl-C ends a live source, and all files are whole."""
-    source = reader.source
+    source, rate = reader.source, reader.rate / reader.every
+    tracker = ObjectTracker(float(reader.rate) / reader.every, predictor.selection.score_threshold) if track else None
     if source.live:
         display.say(f"{source.name}: Ctrl-C ends it")
-    try:
-        with display.stage(source.name, reader.expected_frames or 0) as stage:
-            predictions = predictor.predict_video(reader, batch_size=batch_size)
-            first = next(predictions, None)
-            if first is None:
-                return
-            begin, size_hw = first.frame.time, (first.frame.image.shape[0], first.frame.image.shape[1])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copy = VideoWriter(
-                target, size_hw, reader.rate / reader.every, reader.time_base, source, reader.begin + begin
-            )
+    ended_by = suppress(KeyboardInterrupt) if source.live else nullcontext()
+    with ended_by, display.stage(source.name, reader.expected_frames) as stage:
+        predictions = predictor.predict_video(reader, batch_size=batch_size)
+        first = next(predictions, None)
+        if first is None:
+            return
+        begin, (height, width) = first.frame.time, first.frame.image.shape[:2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        copy = VideoWriter(path, (height, width), rate, reader.time_base, source, reader.begin + begin)
 
-            def draw(prediction: FramePrediction) -> None:
-                copy.write(prediction.found.draw(prediction.frame.image), prediction.frame.time - begin)
+        def draw(prediction: FramePrediction) -> None:
+            copy.write(prediction.found.draw(prediction.frame.image), prediction.frame.time - begin)
 
-            with closing(copy), behind(draw, depth=batch_size) as draw_behind:
-                for prediction in chain([first], predictions):
-                    if tracker is not None:
-                        prediction = replace(prediction, found=tracker.update(prediction.found))
-                    add(_frame_result(source, prediction))
-                    draw_behind(prediction)
-                    stage.advance()
-    except KeyboardInterrupt:
-        if not source.live:
-            raise
+        with closing(copy), behind(draw, depth=batch_size) as draw_behind:
+            for prediction in chain([first], predictions):
+                if tracker is not None:
+                    prediction = replace(prediction, found=tracker.update(prediction.found))
+                frame = prediction.frame
+                name = f"{Path(source.output_name).with_suffix('')}-{frame.index:06d}.jpg"
+                where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), 4)}
+                add(ImageResult(where, name, None, frame.image, prediction.found))
+                draw_behind(prediction)
+                stage.advance()
 
 
-def _frame_result(source: VideoSource, prediction: FramePrediction) -> ImageResult:
-    frame = prediction.frame
-    name = f"{Path(source.output_name).with_suffix('')}-{frame.index:06d}.jpg"
-    where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), 4)}
-    return ImageResult(where, name, None, frame.image, prediction.found)
+@contextmanager
+def _result_files(folder: Path, categories: Categories, formats: Sequence[str]) -> Iterator[tuple[Add, Counter[str]]]:
+    """Open `detections.json` and files of other formats.
+
+    Gives a function that adds an image to all of them, and the number of "images", "frames" and "detections" so far.
+    """
+    done: Counter[str] = Counter()
+    with ExitStack() as files:
+        writers = [WRITERS[name](folder, categories, files) for name in ("json", *dict.fromkeys(formats))]
+
+        def add(result: ImageResult) -> None:
+            done.update({"frames" if "frame" in result.where else "images": 1, "detections": len(result.found)})
+            for write in writers:
+                write(result)
+
+        yield add, done
+
+
+def _json_list(path: Path, files: ExitStack) -> Callable[[Any], None]:
+    """A JSON file that holds one list, written entry by entry."""
+    file = files.enter_context(path.open("w", encoding="utf-8"))
+    separator = "[\n"
+
+    def append(entry: Any) -> None:
+        nonlocal separator
+        file.write(separator + json.dumps(entry))
+        separator = ",\n"
+
+    files.callback(lambda: file.write("[]\n" if separator == "[\n" else "\n]\n"))
+    return append
+
+
+def _detections_json(folder: Path, categories: Categories, files: ExitStack) -> Add:
+    """`detections.json`: an entry for each image, with its detections."""
+    append = _json_list(folder / "detections.json", files)
+
+    def add(result: ImageResult) -> None:
+        height, width = result.image_rgb.shape[:2]
+        append({**result.where, "width": width, "height": height, "detections": result.found.to_dict()})
+
+    return add
+
+
+def _csv_file(folder: Path, categories: Categories, files: ExitStack) -> Add:
+    """`detections.csv`: a row for each detection."""
+    file = files.enter_context((folder / "detections.csv").open("w", newline="", encoding="utf-8"))
+    writer = csv.DictWriter(file, CSV_COLUMNS)
+    writer.writeheader()
+
+    def add(result: ImageResult) -> None:
+        for row in result.found.to_dict():
+            sides = dict(zip(("x0", "y0", "x1", "y1"), row.pop("box_xyxy"), strict=True))
+            writer.writerow({**result.where, **row, **sides})
+
+    return add
+
+
+def _coco_files(folder: Path, categories: Categories, files: ExitStack) -> Add:
+    """COCO's result format in `coco_results.json`, and the images that its ids stand for in `coco_images.json`."""
+    append = _json_list(folder / "coco_results.json", files)
+    append_image = _json_list(folder / "coco_images.json", files)
+    image_ids = count(1)
+
+    def add(result: ImageResult) -> None:
+        image_id, (height, width) = next(image_ids), result.image_rgb.shape[:2]
+        file_name = str(result.file or result.name)
+        append_image({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        for one in result.found.to_coco(image_id, categories):
+            append(one)
+
+    return add
+
+
+def _voc_folder(folder: Path, categories: Categories, files: ExitStack) -> Add:
+    """`voc/`, a data set to correct in a labelling tool and to train on: images, annotations, `trainval.txt`."""
+    root, taken = folder / "voc", set[str]()
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    names_file = files.enter_context((root / "ImageSets/Main/trainval.txt").open("w", encoding="utf-8"))
+
+    def add(result: ImageResult) -> None:
+        flat = Path(result.name.replace("/", "-"))
+        stem, numbers = flat.stem, count(2)
+        while stem.lower() in taken:
+            stem = f"{flat.stem}-{next(numbers)}"
+        taken.add(stem.lower())
+        image = root / "JPEGImages" / f"{stem}{(result.file or flat).suffix}"
+        if result.file is not None:
+            shutil.copyfile(result.file, image)
+        else:
+            write_image(image, result.image_rgb)
+        names = [result.found.name_of(label) for label in result.found.labels.tolist()]
+        boxes_xyxy, (height, width) = result.found.boxes_xyxy.cpu().numpy(), result.image_rgb.shape[:2]
+        text = voc_annotation(image.name, (height, width), boxes_xyxy, names, [False] * len(names))
+        (root / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
+        names_file.write(f"{stem}\n")
+
+    return add
+
+
+WRITERS: dict[str, Callable[[Path, Categories, ExitStack], Add]] = {
+    "json": _detections_json,
+    "csv": _csv_file,
+    "coco": _coco_files,
+    "voc": _voc_folder,
+}
+
+
+def write_image(path: Path, image_rgb: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Write an image in the format that the path's suffix says, or raise a UserError."""
+    if not cv2.imwrite(str(path), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)):
+        raise UserError(f"{path}: can't be written; is the disk full?")

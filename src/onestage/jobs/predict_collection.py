@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import onestage
 from onestage.errors import UserError
 from onestage.inference.predictor import load
-from onestage.models.model_file import RunFolder
 from onestage.terminal import Display
-
-if TYPE_CHECKING:
-    from onestage.inference.collection.workers import PartDone
 
 SECONDS_BETWEEN_LINES = 60.0  # where there is no terminal to show a bar
 
 
 @dataclass(frozen=True)
 class PredictedCollection:
-    """What `predict_collection` did; its results are the Parquet files in `folder`.
+    """What `predict_collection` did, in numbers; its results are the Parquet files in `folder`."""
 
-    Attributes:
-        folder: path or address of the results.
-        images: number of images in the whole collection.
-        done_before: number of those that an earlier run had done.
-        unreadable: number of images that this run could not read; their rows say why.
-        detections: number of detections of this run.
-    """
-
-    folder: str
-    images: int
-    done_before: int
-    unreadable: int
-    detections: int
+    folder: str  # path or address
+    images: int  # in the whole collection
+    done_before: int  # of these, by an earlier run
+    unreadable: int  # images that this run could not read; their rows say why
+    detections: int  # of this run
 
 
 def predict_collection(
@@ -83,17 +71,12 @@ def predict_collection(
         UserError: Ray is missing, no model, no sources, an `out` with other results, or a worker failed.
     """
     try:
-        import ray
-
-        from onestage.inference.collection.plan import find_pieces, parts_of
-        from onestage.inference.collection.results import ResultFolder, RunSettings
-        from onestage.inference.collection.storage import Storage, named
-        from onestage.inference.collection.workers import choose_workers, joined_cluster, predict_parts
+        from onestage.inference.collection import plan, results, storage, workers
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[ray]'") from error
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
-    display, folder = display or Display(), ResultFolder.at(os.fspath(out))
+    display, folder = display or Display(), results.ResultFolder.at(os.fspath(out))
     predictor = load(model, device="cpu")
     predictor.selection = predictor.papers_selection.changed(  # an exported file may refuse it
         score_threshold=score_threshold,
@@ -102,49 +85,35 @@ def predict_collection(
         class_agnostic=class_agnostic or None,
         max_detections=max_detections,
     )
-    columns = (column,) if source_column is None else (column, source_column)
-    asked = RunSettings(
-        onestage=onestage.__version__,
-        detector=predictor.detector_name,
-        categories=predictor.categories,
-        selection=predictor.selection,
-        sources=tuple(named(word)[0] for word in sources),
-        columns=columns,
-        part_size=part_size,
-    )
-    file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
+    asked = results.RunSettings.of(predictor, sources, (column, source_column), part_size)
     with display.stage("listing", 0) as stage:
-        run = folder.begin(asked, file, find_pieces(sources, columns), stage.advance)
-    assert run.part_size is not None  # `begin` fills it in
-    parts, done = parts_of(folder.open_plan(), run.part_size), folder.parts_done()
-    left = [part for part in parts if part.number not in done]
+        run = folder.begin(asked, Path(model), plan.find_pieces(sources, asked.columns), stage.advance)
+    parts, left = folder.parts(run)
     images, to_do = (sum(part.images for part in some) for some in (parts, left))
-    display.say(f"{images:,} images in {len(parts):,} parts" + (f", {to_do:,} images left to do" if done else ""))
-    unreadable = detections = 0
+    display.say(f"{images:,} images in {len(parts):,} parts, {to_do:,} images left to do")
+    new: Counter[str] = Counter()  # of this run
     if left:
-        with joined_cluster(address):
-            machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            workers = choose_workers(machines, concurrency, gpus_per_worker, device)
-            display.say(str(workers))
-            outcomes = predict_parts(left, workers, folder, run, Storage.of(sources), batch_size)
-            unreadable, detections = _follow(outcomes, to_do, display)
-    display.say(f"{to_do:,} images ({unreadable:,} unreadable), {detections:,} detections: {folder.name}")
-    return PredictedCollection(folder.name, images, images - to_do, unreadable, detections)
+        with workers.joined_cluster(address) as machines:
+            division = workers.choose_workers(machines, concurrency, gpus_per_worker, device)
+            outcomes = workers.predict_parts(left, division, folder, run, storage.Storage.of(sources), batch_size)
+            new = _follow(outcomes, str(division), to_do, display)
+    display.say(f"{to_do:,} images ({new['unreadable']:,} unreadable), {new['detections']:,} detections: {folder.name}")
+    return PredictedCollection(folder.name, images, images - to_do, new["unreadable"], new["detections"])
 
 
-def _follow(outcomes: Iterable[PartDone], images: int, display: Display) -> tuple[int, int]:
-    """Show the progress; return how many images could not be read and how many detections there are."""
-    unreadable = detections = 0
-    last_line = time.monotonic()
+def _follow(parts_done: Iterable[Counter[str]], workers: str, images: int, display: Display) -> Counter[str]:
+    """Show the workers and the progress; return the sums over all parts."""
+    display.say(workers)
+    done, last_line = Counter[str](), time.monotonic()
     with display.stage("predicting", images) as stage:
         try:
-            for part in outcomes:
-                stage.advance(part.images)
-                unreadable, detections = unreadable + part.unreadable, detections + part.detections
+            for part in parts_done:
+                stage.advance(part["images"])
+                done += part
                 if not display.console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                     last_line = time.monotonic()
                     display.say(stage.facts())
         except KeyboardInterrupt:
             display.say("stopping; what is done is kept, and the same command goes on with the rest")
             raise
-    return unreadable, detections
+    return done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from rich.table import Table
 
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
 from onestage.terminal import Display
-from onestage.training.diagnosis import Diagnosis, ImageLosses, diagnose
 from onestage.training.optimizer import freeze_untrained, train_mode
 from onestage.training.processes import ALONE
-from onestage.training.replay_file import SkippedStep, read_skipped_step
+from onestage.training.skipped_step import Diagnosis, ImageLosses, SkippedStep, diagnose, read_skipped_step
 from onestage.training.step import OptimizerStep, StepLosses
 
 PARAMETERS_NAMED = 5
@@ -28,33 +27,22 @@ HEADER_WIDTH = 10  # so that the table of the images fits in 80 columns
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A step taken again.
+    """A step taken again."""
 
-    Attributes:
-        recorded: its losses in the run.
-        replayed: its losses now.
-        in_float32: its losses now in float32, where the run had another precision.
-        diagnosis: what is not finite in the step as it was taken now.
-    """
-
-    recorded: StepLosses
-    replayed: StepLosses
-    in_float32: StepLosses | None
-    diagnosis: Diagnosis
+    recorded: StepLosses  # losses in the run
+    replayed: StepLosses  # losses now
+    in_float32: StepLosses | None  # losses now in float32, where the run had another precision
+    diagnosis: Diagnosis  # what is not finite in the step as it was taken now
 
 
 def replay(file: str | os.PathLike[str], *, device: str | None = None, display: Display | None = None) -> ReplayResult:
     """Take the step of a file from a run folder's `replay/` again, in one process, in the precision of the run.
 
-    Nothing is written. On the run's kind of device the losses are those of the run.
-
-    Args:
-        file: the file.
-        device: None takes a GPU where there is one.
-        display: where to print.
+    Nothing is written. On the run's kind of device the losses are those of the run. A `device` of None takes a GPU
+    where there is one.
 
     Raises:
-        UserError: not such a file, or a damaged one; or a device that this machine does not have.
+        UserError: another file, or a damaged one; or a device that this machine does not have.
     """
     display = display or Display()
     skipped = read_skipped_step(Path(file))
@@ -67,9 +55,8 @@ def replay(file: str | os.PathLike[str], *, device: str | None = None, display: 
     skipped = replace(skipped, parts=[part.to(compute.device) for part in skipped.parts])
     step, replayed = _take(skipped, compute)
     diagnosis = diagnose(step, skipped.parts, skipped.names, replayed)
-    in_float32 = None
-    if compute.dtype != torch.float32:
-        in_float32 = _take(skipped, replace(compute, dtype=torch.float32))[1]
+    fp32 = replace(compute, dtype=torch.float32)
+    in_float32 = _take(skipped, fp32)[1] if compute.dtype != torch.float32 else None
     result = ReplayResult(skipped.losses, replayed, in_float32, diagnosis)
     _show(skipped, compute, result, display)
     return result
@@ -92,8 +79,7 @@ def _show(skipped: SkippedStep, compute: Compute, result: ReplayResult, display:
         f"step {position.number} of a run with {skipped.detector.name}, skipped on {skipped.device} in "
         f"{skipped.precision} at learning rate {position.learning_rate:.3g}; taken again on {compute.device}"
     )
-    columns = {"recorded": result.recorded, "now": result.replayed}
-    display.console.print(losses_table(columns | ({} if in_float32 is None else {"now in fp32": in_float32})))
+    display.console.print(losses_table(result))
     display.console.print(images_table(diagnosis.images))
     if diagnosis.layer is not None:
         display.say(f"first layer whose output is not finite: {diagnosis.layer}")
@@ -112,23 +98,23 @@ def _show(skipped: SkippedStep, compute: Compute, result: ReplayResult, display:
         display.say(f"{diagnosis}\nadvice: {diagnosis.advice(position.steps_taken)}")
 
 
-def losses_table(columns: Mapping[str, StepLosses]) -> Table:
+def losses_table(result: ReplayResult) -> Table:
     """The losses of a step, one column for each time it was taken."""
-    table = _table("losses per positive anchor", "", *columns)
-    steps = list(columns.values())
-    for name in steps[0].by_name:
-        table.add_row(f"{name} loss", *(f"{step.by_name[name]:.6g}" for step in steps))
-    table.add_row("positives", *(f"{step.positives:.6g}" for step in steps))
-    table.add_row("gradient", *(f"{step.gradient_norm:.6g}" for step in steps))
+    columns = {"recorded": result.recorded, "now": result.replayed, "now in fp32": result.in_float32}
+    steps = {title: step for title, step in columns.items() if step is not None}
+    table = _table("losses per positive anchor", "", *steps)
+    for name in result.recorded.by_name:
+        table.add_row(f"{name} loss", *(f"{step.by_name[name]:.6g}" for step in steps.values()))
+    table.add_row("positives", *(f"{step.positives:.6g}" for step in steps.values()))
+    table.add_row("gradient", *(f"{step.gradient_norm:.6g}" for step in steps.values()))
     return table
 
 
 def images_table(images: Sequence[ImageLosses]) -> Table:
     """A row for each image, those that are not finite first."""
     losses = [f"{name} loss" for name in images[0].losses]
-    table = _table(
-        "images, with their part of the sums", "image", "boxes", "thinnest side, px", *losses, "positives", "not finite"
-    )
+    columns = ["image", "boxes", "thinnest side, px", *losses, "positives", "not finite"]
+    table = _table("images, with their part of the sums", *columns)
     for image in sorted(images, key=lambda image: not image.non_finite):
         table.add_row(
             escape(image.name),

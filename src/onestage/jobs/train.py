@@ -27,7 +27,7 @@ from onestage.settings import flat
 from onestage.terminal import Display, quiet
 from onestage.training.batch_size import find_batch_size
 from onestage.training.experiment_logs import check_packages
-from onestage.training.log_file import read_log
+from onestage.training.journal import read_log
 from onestage.training.optimizer import freeze_untrained
 from onestage.training.processes import World, joined_processes
 from onestage.training.recipe import Recipe
@@ -46,13 +46,12 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """What process 0 finds out before a run, for all processes.
+    """What the main rank finds out before a run, for all ranks.
 
     Attributes:
         folder: where the run lies, or will.
-        recipe: of the run, but for a batch size that is still to be found.
+        recipe: of the run; its batch size may still be found by trial.
         usual: the recipe before the user's changes.
-        batch_size_by_trial: whether it is still to be found.
         resume: the folder holds the run, which goes on.
     """
 
@@ -61,7 +60,6 @@ class Plan:
     test: Table
     recipe: Recipe
     usual: Recipe
-    batch_size_by_trial: bool
     resume: bool
 
 
@@ -105,7 +103,7 @@ def train(
         skip_bad_data: leave out what is broken instead of stopping.
         device: None takes a GPU where there is one.
         save_minutes: between two checkpoints; there is one at every evaluation besides.
-        log_to: experiment trackers that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow".
+        log_to: experiment logs that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow".
         settings: of the recipe, by the names of `Recipe.with_settings`; None keeps one. A `batch_size` of "auto" is
             found by trial.
         display: where to print.
@@ -114,114 +112,33 @@ def train(
         UserError: anything in the arguments or the data that the user can mend.
     """
     data, weights = os.fspath(data), os.fspath(backbone_weights or "imagenet")
-    length = {"epochs": epochs, "steps": steps, "minutes": minutes}
     changes = {**(settings or {}), "detector": detector, "seed": seed}
+    by_trial = changes.get("batch_size") == "auto"
+    if by_trial:
+        del changes["batch_size"]
     with joined_processes(device) as world, ExitStack() as until_the_end:
         display = (display or Display()) if world.is_main else quiet()
 
         def plan_run() -> Plan:
             check_packages(log_to)
-            if world.size > 1 and changes.get("batch_size") == "auto":
+            if world.size > 1 and by_trial:
                 raise UserError("--batch-size auto is tried by one process; find it so, then give torchrun the number")
             folder = _named_folder(out, resume, world)
             goes_on = resume or (world.restarted and folder is not None and folder.recipe.exists())
             tables = _open_both(data, train_split, test_split, subset, display, skip_bad_data)
-            return _plan(data, recipe, folder, goes_on, length, changes, tables, weights != "none", display)
+            run = _recipe_of_run(folder) if goes_on and folder is not None else None
+            usual = _choose_recipe(recipe, run, detector, tables["train"], weights != "none", display)
+            chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
+            chosen.check_length()
+            folder = folder or RunFolder(_free_folder(data, chosen.detector))
+            return Plan(folder, **tables, recipe=chosen, usual=usual, resume=goes_on)
 
         plan = world.on_main(plan_run)
         world.on_main(lambda: until_the_end.enter_context(sole_run(plan.folder.root)))
-        trainer = _prepare(plan, weights, device, save_minutes, tuple(log_to), world, display)
+        trainer = _prepare(plan, weights, by_trial, device, save_minutes, tuple(log_to), world, display)
         trainer.run()
         metrics = _evaluate_the_best(trainer, data)
     return TrainResult(plan.folder.root, metrics)
-
-
-def _named_folder(out: str | os.PathLike[str] | None, resume: bool, world: World) -> RunFolder | None:
-    """The run folder where the user named one; one that holds a run already only to go on with it."""
-    if out is None:
-        if resume or world.may_restart:
-            what = "--resume" if resume else "torchrun's --max-restarts"
-            raise UserError(f"{what} goes on with the run in --out; say which folder")
-        return None
-    folder = RunFolder(Path(out))
-    if not resume and not world.restarted:
-        _refuse_second_run(folder)  # before the data is looked through
-    return folder
-
-
-def _plan(
-    data: str,
-    recipe: str | Recipe | None,
-    folder: RunFolder | None,
-    resume: bool,
-    length: dict[str, Any],
-    changes: dict[str, Any],
-    tables: dict[str, Table],
-    pretrained: bool,
-    display: Display,
-) -> Plan:
-    run = _recipe_of_run(folder) if resume and folder is not None else None
-    usual = _choose_recipe(recipe, run, changes["detector"], tables["train"], pretrained, display)
-    by_trial = changes.get("batch_size") == "auto"
-    if by_trial:
-        changes = {name: value for name, value in changes.items() if name != "batch_size"}
-    chosen = usual.with_length(**length).with_settings(changes)
-    if chosen.epochs is None and chosen.steps is None and chosen.minutes is None:
-        raise UserError("recipe: it has no length; give --epochs, --steps or --minutes")
-    folder = folder or RunFolder(_free_folder(data, chosen.detector))
-    by_trial = by_trial and not resume
-    return Plan(folder, **tables, recipe=chosen, usual=usual, batch_size_by_trial=by_trial, resume=resume)
-
-
-def _prepare(
-    plan: Plan,
-    weights: str,
-    device: str | None,
-    save_minutes: float,
-    log_to: tuple[str, ...],
-    world: World,
-    display: Display,
-) -> Trainer:
-    """The trainer, ready to run; the run folder holds its first checkpoint or the one that it goes on from."""
-    if not plan.resume:
-        world.on_main(lambda: _refuse_second_run(plan.folder))  # again, since the folder is locked only now
-    world.begin_run()
-    recipe = plan.recipe
-    compute = choose_compute(world.device or device, recipe.precision)
-    if recipe.deterministic:
-        same_bits_in_each_run(compute.device)
-    network = _build(recipe, plan.train)
-    if not plan.resume:
-        world.on_main(lambda: display.say(str(load_backbone_weights(network, weights))))  # the others get them from it
-    display.say(_in_one_line(network, compute, world))
-    if plan.batch_size_by_trial:
-        recipe = _with_batch_size(recipe, network, compute, plan.train, world, display)
-    trainer = Trainer(
-        network,
-        recipe,
-        train=plan.train,
-        test=plan.test,
-        folder=plan.folder,
-        compute=compute,
-        display=display,
-        workers=recipe.workers if recipe.workers is not None else loader_workers(world.processes_here),
-        save_minutes=save_minutes,
-        world=world,
-        log_to=log_to,
-        usual=plan.usual,
-    )
-    _start(trainer, plan.resume)
-    return trainer
-
-
-def _with_batch_size(
-    recipe: Recipe, network: Detector, compute: Compute, table: Table, world: World, display: Display
-) -> Recipe:
-    """The recipe with the images a step that fit and are fast."""
-    freeze_untrained(network, recipe)
-    found = find_batch_size(network, compute, recipe=recipe, limit=len(table), say=display.say)
-    display.say(found.reason)
-    return replace(recipe, batch_size=found.batch_size, accumulate=found.accumulate, learning_rate=found.learning_rate)
 
 
 def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
@@ -237,6 +154,70 @@ def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
         log=read_log(folder.log) if world.is_main else (),
         world=world,
     )
+
+
+def _named_folder(out: str | os.PathLike[str] | None, resume: bool, world: World) -> RunFolder | None:
+    """The run folder where the user named one; one that holds a run already only to go on with it."""
+    if out is None:
+        if resume or world.may_restart:
+            what = "--resume" if resume else "torchrun's --max-restarts"
+            raise UserError(f"{what} goes on with the run in --out; say which folder")
+        return None
+    folder = RunFolder(Path(out))
+    if not resume and not world.restarted:
+        _refuse_second_run(folder)  # before the data is looked through
+    return folder
+
+
+def _prepare(
+    plan: Plan,
+    weights: str,
+    by_trial: bool,
+    device: str | None,
+    save_minutes: float,
+    log_to: tuple[str, ...],
+    world: World,
+    display: Display,
+) -> Trainer:
+    """The trainer, ready to run; the run folder holds its first checkpoint or the one that it goes on from."""
+    if not plan.resume:
+        world.on_main(lambda: _refuse_second_run(plan.folder))  # again, since the folder is locked only now
+    world.begin_run()
+    recipe = plan.recipe
+    compute = choose_compute(world.device or device, recipe.precision)
+    if recipe.deterministic:
+        same_bits_in_each_run(compute.device)
+    torch.manual_seed(recipe.seed)
+    network = build(recipe.detector, len(plan.train.categories), config=recipe.network)
+    network.evaluation_selection = recipe.postprocessing
+    if not plan.resume:
+        world.on_main(lambda: display.say(str(load_backbone_weights(network, weights))))  # the others get them from it
+    display.say(_in_one_line(network, compute, world))
+    if by_trial and not plan.resume:
+        freeze_untrained(network, recipe)
+        recipe = find_batch_size(network, compute, recipe=recipe, limit=len(plan.train), say=display.say)
+    trainer = Trainer(
+        network,
+        recipe,
+        train=plan.train,
+        test=plan.test,
+        folder=plan.folder,
+        compute=compute,
+        display=display,
+        workers=recipe.workers if recipe.workers is not None else loader_workers(world.processes_here),
+        save_minutes=save_minutes,
+        world=world,
+        log_to=log_to,
+        usual=plan.usual,
+    )
+    if plan.resume:
+        trainer.resume()
+        display.say(f"{plan.folder.root}: resumed at step {trainer.position.step}")
+    else:
+        trainer.save()
+    world.on_main(lambda: _write_recipe(plan.folder, recipe))
+    display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
+    return trainer
 
 
 def _open_both(
@@ -283,14 +264,6 @@ def _choose_recipe(
     return chosen
 
 
-def _build(recipe: Recipe, table: Table) -> Detector:
-    """The network with fresh weights by the recipe's seed."""
-    torch.manual_seed(recipe.seed)
-    network = build(recipe.detector, len(table.categories), config=recipe.network)
-    network.evaluation_selection = recipe.postprocessing
-    return network
-
-
 def _in_one_line(network: Detector, compute: Compute, world: World) -> str:
     about = describe(network)
     width_by_height = f"{about.input_hw[1]} x {about.input_hw[0]}"
@@ -301,18 +274,10 @@ def _in_one_line(network: Detector, compute: Compute, world: World) -> str:
     )
 
 
-def _start(trainer: Trainer, resume: bool) -> None:
-    """Begin a run, or go on from its checkpoint. `recipe.json` says that a folder holds a run, so it comes last."""
-    folder, display = trainer.folder, trainer.display
-    if resume:
-        trainer.resume()
-        display.say(f"{folder.root}: resumed at step {trainer.position.step}")
-    else:
-        trainer.save()
-    as_json = json.dumps(trainer.recipe.as_dict(), indent=1) + "\n"
-    trainer.world.on_main(lambda: write_whole(folder.recipe.with_suffix(".toml"), as_toml(trainer.recipe).encode()))
-    trainer.world.on_main(lambda: write_whole(folder.recipe, as_json.encode()))
-    display.say(f"run folder: {folder.root}; Ctrl-C saves and stops, --resume goes on")
+def _write_recipe(folder: RunFolder, recipe: Recipe) -> None:
+    """`recipe.json` says that a folder holds a run, so it comes last."""
+    write_whole(folder.recipe.with_suffix(".toml"), as_toml(recipe).encode())
+    write_whole(folder.recipe, (json.dumps(recipe.as_dict(), indent=1) + "\n").encode())
 
 
 def _refuse_second_run(folder: RunFolder) -> None:

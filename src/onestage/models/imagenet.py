@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,24 +24,17 @@ from onestage.models.loading import Report, load_entries, some
 from onestage.models.weight_files import first_line, read_state_dict
 
 # Values of `layout=` for files of a backbone alone: Caffe's VGG-16 as mmdetection keeps it, ssd.pytorch's reduced one,
-# timm's names ("torchvision" is a project's name already). All are recognised by their entries.
+# timm's names ("torchvision" is a project's name already).
 BACKBONE_LAYOUTS = ("vgg16_caffe", "vgg16_reducedfc", "timm")
-
-# VGG-16's modules that ImageNet networks may lack: the paper's additions, and fc6 and fc7.
-OPTIONAL_IN_VGG16 = ("backbone.conv4_3_norm.", *(f"backbone.conv{n}{kind}." for n in (6, 7) for kind in ("", "_norm")))
 
 
 def load_backbone_weights(detector: Detector, source: str | os.PathLike[str]) -> Report:
-    """Load ImageNet weights into a detector's backbone, and normalise its input as they were trained.
+    """Load ImageNet weights into a detector's backbone, in place, and normalise its input as they were trained.
 
-    VGG-16: a file may have torchvision's or timm's names, or those of the SSD projects' reduced VGG-16. conv6 and conv7
-    are sampled from fc6 and fc7, or start fresh where the file lacks these. The original release (0..255 minus the
-    mean) is recognised by its values; for other VGG-16 weights ImageNet's mean and std are set.
-    Others: timm's names of the whole network, or torchvision's of MobileNetV2; the normalisation is timm's for it.
-
-    Args:
-        detector: its backbone is changed in place.
-        source: `imagenet` (downloaded once, cached where torch and timm cache theirs), `none`, or a weight file.
+    `source` is `imagenet` (downloaded once, cached where torch and timm cache theirs), `none`, or a weight file with
+    timm's names, torchvision's (VGG-16, MobileNetV2) or those of the SSD projects' reduced VGG-16. VGG-16's conv6 and
+    conv7 are sampled from fc6 and fc7, or start fresh where the file lacks these; its original release (0..255 minus
+    the mean) is recognised by its values. Other networks keep timm's normalisation.
 
     Raises:
         UserError: no network to download from, or a file that does not fit (see `read_state_dict`, `load_entries`).
@@ -54,14 +46,13 @@ def load_backbone_weights(detector: Detector, source: str | os.PathLike[str]) ->
         name = detector.name.partition("-")[2]
         label, state_dict = _download_vgg16() if name == "vgg16" else _download_timm(name)
     else:
-        label, state_dict = str(source), read_state_dict(source)
+        label, state_dict = str(source), read_state_dict(Path(source))
     return put_into_backbone(detector, state_dict, label)
 
 
-def put_into_backbone(detector: Detector, state_dict: Mapping[str, Tensor], source: str) -> Report:
+def put_into_backbone(detector: Detector, state_dict: dict[str, Tensor], source: str) -> Report:
     """`load_backbone_weights` from tensors; `source` says in messages where they come from."""
     own = detector.state_dict()
-    expected = [name for name in own if name.startswith("backbone.")]
     is_vgg16 = "backbone.conv1_1.weight" in own
     name = "vgg16" if is_vgg16 else detector.name.partition("-")[2]
     renamed = rename_vgg16(state_dict) if is_vgg16 else rename_timm(state_dict, name, own)
@@ -71,27 +62,26 @@ def put_into_backbone(detector: Detector, state_dict: Mapping[str, Tensor], sour
             "with torchvision's or timm's entry names"
         )
     if not is_vgg16:
-        counts = [name for name in expected if name.endswith("num_batches_tracked")]  # older files have no such counts
-        return load_entries(detector, renamed, source=source, expected=expected, optional=counts)
-    optional = [name for name in expected if name.startswith(OPTIONAL_IN_VGG16)]
+        return load_entries(detector, renamed, source=source, prefix="backbone.")
+    additions = ("backbone.conv4_3_norm.", "backbone.conv6", "backbone.conv7")  # the paper's, fc6 and fc7
     normalization, why = IMAGENET, "as torchvision trains VGG-16"
     bias = renamed.values.get("backbone.conv1_1.bias")
     if bias is not None and is_original_release(bias):
         normalization, why = ORIGINAL_NORMALIZATION, "these are the original VGG-16 release's weights"
     mean, std = normalization.mean, normalization.std
     note = f"normalisation: (0..255 RGB - {mean}) / {std}, {why}"
-    report = load_entries(detector, renamed, source=source, expected=expected, optional=optional, notes=(note,))
+    report = load_entries(detector, renamed, source=source, prefix="backbone.", optional=additions, notes=(note,))
     detector.set_normalization(mean, std)
     return report
 
 
-def is_backbone(state_dict: Mapping[str, Tensor], layout: str | None) -> bool:
+def is_backbone(state_dict: dict[str, Tensor], layout: str | None) -> bool:
     """True if a checkpoint is a backbone alone, by the name of its layout or by the entries of a VGG-16 or a ResNet."""
     has_its_entries = any(name in state_dict for name in ("features.0.weight", "0.weight", "conv1.weight"))
     return layout in BACKBONE_LAYOUTS or (layout in (None, "torchvision") and has_its_entries)
 
 
-def _download_vgg16() -> tuple[str, Mapping[str, Tensor]]:
+def _download_vgg16() -> tuple[str, dict[str, Tensor]]:
     url = VGG16_Weights.IMAGENET1K_V1.url
     name = url.rpartition("/")[2]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -108,13 +98,13 @@ def _download_vgg16() -> tuple[str, Mapping[str, Tensor]]:
     return f"imagenet ({name})", read_state_dict(cached)
 
 
-def _download_timm(model_name: str) -> tuple[str, Mapping[str, Tensor]]:
+def _download_timm(model_name: str) -> tuple[str, dict[str, Tensor]]:
     config = timm.get_pretrained_cfg(model_name)
     hub_name = config.hf_hub_id if config is not None else None
     label = f"imagenet (timm {model_name})"
     cached = try_to_load_from_cache(hub_name, "model.safetensors") if hub_name else None
     if isinstance(cached, str):
-        return label, read_state_dict(cached)
+        return label, read_state_dict(Path(cached))
     try:
         # Fail at once without a network: the hub's client tries for most of a minute. An HTTP error is an answer too.
         with suppress(urllib.error.HTTPError):

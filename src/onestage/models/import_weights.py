@@ -11,36 +11,26 @@ from torch import Tensor
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.models.imagenet import BACKBONE_LAYOUTS, is_backbone, put_into_backbone
+from onestage.models.layouts import m2det, mmdetection, ssd_pytorch, torchvision
 from onestage.models.layouts.layout import Layout
-from onestage.models.layouts.lufficc import LUFFICC
-from onestage.models.layouts.m2det import M2DET
-from onestage.models.layouts.mmdetection import (
-    MMDETECTION_1_RETINANET,
-    MMDETECTION_1_SSD,
-    MMDETECTION_RETINANET,
-    MMDETECTION_SSD,
-)
-from onestage.models.layouts.seed import SEED_M2DET, SEED_RETINANET
-from onestage.models.layouts.ssd_pytorch import SSD_PYTORCH
-from onestage.models.layouts.torchvision import TORCHVISION_RETINANET, TORCHVISION_SSD
 from onestage.models.loading import Report, load_entries, some
 from onestage.models.weight_files import read_state_dict
 
+FileOrTensors = str | Path | Mapping[str, Tensor]
+
 # The layouts of each project, one a family of detectors, by the name that `layout=` takes.
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
-    "torchvision": (TORCHVISION_SSD, TORCHVISION_RETINANET),
-    "mmdetection-1": (MMDETECTION_1_SSD, MMDETECTION_1_RETINANET),
-    "mmdetection": (MMDETECTION_SSD, MMDETECTION_RETINANET),
-    "ssd.pytorch": (SSD_PYTORCH,),
-    "lufficc": (LUFFICC,),
-    "m2det": (M2DET,),
-    "seed": (MMDETECTION_1_SSD, SEED_RETINANET, SEED_M2DET),
+    "torchvision": (torchvision.SSD, torchvision.RETINANET),
+    "mmdetection-1": (mmdetection.SSD_1, mmdetection.RETINANET_1),
+    "mmdetection": (mmdetection.SSD, mmdetection.RETINANET),
+    "ssd.pytorch": (ssd_pytorch.SSD,),
+    "lufficc": (ssd_pytorch.LUFFICC_SSD,),
+    "m2det": (m2det.M2DET,),
+    "seed": (mmdetection.SSD_1, mmdetection.SEED_RETINANET, mmdetection.SEED_M2DET),
 }
 
 
-def import_weights(
-    detector: Detector, file_or_state_dict: str | Path | Mapping[str, Tensor], layout: str | None = None
-) -> Report:
+def import_weights(detector: Detector, file_or_state_dict: FileOrTensors, layout: str | None = None) -> Report:
     """Load another project's checkpoint, strictly: every entry of the file and of the detector is accounted for.
 
     The detector's normalisation and style of anchors become the project's. No file holds its anchor sizes: build the
@@ -63,35 +53,27 @@ def import_weights(
     chosen = find_layout(state_dict, layout, family, source)
     if chosen.family != family:
         raise UserError(f"{source}: a checkpoint of {chosen.family} ({chosen.project}); {detector.name} is {family}")
-    own = detector.state_dict()
     settings = chosen.all_settings(detector.config, state_dict)
     detector.check_settings(settings)
-    renamed = chosen.rename(state_dict, own, detector.num_classes)
+    renamed = chosen.rename(state_dict, detector.state_dict(), detector.num_classes)
     if renamed.unknown:
         raise UserError(
             f"{source}: {some(renamed.unknown)} are not entries of the layout {chosen.name} ({chosen.project}); "
             f"expected a whole checkpoint of it, or another layout of {', '.join(LAYOUTS)}"
         )
     mean, std = chosen.normalization.mean, chosen.normalization.std
-    report = load_entries(
-        detector,
-        renamed,
-        source=source,
-        expected=[name for name in own if not name.endswith("num_batches_tracked")],  # older files have no such counts
-        notes=(
-            f"normalisation: (0..255 RGB - {mean}) / {std}, as {chosen.project}",
-            f"set as in {chosen.project}: {', '.join(f'{name} = {value}' for name, value in settings.items())}",
-            *chosen.notes,
-        ),
+    notes = (
+        f"normalisation: (0..255 RGB - {mean}) / {std}, as {chosen.project}",
+        f"set as in {chosen.project}: {', '.join(f'{name} = {value}' for name, value in settings.items())}",
+        *chosen.notes,
     )
+    report = load_entries(detector, renamed, source=source, notes=notes)
     detector.adopt(settings)
     detector.set_normalization(mean, std)
     return report
 
 
-def checkpoint_settings(
-    file_or_state_dict: str | Path | Mapping[str, Tensor], config: Any, layout: str | None = None
-) -> dict[str, Any]:
+def checkpoint_settings(file_or_state_dict: FileOrTensors, config: Any, layout: str | None = None) -> dict[str, Any]:
     """Fields of a detector's configuration that a checkpoint was trained with.
 
     `config` is the configuration of the detector's name. Other arguments and errors are those of `import_weights`.
@@ -106,10 +88,10 @@ def checkpoint_settings(
 def find_layout(
     state_dict: Mapping[str, Tensor], name: str | None, family: str | None = None, source: str = "state dict"
 ) -> Layout:
-    """The layout of a checkpoint: that of the given name, or the one that is recognised by the entry names.
+    """The layout of a checkpoint, by the given name of its project and by the names of its entries.
 
     A project has a layout for each family of detectors. If it is named and none of them is recognised, the detector's
-    `family` decides; `source` is the file, for messages.
+    `family` decides.
 
     Raises:
         UserError: an unknown name, no layout that is recognised, or more than one.
@@ -129,7 +111,7 @@ def find_layout(
     raise UserError(f"{source}: entries {first}, ... are of no known layout; known are {', '.join(LAYOUTS)}")
 
 
-def _opened(file_or_state_dict: str | Path | Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+def _opened(file_or_state_dict: FileOrTensors) -> tuple[str, dict[str, Tensor]]:
     if isinstance(file_or_state_dict, Mapping):
         return "state dict", dict(file_or_state_dict)
-    return str(file_or_state_dict), read_state_dict(file_or_state_dict)
+    return str(file_or_state_dict), read_state_dict(Path(file_or_state_dict))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,23 +14,14 @@ from onestage.errors import UserError
 
 @dataclass
 class Renamed:
-    """A checkpoint under our entry names. Each of its entries is in one of `names`, `left_out` and `unknown`.
+    """A checkpoint under our entry names. Each of its entries is in one of `names`, `left_out` and `unknown`."""
 
-    Attributes:
-        layout: layout that it had.
-        values: our entry -> tensor.
-        names: our entry -> theirs.
-        changed: our entry -> what was done to the values.
-        left_out: their entry -> why it is not used.
-        unknown: their entries that the layout does not know; an import fails on them.
-    """
-
-    layout: str
-    values: dict[str, Tensor] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-    changed: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
+    layout: str  # of its entry names
+    values: dict[str, Tensor] = field(default_factory=dict)  # by our entries
+    names: dict[str, str] = field(default_factory=dict)  # our entry -> theirs
+    changed: dict[str, str] = field(default_factory=dict)  # our entry -> what was done to the values
+    left_out: dict[str, str] = field(default_factory=dict)  # their entry -> why it is not used
+    unknown: list[str] = field(default_factory=list)  # their entries that the layout does not know; an import fails
 
     def add(self, ours: str, theirs: str, value: Tensor, change: str | None = None) -> None:
         """Take an entry; a second one of the same name is unknown."""
@@ -44,41 +35,29 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Report:
-    """Where every entry of a file went, and where every entry of the network came from.
+    """Where every entry of a file went, and where every entry of the network came from."""
 
-    Attributes:
-        source: the file, or where else the tensors came from.
-        layout: layout of its entry names.
-        loaded: our entry -> the file's.
-        changed: our entry -> what was done to the file's values.
-        left_out: the file's entry -> why it is not used.
-        fresh: our entries that the file lacks; they keep their initial values.
-        notes: what else was set (normalisation, anchors), a sentence each.
-    """
-
-    source: str
-    layout: str
-    loaded: Mapping[str, str] = field(default_factory=dict)
-    changed: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    fresh: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    source: str  # the file, or where else the tensors came from
+    layout: str  # of its entry names
+    loaded: Mapping[str, str] = field(default_factory=dict)  # our entry -> the file's
+    changed: Mapping[str, str] = field(default_factory=dict)  # our entry -> what was done to the file's values
+    left_out: Mapping[str, str] = field(default_factory=dict)  # the file's entry -> why it is not used
+    fresh: tuple[str, ...] = ()  # our entries that the file lacks; they keep their initial values
+    notes: tuple[str, ...] = ()  # what else was set (normalisation, anchors), a sentence each
 
     def __str__(self) -> str:
         renamed = sum(ours != theirs for ours, theirs in self.loaded.items())
         counts = [f"{len(self.loaded)} entries loaded ({renamed} renamed)"]
-        if self.changed:
-            counts.append(f"{len(self.changed)} of them changed")
-        if self.left_out:
-            counts.append(f"{len(self.left_out)} left out")
-        if self.fresh:
-            counts.append(f"{len(self.fresh)} of the network's start fresh")
-        lines = [f"{self.source} ({self.layout}): {', '.join(counts)}"]
-        lines += [f"  {what}: {some(names)}" for what, names in _by_reason(self.changed).items()]
-        lines += [f"  left out, {why}: {some(names)}" for why, names in _by_reason(self.left_out).items()]
-        if self.fresh:
-            lines.append(f"  start fresh: {some(self.fresh)}")
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+        lengths = {"of them changed": len(self.changed), "left out": len(self.left_out)}
+        lengths["of the network's start fresh"] = len(self.fresh)
+        counts += [f"{length} {what}" for what, length in lengths.items() if length]
+        left_out = [(name, f"left out, {why}") for name, why in self.left_out.items()]
+        fresh = [(name, "start fresh") for name in self.fresh]
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in (*self.changed.items(), *left_out, *fresh):
+            by_reason.setdefault(reason, []).append(name)
+        lines = [f"{reason}: {some(names)}" for reason, names in by_reason.items()]
+        return "\n  ".join([f"{self.source} ({self.layout}): {', '.join(counts)}", *lines, *self.notes])
 
 
 def load_entries(
@@ -86,19 +65,15 @@ def load_entries(
     renamed: Renamed,
     *,
     source: str,
-    expected: Sequence[str],
-    optional: Collection[str] = (),
+    prefix: str = "",
+    optional: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Report:
     """Copy a renamed checkpoint into a detector, which stays as it is if an error is raised.
 
     Args:
-        detector: changed in place.
-        renamed: the checkpoint.
-        source: the file, for messages and the report.
-        expected: our entries that the file should fill.
-        optional: those of them that it may lack; they stay fresh.
-        notes: notes of the report.
+        prefix: prefix of our entries that the file should fill.
+        optional: prefixes of those of them that it may lack; they stay fresh.
 
     Raises:
         UserError: an entry that is missing, has another shape, is not finite, or has no place in the detector.
@@ -110,8 +85,10 @@ def load_entries(
         raise UserError(
             f"{source}: {some(no_place)} have no place in {detector.name}; was it made for another detector?"
         )
+    # Older files have no counts of batches.
+    expected = [name for name in own if name.startswith(prefix) and not name.endswith("num_batches_tracked")]
     fresh = tuple(name for name in expected if name not in values)
-    missing = sorted(set(fresh).difference(optional))
+    missing = sorted(name for name in fresh if not name.startswith(optional))
     if missing:
         raise UserError(f"{source}: lacks {some(missing)} of {detector.name}; was it made for another detector?")
     for name, value in values.items():
@@ -129,10 +106,3 @@ def load_entries(
 def some(names: Sequence[str]) -> str:
     """The first few entry names and the number of the others."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        names.setdefault(reason, []).append(name)
-    return names

@@ -55,69 +55,37 @@ class LoadedModel:
     header: dict[str, Any]
 
 
-def save_model(
-    path: Path, detector: Detector, tensors: Mapping[str, Tensor], categories: Categories, **about: Any
-) -> None:
-    """Write a model file.
-
-    Args:
-        path: the file; its folder is made.
-        detector: the detector whose configuration is written.
-        tensors: its weights by name, or their running average.
-        categories: the classes that it detects.
-        about: more JSON-able facts for the header (recipe, metrics).
-    """
-    header = {
-        "config": config_of(detector),
-        "categories": {"names": categories.names, "source_ids": categories.source_ids},
-        **about,
-    }
-    write_tensors(path, tensors, header)
+def save_model(path: Path, detector: Detector, categories: Categories, **about: Any) -> None:
+    """Write a detector and its classes; `about` are more JSON-able facts for the header (recipe, metrics)."""
+    classes = {"names": categories.names, "source_ids": categories.source_ids}
+    write_tensors(path, detector.state_dict(), {"config": config_of(detector), "categories": classes, **about})
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
-    """Read a model file, or the `model.safetensors` of a run folder.
-
-    Raises:
-        UserError: no such file, not a model file of onestage, or a damaged one.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = RunFolder(path).model
+    """Read a model file, or the `model.safetensors` of a run folder; a UserError if it is missing or damaged."""
+    path = RunFolder(Path(path)).model if Path(path).is_dir() else Path(path)
     tensors, header = read_tensors(path)
     if "config" not in header or "categories" not in header:
         raise UserError(f"{path}: not a onestage model file; `onestage import` reads other projects' weights")
     categories = Categories(*(tuple(header["categories"][key]) for key in ("names", "source_ids")))
-    _check_shapes(path, tensors, header["config"])
+    try:
+        with torch.device("meta"):  # no memory is taken yet for the network that a stranger's header asks for
+            build_from_config(header["config"]).load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        misfit = str(error).split("\n\t")[-1][:200]
+        raise UserError(f"{path}: the weights do not fit the network it names ({misfit}); use another copy") from error
     detector = build_from_config(header["config"])
     detector.load_state_dict(tensors)
     detector.eval()
     return LoadedModel(detector, categories, header)
 
 
-def _check_shapes(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
-    """Refuse weights that do not fit, before memory is taken for the network that a stranger's header asks for."""
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in build_from_config(config).state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(expected | found):
-        if expected.get(name) != found.get(name):
-            raise UserError(
-                f"{path}: the weights do not fit the network it names ({name}: {found.get(name, 'missing')}, expected "
-                f"{expected.get(name, 'none')}); use another copy"
-            )
-
-
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], *, keep_as: Path | None = None
 ) -> None:
-    """Write tensors and a JSON header; a crash leaves the old file or the new one.
+    """Write tensors and a JSON header; a crash leaves the old file or the new one. `keep_as` keeps the old one too.
 
-    Args:
-        keep_as: where to keep the old file; None: it is replaced.
-
-    Raises:
-        UserError: the disk is full, or can't be written; the old file is intact.
+    A UserError says that the disk is full, or can't be written; the old file is intact.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     as_read = json.loads(json.dumps({**header, "format": FORMAT}))
@@ -132,17 +100,11 @@ def write_tensors(
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the tensors and the header that `write_tensors` wrote, and check them.
-
-    Raises:
-        UserError: no such file, not one of onestage, or a damaged one.
-    """
+    """Read the tensors and the header that `write_tensors` wrote; a UserError if the file is missing or damaged."""
     tensors, metadata = read_safetensors(path)
     try:
-        header = json.loads(metadata["onestage"])
-        if not isinstance(header, dict):
-            raise KeyError("onestage")
-    except (KeyError, ValueError, RecursionError) as error:
+        header = dict(json.loads(metadata["onestage"]))
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a onestage file; `onestage import` reads other projects' weights") from error
     if header.get("format") != FORMAT:
         raise UserError(f"{path}: file format {header.get('format')}; this onestage reads {FORMAT}")
@@ -155,8 +117,7 @@ def _sha256(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     """SHA-256 of the header without its own "sha256", and of the tensors."""
     without = {key: value for key, value in header.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(without, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

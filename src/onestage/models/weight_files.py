@@ -1,15 +1,13 @@
 """Read weight files from strangers: no code in them runs, and sizes are bounded before anything is parsed.
 
-- The kind of a file is recognised by its first bytes, not by its name.
-- safetensors: the header's length is checked before it is parsed (a 13 MB header takes seconds).
-- .pth: a pickle is a program. Its instructions are listed first, without running them, and the file is refused if they
-  name anything but the few functions that rebuild a plain tensor. Then `torch.load(weights_only=True)` reads it, whose
-  own list of allowed names is longer, and can be extended by any library that is imported.
+A file's kind is recognised by its first bytes, not by its name. The header of safetensors is measured before it is
+parsed (13 MB take seconds). A .pth file has a pickle, which is a program: its instructions are listed first, without
+running them, and the file is refused if they name anything but the few functions that rebuild a plain tensor. Then
+`torch.load(weights_only=True)` reads it, whose own list is longer, and can be extended by any library that is imported.
 """
 
 from __future__ import annotations
 
-import os
 import pickletools
 import struct
 import zipfile
@@ -27,9 +25,6 @@ from onestage.errors import UserError
 MAX_HEADER_BYTES = 1_000_000  # of a safetensors file
 MAX_PICKLE_BYTES = 16_000_000  # of a .pth file, without the values of its tensors
 
-# Keys under which training programs keep the weights beside their optimizer; the first one found is taken.
-STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "net", "weights")
-
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 ALLOWED_NAMES = frozenset(
     {
@@ -38,24 +33,18 @@ ALLOWED_NAMES = frozenset(
         "torch Size",
         "torch device",
         "torch.nn.parameter Parameter",
-        "torch._utils _rebuild_parameter",
-        "torch._utils _rebuild_tensor",
-        "torch._utils _rebuild_tensor_v2",
+        *(f"torch._utils _rebuild_{what}" for what in ("parameter", "tensor", "tensor_v2")),
         "torch.storage UntypedStorage",
-        *(f"torch {kind}Storage" for kind in _STORAGES),
-        *(f"torch.cuda {kind}Storage" for kind in _STORAGES),
+        *(f"{module} {kind}Storage" for module in ("torch", "torch.cuda") for kind in _STORAGES),
         *(f"torch {kind}" for kind in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
     }
 )
-# Opcodes that fetch a function other than by GLOBAL, whose name is checked.
-_REFUSED_OPCODES = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "PERSID"})
 
 # torch before 1.6 wrote five pickles, then the values of the tensors. The first pickle is always the same number.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_LEGACY_PICKLES = 5
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a weight file by their entry names, on the CPU.
 
     Takes safetensors and both formats of PyTorch's .pth / .pt. In a training checkpoint the entry that holds the
@@ -64,7 +53,6 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, not a weight file, a damaged one, too large a header, or a pickle that would run code.
     """
-    path = Path(path)
     start = _first_bytes(path)
     if start.startswith((b"PK\x03\x04", b"\x80")):
         state_dict = _plain_state_dict(_read_pickled(path, zipped=start.startswith(b"PK")), path)
@@ -79,13 +67,12 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return state_dict
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors (on the CPU) and the metadata of a safetensors file.
 
     Raises:
         UserError: no such file, not a safetensors file, a damaged one, or a header of more than 1 MB.
     """
-    path = Path(path)
     start = _first_bytes(path)
     size = path.stat().st_size
     header_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
@@ -116,7 +103,14 @@ def _first_bytes(path: Path) -> bytes:
 def _read_pickled(path: Path, *, zipped: bool) -> Any:
     with path.open("rb") as file:
         try:
-            names = _names_in_zip(file, path) if zipped else _names_in_legacy(file, path)
+            if zipped:
+                names = _names_in_zip(file, path)
+            elif file.read(len(_LEGACY_START)) == _LEGACY_START:
+                names = {name for _ in range(4) for name in _names_in_pickle(file, path)}
+            else:
+                raise UserError(
+                    f"{path}: damaged, or a pickle that torch did not write; bring .safetensors or a PyTorch .pth"
+                )
         except UserError:
             raise
         except (ValueError, OSError, IndexError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
@@ -135,7 +129,7 @@ def _read_pickled(path: Path, *, zipped: bool) -> Any:
 
 
 def _names_in_zip(file: BufferedReader, path: Path) -> set[str]:
-    """Names in the pickle of a .pth file since torch 1.6: a zip archive without compression."""
+    """Names in a .pth file since torch 1.6: a zip archive without compression, with one pickle."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -148,19 +142,13 @@ def _names_in_zip(file: BufferedReader, path: Path) -> set[str]:
         return _names_in_pickle(BytesIO(archive.read(pickles[0])), path)
 
 
-def _names_in_legacy(file: BufferedReader, path: Path) -> set[str]:
-    """Names in the five pickles of a .pth file before torch 1.6, as ssd.pytorch published them."""
-    if file.read(len(_LEGACY_START)) != _LEGACY_START:
-        raise UserError(f"{path}: damaged, or a pickle that torch did not write; bring .safetensors or a PyTorch .pth")
-    return {name for _ in range(_LEGACY_PICKLES - 1) for name in _names_in_pickle(file, path)}
-
-
 def _names_in_pickle(stream: BufferedIOBase, path: Path) -> set[str]:
     """The names ("module name") that the next pickle of a stream would fetch; nothing in it is run."""
     names: set[str] = set()
     start = stream.tell()
     for opcode, argument, position in pickletools.genops(cast(IO[bytes], stream)):
-        if opcode.name in _REFUSED_OPCODES:
+        # Opcodes that fetch a function other than by GLOBAL, whose name is checked
+        if opcode.name in {"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "PERSID"}:
             raise UserError(f"{path}: its pickle uses {opcode.name}, which torch's files do not; it was not loaded")
         if opcode.name == "GLOBAL":
             names.add(str(argument))
@@ -170,7 +158,7 @@ def _names_in_pickle(stream: BufferedIOBase, path: Path) -> set[str]:
 
 
 def _plain_state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
-    for key in STATE_DICT_KEYS:
+    for key in ("state_dict", "model", "model_state_dict", "net", "weights"):  # in a training program's checkpoint
         if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping):
             payload = payload[key]
             break

@@ -1,7 +1,4 @@
-"""RetinaNet's feature pyramid network, levels P3 to P7 (Lin et al. 2017, arXiv 1708.02002, 4).
-
-P3 to P5 are torchvision's; P6 and P7 are strided convolutions on top.
-"""
+"""RetinaNet's feature pyramid network, levels P3 to P7 (Lin et al. 2017, arXiv 1708.02002, 4)."""
 
 from __future__ import annotations
 
@@ -16,13 +13,10 @@ P6From = Literal["c5", "p5"]
 
 
 class FPN(nn.Module):
-    """Five maps at strides 8 to 128 from three maps at strides 8, 16 and 32.
+    """Five maps at strides 8 to 128 from three at strides 8, 16 and 32: torchvision's, and two convolutions on top.
 
-    Args:
-        channels_in: number of channels of each input map, finest first.
-        channels: number of channels of every output map.
-        p6_from: input of P6: the backbone's last map (the paper, note 2) or P5 (torchvision's first RetinaNet).
-        p7_relu: put a ReLU between P6 and P7 (the paper does; mmdetection doesn't).
+    P6 is made of the backbone's last map (the paper, note 2) or of P5 (torchvision's first RetinaNet). The paper has a
+    ReLU between P6 and P7, mmdetection none.
     """
 
     def __init__(self, channels_in: Sequence[int], channels: int, p6_from: P6From = "c5", p7_relu: bool = True) -> None:

@@ -3,8 +3,7 @@
     two maps -> FFMv1 -> base feature -> 8 x (FFMv2 -> TUM) -> one map a scale, of all levels -> SFAM
 
 The paper's words, ours: FFMv1 = `BaseFeature`; FFMv2 = a reduction of the base feature, joined with the largest map of
-the TUM before; TUM = `ThinnedUShape`; SFAM = `ScaleAttention`. It can be used on its own with any two maps, the first
-with twice the sides of the second.
+the TUM before; TUM = `ThinnedUShape`; SFAM = `ScaleAttention`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from math import gcd
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,23 +22,19 @@ Norm = Literal["batch", "group"]
 
 
 class MLFPN(nn.Module):
-    """`num_scales` maps of `channels * num_levels` channels from a shallow and a deep map.
+    """`num_scales` maps of `channels * num_levels` channels from a shallow and a deep map, which has half its sides.
+
+    Each of a TUM's maps has half the sides of the one before, rounded up; the last one's are two cells shorter instead.
 
     Args:
-        channels_in: number of channels of the shallow map, and of the deep map, which has half its sides.
-        channels: number of channels of each level's maps and of a TUM's inner layers.
         num_levels: number of TUMs.
-        num_scales: number of maps of each TUM. Each has half the sides of the one before, rounded up; the last map's
-            sides are two cells shorter instead.
-        shared_reduction: use one reduction of the base feature for all levels, as the released code, which builds its
-            list by repeating one layer. The paper has one a level.
+        shared_reduction, shared_sfam: use one layer for all levels, or scales, as the released code, which builds its
+            lists by repeating one layer. The paper has one each.
         sfam: weight the channels of each scale. On in the paper; off in every configuration of the released code.
-        shared_sfam: use one pair of SFAM layers for all scales, as the released code, for the same reason.
         norm: "batch" as in the paper, or "group". Through eight TUMs with batch norms the gradient grows
             ten-thousandfold (Yang 2019, arXiv 1902.08129: batch norm with ReLU explodes with depth), so the loss starts
             to fall only after thousands of steps; with group norms it does after tens.
-        checkpoint_activations: in training, keep only the inputs of each TUM and compute its inside again for the
-            gradients: less memory, more time.
+        checkpoint_activations: in training, compute each TUM's inside again for the gradients: less memory, slower.
     """
 
     def __init__(
@@ -60,10 +55,8 @@ class MLFPN(nn.Module):
         self.checkpoint_activations = checkpoint_activations
         self.base = BaseFeature(*channels_in, norm)
         reduced = channels // 2
-        reductions = 1 if shared_reduction else num_levels
-        self.reductions = nn.ModuleList(
-            ConvNormReLU(self.base.channels, reduced, 1, norm=norm) for _ in range(reductions)
-        )
+        own = 1 if shared_reduction else num_levels
+        self.reductions = nn.ModuleList(ConvNormReLU(self.base.channels, reduced, 1, norm=norm) for _ in range(own))
         self.tums = nn.ModuleList(
             ThinnedUShape(reduced if level == 0 else reduced + channels, channels, num_scales, norm)
             for level in range(num_levels)
@@ -75,12 +68,12 @@ class MLFPN(nn.Module):
         """One map a scale, finest first, from a shallow map (B, C1, 2H, 2W) and a deep one (B, C2, H, W)."""
         base = self.base(*maps)
         reduced = [reduction(base) for reduction in self.reductions]
+        recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         of_levels: list[list[Tensor]] = []
         for level, tum in enumerate(self.tums):
             x = reduced[level % len(reduced)]
             if level > 0:
                 x = torch.cat([x, of_levels[-1][0]], dim=1)
-            recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
             of_levels.append(_recomputed(tum, x) if recompute else tum(x))
         of_scales = [torch.cat(scale, dim=1) for scale in zip(*of_levels, strict=True)]
         if self.attention is not None:
@@ -119,9 +112,7 @@ class ThinnedUShape(nn.Module):
         self.laterals = nn.ModuleList(  # finest first; the finest takes the TUM's own input
             ConvNormReLU(channels_in if i == 0 else channels, channels, 3, padding=1, norm=norm) for i in range(steps)
         )
-        self.smooths = nn.ModuleList(  # finest first
-            ConvNormReLU(channels, channels, 1, norm=norm) for _ in range(steps)
-        )
+        self.smooths = nn.ModuleList(ConvNormReLU(channels, channels, 1, norm=norm) for _ in range(steps))  # likewise
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """One map (B, channels, h, w) a scale, finest first, from (B, C, H, W)."""
@@ -140,11 +131,11 @@ class ThinnedUShape(nn.Module):
 class ScaleAttention(nn.Module):
     """SFAM: weights for the channels of each scale, from the mean of its map (Hu 2018, squeeze and excitation)."""
 
-    def __init__(self, channels: int, num_scales: int, shared: bool, reduction: int = 16) -> None:
+    def __init__(self, channels: int, num_scales: int, shared: bool) -> None:
         super().__init__()
         own = 1 if shared else num_scales
-        self.squeeze = nn.ModuleList(nn.Conv2d(channels, channels // reduction, 1) for _ in range(own))
-        self.excite = nn.ModuleList(nn.Conv2d(channels // reduction, channels, 1) for _ in range(own))
+        self.squeeze = nn.ModuleList(nn.Conv2d(channels, channels // 16, 1) for _ in range(own))
+        self.excite = nn.ModuleList(nn.Conv2d(channels // 16, channels, 1) for _ in range(own))
 
     def forward(self, of_scales: Sequence[Tensor]) -> list[Tensor]:
         weighed = []
@@ -175,11 +166,9 @@ def _norm(norm: Norm, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(gcd(32, channels // 2), channels)
 
 
-def _recomputed(tum: nn.Module, x: Tensor) -> list[Tensor]:
+def _recomputed(tum: nn.Module, x: Tensor) -> Any:
     """A TUM's maps, whose inside is computed again in the backward pass."""
-    return checkpoint(  # pyright: ignore[reportReturnType]
-        tum, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _fixed_statistics(tum))
-    )
+    return checkpoint(tum, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _fixed_statistics(tum)))
 
 
 @contextmanager

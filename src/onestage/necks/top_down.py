@@ -10,31 +10,17 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 
 class TopDown(nn.Module):
-    """A 1x1 convolution on each map, the sum with the coarser result, and a 3x3 convolution that smooths it.
-
-    Args:
-        channels_in: number of channels of each input map, finest first.
-        channels: number of channels of every output map.
-    """
+    """A 1x1 convolution on each map, the sum with the coarser result, and a 3x3 convolution that smooths it."""
 
     def __init__(self, channels_in: Sequence[int], channels: int) -> None:
         super().__init__()
         self.channels = (channels,) * len(channels_in)
-        self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels))
-            for c in channels_in
-        )
-        self.smooths = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
-                nn.BatchNorm2d(channels),
-                nn.ReLU(inplace=True),
-            )
-            for _ in channels_in
-        )
+        self.laterals = nn.ModuleList(Conv2dNormActivation(c, channels, 1, activation_layer=None) for c in channels_in)
+        self.smooths = nn.ModuleList(Conv2dNormActivation(channels, channels, 3) for _ in channels_in)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

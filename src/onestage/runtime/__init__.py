@@ -18,26 +18,19 @@ if TYPE_CHECKING:
     from .decode import ImageError, decode_image
     from .detections import DetectionArrays
     from .errors import UserError
-    from .predictor import OnnxPredictor, load
+    from .session import OnnxPredictor, load
 
 __version__ = "0.1.0"
 
 __all__ = ["DetectionArrays", "ImageError", "OnnxPredictor", "UserError", "decode_image", "load"]
 
-_HOMES = {
-    "DetectionArrays": ".detections",
-    "ImageError": ".decode",
-    "OnnxPredictor": ".predictor",
-    "UserError": ".errors",
-    "decode_image": ".decode",
-    "load": ".predictor",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    """Import what is asked for when it is first used: `onestage` itself often needs little of this package."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    home = {"DetectionArrays": ".detections", "ImageError": ".decode", "UserError": ".errors"}.get(name, ".session")
+    return getattr(importlib.import_module(home, __name__), name)
 
 
 def __dir__() -> list[str]:

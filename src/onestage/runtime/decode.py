@@ -20,8 +20,6 @@ import os
 import re
 import stat
 import struct
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -60,11 +58,10 @@ _FIRST_BYTES = {
 }
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV wants exactly one colour order; its reduced colour flags carry the bit of the other one, BGR
-_DECODE_REDUCED = {
-    1: _DECODE,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | _DECODE,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | _DECODE,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | _DECODE,
+_REDUCE = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
 _EXIF_ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 274, 322, 323  # tags of TIFF 6.0
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # orientation -> OpenCV's code: 1 left-right, 0 up-down, -1 both
@@ -78,22 +75,13 @@ class TooManyPixelsError(ImageError):
     """An image whose header says that it is too large."""
 
 
-@dataclass(frozen=True)
-class ImageHeader:
-    """An image's header.
+class ImageHeader(NamedTuple):
+    """An image's header."""
 
-    Attributes:
-        width: pixels of the upright image (after EXIF orientation).
-        height: pixels of the upright image.
-        format: a key of `EXTENSIONS`.
-        orientation: EXIF orientation, 1 to 8; with 5 to 8 the stored sides are swapped. 1 for a TIFF, which Pillow
-            turns upright itself.
-    """
-
-    width: int
+    width: int  # pixels of the upright image
     height: int
-    format: str
-    orientation: int = 1
+    format: str  # a key of `EXTENSIONS`
+    orientation: int  # by EXIF, 1 to 8; from 5 the stored sides are swapped. 1 for a TIFF, which Pillow turns upright
 
 
 def decode_image(
@@ -117,8 +105,8 @@ def decode_image(
     if _is_ordinary(file.image):
         if header.format == "JPEG" and min_side is not None:
             shorter = min(header.width, header.height)
-            factor = next((factor for factor in (8, 4, 2) if shorter >= factor * min_side), 1)
-        pixels = _decoded_by_opencv(file, _DECODE_REDUCED[factor])
+            factor = next((factor for factor in _REDUCE if shorter >= factor * min_side), 1)
+        pixels = _decoded_by_opencv(file, _DECODE | _REDUCE.get(factor, 0))
     else:
         pixels = _decoded_by_pillow(file)
     if header.orientation >= 5:  # EXIF 2.32, 4.6.4
@@ -134,19 +122,14 @@ def decode_image(
 
 
 def read_header(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """An image's upright size and format, without decoding it.
-
-    Raises:
-        ImageError: as `decode_image`, but damage behind the header goes unnoticed (see `check_image`).
-    """
+    """An image's upright size and format, without decoding it. Raises as `decode_image`, but sees the header alone."""
     return _opened(source, max_pixels).header
 
 
 def check_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """`read_header`, and a cheap proof that the file is whole: JPEG and PNG by their end mark, others by decoding.
 
-    Raises:
-        ImageError: as `decode_image`.
+    Raises as `decode_image`.
     """
     file = _opened(source, max_pixels)
     _refuse_if_cut_off(file)
@@ -165,12 +148,6 @@ class _Opened(NamedTuple):
 
 
 def _opened(source: ImageSource, max_pixels: int) -> _Opened:
-    """Read the header of an image and hold its size against `max_pixels`.
-
-    Raises:
-        ImageError: no readable file, none of the six formats, or a damaged header.
-        TooManyPixelsError: more than `max_pixels`.
-    """
     data, name = _bytes_of(source)
     kind = next((kind for kind, pattern in _FIRST_BYTES.items() if pattern.match(data)), None)
     if kind is None:
@@ -179,13 +156,14 @@ def _opened(source: ImageSource, max_pixels: int) -> _Opened:
     content = _Content(data)
     try:
         image = _plugin(kind)(content)
-        sizes = (_tile_size(image), image.size)
+        tags = getattr(image, "tag_v2", {})  # a TIFF's; its tiles may be larger than the image but are unpacked whole
+        tile_size = int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
         orientation = 1 if kind == "TIFF" else _orientation(image, data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixelsError(f"{name}: too large to decode safely ({error}); make it smaller") from error
     except Exception as error:  # a damaged header makes Pillow raise nearly anything
         raise ImageError(f"{name}: damaged {kind} header ({error}); replace or delete it") from error
-    for width, height in sizes:
+    for width, height in (tile_size, image.size):
         if width * height > max_pixels:
             raise TooManyPixelsError(
                 f"{name}: {width}x{height} pixels, more than the {max_pixels:,} allowed; make it smaller"
@@ -202,17 +180,17 @@ def _bytes_of(source: ImageSource) -> tuple[bytes, str]:
     name = os.fspath(source)
     try:
         status = os.stat(name)
-        fits = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES
-        data = Path(name).read_bytes() if fits else b""
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such image") from error
+        if not stat.S_ISREG(status.st_mode):
+            problem = "not a file; give an image"
+        elif status.st_size > MAX_FILE_BYTES:
+            problem = f"{status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed for an image"
+        else:
+            return Path(name).read_bytes(), name
+    except FileNotFoundError:
+        problem = "no such image"
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: can't be read ({getattr(error, 'strerror', None) or error})") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{name}: not a file; give an image")
-    if not fits:
-        raise ImageError(f"{name}: {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed for an image")
-    return data, name
+        problem = f"can't be read ({getattr(error, 'strerror', None) or error})"
+    raise ImageError(f"{name}: {problem}")
 
 
 class _Content(io.BytesIO):
@@ -222,15 +200,13 @@ class _Content(io.BytesIO):
     until the header is known.
     """
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.data, self.reads_left = data, MAX_HEADER_READS
+    reads_left = MAX_HEADER_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads_left -= 1
         if self.reads_left < 0:
             raise ValueError(f"more than {MAX_HEADER_READS:,} parts")
-        return io.BytesIO.read(self, size)
+        return super().read(size)
 
 
 class _Jpeg(JpegImageFile):
@@ -238,12 +214,8 @@ class _Jpeg(JpegImageFile):
         """Nothing: Pillow would parse every tag, and warn of each bad one."""
 
 
-@cache
 def _plugin(kind: str) -> type[ImageFile]:
-    """Pillow's reader of one format, imported when it is first needed.
-
-    Not by `Image.open`, which looks for a reader among all formats: some run other programs (EPS).
-    """
+    """Pillow's reader of one format. Not by `Image.open`, which tries all formats: some run other programs (EPS)."""
     if kind == "JPEG":
         return _Jpeg
     name = kind if kind == "WebP" else kind.capitalize()
@@ -274,22 +246,13 @@ def _orientation(image: ImageFile, data: bytes) -> int:
     return 1
 
 
-def _tile_size(image: ImageFile) -> tuple[int, int]:
-    """Width and height of a TIFF's tiles, which may be larger than the image but are unpacked whole; else zeros."""
-    tags = getattr(image, "tag_v2", {})
-    return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
-
-
 def _refuse_if_cut_off(file: _Opened) -> None:
     """Look for the end mark of a JPEG (EOI behind the first scan: an embedded thumbnail has its own) or a PNG."""
-    data, kind = file.content.data, file.header.format
-    if kind == "JPEG":
-        # coded pixels can't hold FF D9 (an FF is followed by 00), so the first one behind the scan's head, where Pillow
-        # stopped reading, is the end; nearly always it is the file's last two bytes
-        whole = data.endswith(b"\xff\xd9") or data.find(b"\xff\xd9", file.content.tell()) >= 0
-    else:
-        whole = kind != "PNG" or data.rfind(b"IEND\xaeB`\x82") >= 0
-    if not whole:
+    kind = file.header.format
+    # coded pixels can't hold FF D9 (an FF is followed by 00), so it is the end behind the scan's head, where Pillow
+    # stopped reading
+    marks = {"JPEG": (b"\xff\xd9", file.content.tell()), "PNG": (b"IEND\xaeB`\x82", 0)}
+    if kind in marks and file.content.getvalue().rfind(*marks[kind]) < 0:
         raise ImageError(
             f"{file.name}: the {kind} file is cut off (its end mark is missing); fetch it again or delete it"
         )
@@ -305,13 +268,12 @@ def _is_ordinary(image: ImageFile) -> bool:
 
 
 def _decoded_by_opencv(file: _Opened, flags: int) -> UInt8[np.ndarray, "H W 3"]:
-    damaged = f"{file.name}: damaged {file.header.format} data; replace or delete it"
     try:
-        image = cv2.imdecode(np.frombuffer(file.content.data, dtype=np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError(damaged) from error
+        image = cv2.imdecode(np.frombuffer(file.content.getvalue(), dtype=np.uint8), flags)
+    except cv2.error:
+        image = None
     if image is None:
-        raise ImageError(damaged)
+        raise ImageError(f"{file.name}: damaged {file.header.format} data; replace or delete it")
     return image
 
 

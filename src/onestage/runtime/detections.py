@@ -39,11 +39,7 @@ class DetectionArrays:
 
 
 def wanted_labels(names: Sequence[str], wanted: Collection[str]) -> list[bool]:
-    """For each class, True where its name is wanted.
-
-    Raises:
-        ValueError: a wanted name that no class has.
-    """
+    """For each class, True where its name is wanted. A wanted name that no class has is a `ValueError`."""
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         raise ValueError(f"{unknown[0]}: no class has this name; the classes are {', '.join(names)}")

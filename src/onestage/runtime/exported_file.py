@@ -23,8 +23,6 @@ BEFORE_RESIZING, RESIZED = "images_before_resizing", "images_resized"  # two val
 MAX_FILE_BYTES = (1 << 31) - 1  # protobuf's own limit
 MAX_DEPTH = 32  # of messages in messages: graphs in attributes of nodes hold graphs
 
-_Bytes = memoryview
-
 # message -> field number -> the message in it; other fields are not looked into
 _MESSAGES = {
     "model": {7: "graph", 8: "opset", 14: "property", 20: "training", 25: "function"},
@@ -40,17 +38,11 @@ _STANDARD = ("", "ai.onnx")
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """An exported file that passed the checks.
+    """An exported file that passed the checks."""
 
-    Attributes:
-        name: its path, for messages.
-        content: its bytes.
-        header: the exporter's entries: detector, categories, resize, selection, origin.
-    """
-
-    name: str
+    name: str  # its path, for messages
     content: bytes
-    header: dict[str, Any]
+    header: dict[str, Any]  # the exporter's entries: detector, categories, resize, selection, origin
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,20 +72,20 @@ def read_exported(path: str | os.PathLike[str]) -> ExportedFile:
     except OSError as error:
         raise UserError(f"{name}: can't be read ({error.strerror})") from error
     try:
-        header, graph = _checked_parts(content, name)
+        header, digest = _checked_header(content, name), graph_digest(content)
+    except UserError:
+        raise
     except (ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{name}: no ONNX file, or a damaged one; export it again") from error
-    if header is None or graph is None:
+    if header is None:
         raise UserError(f"{name}: not exported by onestage (it has no {METADATA_KEY!r} entry); use `onestage export`")
-    return ExportedFile(name, content, check_header(bytes(header), hashlib.sha256(graph).hexdigest(), name))
+    return ExportedFile(name, content, check_header(header, digest, name))
 
 
 def graph_digest(content: bytes) -> str:
-    """SHA-256 of the graph of a serialised model; the header has it too."""
-    graphs = [value for number, value in _fields(memoryview(content)) if number == 7 and not isinstance(value, int)]
-    return hashlib.sha256(graphs[0]).hexdigest()
+    """SHA-256 of a serialised model's one graph, as in the header. For other bytes a `ValueError` or `IndexError`."""
+    (graph,) = (value for number, value in _fields(memoryview(content)) if number == 7 and not isinstance(value, int))
+    return hashlib.sha256(graph).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -102,10 +94,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checked_parts(content: bytes, name: str) -> tuple[_Bytes | None, _Bytes | None]:
-    """The header's JSON and the graph, once every message of the file has been checked."""
-    header = graph = None
-    waiting: list[tuple[str, _Bytes, int]] = [("model", memoryview(content), 0)]
+def _checked_header(content: bytes, name: str) -> bytes | None:
+    """The header's JSON, once every message of the file has been checked."""
+    header = None
+    waiting = [("model", memoryview(content), 0)]
     while waiting:
         message, payload, depth = waiting.pop()
         if depth > MAX_DEPTH:
@@ -116,24 +108,15 @@ def _checked_parts(content: bytes, name: str) -> tuple[_Bytes | None, _Bytes | N
         _refuse_unsafe(message, fields, name)
         if message == "property":
             key, value = (next((v for n, v in fields if n == number), b"") for number in (1, 2))
-            if not isinstance(key, int) and bytes(key) == METADATA_KEY.encode() and not isinstance(value, int):
-                header = memoryview(value)
-        for number, value in fields:
-            inner = _MESSAGES.get(message, {}).get(number)
-            if inner is None or isinstance(value, int):
-                continue
-            if message == "model" and inner == "graph":
-                if graph is not None:
-                    raise ValueError("two graphs")
-                graph = value
-            waiting.append((inner, value, depth + 1))
-    return header, graph
+            if _text(key) == METADATA_KEY and not isinstance(value, int):
+                header = bytes(value)
+        inner = _MESSAGES.get(message, {})
+        waiting += [(inner[n], v, depth + 1) for n, v in fields if n in inner and not isinstance(v, int)]
+    return header
 
 
-def _refuse_unsafe(message: str, fields: list[tuple[int, int | _Bytes]], name: str) -> None:
-    """Refuse weights in other files and operators that are not standard. Readers differ in which of two occurrences of
-    a field they take, so each counts.
-    """
+def _refuse_unsafe(message: str, fields: list[tuple[int, int | memoryview]], name: str) -> None:
+    """Refuse weights in other files and foreign operators. Of a field given twice each counts: readers differ."""
     for number, value in fields:
         elsewhere = number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value != 0)
         if message == "tensor" and elsewhere:
@@ -144,7 +127,7 @@ def _refuse_unsafe(message: str, fields: list[tuple[int, int | _Bytes]], name: s
             raise UserError(f"{name}: {operator} of the domain {_text(value)!r} is not of the ONNX standard; not run")
 
 
-def _text(value: int | _Bytes) -> str:
+def _text(value: int | memoryview | bytes) -> str:
     return "" if isinstance(value, int) else bytes(value).decode("utf-8", "replace")
 
 
@@ -177,12 +160,8 @@ def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
     return values
 
 
-def _fields(message: _Bytes) -> Iterator[tuple[int, int | _Bytes]]:
-    """Number and value of each field of a protobuf message; values are whole numbers, or the bytes of longer fields.
-
-    Raises:
-        ValueError, IndexError: the bytes are not a message.
-    """
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value (a number, or bytes) of each field of a protobuf message; else `ValueError` or `IndexError`."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -191,22 +170,17 @@ def _fields(message: _Bytes) -> Iterator[tuple[int, int | _Bytes]]:
             raise ValueError("a field number of more than 29 bits, which readers cut in different ways")
         if kind == 0:
             value, position = _varint(message, position)
-            yield number, value
-        elif kind == 2:
-            length, position = _varint(message, position)
+        elif kind in (1, 2, 5):
+            length, position = _varint(message, position) if kind == 2 else (8 if kind == 1 else 4, position)
             if position + length > len(message):
                 raise ValueError("cut off")
-            yield number, message[position : position + length]
-            position += length
-        elif kind in (1, 5):  # 8 and 4 bytes
-            position += 8 if kind == 1 else 4
-            if position > len(message):
-                raise ValueError("cut off")
+            value, position = message[position : position + length], position + length
         else:
             raise ValueError(f"kind {kind}")
+        yield number, value
 
 
-def _varint(message: _Bytes, position: int) -> tuple[int, int]:
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         byte = message[position]

@@ -1,17 +1,24 @@
-"""An exported network in its engine."""
+"""An exported detector: its network in an engine, and a function of images that gives detections."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from .decode import decode_image
 from .detections import DetectionArrays
 from .errors import UserError
-from .exported_file import ExportedFile
+from .exported_file import ExportedFile, read_exported
 from .threads import cpu_threads
+
+AnyImage: TypeAlias = str | Path | bytes | np.ndarray
+"""A path, an encoded file's bytes, or an RGB array (H, W, 3) of uint8."""
 
 PIXELS_AT_ONCE = 1 << 22  # of the images in a batch; the graph takes 12 bytes a pixel while it resizes
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -27,11 +34,7 @@ class Outputs(NamedTuple):
 
 
 class Session:
-    """Detects with an exported network. Subclasses bring the engine.
-
-    Attributes:
-        file: the exported file.
-    """
+    """Detects with an exported network. Subclasses bring the engine."""
 
     def __init__(self, file: ExportedFile) -> None:
         self.file = file
@@ -43,13 +46,9 @@ class Session:
     def __call__(
         self, images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]], score_threshold: float | None = None
     ) -> list[DetectionArrays]:
-        """Detect in images of any sizes; images of one size go through the network together.
+        """Detections in images of any sizes, in pixels of each; images of one size go through the network together.
 
-        Args:
-            score_threshold: score above which a detection is kept; None: the threshold in the file.
-
-        Returns:
-            Detections of each image, in pixels of the image.
+        Scores are above `score_threshold`; None takes the threshold in the file.
         """
         if score_threshold is None:
             score_threshold = float(self.file.header["selection"]["score_threshold"])
@@ -64,11 +63,9 @@ class Session:
                 outputs = self.run(np.stack([images_rgb[index] for index in batch]), score_threshold)
                 labels = outputs.labels.astype(np.int64)  # an engine may have its own type of 64 bits
                 for row, (index, count) in enumerate(zip(batch, outputs.counts.tolist(), strict=True)):
+                    kept = row, slice(count)
                     found[index] = DetectionArrays(
-                        outputs.boxes_xyxy[row, :count],
-                        outputs.scores[row, :count],
-                        labels[row, :count],
-                        self.file.names,
+                        outputs.boxes_xyxy[kept], outputs.scores[kept], labels[kept], self.file.names
                     )
         return [found[index] for index in range(len(images_rgb))]
 
@@ -77,11 +74,7 @@ class OnnxSession(Session):
     """An exported network in ONNX Runtime."""
 
     def __init__(self, file: ExportedFile, *, device: str | None = None, threads: int | None = None) -> None:
-        """Load the network.
-
-        Args:
-            device: "cpu" or "cuda"; None: "cpu".
-            threads: number of CPU threads; None: as many as this process may use.
+        """Load the network; device and threads as in `load`.
 
         Raises:
             UserError: ONNX Runtime is missing, can't read the file, or doesn't have the device.
@@ -108,3 +101,67 @@ class OnnxSession(Session):
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
         inputs = {"images": images_rgb, "score_threshold": np.array([score_threshold], dtype=np.float32)}
         return Outputs(*self._session.run(list(Outputs._fields), inputs))
+
+
+@dataclass
+class OnnxPredictor:
+    """An exported detector that takes images and gives detections."""
+
+    session: Session  # the network in its engine
+    score_threshold: float = 0.5  # above which a detection is kept; may be changed between calls
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        return self.session.file.names
+
+    @overload
+    def __call__(self, images: AnyImage, batch_size: int = 8) -> DetectionArrays: ...
+    @overload
+    def __call__(self, images: Sequence[AnyImage], batch_size: int = 8) -> list[DetectionArrays]: ...
+    def __call__(
+        self, images: AnyImage | Sequence[AnyImage], batch_size: int = 8
+    ) -> DetectionArrays | list[DetectionArrays]:
+        """Detect in one image, or in a list of images (a list in gives a list out, in order).
+
+        Raises:
+            ImageError: an image that can't be read.
+            UserError: an array that is not (H, W, 3) of uint8.
+        """
+        if isinstance(images, AnyImage):
+            return self([images])[0]
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: give 1 or more")
+        found: list[DetectionArrays] = []
+        for start in range(0, len(images), batch_size):
+            pixels = [read_image(image) for image in images[start : start + batch_size]]
+            found += self.session(pixels, self.score_threshold)
+        return found
+
+
+def load(
+    path: str | os.PathLike[str], device: str | None = None, *, score_threshold: float = 0.5, threads: int | None = None
+) -> OnnxPredictor:
+    """Load a file that `onestage export --format onnx` wrote.
+
+    Args:
+        device: "cpu" or "cuda"; None: "cpu".
+        score_threshold: score above which a detection is kept.
+        threads: number of CPU threads; None: as many as this process may use.
+
+    Raises:
+        UserError: no such file, a file that isn't safe or isn't ours, or no ONNX Runtime.
+    """
+    return OnnxPredictor(OnnxSession(read_exported(path), device=device, threads=threads), score_threshold)
+
+
+def read_image(image: AnyImage) -> np.ndarray:
+    """RGB pixels, upright, (H, W, 3) of uint8."""
+    if not isinstance(image, np.ndarray):
+        return decode_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UserError(
+            f"array of shape {image.shape} and type {image.dtype} is not an image; "
+            "give RGB pixels, (height, width, 3) of uint8"
+        )
+    return image

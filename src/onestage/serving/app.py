@@ -1,10 +1,13 @@
-"""The server: images in a request, their detections in the answer. How to use it: docs/serve.md."""
+"""The server: images in a request, their detections in the answer. How to use it: docs/serve.md.
+
+Pydantic's models are for the OpenAPI document and `/v1/model`; detections are written without them.
+"""
 
 from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,17 +15,18 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from onestage.drawing import class_color
-from onestage.inference.base_predictor import BasePredictor
+from onestage.inference.predictor import BasePredictor
 from onestage.runtime import __version__
 from onestage.runtime.decode import ImageError, TooManyPixelsError
 from onestage.serving.limits import Limits
-from onestage.serving.metrics import MeasuredRequests, Metrics
-from onestage.serving.schema import DETECT_REQUEST, DETECT_RESPONSES, ImageDetections, ModelFacts
+from onestage.serving.metrics import Metrics
 from onestage.serving.shared_predictor import ImageResult, SharedPredictor
 from onestage.serving.uploads import BodyReader, Upload, uploads
 
@@ -30,11 +34,8 @@ LOWEST_THRESHOLD, USUAL_THRESHOLD = 0.05, 0.5  # of scores: the lowest that a cl
 PNG = "image/png"
 
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    **{f"/{name}": (name, "text/javascript; charset=utf-8") for name in ("page.js", "api.js", "draw.js", "film.js")},
-}
+PAGE_FILES = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")}
+PAGE_FILES |= {f"/{name}": (name, "text/javascript") for name in ("page.js", "api.js", "draw.js", "film.js")}
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -49,24 +50,91 @@ PAGE_HEADERS = {
 log = logging.getLogger("onestage.serving")
 
 
+class Detection(BaseModel):
+    """One detected object."""
+
+    name: str
+    label: int
+    score: float
+    box_xyxy: tuple[float, float, float, float] = Field(description="pixels of the upright image")
+
+
+class ImageDetections(BaseModel):
+    """One image of a request, as in `detections.json`."""
+
+    source: str = Field(description="the file's name in the form; empty where the body is the image")
+    width: int = Field(0, description="pixels of the upright image")
+    height: int = 0
+    detections: list[Detection] = []
+    error: str = Field("", description="why this image of several can't be read; it has no detections then")
+
+
+class ModelFacts(BaseModel):
+    """The model, and the bounds on requests."""
+
+    detector: str
+    names: list[str] = Field(description="names of the classes, by label")
+    colours: list[str] = Field(description="colours of the classes in drawn images: #rrggbb")
+    lowest_score_threshold: float
+    usual_score_threshold: float
+    largest_request_bytes: int
+    largest_image_pixels: int
+    images_of_a_request: int
+    version: str
+
+
+class Failure(BaseModel):
+    """The reason why there are no detections."""
+
+    error: str
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {"schema": {"type": "object", "properties": {"images": {"type": "array", "items": _BINARY["schema"]}}}}
+_FAILURES = {
+    400: "no image, or a form that can't be read",
+    401: "no token, or a wrong one",
+    408: "the body came too slowly",
+    413: "too many bytes, pixels or images",
+    422: "no image that can be read, or a wrong value",
+    503: "the server is busy; Retry-After says when to come again",
+}
+
+DETECT_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One image (JPEG, PNG, WebP, BMP, TIFF, GIF), or several in a form, in fields of any name.",
+        "content": {"image/*": _BINARY, "application/octet-stream": _BINARY, "multipart/form-data": _FORM},
+    }
+}
+DETECT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": _BINARY}, "description": "One entry an image, or the one image drawn."},
+    **{status: {"model": Failure, "description": text} for status, text in _FAILURES.items()},
+}
+
+
 def create_app(
-    predictor: BasePredictor,
-    *,
-    token: str | None = None,
-    limits: Limits | None = None,
-    batch_size: int = 8,
+    predictor: BasePredictor, *, token: str | None = None, limits: Limits | None = None, batch_size: int = 8
 ) -> FastAPI:
     """The ASGI application of a model, for any ASGI server (in one process: its batches are shared there).
 
     Args:
-        predictor: a predictor of `onestage.load`. The score threshold of its selection becomes the lowest that clients
-            may ask for.
+        predictor: a predictor of `onestage.load`; its score threshold becomes the lowest that clients may ask for.
         token: secret that clients must send as `Authorization: Bearer TOKEN`; None: no secret is needed.
         limits: bounds on what clients may send.
         batch_size: most images that go through the network together; they may come from several requests.
     """
     predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
     server = Server(predictor, limits or Limits(), batch_size)
+
+    async def guard(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+
+    def page_file(name: str, media_type: str) -> Response:
+        return Response((PAGE / name).read_bytes(), media_type=media_type, headers=PAGE_HEADERS)
+
     app = FastAPI(
         title="onestage",
         version=__version__,
@@ -74,24 +142,25 @@ def create_app(
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         lifespan=server.lifespan,
+        # open to all: the page asks for the token itself
+        routes=[Route(path, page_file(*file), methods=["GET"]) for path, file in PAGE_FILES.items()],
+        exception_handlers={
+            kind: _error_as_json for kind in (RequestValidationError, HTTPException, ClientDisconnect, Exception)
+        },
     )
-    _answer_errors_as_json(app)
-    guarded = [Depends(_token_guard(token))] if token is not None else []
+    guarded = [Depends(guard)] if token is not None else []
     app.post(
         "/v1/detect",
         dependencies=guarded,
         response_model=list[ImageDetections],
-        response_model_exclude_unset=True,
         responses=DETECT_RESPONSES,
         openapi_extra=DETECT_REQUEST,
     )(server.detect)
     app.get("/v1/model", dependencies=guarded)(server.model)
     app.get("/metrics", dependencies=guarded, response_class=Response)(server.metrics)
     app.get("/healthz")(server.health)
-    for path, (name, media_type) in PAGE_FILES.items():  # open to all: the page asks for the token itself
-        app.get(path, include_in_schema=False)(_page_file(name, media_type))
     paths = frozenset({*PAGE_FILES, "/v1/detect", "/v1/model", "/healthz", "/metrics", "/openapi.json"})
-    app.add_middleware(MeasuredRequests, metrics=server.counters, paths=paths)
+    app.add_middleware(server.counters.measured, paths=paths)
     return app
 
 
@@ -138,7 +207,9 @@ class Server:
             if not done:
                 too_many_pixels = isinstance(results[0], TooManyPixelsError)
                 raise HTTPException(413 if too_many_pixels else 422, _message(images[0], results[0]))
-            timing = {"Server-Timing": _server_timing(done)}
+            # the longest times of the images in milliseconds, as browsers show them (W3C Server Timing)
+            wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
+            timing = {"Server-Timing": f"wait;dur={wait:.1f}, network;dur={network:.1f}"}
             if drawn:
                 png = await shared.draw(images[0].content, done[0].found.filter(score=score_threshold))
                 return Response(png, media_type=PNG, headers=timing)
@@ -184,52 +255,17 @@ def _message(image: Upload, error: object) -> str:
     return f"{image.name}: {text.removeprefix('image: ')}" if image.name else text
 
 
-def _server_timing(results: Sequence[ImageResult]) -> str:
-    """The longest times of a request's images in milliseconds, as browsers show them (W3C Server Timing)."""
-    wait, network = max(one.wait_ms for one in results), max(one.network_ms for one in results)
-    return f"wait;dur={wait:.1f}, network;dur={network:.1f}"
-
-
-def _token_guard(token: str) -> Callable[[Request], Awaitable[None]]:
-    expected = f"Bearer {token}".encode()
-
-    async def guard(request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, expected):
-            raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-
-    return guard
-
-
-def _page_file(name: str, media_type: str) -> Callable[[], Awaitable[Response]]:
-    content = (PAGE / name).read_bytes()
-
-    async def file() -> Response:
-        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
-
-    return file
-
-
-def _answer_errors_as_json(app: FastAPI) -> None:
-    """Answer every error with `{"error": "one sentence"}`; faults of the server itself go to its log."""
-
-    def answer(status: int, message: str, headers: Any = None) -> JSONResponse:
-        return JSONResponse({"error": message}, status, headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong_value(_request: Request, error: RequestValidationError) -> Response:
+async def _error_as_json(_request: Request, error: Exception) -> Response:
+    """Answer an error with `{"error": "one sentence"}`; faults of the server itself go to its log."""
+    headers = None
+    if isinstance(error, HTTPException):
+        status, message, headers = error.status_code, str(error.detail), error.headers
+    elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        return answer(422, f"{first['loc'][-1]}: {first['msg']}")
-
-    @app.exception_handler(HTTPException)
-    async def refused(_request: Request, error: HTTPException) -> Response:
-        return answer(error.status_code, str(error.detail), error.headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def client_gone(_request: Request, _error: ClientDisconnect) -> Response:
-        return answer(400, "the client went away")
-
-    @app.exception_handler(Exception)
-    async def server_fault(_request: Request, error: Exception) -> Response:
+        status, message = 422, f"{first['loc'][-1]}: {first['msg']}"
+    elif isinstance(error, ClientDisconnect):
+        status, message = 400, "the client went away"
+    else:
         log.error("a request failed", exc_info=error)
-        return answer(500, "the server failed with this request; its log says why")
+        status, message = 500, "the server failed with this request; its log says why"
+    return JSONResponse({"error": message}, status, headers)

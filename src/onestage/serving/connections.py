@@ -24,7 +24,12 @@ MAX_OPEN_FILES = 65_536
 
 def run(app: FastAPI, listening: socket.socket) -> None:
     """Answer requests at an open socket until Ctrl-C or SIGTERM; requests that have begun are answered first."""
-    _allow_many_connections()
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # of open files: each connection is one
+        wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     with contextlib.suppress(KeyboardInterrupt):
         http_server(app).run(sockets=[listening])
 
@@ -49,8 +54,7 @@ def http_server(app: FastAPI) -> uvicorn.Server:
 class DeadlineProtocol(HttpToolsProtocol):
     """Closes a connection whose request is not whole in time, or whose head is too long.
 
-    The application itself gives a body `Limits.body_seconds` and answers 408. This is for heads, and for what is still
-    sent after an answer.
+    This is for heads, and for what is still sent after an answer: the application itself answers a slow body with 408.
     """
 
     seconds = 1.5 * Limits().body_seconds
@@ -91,17 +95,4 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         self._timer = None
-        if not self.transport.is_closing():
-            self.transport.close()
-
-
-def _allow_many_connections() -> None:
-    """Raise the limit on open files: each connection is one."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        self.transport.close()

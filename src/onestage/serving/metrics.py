@@ -17,13 +17,9 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.requests = Counter("onestage_requests", "Answered requests.", ["path", "status"], registry=registry)
-        self.request_seconds = Histogram(
-            "onestage_request_seconds",
-            "Seconds from a request's head to its answer.",
-            ["path"],
-            buckets=SECONDS,
-            registry=registry,
+        self._requests = Counter("onestage_requests", "Answered requests.", ["path", "status"], registry=registry)
+        self._request_seconds = Histogram(
+            "onestage_request_seconds", "Seconds until the answer.", ["path"], buckets=SECONDS, registry=registry
         )
         self._images = Counter("onestage_images", "Images in requests.", ["outcome"], registry=registry)
         self._waiting = Gauge("onestage_waiting_images", "Images that have no answer yet.", registry=registry)
@@ -49,23 +45,18 @@ class Metrics:
         self._waiting.set(waiting_images)
         return generate_latest(self._registry)
 
+    def measured(self, app: ASGIApp, paths: frozenset[str]) -> ASGIApp:
+        """ASGI middleware that counts and times requests by path and status."""
 
-class MeasuredRequests:
-    """ASGI middleware that counts and times requests by path and status."""
+        async def measured_app(scope: Scope, receive: Receive, send: Send) -> None:
+            began, path = time.monotonic(), scope["path"] if scope.get("path") in paths else OTHER
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
-        self._app, self._metrics, self._paths = app, metrics, paths
+            async def counted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    self._requests.labels(path, message["status"]).inc()
+                    self._request_seconds.labels(path).observe(time.monotonic() - began)
+                await send(message)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, path = time.monotonic(), scope["path"] if scope["path"] in self._paths else OTHER
+            await app(scope, receive, counted)
 
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._metrics.requests.labels(path, message["status"]).inc()
-                self._metrics.request_seconds.labels(path).observe(time.monotonic() - began)
-            await send(message)
-
-        await self._app(scope, receive, counted)
+        return measured_app

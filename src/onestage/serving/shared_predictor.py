@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,11 +19,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
-from starlette.exceptions import HTTPException
 
 from onestage.drawing import SMALLEST_DRAWN_SIDE
-from onestage.errors import UserError
-from onestage.inference.base_predictor import BasePredictor
+from onestage.inference.predictor import BasePredictor
 from onestage.runtime.decode import ImageError, decode_image, read_header
 from onestage.runtime.threads import cpu_threads
 from onestage.serving.limits import Limits, busy
@@ -34,33 +31,21 @@ GATHER_SECONDS = 0.01  # a batch waits at most so long for images that are being
 STUCK_SECONDS = 30.0  # a batch that takes longer means that the network hangs
 
 T = TypeVar("T")
-_Answer: TypeAlias = tuple[Detections, float, float]  # of one image; when its batch began; the seconds of its batch
-_InLine: TypeAlias = tuple[Any, "asyncio.Future[_Answer]"]  # an image of the network's size, so that many may wait
+_InLine: TypeAlias = tuple[Any, Future]  # an image of the network's size, so that many may wait; see `_detect_one`
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What was found in one image.
+    """What was found in one image."""
 
-    Attributes:
-        size_hw: size of the upright image, pixels.
-        found: its detections, in pixels of the upright image.
-        wait_ms: time until the network began with it: decoding, and waiting for others.
-        network_ms: the network's time for its batch.
-    """
-
-    size_hw: tuple[int, int]
-    found: Detections
-    wait_ms: float
-    network_ms: float
+    size_hw: tuple[int, int]  # of the upright image, pixels
+    found: Detections  # in pixels of the upright image
+    wait_ms: float  # until the network began with it: decoding, and waiting for others
+    network_ms: float  # the network's time for its batch
 
 
 class SharedPredictor:
-    """Detects for the coroutines of one event loop; `close` ends its threads.
-
-    Attributes:
-        waiting: number of images that have no answer yet.
-    """
+    """Detects for the coroutines of one event loop; `close` ends its threads."""
 
     def __init__(
         self,
@@ -71,15 +56,13 @@ class SharedPredictor:
         on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
         """`on_batch` is called after each batch with its number of images and its seconds."""
-        self.waiting = 0
+        self.waiting = 0  # images that have no answer yet
         self._predictor, self._limits, self._batch_size, self._on_batch = predictor, limits, batch_size, on_batch
         self._budget = PixelBudget(limits.decoded_pixels)
         self._decoders = ThreadPoolExecutor(max_workers=cpu_threads(), thread_name_prefix="onestage-decode")
         self._decoding = 0
-        self._line: deque[_InLine] = deque()
-        self._answering = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._batches: SimpleQueue[tuple[list[Any], Future[Any]] | None] = SimpleQueue()
+        self._line: SimpleQueue[_InLine | None] = SimpleQueue()
         self._batch_began: float | None = None
         # a daemon, so that a network that hangs can't keep the process alive
         self._network = Thread(target=self._run_network, name="onestage-network", daemon=True)
@@ -101,9 +84,7 @@ class SharedPredictor:
             raise busy(f"{self.waiting} images are waiting")
         self.waiting += len(images)
         deadline = self._deadline()
-        tasks = [self._task(self._detect_one(image, deadline)) for image in images]
-        await asyncio.wait(tasks, timeout=self._limits.answer_seconds)
-        return [self._outcome(task) for task in tasks]
+        return await self._results([self._detect_one(image, deadline) for image in images])
 
     async def draw(self, encoded: bytes, found: Detections) -> bytes:
         """The image with its detections on it, as PNG. It is decoded again: no pixels are kept while others wait.
@@ -111,19 +92,20 @@ class SharedPredictor:
         Raises:
             HTTPException: it takes too long.
         """
-        drawing = self._with_pixels(encoded, lambda image: _drawn_png(image, found), self._deadline())
-        try:
-            return await asyncio.shield(self._task(drawing))
-        except TimeoutError as error:
-            raise self._too_late() from error
+
+        def drawn_png(image: np.ndarray) -> bytes:
+            drawn = found.draw(image, min_side=SMALLEST_DRAWN_SIDE)
+            return cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+        return (await self._results([self._with_pixels(encoded, drawn_png, self._deadline())]))[0]
 
     def close(self) -> None:
         """End the threads, once they have done what they were given."""
         self._decoders.shutdown(wait=True)
-        self._batches.put(None)
+        self._line.put(None)
         self._network.join(timeout=STUCK_SECONDS)
 
-    async def _detect_one(self, encoded: bytes, deadline: float) -> ImageResult:
+    async def _detect_one(self, encoded: bytes, deadline: float) -> ImageResult | ImageError:
         arrived = time.monotonic()
         try:
             self._decoding += 1
@@ -133,16 +115,16 @@ class SharedPredictor:
                 )
             finally:
                 self._decoding -= 1
-            answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-            self._line.append((prepared, answer))
-            if not self._answering:
-                self._answering = True
-                self._task(self._answer_line())
+            # detections; when the network began with the batch; its seconds for the batch
+            answer: Future[tuple[Detections, float, float]] = Future()
+            self._line.put((prepared, answer))
             async with asyncio.timeout_at(deadline):
-                found, began, seconds = await answer
+                found, began, seconds = await asyncio.wrap_future(answer)
+            return ImageResult(size_hw, found, 1e3 * (began - arrived), 1e3 * seconds)
+        except ImageError as error:
+            return error
         finally:
             self.waiting -= 1
-        return ImageResult(size_hw, found, 1e3 * (began - arrived), 1e3 * seconds)
 
     async def _with_pixels(self, encoded: bytes, work: Callable[[np.ndarray], T], deadline: float) -> T:
         """Work on a decoded image in a thread. The header gives its size first; pixels come once there is room."""
@@ -153,80 +135,59 @@ class SharedPredictor:
                 self._decoders, lambda: work(decode_image(encoded, max_pixels=max_pixels))
             )
 
-    async def _answer_line(self) -> None:
-        """Answer what is in the line, a batch at a time, until it is empty."""
-        try:
-            while self._line:
-                give_up = time.monotonic() + GATHER_SECONDS
-                while len(self._line) < self._batch_size and self._decoding and time.monotonic() < give_up:
-                    await asyncio.sleep(GATHER_SECONDS / 10)
-                await self._answer([self._line.popleft() for _ in range(min(self._batch_size, len(self._line)))])
-        finally:
-            self._answering = False
-
-    async def _answer(self, batch: Sequence[_InLine]) -> None:
-        batch = [one for one in batch if not one[1].done()]  # nobody waits any more for those whose time is over
-        if not batch:
-            return
-        outcome: Future[tuple[list[Detections], float, float]] = Future()
-        self._batches.put(([prepared for prepared, _ in batch], outcome))
-        try:
-            found, began, seconds = await asyncio.wrap_future(outcome)
-        except Exception as error:
-            if len(batch) > 1:  # one of them is to blame: the others get their answers
-                for one in batch:
-                    await self._answer([one])
-            elif not batch[0][1].done():
-                batch[0][1].set_exception(error)
-            return
-        self._on_batch(len(batch), seconds)
-        for (_, answer), detections in zip(batch, found, strict=True):
-            if not answer.done():
-                answer.set_result((detections, began, seconds))
-
-    def _run_network(self) -> None:
-        """Run the network on one batch after another. Whatever it raises, the thread goes on."""
-        while (batch := self._batches.get()) is not None:
-            prepared, outcome = batch
-            began = self._batch_began = time.monotonic()
-            try:
-                found: list[Detections] | Exception = self._predictor.detect(prepared)
-            except Exception as error:
-                found = error
-            self._batch_began = None
-            if isinstance(found, Exception):
-                outcome.set_exception(found)
-            else:
-                outcome.set_result((found, began, time.monotonic() - began))
-
-    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start work that goes on, within its bounds, when its client goes away."""
+    async def _results(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        """The results of works that go on when their client goes away or has waited too long."""
 
         def finished(task: asyncio.Task[T]) -> None:
             self._tasks.discard(task)
             if not task.cancelled():
                 task.exception()  # or asyncio would log the errors of those whose clients are gone
 
-        task = asyncio.create_task(work)
-        self._tasks.add(task)  # the event loop itself would not keep it
-        task.add_done_callback(finished)
-        return task
-
-    def _outcome(self, task: asyncio.Task[ImageResult]) -> ImageResult | ImageError:
-        if not task.done():
-            raise self._too_late()
+        tasks = [asyncio.create_task(work) for work in works]
+        self._tasks.update(tasks)  # the event loop itself would not keep them
+        for task in tasks:
+            task.add_done_callback(finished)
+        await asyncio.wait(tasks, timeout=self._limits.answer_seconds)
         try:
-            return task.result()
-        except ImageError as error:
-            return error
-        except TimeoutError as error:
-            raise self._too_late() from error
-
-    def _too_late(self) -> HTTPException:
-        return busy(f"no answer within {self._limits.answer_seconds:g} seconds")
+            return [task.result() for task in tasks]
+        except (TimeoutError, asyncio.InvalidStateError) as error:  # the latter: it is not done
+            raise busy(f"no answer within {self._limits.answer_seconds:g} seconds") from error
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._limits.answer_seconds
+
+    def _run_network(self) -> None:
+        """Answer what is in the line, a batch at a time, until None comes."""
+        ended = False
+        while not ended:
+            taken = [self._line.get()]
+            give_up = time.monotonic() + GATHER_SECONDS
+            while self._line.qsize() < self._batch_size - 1 and self._decoding and time.monotonic() < give_up:
+                time.sleep(GATHER_SECONDS / 10)
+            taken += [self._line.get() for _ in range(min(self._line.qsize(), self._batch_size - 1))]
+            ended = None in taken
+            # nobody waits any more for those whose time is over
+            batch = [one for one in taken if one is not None and one[1].set_running_or_notify_cancel()]
+            if batch:
+                self._answer(batch)
+
+    def _answer(self, batch: Sequence[_InLine]) -> None:
+        """Run the network on a batch. Whatever it raises, the thread goes on."""
+        began = self._batch_began = time.monotonic()
+        try:
+            found = self._predictor.detect([prepared for prepared, _ in batch])
+        except Exception as error:
+            self._batch_began = None
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+            else:
+                for one in batch:  # one of them is to blame: the others get their answers
+                    self._answer([one])
+            return
+        self._batch_began, seconds = None, time.monotonic() - began
+        self._on_batch(len(batch), seconds)
+        for (_, answer), detections in zip(batch, found, strict=True):
+            answer.set_result((detections, began, seconds))
 
 
 class PixelBudget:
@@ -240,8 +201,7 @@ class PixelBudget:
     async def taken(self, pixels: int, deadline: float) -> AsyncIterator[None]:
         """Wait for room, and hold it inside of `with`. More than the whole budget counts as the whole.
 
-        Raises:
-            TimeoutError: no room by the deadline, a time of the event loop.
+        No room by the deadline, a time of the event loop, is a `TimeoutError`.
         """
         wanted = min(pixels, self._all)
         async with asyncio.timeout_at(deadline), self._turn:  # in turn, or small images would overtake a large one
@@ -254,11 +214,3 @@ class PixelBudget:
         finally:
             self._free += wanted
             self._freed.set()
-
-
-def _drawn_png(image: np.ndarray, found: Detections) -> bytes:
-    drawn = found.draw(image, min_side=SMALLEST_DRAWN_SIDE)
-    done, png = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise UserError("the drawn image can't be written as PNG")
-    return png.tobytes()

@@ -31,15 +31,11 @@ class Upload(NamedTuple):
 
 
 class BodyReader:
-    """Reads the bodies of all requests, within one bound for all of them together.
-
-    Attributes:
-        held: bytes of the requests that are being read or answered.
-    """
+    """Reads the bodies of all requests, within one bound for all of them together."""
 
     def __init__(self, limits: Limits) -> None:
-        self.held = 0
         self._limits = limits
+        self._held = 0  # bytes of the requests that are being read or answered
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -53,7 +49,7 @@ class BodyReader:
             await self._receive(request, chunks)
             yield b"".join(chunks)
         finally:
-            self.held -= sum(map(len, chunks))
+            self._held -= sum(map(len, chunks))
 
     async def _receive(self, request: Request, chunks: list[bytes]) -> None:
         limits, size = self._limits, 0
@@ -65,10 +61,10 @@ class BodyReader:
             async with asyncio.timeout(limits.body_seconds):
                 async for chunk in request.stream():
                     chunks.append(chunk)
-                    size, self.held = size + len(chunk), self.held + len(chunk)
+                    size, self._held = size + len(chunk), self._held + len(chunk)
                     if size > limits.body_bytes:
                         raise self._too_large("the body", CLOSE)
-                    if self.held > limits.all_bodies_bytes:
+                    if self._held > limits.all_bodies_bytes:
                         raise busy("too much is being uploaded at this moment")
         except TimeoutError as error:
             message = f"the body took longer than {limits.body_seconds:g} seconds; send it faster"

@@ -6,15 +6,15 @@ import copy
 import gc
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
 from onestage.compute.batch_size import Search, Trial, try_steps
 from onestage.compute.device import Compute
-from onestage.compute.memory import Memory, keep_freed_memory, memory_of
+from onestage.compute.memory import keep_freed_memory, memory_of
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.input_size import SizeHW
@@ -28,38 +28,16 @@ LEAST_STEPS = 1000  # of a run: with fewer, larger batches learn less
 OBJECTS = 3  # in each noise image
 
 
-@dataclass(frozen=True)
-class BatchSizeFound:
-    """Settings of a recipe, and the reason for them in one line."""
-
-    batch_size: int
-    accumulate: int
-    learning_rate: float
-    reason: str
-
-
 def find_batch_size(
-    detector: Detector,
-    compute: Compute,
-    *,
-    recipe: Recipe,
-    limit: int,
-    say: Callable[[str], None],
-    memory: Memory | None = None,
-) -> BatchSizeFound:
-    """Find the batch size for a detector on this machine, starting from the recipe's.
+    detector: Detector, compute: Compute, *, recipe: Recipe, limit: int, say: Callable[[str], None]
+) -> Recipe:
+    """The recipe with the batch size for this machine, found from the recipe's own by steps of a copy of the detector.
 
     If fewer images fit, a step's images go through the network in parts, and the learning rate stays. If more fit and
     are faster, the rate is scaled (see `scaled_rate`). Runs that count steps get no more: they would only take longer.
 
-    Args:
-        detector: with its frozen parameters frozen; a copy of it takes the steps.
-        limit: number of training images; a step takes no more.
-        say: prints a line.
-        memory: the memory to fill; None: the device's.
-
-    Raises:
-        UserError: not even the smallest batch fits, or there are too few images for it.
+    The detector's frozen parameters are frozen already; `limit` is the number of training images, of which a step takes
+    no more. A UserError if not even the smallest batch fits, or if there are too few images for it.
     """
     least = 2 if trained_batch_norms(detector) else 1  # images that go through the network together
     if limit < least:
@@ -71,9 +49,10 @@ def find_batch_size(
     twin = copy.deepcopy(detector)
     compute.place(twin)
     train_mode(twin)
-    memory = memory or memory_of(compute.device)
+    memory = memory_of(compute.device)
     room = int(SHARE * memory.free) - state_bytes(detector, recipe)
-    input_hw = largest_usual_input_hw(detector)
+    resize = detector.resize
+    input_hw = resize.input_hw([resize.image_hw((2, 3)), resize.image_hw((3, 2))])  # of photographs, both ways up
 
     def trial(size: int) -> Trial | None:
         found = try_steps(size, lambda images: _prepared_step(twin, compute, images, input_hw), memory)
@@ -89,18 +68,19 @@ def find_batch_size(
     if size is None:
         raise UserError(
             f"batch size auto: even steps of {least} ({input_hw[1]} x {input_hw[0]} pixels) do not fit in "
-            f"{_gb(max(0, room))} ({SHARE:.0%} of the free {_gb(memory.free)}, less the optimizer's state); "
+            f"{decimal(max(0, room))} ({SHARE:.0%} of the free {decimal(memory.free)}, less the optimizer's state); "
             "use smaller images, a smaller detector, or free memory"
         )
     batch_size, accumulate = divided(max(size, start), size, least)
     factor = max(1.0, batch_size / given)
     rate = scaled_rate(recipe.optimizer, recipe.learning_rate, factor)
     in_parts = f" in {accumulate} parts of up to {size}" if accumulate > 1 else ""
-    reason = (
-        f"batch size {batch_size}{in_parts} by trial: {_gb(search.tried[size].bytes)} of {_gb(memory.free)} free, "
-        f"{search.compared(size)}; learning rate {recipe.learning_rate:.3g}{f' -> {rate:.3g}' if factor > 1 else ''}"
+    taken = decimal(search.tried[size].bytes)
+    say(
+        f"batch size {batch_size}{in_parts} by trial: {taken} of {decimal(memory.free)} free, {search.compared(size)}; "
+        f"learning rate {recipe.learning_rate:.3g}{f' -> {rate:.3g}' if factor > 1 else ''}"
     )
-    return BatchSizeFound(batch_size, accumulate, rate, reason)
+    return replace(recipe, batch_size=batch_size, accumulate=accumulate, learning_rate=rate)
 
 
 def divided(images: int, size: int, least: int) -> tuple[int, int]:
@@ -113,7 +93,7 @@ def divided(images: int, size: int, least: int) -> tuple[int, int]:
     return images, math.ceil(images / size)
 
 
-def scaled_rate(optimizer: Literal["sgd", "adamw"], learning_rate: float, factor: float) -> float:
+def scaled_rate(optimizer: str, learning_rate: float, factor: float) -> float:
     """The learning rate for `factor` times the images a step.
 
     SGD: times the factor (Goyal 2017, arXiv 1706.02677, 2.1). AdamW: times its root (Malladi 2022, arXiv 2205.10287).
@@ -131,21 +111,16 @@ def growth_limits(recipe: Recipe, start: int, limit: int) -> tuple[int, float]:
     return start, math.inf
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2g} GB" if count < 10e9 else f"{count / 1e9:.0f} GB"
-
-
 def _prepared_step(detector: Detector, compute: Compute, images: int, input_hw: SizeHW) -> Callable[[], None]:
     """A function that goes forward and backward; the optimizer's own part is the same for every size."""
     pixels, targets = noise_batch(images, input_hw, detector.num_classes, compute.device)
 
     def step() -> None:
         detector.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            with compute.autocast():
-                predictions = detector(pixels)
-            losses = detector.losses(predictions, targets, input_hw)
-            (torch.stack([*losses.sums.values()]).sum() / losses.divisor.clamp(min=1)).backward()
+        with compute.autocast():
+            predictions = detector(pixels)
+        losses = detector.losses(predictions, targets, input_hw)
+        (torch.stack([*losses.sums.values()]).sum() / losses.divisor.clamp(min=1)).backward()
         if compute.device.type == "cuda":
             torch.cuda.synchronize(compute.device)
 
@@ -164,12 +139,6 @@ def noise_batch(size: int, input_hw: SizeHW, num_classes: int, device: torch.dev
     ignored = torch.zeros(size, OBJECTS, dtype=torch.bool)
     targets = [Targets(*one).to(device) for one in zip(boxes_xyxy, labels, ignored, strict=True)]
     return images.to(device).permute(0, 3, 1, 2), targets
-
-
-def largest_usual_input_hw(detector: Detector) -> SizeHW:
-    """The input size of a batch with a landscape and a portrait photograph of 3:2; SSD and M2Det have only one."""
-    resize = detector.resize
-    return resize.input_hw([resize.image_hw((2, 3)), resize.image_hw((3, 2))])
 
 
 def state_bytes(detector: Detector, recipe: Recipe) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from itertools import takewhile
 
 import torch
 
@@ -43,17 +44,12 @@ def detect_all(
     Args:
         detector: on `compute.device`. Afterwards its modules are in training or evaluation mode as before.
         selection: which detections are kept; None: the detector's `evaluation_selection`.
-        workers, start_method: number of loader processes, and how they are started.
         advance: called with the number of images after each batch.
         stopped: called before each batch; true ends the evaluation.
         warn: prints a line about images that take long to read.
 
-    Returns:
-        One `Detections` an image in main memory, in the table's order, boxes in the original image's pixels.
-
-    Raises:
-        StoppedError: `stopped` was true in one of the ranks.
-        UserError: an image can't be read.
+    Returns one `Detections` an image in main memory, in the table's order, boxes in the original image's pixels.
+    A `StoppedError` if `stopped` was true in one of the ranks; a UserError if an image can't be read.
     """
     modes = {module: module.training for module in detector.modules()}
     detector.eval()
@@ -71,9 +67,7 @@ def detect_all(
     )
     with closing(loader) as batches:
         try:
-            for batch in batches:
-                if stopped():
-                    break
+            for batch in takewhile(lambda _: not stopped(), batches):
                 images = batch.images.to(compute.device, non_blocking=True)
                 with compute.autocast():
                     predictions = detector(images)

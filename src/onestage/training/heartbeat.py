@@ -13,23 +13,10 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import timedelta
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 BEAT_S = 2.0
 MISSED_S = 24.0  # without a beat
-
-
-@runtime_checkable
-class Store(Protocol):
-    """What is used of a `torch.distributed.Store`. Calls raise RuntimeError once it can't be reached."""
-
-    def add(self, key: str, amount: int, /) -> int: ...
-
-    def set(self, key: str, value: str, /) -> None: ...
-
-    def get(self, key: str, /) -> bytes: ...
-
-    def set_timeout(self, timeout: timedelta, /) -> None: ...
 
 
 class Heartbeat:
@@ -38,14 +25,10 @@ class Heartbeat:
     It counts looks, not seconds: a process that was itself stopped and goes on has then missed nobody.
     """
 
-    def __init__(self, store: Store, rank: int, world_size: int, *, launcher_has_store: bool = False) -> None:
-        """Start to beat.
+    def __init__(self, store: Any, rank: int, world_size: int, *, launcher_has_store: bool = False) -> None:
+        """Start to beat in a `torch.distributed.Store`: a connection of this rank's own, with keys of this run alone.
 
-        Args:
-            store: a connection of its own to the run's store, with keys that no other run has.
-            rank: this process's rank.
-            world_size: number of ranks.
-            launcher_has_store: the store is in torchrun's process, so when it is gone torchrun is.
+        `launcher_has_store`: the store is in torchrun's process, so when it is gone torchrun is.
         """
         self._rank, self._world_size, self._store = rank, world_size, store
         self._launcher_has_store = launcher_has_store
@@ -73,28 +56,19 @@ class Heartbeat:
                     missed[rank] = missed[rank] + 1 if count == counts[rank] else 0
                     counts[rank] = count
                     if missed[rank] * BEAT_S >= MISSED_S and not self._store.add(f"{rank}/done", 0):
-                        self._give_up(rank)
-        except RuntimeError:
+                        who = self._store.get(f"{rank}/who").decode()
+                        line = (
+                            f"rank {rank} of the run (pid {who}) has given no sign of life for {MISSED_S:.0f} s; "
+                            "ending, so that torchrun can start them again (--max-restarts) from the last checkpoint"
+                        )
+                        print(f"onestage: {line}", file=sys.stderr, flush=True)
+                        os._exit(1)
+        except RuntimeError:  # the store can't be reached
             self._store_lost = True
-            if self._launcher_has_store and not self._ended.is_set():
-                self._stop_without_launcher()
-
-    def _give_up(self, rank: int) -> None:
-        who = self._store.get(f"{rank}/who").decode()
-        _print(
-            f"rank {rank} of the run (pid {who}) has given no sign of life for {MISSED_S:.0f} s; ending, so that "
-            "torchrun can start them again (--max-restarts) from the last checkpoint"
-        )
-        os._exit(1)
-
-    def _stop_without_launcher(self) -> None:
-        """Save and stop, as after torchrun's signal: nobody else would end this process."""
-        if self._rank == 0:
-            _print("torchrun is gone; saving and stopping")
-        os.kill(os.getpid(), signal.SIGTERM)
-        if not self._ended.wait(MISSED_S):  # it waits for a rank that is gone too
-            os._exit(1)
-
-
-def _print(line: str) -> None:
-    print(f"onestage: {line}", file=sys.stderr, flush=True)
+            if not self._launcher_has_store or self._ended.is_set():
+                return
+            if self._rank == 0:
+                print("onestage: torchrun is gone; saving and stopping", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)  # as torchrun would: nobody else ends this process now
+            if not self._ended.wait(MISSED_S):  # it waits for a rank that is gone too
+                os._exit(1)

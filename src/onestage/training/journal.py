@@ -1,11 +1,16 @@
-"""What a run reports while it works: rows of `log.csv`, the terminal, experiment logs, warnings."""
+"""What a run reports while it works: rows of `log.csv`, the terminal, experiment logs, warnings.
+
+`log.csv` has a row every few steps. Its columns are `step`, `epoch`, `images` (seen since the run began), `lr`, `loss`,
+`NAME_loss` for each part of it (means over the steps since the last row, per positive anchor), `images_per_second`,
+`seconds` (of training since the run began) and `map_area` (VOC's, in the rows where the run was evaluated).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -19,7 +24,6 @@ from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Detections
 from onestage.terminal import Display, duration, eta
 from onestage.training.experiment_logs import ExperimentLogs, evaluation_scalars
-from onestage.training.log_file import LogRow, append_rows
 from onestage.training.saved_state import Position
 from onestage.training.step import StepLosses
 from onestage.training.watch import Watch
@@ -31,132 +35,129 @@ MAX_SIDE, MIN_SIDE = 640, 320  # pixels of a drawn image; one whose shorter side
 MOST_ENLARGED = 4  # times at most, so that a very long one does not grow huge
 GAP = 8  # pixels between the halves
 
-
-@dataclass
-class Interval:
-    """Sums between two rows of the log.
-
-    Attributes:
-        start: where the run stood at the last row.
-        steps: steps that were taken since, skipped ones left out.
-        losses: the sum of their losses, by name.
-    """
-
-    start: Position
-    steps: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
-
-    def add(self, losses: StepLosses) -> None:
-        """Take in a step; of a skipped one, the names of its losses alone."""
-        self.steps += losses.finite
-        for name, value in losses.by_name.items():
-            self.losses[name] = self.losses.get(name, 0.0) + (value if losses.finite else 0.0)
-
-    def row(self, position: Position, epoch: float, learning_rate: float, map_area: float | None) -> LogRow:
-        """The log's row at a position of the run."""
-        means = {f"{name}_loss": value / max(1, self.steps) for name, value in self.losses.items()}
-        images, seconds = position.images - self.start.images, position.seconds - self.start.seconds
-        return {
-            "step": position.step,
-            "epoch": epoch,
-            "images": position.images,
-            "lr": learning_rate,
-            "loss": sum(means.values()),
-            **means,
-            "images_per_second": images / max(seconds, 1e-9),
-            "seconds": position.seconds,
-            "map_area": map_area,
-        }
+LogRow = dict[str, float | None]  # numbers by column
 
 
 class Journal:
     """Reports on a run. Rank 0 alone has a `log.csv` and experiment logs."""
 
     def __init__(
-        self,
-        display: Display,
-        watch: Watch,
-        experiment_logs: ExperimentLogs,
-        log_csv: Path | None,
-        position: Position,
-        test_table: Table,
+        self, display: Display, watch: Watch, logs: ExperimentLogs, log_csv: Path | None, start: Position, test: Table
     ) -> None:
-        self._display, self._watch, self._experiment_logs = display, watch, experiment_logs
-        self._log_csv, self._test_table = log_csv, test_table
-        self._interval = Interval(replace(position))
+        self._display, self._watch, self._logs, self._log_csv, self._test_table = display, watch, logs, log_csv, test
         self._first_batch = True
+        # Where the run stood at the last row; since then: steps that were taken, sums of their losses by name.
+        self._last, self._taken, self._sums = replace(start), 0, dict[str, float]()
 
     def step(self, losses: StepLosses, batch: Batch, waited_s: float, spent_s: float) -> None:
         """Take note of a step; `batch` holds this rank's images, in main memory."""
-        self._interval.add(losses)
+        self._taken += losses.finite
+        for name, value in losses.by_name.items():  # of a skipped step, the names alone
+            self._sums[name] = self._sums.get(name, 0.0) + (value if losses.finite else 0.0)
         labels = torch.cat([targets.labels[~targets.ignored] for targets in batch.targets])
         self._watch.step(labels, losses.positives, waited_s, spent_s, len(batch.images))
-        if self._first_batch and self._experiment_logs.active:
+        if self._first_batch and self._logs.active:
             images = batch_images(batch, self._test_table.categories.names)
-            self._experiment_logs.images("augmented", images, self._interval.start.step + 1)
+            self._logs.images("augmented", images, self._last.step + 1)
         self._first_batch = False
 
     def epoch(self) -> None:
         """Look back at the end of an epoch."""
         self._watch.epoch()
 
-    def row(
-        self, position: Position, epoch: float, progress: float, learning_rate: float, map_area: float | None
-    ) -> None:
+    def row(self, position: Position, epoch: float, progress: float, rate: float, map_area: float | None) -> None:
         """Write the row of the steps since the last one, if there were any."""
-        if position.step == self._interval.start.step:
+        if position.step == self._last.step:
             return
-        row = self._interval.row(position, epoch, learning_rate, map_area)
+        means = {name: value / max(1, self._taken) for name, value in self._sums.items()}
+        images, seconds = position.images - self._last.images, position.seconds - self._last.seconds
+        row: LogRow = {
+            "step": position.step,
+            "epoch": epoch,
+            "images": position.images,
+            "lr": rate,
+            "loss": sum(means.values()),
+            **{f"{name}_loss": mean for name, mean in means.items()},
+            "images_per_second": images / max(seconds, 1e-9),
+            "seconds": position.seconds,
+            "map_area": map_area,
+        }
         if self._log_csv is not None:
             append_rows(self._log_csv, [row])
         values = {f"train/{name}": v for name, v in row.items() if name not in ("step", "map_area") and v is not None}
-        self._experiment_logs.scalars(values, position.step)
-        losses = " ".join(f"{name} {row[f'{name}_loss']:.3f}" for name in self._interval.losses)
+        self._logs.scalars(values, position.step)
+        losses = " ".join(f"{name} {mean:.3f}" for name, mean in means.items())
         facts = (
             f"epoch {epoch:.1f}/{epoch / max(progress, 1e-9):.1f}  step {position.step}  loss {row['loss']:.3f} "
-            f"({losses})  {row['images_per_second']:.1f} images/s  lr {learning_rate:.2g}  "
+            f"({losses})  {row['images_per_second']:.1f} images/s  lr {rate:.2g}  "
             f"ETA {duration(eta(position.seconds, progress))}"
         )
         self._display.training(facts, progress, epoch)
-        self._interval = Interval(replace(position))
+        self._last, self._taken, self._sums = replace(position), 0, {}
 
     def evaluated(self, metrics: Mapping[str, Any], found: Sequence[Detections], step: int) -> None:
         """Take note of an evaluation; `found` in the test set's order, boxes in original pixels, in main memory."""
-        if self._experiment_logs.active:
-            self._experiment_logs.scalars(evaluation_scalars(metrics), step)
-            images = detection_images(self._test_table, found)
-            self._experiment_logs.images("truth and detections", images, step)
+        if self._logs.active:
+            self._logs.scalars(evaluation_scalars(metrics), step)
+            self._logs.images("truth and detections", detection_images(self._test_table, found), step)
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._experiment_logs.close(failed=kind is not None)
+    def __exit__(self, *error: object) -> None:
+        self._logs.close(failed=error[0] is not None)
+
+
+# --- log.csv
+
+
+def begin_log(path: Path, *, resume_at_step: int = 0) -> None:
+    """Begin a `log.csv`; a resumed run keeps the rows up to its checkpoint."""
+    kept = [row for row in read_log(path) if (row["step"] or 0) <= resume_at_step] if resume_at_step else []
+    path.write_text("")
+    append_rows(path, kept)
+
+
+def append_rows(path: Path, rows: Iterable[LogRow]) -> None:
+    """Write more rows, with the header before the first one of the file."""
+    with path.open("a", newline="") as file:
+        for row in rows:
+            writer = csv.DictWriter(file, list(row))
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+
+
+def read_log(path: Path) -> list[LogRow]:
+    """The rows of a `log.csv`; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> float | None:
+    if text.isdecimal():  # steps and images keep all their digits when they are written again
+        return int(text)
+    return float(text) if text else None
+
+
+# --- images for the experiment logs
 
 
 def batch_images(batch: Batch, names: Sequence[str]) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
     """The first images of a batch as the network sees them, with their objects."""
-    return {
-        str(number): draw_objects(
-            image.permute(1, 2, 0).numpy(),  # (3, H, W) -> (H, W, 3)
-            targets.boxes_xyxy.numpy(),
-            targets.labels.numpy(),
-            targets.ignored.numpy(),
-            names,
-            min_side=MIN_SIDE,
-        )
-        for number, (image, targets) in enumerate(zip(batch.images[:IMAGES], batch.targets, strict=False), start=1)
-    }
+    images = {}
+    for image, targets in zip(batch.images[:IMAGES].permute(0, 2, 3, 1).numpy(), batch.targets, strict=False):
+        objects = targets.boxes_xyxy.numpy(), targets.labels.numpy(), targets.ignored.numpy()
+        images[str(len(images) + 1)] = draw_objects(image, *objects, names, min_side=MIN_SIDE)
+    return images
 
 
 def detection_images(table: Table, found: Sequence[Detections]) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
     """The first images of a data set, each with its annotated objects (left) and its detections (right).
 
-    Args:
-        table: the images.
-        found: their detections, boxes in pixels of the original images.
+    The boxes of `found` are in pixels of the original images.
     """
     images, names = {}, table.categories.names
     for index, one in enumerate(found[:IMAGES]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,12 @@ from onestage.training.recipe import Recipe
 def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> None:
     """Stop training the parameters whose names start with one of `prefixes`.
 
-    Their batch norms keep the statistics that they have: see `train_mode`.
-
-    Raises:
-        UserError: a prefix that no parameter has.
+    Their batch norms keep the statistics that they have: see `train_mode`. A prefix of no parameter is a UserError.
     """
-    for prefix in prefixes:
-        _check_prefix("frozen", prefix, detector)
-        for name, parameter in detector.named_parameters():
-            if name.startswith(prefix):
-                parameter.requires_grad_(False)
+    _check_prefixes("frozen", prefixes, detector)
+    for name, parameter in detector.named_parameters():
+        if name.startswith(prefixes):
+            parameter.requires_grad_(False)
 
 
 def freeze_untrained(detector: Detector, recipe: Recipe) -> None:
@@ -35,10 +32,11 @@ def freeze_untrained(detector: Detector, recipe: Recipe) -> None:
         freeze(detector, tuple(f"backbone.{name}" for name in detector.backbone.stem))
 
 
-def _check_prefix(setting: str, prefix: str, detector: nn.Module) -> None:
+def _check_prefixes(setting: str, prefixes: Iterable[str], detector: nn.Module) -> None:
     names = [name for name, _ in detector.named_parameters()]
-    if not any(name.startswith(prefix) for name in names):
-        raise UserError(f"{setting}: no parameter's name starts with {prefix!r}; names look like {names[0]!r}")
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            raise UserError(f"{setting}: no parameter's name starts with {prefix!r}; names look like {names[0]!r}")
 
 
 def train_mode(detector: nn.Module) -> None:
@@ -60,28 +58,19 @@ def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimize
     """SGD or AdamW. Parameters are grouped by learning rate and weight decay; biases, norms and scales have no decay.
 
     The `rate_factor` of a group is its factor on the scheduled rate: the product of the recipe's factors whose prefixes
-    its parameters' names have.
-
-    Raises:
-        UserError: a factor for a prefix that no parameter has.
+    its parameters' names have. A factor for a prefix of no parameter is a UserError.
     """
-    for prefix, _ in recipe.learning_rate_factors:
-        _check_prefix("learning_rate_factors", prefix, detector)
-    factors = [
-        ("backbone.", recipe.backbone_learning_rate_factor),
-        ("head.", recipe.head_learning_rate_factor),
-        *recipe.learning_rate_factors,
-    ]
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    _check_prefixes("learning_rate_factors", dict(recipe.learning_rate_factors), detector)
+    usual = (("backbone.", recipe.backbone_learning_rate_factor), ("head.", recipe.head_learning_rate_factor))
+    factors = (*usual, *recipe.learning_rate_factors)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
             rate_factor = math.prod(factor for prefix, factor in factors if name.startswith(prefix))
             weight_decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate_factor, weight_decay), []).append(parameter)
-    parameters = [
-        {"params": group, "rate_factor": rate_factor, "weight_decay": weight_decay}
-        for (rate_factor, weight_decay), group in groups.items()
-    ]
+            group = {"params": [], "rate_factor": rate_factor, "weight_decay": weight_decay}
+            groups.setdefault((rate_factor, weight_decay), group)["params"].append(parameter)
+    parameters = list(groups.values())
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.learning_rate, fused=True)
     return torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
@@ -108,22 +97,17 @@ def load_optimizer_tensors(
 ) -> None:
     """Read `optimizer_tensors` back, onto the parameters' devices and into their memory formats.
 
-    Not by the optimizer's `load_state_dict`: it keeps the file's memory format, and fused kernels expect the
-    parameter's.
+    The optimizer's `load_state_dict` keeps the file's memory format, but fused kernels expect the parameter's.
     """
-    parameters = dict(detector.named_parameters())
     for key, value in tensors.items():
         name, entry = key.rsplit("/", 1)
-        parameter = parameters[name]
+        parameter = detector.get_parameter(name)
         like = parameter if value.shape == parameter.shape else value
         optimizer.state[parameter][entry] = torch.empty_like(like, device=parameter.device).copy_(value)
 
 
 class AveragedWeights:
-    """An exponential moving average of a network's parameters and buffers.
-
-    The decay grows from 0.1 to its value in the first steps, so that the random start is soon forgotten.
-    """
+    """An exponential moving average of a network's parameters and buffers."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -132,7 +116,7 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after `step` steps."""
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))  # the random start is soon forgotten
         for name, tensor in network.state_dict().items():
             if tensor.is_floating_point():
                 self.tensors[name].lerp_(tensor, weight)

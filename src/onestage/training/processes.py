@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -33,26 +33,21 @@ from onestage.training.optimizer import trained_batch_norms
 # a dead process at once; the heartbeat notices one that hangs.
 PATIENCE = timedelta(days=1)
 STARTED = "onestage/started"  # a key in the launcher's store, which outlives the processes: see `World.restarted`
+_JOINED = itertools.count()  # the same processes may join several times, with new keys each time
 
 T = TypeVar("T")
 
 
 class World:
-    """The run as one of its ranks sees it; this class, as the only rank sees it.
+    """The run as one of its ranks sees it; this class, as the only rank sees it."""
 
-    Attributes:
-        rank: this process's number, from 0; the main rank, 0, prints and writes.
-        size: the number of ranks.
-        processes_here: the number of ranks on this machine.
-        device: this rank's device if the launcher gives each rank its own, else None.
-    """
-
-    rank, size, processes_here = 0, 1, 1
-    device: str | None = None
+    rank = 0  # this process's number; the main rank, 0, prints and writes
+    size = 1  # number of ranks
+    processes_here = 1  # number of ranks on this machine
+    device: str | None = None  # this rank's, if the launcher gives each rank its own
 
     def __init__(self, store: Store | None = None) -> None:
-        """`store`: the launcher's, which outlives this process; None if no launcher started it."""
-        self._store = store
+        self._store = store  # the launcher's, which outlives this process; None if no launcher started it
 
     @property
     def is_main(self) -> bool:
@@ -97,22 +92,27 @@ class World:
         return [value]
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Do work in the main rank, and give its result to every rank.
-
-        Raises:
-            UserError: the work raised it; in every rank.
-        """
-        return work()
+        """Do work in the main rank, and give its result, or the UserError that it raised, to every rank."""
+        result: Any = None
+        error: UserError | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except UserError as raised:
+                error = raised
+        self.agree(error)
+        return self.from_main(result)
 
     def agree(self, error: UserError | None = None, stop: bool = False) -> bool:
-        """True in every rank if any of them was told to stop.
-
-        Raises:
-            UserError: a rank has an error; the first one's, in every rank.
-        """
-        if error is not None:
-            raise error
-        return stop
+        """True in every rank if any of them was told to stop. If any has an error, all raise the first one's."""
+        errors, stops = self.sum(torch.tensor([error is not None, stop], dtype=torch.int64)).tolist()
+        if errors:
+            messages = self.gather(None if error is None else str(error))
+            if self.is_main and error is not None:
+                raise error
+            kind = UserError if self.is_main else ReportedByAnotherRankError
+            raise kind(next(message for message in messages if message is not None))
+        return stops > 0
 
     def warn(self, line: str, say: Callable[[str], None]) -> None:
         """Print a warning of this rank alone: the main rank by `say`, another to stderr, without waiting for others."""
@@ -126,20 +126,20 @@ ALONE = World()
 
 
 class _ManyRanks(World):
-    def __init__(self, store: Store, on_cpu: bool) -> None:
-        """`store`: the launcher's. The process group is there already."""
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+    def __init__(self, rank: int, size: int, on_cpu: bool) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
 
+        self._launchers_store = store = _launchers_store(rank)
         super().__init__(store)
+        keys = f"onestage/{_from_launcher('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_JOINED)}"
+        backend, keyed = "gloo" if on_cpu else "cpu:gloo,cuda:nccl", PrefixStore(keys, store)
+        dist.init_process_group(backend, store=keyed, rank=rank, world_size=size, timeout=PATIENCE)
         # Unused parameters are looked for so that DDP leaves the order of its messages as it is: reordered after the
         # first step, sums over three or more ranks differ in their last bits after a resume.
         kwargs = DistributedDataParallelKwargs(find_unused_parameters=True)
         self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[kwargs])
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.processes_here = _from_launcher("LOCAL_WORLD_SIZE", self.size)
+        self.rank, self.size, self.processes_here = rank, size, _from_launcher("LOCAL_WORLD_SIZE", size)
         self.device = "cpu" if on_cpu else str(self._accelerator.device)
-        self._launchers_store = store
         self._own_keys = f"onestage/{self.from_main(uuid.uuid4().hex)}"
         self._heartbeat: Heartbeat | None = None
 
@@ -171,27 +171,6 @@ class _ManyRanks(World):
         dist.all_gather_object(values, value)
         return values
 
-    def on_main(self, work: Callable[[], T]) -> T:
-        result: Any = None
-        error: UserError | None = None
-        if self.is_main:
-            try:
-                result = work()
-            except UserError as raised:
-                error = raised
-        self.agree(error)
-        return self.from_main(result)
-
-    def agree(self, error: UserError | None = None, stop: bool = False) -> bool:
-        errors, stops = self.sum(torch.tensor([error is not None, stop], dtype=torch.int64)).tolist()
-        if errors:
-            messages = self.gather(None if error is None else str(error))
-            if self.is_main and error is not None:
-                raise error
-            kind = UserError if self.is_main else ReportedByAnotherRankError
-            raise kind(next(message for message in messages if message is not None))
-        return stops > 0
-
     def reports(self, error: UserError) -> bool:
         """True on the rank that reports an error which all ranks may have: the first to ask."""
         try:
@@ -202,67 +181,42 @@ class _ManyRanks(World):
     def leave(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.stop()
+        dist.destroy_process_group()
+        self._accelerator.state._reset_state(reset_partial_state=True)
 
 
 @contextmanager
 def joined_processes(device: str | None) -> Generator[World, None, None]:
     """Inside of `with`, this process is one of the launcher's ranks; or alone, if there are no others.
 
-    An error that all ranks have is reported by one of them, a connection that broke by the main rank.
-
-    Raises:
-        UserError: a device that many ranks can't share.
+    An error that all ranks have is reported by one of them, a connection that broke by the main rank. A device that
+    many ranks can't share is a UserError.
     """
-    size = _from_launcher("WORLD_SIZE", 1)
+    rank, size = _from_launcher("RANK", 0), _from_launcher("WORLD_SIZE", 1)
     if size == 1:
         yield World(_launchers_store(0)) if _launcher_has_store() else ALONE
         return
     if device not in (None, "cpu", "cuda"):
-        kind = UserError if _from_launcher("RANK", 0) == 0 else ReportedByAnotherRankError
+        kind = UserError if rank == 0 else ReportedByAnotherRankError
         raise kind(f"device {device!r}: torchrun gives each process its own; use cuda or cpu, or leave it out")
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    with _process_group("gloo" if on_cpu else "cpu:gloo,cuda:nccl", int(os.environ["RANK"]), size) as store:
-        world = _ManyRanks(store, on_cpu)
-        try:
-            yield world
-        except ReportedByAnotherRankError:
-            raise
-        except UserError as error:
-            if world.reports(error):
-                raise
-            raise ReportedByAnotherRankError(str(error)) from error
-        except KeyboardInterrupt:
-            if world.is_main:
-                raise
-            raise ReportedByAnotherRankError("stopped") from None
-        except RuntimeError as error:
-            if not _connection_broke(error):
-                raise
-            line = "the connection to another rank of the run broke; see torchrun's lines for what became of it"
-            raise UserError(line) if world.is_main else ReportedByAnotherRankError(line) from error
-        finally:
-            world.leave()
-
-
-@contextmanager
-def _process_group(backend: str, rank: int, size: int) -> Iterator[Store]:
-    """Inside of `with`, the ranks can send each other messages; gives the launcher's store.
-
-    The same processes may do this again, so the keys are new each time.
-    """
-    from accelerate.state import AcceleratorState
-
-    store = _launchers_store(rank)
-    keys = f"onestage/{_from_launcher('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_JOINED)}"
-    dist.init_process_group(backend, store=PrefixStore(keys, store), rank=rank, world_size=size, timeout=PATIENCE)
+    world = _ManyRanks(rank, size, on_cpu=device == "cpu" or not torch.cuda.is_available())
     try:
-        yield store
+        yield world
+    except UserError as error:
+        if isinstance(error, ReportedByAnotherRankError) or world.reports(error):
+            raise
+        raise ReportedByAnotherRankError(str(error)) from error
+    except KeyboardInterrupt:
+        if world.is_main:
+            raise
+        raise ReportedByAnotherRankError("stopped") from None
+    except RuntimeError as error:  # gloo's are plain ones that name the file they come from
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+            raise
+        line = "the connection to another rank of the run broke; see torchrun's lines for what became of it"
+        raise UserError(line) if world.is_main else ReportedByAnotherRankError(line) from error
     finally:
-        dist.destroy_process_group()
-        AcceleratorState._reset_state(reset_partial_state=True)
-
-
-_JOINED = itertools.count()
+        world.leave()
 
 
 @functools.cache
@@ -281,16 +235,8 @@ def _from_launcher(variable: str, otherwise: int) -> int:
     return int(os.environ.get(variable, otherwise))
 
 
-def _connection_broke(error: RuntimeError) -> bool:
-    """True for an error of the process group; gloo's are plain RuntimeErrors that name the file they come from."""
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
-
-
 class _WithUnused(nn.Module):
-    """A network and a parameter that it does not use: looking for such and finding none, DDP complains at length.
-
-    Nothing else knows of the parameter, so it is neither trained nor saved.
-    """
+    """A network and an unused parameter, neither trained nor saved: DDP looks for such and complains if it has none."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -335,7 +281,16 @@ class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
         return y
 
     def _normalised(self, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
-        mean, variance, count = moments_of_all_ranks(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        own_variance, own_mean = torch.var_mean(wide, dim=[d for d in range(x.ndim) if d != 1], correction=0)  # (C,)
+        own_count = own_mean.new_full((1,), x.numel() / x.shape[1])  # values that a channel has
+        sums: Tensor = _SumOverRanks.apply(torch.cat([own_mean * own_count, own_count]))  # pyright: ignore
+        count = sums[-1:].detach()
+        mean = sums[:-1] / count
+        # Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample variances": sums of squares
+        # would lose float32's last digits.
+        spread: Tensor = _SumOverRanks.apply((own_variance + (own_mean - mean).square()) * own_count)  # pyright: ignore
+        variance = spread / count  # biased
         if self.track_running_stats:
             with torch.no_grad():
                 batches = self.get_buffer("num_batches_tracked").add_(1)
@@ -346,24 +301,6 @@ class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
         shift = (0 if self.bias is None else self.bias) - mean * scale
         by_channel = (-1, *[1] * (x.ndim - 2))
         return (x * scale.view(by_channel) + shift.view(by_channel)).to(x.dtype)
-
-
-def moments_of_all_ranks(
-    x: Float[Tensor, "B C ..."],
-) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, 1]]:
-    """Mean and (biased) variance of each channel over all ranks, and the number of values that a channel has.
-
-    The variance is put together from each rank's own (Chan et al. 1979, "Updating formulae and a pairwise algorithm for
-    computing sample variances"): sums of squares would lose float32's last digits.
-    """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    own_variance, own_mean = torch.var_mean(x, dim=[d for d in range(x.ndim) if d != 1], correction=0)
-    own_count = own_mean.new_full((1,), x.numel() / x.shape[1])
-    sums: Tensor = _SumOverRanks.apply(torch.cat([own_mean * own_count, own_count]))  # pyright: ignore
-    count = sums[-1:].detach()
-    mean = sums[:-1] / count
-    variance: Tensor = _SumOverRanks.apply((own_variance + (own_mean - mean).square()) * own_count)  # pyright: ignore
-    return mean, variance / count, count
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -377,6 +314,4 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+        return _SumOverRanks.forward(ctx, *gradients)

@@ -120,6 +120,11 @@ class Recipe:
             return self
         return replace(self, epochs=epochs, steps=steps, minutes=minutes)
 
+    def check_length(self) -> None:
+        """Raises a UserError for a recipe without a length."""
+        if all(getattr(self, name) is None for name in LENGTHS):
+            raise UserError("recipe: it has no length; give --epochs, --steps or --minutes")
+
     def with_settings(self, settings: Mapping[str, Any], where: str = "recipe") -> Recipe:
         """The same recipe with some settings changed.
 
@@ -147,20 +152,14 @@ class Recipe:
                 tables[table][key] = value
             else:
                 tables["network"][name] = value
-        return self._with_tables(changed, tables, where)
-
-    def _with_tables(self, own: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]], where: str) -> Recipe:
-        """With its own settings `own`, which fit, and partial tables of the others."""
-        name = own.get("detector", self.detector)
-        network = self.network if name == self.detector else detector_config(name)
-        same_family = type(network) is type(self.network)
-        postprocessing = self.postprocessing if same_family else network.PAPERS_SELECTION
+        detector = changed.get("detector", self.detector)
+        base = self if detector == self.detector else Recipe(detector=detector)
         return replace(
             self,
-            **own,
-            network=network.adjusted(tables["network"], where),
+            **changed,
+            network=base.network.adjusted(tables["network"], where),
             augmentation=self.augmentation.changed(tables["augmentation"], where),
-            postprocessing=read(Selection, tables["postprocessing"], where, base=postprocessing),
+            postprocessing=read(Selection, tables["postprocessing"], where, base=base.postprocessing),
         )
 
     def as_dict(self) -> dict[str, Any]:

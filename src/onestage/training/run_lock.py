@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,39 +13,29 @@ from filelock import FileLock, Timeout
 
 from onestage.errors import UserError
 
-LOCK, HOLDER = ".lock", ".running.json"
-
 
 @contextmanager
 def sole_run(folder: Path) -> Iterator[None]:
     """Inside of `with`, no other process trains into the folder.
 
-    Raises:
-        UserError: another process does; its number, machine and start are named.
+    If one does, a UserError names its number, machine and start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    lock, holder = FileLock(folder / ".lock"), folder / ".running"
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(
-            f"{folder}: {_holder(folder)} trains into it; wait for its end, stop it, or choose another --out"
-        ) from error
+        who = "another process"
+        with suppress(OSError):  # it starts or ends at this moment
+            who = holder.read_text() or who
+        line = f"{folder}: {who} trains into it; wait for its end, stop it, or choose another --out"
+        raise UserError(line) from error
     except OSError as error:
         raise UserError(f"{folder}: can't be locked ({error.strerror}); choose another --out") from error
-    holder = folder / HOLDER
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since})")
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
-
-
-def _holder(folder: Path) -> str:
-    try:
-        holder = json.loads((folder / HOLDER).read_text())
-        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it starts or ends at this moment
-        return "another process"

@@ -39,17 +39,11 @@ class Position:
 
 @dataclass(frozen=True)
 class SavedState:
-    """A checkpoint that was read.
-
-    Attributes:
-        parts: tensors by part and name.
-        header: "position", and the run's `identity`.
-        warning: why a newer checkpoint could not be used; None if there is none.
-    """
+    """A checkpoint that was read."""
 
     parts: Parts
-    header: dict[str, Any]
-    warning: str | None
+    header: dict[str, Any]  # "position", and the run's `identity`
+    warning: str | None  # why a newer checkpoint could not be used; None if there is none
 
 
 def identity(recipe: Recipe, table: Table) -> dict[str, Any]:
@@ -61,19 +55,20 @@ def identity(recipe: Recipe, table: Table) -> dict[str, Any]:
 def save_state(folder: RunFolder, parts: Parts, header: Mapping[str, Any]) -> None:
     """Write a checkpoint and keep the one before; at every moment one of them can be read.
 
-    Raises:
-        UserError: the disk is full, or can't be written.
+    A UserError if a number in it is not finite, or if it can't be written.
     """
     tensors = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{name}: not finite, so no checkpoint was written; the one before is whole. Start again with a "
+                "smaller --learning-rate"
+            )
     write_tensors(folder.checkpoint, tensors, header, keep_as=folder.previous_checkpoint)
 
 
 def load_state(folder: RunFolder) -> SavedState:
-    """The newest checkpoint that can be read.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The newest checkpoint that can be read; a UserError if there is none."""
     refusals: list[str] = []
     for file in (folder.checkpoint, folder.previous_checkpoint):
         try:
@@ -90,27 +85,8 @@ def load_state(folder: RunFolder) -> SavedState:
     raise UserError(f"{folder.root}: no checkpoint can be read ({'; '.join(refusals)}); start another run")
 
 
-def check_finite(parts: Parts) -> None:
-    """Refuse numbers from which no run could go on.
-
-    Raises:
-        UserError: the first tensor with a NaN or an infinity.
-    """
-    for part, tensors in parts.items():
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise UserError(
-                    f"{part}, {name}: not finite, so no checkpoint was written; the one before is whole. Start again "
-                    "with a smaller --learning-rate"
-                )
-
-
 def check_identity(folder: RunFolder, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other conditions.
-
-    Raises:
-        UserError: the first thing that differs, with both values.
-    """
+    """Refuse to go on with a run under other conditions: a UserError names the first that differs, and both values."""
     start = f"{folder.root}: this run can't go on so: its"
     if saved["categories"] != now["categories"]:
         names = [", ".join(one["categories"]) for one in (saved, now)]

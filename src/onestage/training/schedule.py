@@ -12,13 +12,7 @@ FINAL = 0.01
 
 
 def learning_rate_factor(recipe: Recipe, step: int, progress: float) -> float:
-    """The factor on the recipe's learning rate.
-
-    Args:
-        recipe: names the schedule.
-        step: steps done, which the warm-up counts.
-        progress: fraction of the run that is done, which the schedule follows.
-    """
+    """The factor on the recipe's rate after `step` steps (for the warm-up) and a part `progress` of the run."""
     factor = 1.0
     if step < recipe.warmup_steps:
         factor = WARMUP_START + (1 - WARMUP_START) * step / recipe.warmup_steps

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 ONE_PRESS_S = 1.0  # torchrun hands Ctrl-C on, so its processes get it once or twice
 
@@ -20,7 +19,7 @@ def stop_signals() -> Iterator[list[float]]:
     """
     received: list[float] = []
 
-    def receive(number: int, frame: FrameType | None) -> None:
+    def receive(number: int, frame: object) -> None:
         if received and ("TORCHELASTIC_RUN_ID" not in os.environ or time.monotonic() - received[0] > ONE_PRESS_S):
             raise KeyboardInterrupt
         received.append(time.monotonic())

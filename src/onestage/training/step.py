@@ -28,19 +28,12 @@ from onestage.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Losses of one step over all processes, per positive anchor, and the norm of its gradient.
+    """Losses of one step over all processes, per positive anchor, and the norm of its gradient."""
 
-    Attributes:
-        by_name: the parts of the loss, as the detector names them.
-        positives: anchors that have an object to find; the sums were divided by it.
-        gradient_norm: norm of the whole gradient before clipping.
-        overflow: True if the gradient is not finite because float16's losses were scaled up too far.
-    """
-
-    by_name: dict[str, float]
-    positives: float
-    gradient_norm: float
-    overflow: bool = False
+    by_name: dict[str, float]  # the parts of the loss, as the detector names them
+    positives: float  # anchors that have an object to find; the sums were divided by it
+    gradient_norm: float  # of the whole gradient, before clipping
+    overflow: bool = False  # True if the gradient is not finite because float16's losses were scaled up too far
 
     @property
     def total(self) -> float:
@@ -56,11 +49,7 @@ class OptimizerStep:
     """Takes the steps of a run."""
 
     def __init__(self, detector: Detector, network: nn.Module, recipe: Recipe, compute: Compute, world: World) -> None:
-        """`network`: the detector as it is called (compiled, connected to other processes).
-
-        Raises:
-            UserError: all parameters are frozen.
-        """
+        """`network`: the detector as it is called (compiled, connected). A UserError if all parameters are frozen."""
         self.detector, self.network, self.recipe, self.compute, self.world = detector, network, recipe, compute, world
         self._parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
         if not self._parameters:
@@ -112,20 +101,16 @@ class OptimizerStep:
         norm = nn.utils.get_total_norm(self._gradients(), foreach=True)
         numbers = torch.stack([*(value / whole_divisor for value in values), positives, norm]).tolist()
         result = StepLosses(dict(zip(names, numbers, strict=False)), positives=numbers[-2], gradient_norm=numbers[-1])
-        return replace(result, overflow=self._scaled_too_far(result))
+        if result.finite or not math.isfinite(result.total) or self.scaler.get_scale() <= 1:
+            return result
+        # Float16's losses may be scaled up too far; or each gradient is finite, and their norm too large for float32.
+        return replace(result, overflow=not all(gradient.isfinite().all() for gradient in self._gradients()))
 
     def losses(self, part: Batch) -> Losses:
         """The losses of one part, with their graph."""
         with self.compute.autocast():
             predictions = self.network(part.images)
         return self.detector.losses(predictions, part.targets, (part.images.shape[2], part.images.shape[3]))
-
-    def _scaled_too_far(self, losses: StepLosses) -> bool:
-        """True if the gradient is not finite, and scaling up float16's losses may be the reason."""
-        if losses.finite or not math.isfinite(losses.total) or self.scaler.get_scale() <= 1:
-            return False
-        # Where each gradient is finite, their norm alone is too large for float32.
-        return not all(gradient.isfinite().all() for gradient in self._gradients())
 
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:
@@ -136,7 +121,6 @@ class OptimizerStep:
         finally:
             self._restore(before)
 
-    @torch.no_grad()
     def _restore(self, statistics: Sequence[Tensor]) -> None:
         for buffer, value in zip(self._statistics, statistics, strict=True):
             buffer.copy_(value)

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any
-
-from torch import Tensor
 
 from onestage.compute.device import Compute, compiled, readable_compile_errors
 from onestage.compute.memory import keep_freed_memory
@@ -30,10 +28,8 @@ from onestage.models.model_file import RunFolder, save_model
 from onestage.structures import Batch, DetectionTable
 from onestage.terminal import Display
 from onestage.training.detect_all import StoppedError, detect_all
-from onestage.training.diagnosis import diagnose
 from onestage.training.experiment_logs import ExperimentLog, ExperimentLogs, start_logs
-from onestage.training.journal import LOG_EVERY_STEPS, Journal
-from onestage.training.log_file import begin_log
+from onestage.training.journal import LOG_EVERY_STEPS, Journal, begin_log
 from onestage.training.optimizer import (
     AveragedWeights,
     freeze_untrained,
@@ -44,10 +40,10 @@ from onestage.training.optimizer import (
 )
 from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
-from onestage.training.replay_file import StepPosition, save_skipped_step
-from onestage.training.saved_state import Position, check_finite, check_identity, identity, load_state, save_state
+from onestage.training.saved_state import Position, check_identity, identity, load_state, save_state
 from onestage.training.schedule import learning_rate_factor
 from onestage.training.signals import stop_signals
+from onestage.training.skipped_step import StepPosition, diagnose, save_skipped_step
 from onestage.training.step import OptimizerStep, StepLosses, in_parts
 from onestage.training.watch import Watch
 
@@ -73,13 +69,9 @@ class Trainer:
         log_to: Sequence[str] = (),
         usual: Recipe | None = None,
     ) -> None:
-        """Prepare a run.
+        """Prepare a run, whose checkpoints are `save_minutes` apart; one is written at every evaluation too.
 
-        Args:
-            save_minutes: minutes between two checkpoints; one is written at every evaluation too.
-            world: the processes that train together.
-            log_to: experiment logs that get what `log.csv` gets, and images.
-            usual: the recipe before a user's changes; warnings compare with it.
+        `log_to` names experiment logs. `usual` is the recipe before a user's changes; warnings compare with it.
         """
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
         self.train_table, self.test_table, self.log_to, self.usual = train, test, log_to, usual
@@ -90,25 +82,21 @@ class Trainer:
         keep_freed_memory()
         compute.place(detector)
         freeze_untrained(detector, recipe)
-        self._check_batch_size()
+        parts = recipe.accumulate * world.size
+        if self.images_per_step < parts:
+            raise UserError(
+                f"batches of {self.images_per_step} images can't be cut into {parts} parts (--accumulate "
+                f"{recipe.accumulate}, {world.size} processes); use a larger --batch-size, or more images"
+            )
+        if world.size == 1 and self.images_per_step // parts == 1 and trained_batch_norms(detector):
+            raise UserError(
+                "batches of 1 image: this detector's batch norms need 2 or more; use --batch-size 2, or more images"
+            )
         self.network = world.connect(compiled(detector) if recipe.compile else detector)
         self.take_step = OptimizerStep(detector, self.network, recipe, compute, world)
         self.optimizer = self.take_step.optimizer
         self.average = AveragedWeights(detector, recipe.ema_decay) if recipe.ema_decay else None
         self.position = Position()
-
-    def _check_batch_size(self) -> None:
-        batch_size, parts = self.images_per_step, self.recipe.accumulate
-        least = batch_size // self.world.size // parts
-        if least == 0:
-            raise UserError(
-                f"batches of {batch_size} images can't be cut into {parts * self.world.size} parts (--accumulate "
-                f"{parts}, {self.world.size} processes); use a larger --batch-size, or more images"
-            )
-        if least * self.world.size == 1 and trained_batch_norms(self.detector):
-            raise UserError(
-                "batches of 1 image: this detector's batch norms need 2 or more; use --batch-size 2, or more images"
-            )
 
     # --- the loop
 
@@ -160,7 +148,7 @@ class Trainer:
 
         self.world.on_main(start)
         log_csv = self.folder.log if self.world.is_main else None
-        watch = Watch(self.recipe, self.train_table, self.steps_per_epoch, reference=self.usual, report=report)
+        watch = Watch(self.recipe, self.train_table, self.steps_per_epoch, usual=self.usual, report=report)
         return Journal(self.display, watch, ExperimentLogs(logs, report), log_csv, self.position, self.test_table)
 
     def batches(self) -> Generator[Batch, None, None]:
@@ -181,11 +169,7 @@ class Trainer:
         )
 
     def next_batch(self, batches: Iterator[Batch], stop: bool) -> tuple[Batch, bool]:
-        """The next batch, and True if a process was told to stop after it (`stop`: this one).
-
-        Raises:
-            UserError: one of the processes can't read its images.
-        """
+        """The next batch, and True if a rank was told to stop after it; a UserError if one can't read its images."""
         batch, error = None, None
         try:
             batch = next(batches)
@@ -210,11 +194,7 @@ class Trainer:
         return losses
 
     def _report_skipped(self, batch: Batch, losses: StepLosses) -> None:
-        """Report what was not finite, and where; save the step for a replay.
-
-        Raises:
-            UserError: too many steps in a row.
-        """
+        """Report what was not finite, and where; save the step for a replay. Too many in a row end the run."""
         self.position.skipped_in_a_row += 1
         number, in_a_row = self.position.step + 1, self.position.skipped_in_a_row
         names = [self.train_table.image_name(index) for index in batch.image_indices.tolist()]
@@ -258,7 +238,7 @@ class Trainer:
 
         Returns VOC's area AP; None if `stopped` cut the evaluation off: the resumed run then begins with it.
         """
-        started, test = time.monotonic(), self.test_table
+        started, test, position = time.monotonic(), self.test_table, self.position
         with self.weights_to_keep():
             with self.display.stage("evaluating", len(test)) as stage:
                 try:
@@ -278,24 +258,21 @@ class Trainer:
                     return None
             measurement = measure(test.ground_truth(), DetectionTable.from_detections(found), test.categories)
             map_area = measurement.metrics["voc"]["map_area"] or 0.0
-            if map_area > self.position.best_map_area:
-                self.position.best_map_area = map_area
-                self.world.on_main(lambda: self._keep(map_area))
+            if map_area > position.best_map_area:
+                position.best_map_area = map_area
+                model, categories = self.detector, self.train_table.categories
+                facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": position.step}
+                self.world.on_main(lambda: save_model(self.folder.model, model, categories, **facts))
         seconds = self.world.from_main(time.monotonic() - started)
-        self.position.evaluations = int(self.progress * self.recipe.evaluations)
-        self.position.evaluation_seconds += seconds
-        self.position.longest_evaluation_seconds = max(seconds, self.position.longest_evaluation_seconds)
-        journal.evaluated(measurement.metrics, found, self.position.step)
+        position.evaluations = int(self.progress * self.recipe.evaluations)
+        position.evaluation_seconds += seconds
+        position.longest_evaluation_seconds = max(seconds, position.longest_evaluation_seconds)
+        journal.evaluated(measurement.metrics, found, position.step)
         self.display.say(
             f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {measurement.coco['AP']:.4f} (COCO) on "
-            f"{len(test)} images; best AP50 {self.position.best_map_area:.4f}"
+            f"{len(test)} images; best AP50 {position.best_map_area:.4f}"
         )
         return map_area
-
-    def _keep(self, map_area: float) -> None:
-        """Write the model file with the weights that the detector has."""
-        facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": self.position.step}
-        save_model(self.folder.model, self.detector, self.detector.state_dict(), self.train_table.categories, **facts)
 
     @contextmanager
     def weights_to_keep(self) -> Iterator[None]:
@@ -311,19 +288,14 @@ class Trainer:
             self.detector.load_state_dict(latest)
 
     def save(self) -> None:
-        """Write the checkpoint that `resume` reads; rank 0 does.
-
-        Raises:
-            UserError: a number in it is not finite; the checkpoint before stays.
-        """
+        """Write the checkpoint that `resume` reads, by rank 0; a UserError, and no file, if a number is not finite."""
         if not self.world.is_main:
             return
-        parts: dict[str, Mapping[str, Tensor]] = {
+        parts = {
             "model": self.detector.state_dict(),
             "average": self.average.tensors if self.average is not None else {},
             "optimizer": optimizer_tensors(self.optimizer, self.detector),
         }
-        check_finite(parts)
         header = {
             "position": asdict(self.position),
             "scaler": self.take_step.scaler.state_dict(),
@@ -334,8 +306,7 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the folder's newest checkpoint that can be read.
 
-        Raises:
-            UserError: there is none, or it is of another recipe, other classes or other data.
+        A UserError if there is none, or if it is of another recipe, other classes or other data.
         """
         saved = self.world.on_main(lambda: load_state(self.folder))
         if saved.warning is not None:

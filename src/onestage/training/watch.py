@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import psutil
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from onestage.data.table import Table
@@ -38,150 +38,148 @@ class Watch:
     """Looks at a run's steps and reports each kind of trouble once."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        table: Table,
-        steps_per_epoch: int,
-        *,
-        reference: Recipe | None,
-        report: Callable[[str], None],
+        self, recipe: Recipe, table: Table, steps_per_epoch: int, *, usual: Recipe | None, report: Callable[[str], None]
     ) -> None:
-        """Begin to watch, and warn of what is known before the first step.
+        """Begin to watch a training on `table`, and warn of what is known before the first step.
 
-        Args:
-            recipe: the run's settings.
-            table: the training images.
-            steps_per_epoch: steps in which the run shows all images.
-            reference: the recipe before the user changed it, whose learning rate suits its batch size.
-            report: called with each warning, one line.
+        `usual` is the recipe before the user changed it: its learning rate suits its batch size. `report` is called
+        with each warning, one line.
         """
         self._report, self._reported = report, set[str]()
-        self._anchors = _Anchors(steps_per_epoch)
-        self._classes = _Classes(table, steps_per_epoch)
-        self._loading = _Loading()
-        self._memory = _Memory()
-        if reference is not None:
-            images = min(recipe.batch_size, max(1, len(table) * recipe.repeat))
-            self._warn("learning rate", learning_rate_warning(recipe, reference, images))
-        self._warn("missing classes", self._classes.missing())
+        self._steps_per_epoch = steps_per_epoch
+        self._steps = self._images = self._epochs = 0
+        # Since the last positive anchor; objects that are not ignored.
+        self._barren_steps = self._barren_steps_with_objects = self._objects_unmet = 0
+        self._names, self._images_in_table = table.categories.names, max(1, len(table))
+        self._images_of_class = images_of_class(table)
+        self._seen = self._images_of_class == 0  # the classes without images are reported here
+        self._timed: list[tuple[float, float, int]] = []  # steps: seconds waited and spent, images
+        self._memory: list[tuple[int, float]] = []  # (epoch, MB)
+        self._measure_memory_after = -math.inf
+        if usual is not None and recipe.optimizer == usual.optimizer:  # others' rates can't be compared
+            self._check_learning_rate(recipe, usual, min(recipe.batch_size, self._images_in_table * recipe.repeat))
+        if self._seen.any():
+            missing = np.flatnonzero(self._seen).tolist()
+            self._warn(
+                "missing classes",
+                f"split {table.split!r} has no objects of {self._listed(missing)}; expected some of each: the network "
+                "can't learn to find them. Add images, or take them out of the class list",
+            )
 
     def step(self, labels: Int64[Tensor, " N"], positives: float, waited_s: float, spent_s: float, images: int) -> None:
-        """Take note of one step.
+        """Take note of one step, which took `spent_s`, of them `waited_s` until the batch came.
 
-        Args:
-            labels: classes of the batch's objects that are not ignored, on the CPU.
-            positives: anchors of the whole batch that have an object to find.
-            waited_s: seconds until the batch came.
-            spent_s: seconds of the whole step, waiting included.
-            images: number of images in the batch.
+        `labels` are the classes of the batch's objects that are not ignored, on the CPU; `positives`, anchors of all
+        ranks' batches that have an object to find.
         """
-        self._warn("anchors", self._anchors.step(len(labels), positives))
-        self._classes.step(labels, images)
-        self._warn("loading", self._loading.step(waited_s, spent_s, images))
-        self._memory.steps += 1
-
-    def epoch(self) -> None:
-        """Look back at the end of an epoch."""
-        self._warn("unseen classes", self._classes.epoch())
-        if "memory" not in self._reported:
-            self._warn("memory", self._memory.epoch())
-
-    def _warn(self, kind: str, warning: str | None) -> None:
-        if warning is not None and kind not in self._reported:
-            self._reported.add(kind)
-            self._report(f"warning: {warning}")
-
-
-def learning_rate_warning(recipe: Recipe, reference: Recipe, images: int) -> str | None:
-    """A warning if the rate is far from the reference's, scaled to this many images a step (`scaled_rate`).
-
-    Rates of different optimizers can't be compared.
-    """
-    if recipe.optimizer != reference.optimizer:
-        return None
-    expected = scaled_rate(reference.optimizer, reference.learning_rate, images / reference.batch_size)
-    factor = recipe.learning_rate / expected
-    if 1 / RATE_FACTOR <= factor <= RATE_FACTOR:
-        return None
-    rule = "in proportion" if reference.optimizer == "sgd" else "by the square root"
-    far = f"{factor:.3g} times" if factor > 1 else f"1/{1 / factor:.3g} of"
-    return (
-        f"learning rate {recipe.learning_rate:.3g} for {images} images a step is {far} the recipe's, which is "
-        f"{reference.learning_rate:.3g} for {reference.batch_size} and, scaled {rule}, {expected:.2g} for {images}; "
-        f"expected within {RATE_FACTOR:g} times of it: use --learning-rate {expected:.2g}"
-    )
-
-
-class _Anchors:
-    """Notices that no object overlaps any anchor."""
-
-    def __init__(self, steps_per_epoch: int) -> None:
-        self._patience = min(STEPS_WITHOUT_POSITIVES, max(steps_per_epoch, LEAST_STEPS_WITHOUT_POSITIVES))
-        self._empty_patience = max(steps_per_epoch, self._patience)  # a sparse set has many images without objects
-        self._steps = self._objects = self._steps_with_objects = 0  # since the last positive anchor
-
-    def step(self, objects: int, positives: float) -> str | None:
-        if positives > 0:
-            self._steps = self._objects = self._steps_with_objects = 0
-            return None
-        self._steps += 1
-        self._objects += objects
-        self._steps_with_objects += objects > 0
-        if self._steps_with_objects >= self._patience:
-            return (
-                f"no anchor met a box in {self._steps} steps, though {self._objects:,} objects came; expected a few "
-                "anchors an object: the boxes are of other sizes than the anchors, so leave out --anchor-sizes, or "
-                "leave out --recipe: the default recipe makes anchors from the data"
-            )
-        if self._steps >= self._empty_patience and not self._objects:
-            return (
-                f"not one object in the images of {self._steps} steps; expected some in most batches: look at the "
-                "annotations of the training split"
-            )
-        return None
-
-
-class _Classes:
-    """Notices classes that the network never sees."""
-
-    def __init__(self, table: Table, steps_per_epoch: int) -> None:
-        self._names, self._split, self._steps_per_epoch = table.categories.names, table.split, steps_per_epoch
-        self._images_in_table, self._images_of_class = max(1, len(table)), images_of_class(table)
-        self._seen: Bool[np.ndarray, " K"] = self._images_of_class == 0  # `missing` reports those
-        self._steps = self._images = 0
-
-    def missing(self) -> str | None:
-        missing = np.flatnonzero(self._images_of_class == 0).tolist()
-        if not missing:
-            return None
-        return (
-            f"split {self._split!r} has no objects of {len(missing)} of {len(self._names)} classes "
-            f"({self._listed(missing)}); expected some of each: the network can't learn to find them. Add images, or "
-            "take them out of the class list"
-        )
-
-    def step(self, labels: Int64[Tensor, " N"], images: int) -> None:
         self._steps += 1
         self._images += images
         self._seen[labels.numpy()] = True
+        self._check_anchors(len(labels), positives)
+        if self._steps > FIRST_STEPS:
+            self._timed.append((waited_s, spent_s, images))
+        if len(self._timed) < BLOCKS * BLOCK_STEPS:
+            return
+        blocks = np.array(self._timed).reshape(BLOCKS, BLOCK_STEPS, 3).sum(axis=1)
+        self._timed.clear()
+        waited, spent, seen = blocks[blocks[:, 0].argsort()[:-1]].sum(axis=0).tolist()
+        if waited >= WAITING_SHARE * spent > 0:
+            trained = f"{seen / (spent - waited):.3g}" if spent > waited else "many more"
+            self._warn(
+                "loading",
+                f"the network waits {waited / spent:.0%} of the time for images: {seen / spent:.3g} images/s read, "
+                f"{trained} could be trained; expected under {WAITING_SHARE:.0%}: use more --workers, smaller images "
+                "or a faster disk",
+            )
 
-    def epoch(self) -> str | None:
-        passes = self._images / self._images_in_table  # of the data; one of several processes sees its share only
-        unseen = np.flatnonzero(~self._seen).tolist()
-        if self._steps < self._steps_per_epoch:  # a resumed run begins in the middle of an epoch
-            return None
-        if not any(passes * self._images_of_class[label] >= SHOWINGS for label in unseen):
-            return None
-        images = int(self._images_of_class[unseen].sum())
-        return (
-            f"no object of {len(unseen)} of {len(self._names)} classes ({self._listed(unseen)}) came in "
-            f"{self._steps:,} steps, though {images:,} image{'s have' if images > 1 else ' has'} one; expected "
-            "each class in every epoch: crops cut them off, or the boxes are tiny. Crop less, or look at the boxes"
+    def epoch(self) -> None:
+        """Look back at the end of an epoch."""
+        self._epochs += 1
+        self._check_classes()
+        started = time.monotonic()
+        early = self._epochs <= FIRST_EPOCHS or self._steps < FIRST_MEMORY_STEPS
+        if early or "memory" in self._reported or started < self._measure_memory_after:
+            return
+        megabytes = memory_mb()
+        now = time.monotonic()
+        self._measure_memory_after = now + (now - started) / MEASURING_COST
+        if megabytes is None:
+            return
+        self._memory.append((self._epochs, megabytes))
+        # A fast leak shows in the last epochs, a slow one in all of them.
+        span = next((span for span in (self._memory[-MEMORY_EPOCHS:], self._memory) if grows(span)), None)
+        if span is not None:
+            (first, before), (last, after) = span[0], span[-1]
+            self._warn(
+                "memory",
+                f"memory of this process and its readers grew by {(after - before) / (last - first):.0f} MB an epoch, "
+                f"from {before:,.0f} MB after epoch {first} to {after:,.0f} MB after epoch {last} of this start; "
+                "expected it to stay level: before it runs out, stop with Ctrl-C and go on with --resume, and try "
+                "fewer --workers",
+            )
+
+    def _warn(self, kind: str, warning: str) -> None:
+        if kind not in self._reported:
+            self._reported.add(kind)
+            self._report(f"warning: {warning}")
+
+    def _check_learning_rate(self, recipe: Recipe, usual: Recipe, images: int) -> None:
+        """Warn if the rate is far from the usual recipe's, scaled to this many images a step (`scaled_rate`)."""
+        expected = scaled_rate(usual.optimizer, usual.learning_rate, images / usual.batch_size)
+        factor = recipe.learning_rate / expected
+        if 1 / RATE_FACTOR <= factor <= RATE_FACTOR:
+            return
+        rule = "in proportion" if usual.optimizer == "sgd" else "by the square root"
+        far = f"{factor:.3g} times" if factor > 1 else f"1/{1 / factor:.3g} of"
+        self._warn(
+            "learning rate",
+            f"learning rate {recipe.learning_rate:.3g} for {images} images a step is {far} the recipe's, which "
+            f"is {usual.learning_rate:.3g} for {usual.batch_size} and, scaled {rule}, {expected:.2g} for "
+            f"{images}; expected within {RATE_FACTOR:g} times of it: use --learning-rate {expected:.2g}",
         )
 
+    def _check_anchors(self, objects: int, positives: float) -> None:
+        """Warn if no object overlaps any anchor, or no image has one."""
+        if positives > 0:
+            self._barren_steps = self._barren_steps_with_objects = self._objects_unmet = 0
+            return
+        self._barren_steps += 1
+        self._barren_steps_with_objects += objects > 0
+        self._objects_unmet += objects
+        patience = min(STEPS_WITHOUT_POSITIVES, max(self._steps_per_epoch, LEAST_STEPS_WITHOUT_POSITIVES))
+        if self._barren_steps_with_objects >= patience:
+            self._warn(
+                "anchors",
+                f"no anchor met a box in {self._barren_steps} steps, though {self._objects_unmet:,} objects came; "
+                "expected a few anchors an object: the boxes are of other sizes than the anchors, so leave out "
+                "--anchor-sizes, or leave out --recipe: the default recipe makes anchors from the data",
+            )
+        elif not self._objects_unmet and self._barren_steps >= max(self._steps_per_epoch, patience):
+            # Not sooner: a sparse set has many images without objects.
+            self._warn(
+                "anchors",
+                f"not one object in the images of {self._barren_steps} steps; expected some in most batches: look at "
+                "the annotations of the training split",
+            )
+
+    def _check_classes(self) -> None:
+        """Warn of classes that the network never saw."""
+        unseen = np.flatnonzero(~self._seen).tolist()
+        showings = self._images / self._images_in_table  # of the data; one of several ranks sees its share
+        due = any(showings * self._images_of_class[label] >= SHOWINGS for label in unseen)
+        if self._steps >= self._steps_per_epoch and due:  # a resumed run begins in the middle of an epoch
+            images = int(self._images_of_class[unseen].sum())
+            self._warn(
+                "unseen classes",
+                f"no object of {self._listed(unseen)} came in {self._steps:,} steps, though {images:,} "
+                f"image{'s have' if images > 1 else ' has'} one; expected each class in every epoch: crops cut them "
+                "off, or the boxes are tiny. Crop less, or look at the boxes",
+            )
+
     def _listed(self, labels: Sequence[int]) -> str:
+        names = ", ".join(repr(self._names[label]) for label in labels[:CLASSES_NAMED])
         more = f" and {len(labels) - CLASSES_NAMED} more" if len(labels) > CLASSES_NAMED else ""
-        return ", ".join(repr(self._names[label]) for label in labels[:CLASSES_NAMED]) + more
+        return f"{len(labels)} of {len(self._names)} classes ({names}{more})"
 
 
 def images_of_class(table: Table) -> Int64[np.ndarray, " K"]:
@@ -190,68 +188,6 @@ def images_of_class(table: Table) -> Int64[np.ndarray, " K"]:
     image = np.repeat(np.arange(len(table)), np.diff(table.first_object))[~table.ignored]
     pairs = np.unique(image * classes + table.labels[~table.ignored])  # (image, class), each once
     return np.bincount(pairs % max(1, classes), minlength=classes)
-
-
-class _Loading:
-    """Notices that the network waits for images."""
-
-    def __init__(self) -> None:
-        self._first_steps = FIRST_STEPS
-        self._timed: list[tuple[float, float, int]] = []  # seconds waited and spent, images
-
-    def step(self, waited_s: float, spent_s: float, images: int) -> str | None:
-        if self._first_steps:
-            self._first_steps -= 1
-            return None
-        self._timed.append((waited_s, spent_s, images))
-        if len(self._timed) < BLOCKS * BLOCK_STEPS:
-            return None
-        blocks = np.array(self._timed).reshape(BLOCKS, BLOCK_STEPS, 3).sum(axis=1)
-        self._timed.clear()
-        usual = blocks[blocks[:, 0].argsort()[:-1]]
-        waited, spent, seen = usual.sum(axis=0).tolist()
-        if not waited >= WAITING_SHARE * spent > 0:
-            return None
-        working = spent - waited
-        trained = f"{seen / working:.3g}" if working > 0 else "many more"
-        return (
-            f"the network waits {waited / spent:.0%} of the time for images: {seen / spent:.3g} images/s read, "
-            f"{trained} could be trained; expected under {WAITING_SHARE:.0%}: use more --workers, smaller images or "
-            "a faster disk"
-        )
-
-
-class _Memory:
-    """Notices memory that grows from epoch to epoch."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self._epochs = 0
-        self._measured: list[tuple[int, float]] = []  # (epoch, MB)
-        self._not_before = -math.inf
-
-    def epoch(self) -> str | None:
-        self._epochs += 1
-        started = time.monotonic()
-        early = self._epochs <= FIRST_EPOCHS or self.steps < FIRST_MEMORY_STEPS
-        if early or started < self._not_before:
-            return None
-        megabytes = memory_mb()
-        now = time.monotonic()
-        self._not_before = now + (now - started) / MEASURING_COST
-        if megabytes is None:
-            return None
-        self._measured.append((self._epochs, megabytes))
-        # A fast leak shows in the last epochs, a slow one in all of them.
-        span = next((span for span in (self._measured[-MEMORY_EPOCHS:], self._measured) if grows(span)), None)
-        if span is None:
-            return None
-        (first, before), (last, after) = span[0], span[-1]
-        return (
-            f"memory of this process and its readers grew by {(after - before) / (last - first):.0f} MB an epoch, from "
-            f"{before:,.0f} MB after epoch {first} to {after:,.0f} MB after epoch {last} of this start; expected it to "
-            "stay level: before it runs out, stop with Ctrl-C and go on with --resume, and try fewer --workers"
-        )
 
 
 def grows(span: Sequence[tuple[int, float]]) -> bool:

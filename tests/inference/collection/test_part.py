@@ -1,4 +1,4 @@
-"""Reading the images of a part and detecting in them, without Ray."""
+"""Reading the images of a part and detecting in them, without a cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import pytest
 from object_store import object_store
 from red_box import CATEGORIES, RedBoxDetector, red_box
 
-from onestage.inference.collection import part as collection_part
-from onestage.inference.collection.part import RESULT_SCHEMA, Content, Piece, images_of, predict_pieces
-from onestage.inference.collection.plan import find_pieces
+from onestage.inference.collection import plan as collection_plan
+from onestage.inference.collection import workers as collection_workers
+from onestage.inference.collection.plan import Content, Piece, find_pieces, images_of
+from onestage.inference.collection.results import RESULT_SCHEMA
 from onestage.inference.collection.storage import Storage
+from onestage.inference.collection.workers import predict_pieces
 from onestage.inference.predictor import Predictor
 from onestage.runtime.decode import ImageError
 
@@ -97,7 +99,7 @@ def test_a_read_from_storage_that_failed_goes_on_with_the_row_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_rows(tmp_path / "a.parquet")
-    whole, pauses, begun = collection_part._read_rows, [], []
+    whole, pauses, begun = collection_plan._read_rows, [], []
 
     def failing(file: pq.ParquetFile, group: int, row: int, *rest: Any) -> Iterator[Any]:
         begun.append(row)
@@ -106,8 +108,8 @@ def test_a_read_from_storage_that_failed_goes_on_with_the_row_where_it_was(
                 raise OSError("the network is gone")
             yield content
 
-    monkeypatch.setattr(collection_part, "_read_rows", failing)
-    monkeypatch.setattr("onestage.inference.collection.part.time.sleep", pauses.append)
+    monkeypatch.setattr(collection_plan, "_read_rows", failing)
+    monkeypatch.setattr("onestage.inference.collection.plan.time.sleep", pauses.append)
     with object_store() as store:
         store.objects["street/a.parquet"] = (tmp_path / "a.parquet").read_bytes()
         storage = Storage.of([store.uri("street")])
@@ -162,8 +164,13 @@ def test_images_in_storage_that_are_not_there_are_named() -> None:
     assert lost["error"] == "s3://street/none.png: no such image"
 
 
-def test_an_error_of_several_lines_becomes_one() -> None:
-    assert collection_part._error_row("b.jpg", ImageError("b.jpg: cut\noff"))["error"] == "b.jpg: cut off"
+def test_an_error_of_several_lines_becomes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(source: str) -> Any:
+        raise ImageError("b.jpg: cut\noff")
+
+    monkeypatch.setattr(collection_workers, "read_image", cut_off)
+    (row,) = rows_of([Piece("/b.jpg")])
+    assert row["error"] == "b.jpg: cut off"
 
 
 def test_a_part_without_images_has_no_rows_and_only_some_images_are_read_ahead(
@@ -171,13 +178,13 @@ def test_a_part_without_images_has_no_rows_and_only_some_images_are_read_ahead(
 ) -> None:
     assert rows_of([]) == []
     (tmp_path / "a.png").write_bytes(png((0, 0, 9, 9)))
-    read_so_far, decode = [], collection_part.decode_image
+    read_so_far, decode = [], collection_workers.read_image
 
-    def counted(source: Path) -> Any:
+    def counted(source: str) -> Any:
         read_so_far.append(1)
         return decode(source)
 
-    monkeypatch.setattr(collection_part, "decode_image", counted)
+    monkeypatch.setattr(collection_workers, "read_image", counted)
     predictor = Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
     rows = predict_pieces(predictor, [Piece(f"{tmp_path}/a.png")] * 200, Storage(), ["bytes"], batch_size=4, cores=2)
     for _ in range(4):

@@ -14,8 +14,7 @@ from object_store import object_store
 
 from onestage.errors import UserError
 from onestage.inference.collection import plan as collection_plan
-from onestage.inference.collection.part import Piece, open_parquet
-from onestage.inference.collection.plan import Part, find_pieces, parts_of, pieces_of, write_plan
+from onestage.inference.collection.plan import Part, Piece, find_pieces, open_parquet, parts_of, pieces_of, write_plan
 from onestage.inference.collection.storage import Storage
 
 

@@ -124,13 +124,13 @@ def test_a_worker_writes_a_file_for_each_part_and_counts_its_rows(model: Path, t
     folder, run, parts = begun(model, tmp_path)
     worker = Worker(folder, run, Storage(), batch_size=2, device="cpu", cores=1)
     first, second = (worker.do(part) for part in parts)
-    assert (first.images, first.unreadable) == (3, 1)
-    assert (second.images, second.unreadable) == (2, 0)
+    assert (first["images"], first["unreadable"]) == (3, 1)
+    assert (second["images"], second["unreadable"]) == (2, 0)
     table = pq.read_table(tmp_path / "out")
     assert table["source"].to_pylist() == [f"{tmp_path}/in/{number}.jpg" for number in range(5)]
     found = [row for row in table["detections"].to_pylist() if row is not None]
     assert len(found) == 4
-    assert first.detections + second.detections == sum(map(len, found)) > 20
+    assert first["detections"] + second["detections"] == sum(map(len, found)) > 20
 
 
 def test_a_worker_keeps_to_its_cores(model: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_worker_takes_exported_files(model: Path, tmp_path: Path) -> None:
     exported.selection = replace(exported.selection, score_threshold=0.3)
     folder, run, parts = begun(tmp_path / "m.onnx", tmp_path, exported.selection)
     done = Worker(folder, run, Storage(), batch_size=2, device="cpu", cores=1).do(parts[0])
-    assert (done.images, done.unreadable) == (3, 1)
+    assert (done["images"], done["unreadable"]) == (3, 1)
     expected = exported(tmp_path / "in/0.jpg")
     row = pq.read_table(tmp_path / "out/part-00000000.parquet").to_pylist()[0]
     assert len(expected) > 5

@@ -8,9 +8,8 @@ place to whole pixels of the input, and boxes go by the map that these two make:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import NamedTuple, TypeAlias
 
 import cv2
@@ -26,30 +25,18 @@ RGB: TypeAlias = tuple[int, int, int]
 XYXY: TypeAlias = tuple[float, float, float, float]
 PixelsXYXY: TypeAlias = tuple[int, int, int, int]
 
-IDENTITY: Matrix = np.eye(2, 3)
-
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """An image that lies on the canvas.
+    """An image that lies on the canvas."""
 
-    Attributes:
-        index: the image's row in the data set's table.
-        size_hw: the image's size, pixels.
-        objects: in pixels of the image. A transform that hides some of them leaves them out itself.
-        part_xyxy: the part of the image that is shown; None: all of it.
-        matrix: affine map from pixels of the image to the canvas (pixel edges, x before y).
-        opacity: weight in the mean with what lies below; 1 hides it.
-        pixel_changes: functions of the warped pixels, applied in order.
-    """
-
-    index: int
-    size_hw: SizeHW
-    objects: Objects
-    part_xyxy: PixelsXYXY | None = None
-    matrix: Matrix = field(default_factory=lambda: IDENTITY)
-    opacity: float = 1.0
-    pixel_changes: tuple[Callable[[Image], Image], ...] = ()
+    index: int  # row in the data set's table
+    size_hw: SizeHW  # of the image, pixels
+    objects: Objects  # in pixels of the image; a transform that hides some of them leaves them out itself
+    part_xyxy: PixelsXYXY | None = None  # the part of the image that is shown; None: all of it
+    matrix: Matrix = field(default_factory=lambda: np.eye(2, 3))  # image -> canvas (pixel edges, x before y)
+    opacity: float = 1.0  # weight in the mean with what lies below; 1 hides it
+    pixel_changes: tuple[Callable[[Image], Image], ...] = ()  # of the resized pixels, in this order
 
     @classmethod
     def of(cls, table: Table, index: int) -> Layer:
@@ -59,13 +46,7 @@ class Layer:
 
     @property
     def shown_xyxy(self) -> PixelsXYXY:
-        """The part of the image that is shown."""
         return self.part_xyxy or (0, 0, self.size_hw[1], self.size_hw[0])
-
-    def canvas_corners(self) -> list[tuple[float, float]]:
-        """The corners of the shown part, on the canvas."""
-        (x0, y0, x1, y1), ((a, b, c), (d, e, f)) = self.shown_xyxy, self.matrix.tolist()
-        return [(a * x + b * y + c, d * x + e * y + f) for x in (x0, x1) for y in (y0, y1)]
 
     def stretched_to(self, canvas_xyxy: XYXY) -> Layer:
         """The layer with the shown part of its image filling a rectangle of the canvas."""
@@ -74,20 +55,13 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """Layers, the lowest first, and what of them becomes the network's input.
-
-    Attributes:
-        view_xyxy: the rectangle of the canvas that is shown; it may reach beyond the images.
-        transpose: swap x and y of the resized view.
-        mirror: then flip it left-right.
-        upside_down: then flip it up-down.
-    """
+    """Layers, the lowest first, and what of them becomes the network's input."""
 
     layers: tuple[Layer, ...]
-    view_xyxy: XYXY
-    transpose: bool = False
-    mirror: bool = False
-    upside_down: bool = False
+    view_xyxy: XYXY  # the rectangle of the canvas that is shown; it may reach beyond the images
+    transpose: bool = False  # swap x and y of the resized view,
+    mirror: bool = False  # then flip it left-right,
+    upside_down: bool = False  # then up-down
 
     @classmethod
     def of(cls, layer: Layer) -> Canvas:
@@ -97,9 +71,8 @@ class Canvas:
 
     def objects_xyxy(self) -> Float32[np.ndarray, "N 4"]:
         """The boxes of all objects that are not ignored, on the canvas."""
-        return np.concatenate(
-            [move_boxes(one.objects.boxes_xyxy[~one.objects.ignored], one.matrix) for one in self.layers]
-        )
+        boxes = [move_boxes(one.objects.boxes_xyxy[~one.objects.ignored], one.matrix) for one in self.layers]
+        return np.concatenate(boxes)
 
     def view_hw(self, resize: Resize) -> SizeHW:
         """Height and width of the resized view, before a transposition."""
@@ -113,14 +86,17 @@ class Canvas:
 
     def placements(self, resize: Resize) -> list[Placement | None]:
         """Where each layer lies in the resized view; None: outside of it."""
-        corners = [corner for layer in self.layers for corner in layer.canvas_corners()]
+        corners: list[tuple[float, float]] = []  # of what is shown of the images, on the canvas
+        for layer in self.layers:
+            (x0, y0, x1, y1), ((a, b, c), (d, e, f)) = layer.shown_xyxy, layer.matrix.tolist()
+            corners += [(a * x + b * y + c, d * x + e * y + f) for x in (x0, x1) for y in (y0, y1)]
         axes = []
         for axis, pixels in enumerate(reversed(self.view_hw(resize))):
             first, last = min(corner[axis] for corner in corners), max(corner[axis] for corner in corners)
             # the view keeps at least one row and column of the images
             start = min(round(self.view_xyxy[axis]), math.ceil(last) - 1)
-            axes.append(_Axis(start, max(round(self.view_xyxy[axis + 2]), start + 1, math.floor(first) + 1), pixels))
-        return [_place(layer, axes[0], axes[1]) for layer in self.layers]
+            axes.append((start, max(round(self.view_xyxy[axis + 2]), start + 1, math.floor(first) + 1), pixels))
+        return [_place(layer, axes) for layer in self.layers]
 
     def paint(self, resize: Resize, fill: RGB, read: Callable[[int], Image]) -> tuple[Image, Objects]:
         """The network's input with its objects. `read` gives an image by its index.
@@ -134,22 +110,24 @@ class Canvas:
             if placement is not None:
                 image = placement.paint(read(layer.index), layer, image, view_hw, fill)
                 objects.append(self._visible(layer.objects, self.turned(placement.matrix, resize), resize))
-        image = _filled(view_hw, fill) if image is None else image
+        if image is None:
+            image = np.full((*view_hw, 3), fill, dtype=np.uint8)
         if self.transpose:
             image = cv2.transpose(image)
-        if self.mirror or self.upside_down:
-            # OpenCV: 1 left-right, 0 up-down, -1 both
-            image = cv2.flip(image, -1 if self.mirror and self.upside_down else int(self.mirror))
+        if self.mirror:
+            image = cv2.flip(image, 1)
+        if self.upside_down:
+            image = cv2.flip(image, 0)
         return image, Objects(*(np.concatenate(column) for column in zip(*objects, strict=True)))
 
     def turned(self, matrix: Matrix, resize: Resize) -> Matrix:
         """A map to the resized view, then transposed and flipped as the canvas says."""
         matrix = matrix[::-1].copy() if self.transpose else matrix.copy()
-        sides = reversed(self.input_hw(resize))
-        for axis, (flipped, pixels) in enumerate(zip((self.mirror, self.upside_down), sides, strict=True)):
-            if flipped:
-                matrix[axis] = -matrix[axis]
-                matrix[axis, 2] += pixels
+        height, width = self.input_hw(resize)
+        if self.mirror:
+            matrix[0] = (0, 0, width) - matrix[0]
+        if self.upside_down:
+            matrix[1] = (0, 0, height) - matrix[1]
         return matrix
 
     def _visible(self, objects: Objects, matrix: Matrix, resize: Resize) -> Objects:
@@ -165,43 +143,18 @@ class Canvas:
 
 def move_boxes(boxes_xyxy: Float32[np.ndarray, "N 4"], matrix: Matrix) -> Float32[np.ndarray, "N 4"]:
     """The smallest upright boxes around boxes that an affine map moves."""
-    if matrix is IDENTITY:
-        return boxes_xyxy
-    corners = [boxes_xyxy[:, :2], boxes_xyxy[:, 2:]]
-    (a, b, _), (d, e, _) = matrix.tolist()
-    if (a and b) or (d and e):  # rotated: the other two corners may lie further out
-        corners += [boxes_xyxy[:, [0, 3]], boxes_xyxy[:, [2, 1]]]
-    moved = [corner @ matrix[:, :2].T + matrix[:, 2] for corner in corners]
-    low, high = reduce(np.minimum, moved), reduce(np.maximum, moved)
-    return np.concatenate([low, high], axis=1).astype(np.float32)
+    corners = [boxes_xyxy[:, columns] for columns in ([0, 1], [2, 3], [0, 3], [2, 1])]
+    moved = np.stack([corner @ matrix[:, :2].T + matrix[:, 2] for corner in corners])
+    return np.concatenate([moved.min(axis=0), moved.max(axis=0)], axis=1).astype(np.float32)
 
 
-# --- one layer in the view
+class Placement(NamedTuple):
+    """Which pixels of a layer's image go where."""
 
-
-class _Axis(NamedTuple):
-    """The view along x or y: its first and last whole pixel on the canvas, and the pixels that it is resized to."""
-
-    start: int
-    end: int
-    pixels: int
-
-
-@dataclass(frozen=True, eq=False)
-class Placement:
-    """Which pixels of a layer's image go where.
-
-    Attributes:
-        source_xyxy: whole pixels of the image.
-        target_xyxy: whole pixels of the resized view; for a rotated image all of them.
-        matrix: affine map from the image to the resized view.
-        rotated: the matrix does more than scale and shift, so a resize can't apply it.
-    """
-
-    source_xyxy: PixelsXYXY
-    target_xyxy: PixelsXYXY
-    matrix: Matrix
-    rotated: bool = False
+    source_xyxy: PixelsXYXY  # whole pixels of the image
+    target_xyxy: PixelsXYXY  # whole pixels of the resized view; for a rotated image all of them
+    matrix: Matrix  # image -> resized view
+    rotated: bool = False  # the matrix does more than scale and shift, so a resize can't apply it
 
     def paint(self, image: Image, layer: Layer, below: Image | None, view_hw: SizeHW, fill: RGB) -> Image:
         """The resized view with this layer on it; `below` is None for the lowest one."""
@@ -213,7 +166,7 @@ class Placement:
         if below is None and layer.opacity == 1.0 and mask is None:
             borders = ty0, view_hw[0] - ty1, tx0, view_hw[1] - tx1
             return cv2.copyMakeBorder(pixels, *borders, cv2.BORDER_CONSTANT, value=fill) if any(borders) else pixels
-        result = _filled(view_hw, fill) if below is None else below
+        result = np.full((*view_hw, 3), fill, dtype=np.uint8) if below is None else below
         place = result[ty0:ty1, tx0:tx1]
         if mask is not None:
             pixels = cv2.copyTo(pixels, mask, place.copy())
@@ -233,14 +186,17 @@ class Placement:
         return pixels, cv2.warpAffine(ones, matrix, size_hw[::-1], flags=cv2.INTER_NEAREST)
 
 
-def _place(layer: Layer, x: _Axis, y: _Axis) -> Placement | None:
+def _place(layer: Layer, axes: Sequence[tuple[int, int, int]]) -> Placement | None:
+    """`axes`: the view's first and last whole pixel on the canvas and its resized pixels, along x and along y."""
     (scale_x, shear_x, shift_x), (shear_y, scale_y, shift_y) = layer.matrix.tolist()
     if shear_x or shear_y or scale_x <= 0 or scale_y <= 0:
-        view = _stretch((x.start, y.start, x.end, y.end), (0, 0, x.pixels, y.pixels))
+        (left, right, width), (top, bottom, height) = axes
+        view = _stretch((left, top, right, bottom), (0, 0, width, height))
         matrix = view @ np.vstack([layer.matrix, (0.0, 0.0, 1.0)])
-        return Placement(layer.shown_xyxy, (0, 0, x.pixels, y.pixels), matrix, rotated=True)
-    (x0, y0, x1, y1), spans = layer.shown_xyxy, []
-    for (start, end, pixels), low, high, scale, shift in ((x, x0, x1, scale_x, shift_x), (y, y0, y1, scale_y, shift_y)):
+        return Placement(layer.shown_xyxy, (0, 0, width, height), matrix, rotated=True)
+    x0, y0, x1, y1 = layer.shown_xyxy
+    of_layer, spans = ((x0, x1, scale_x, shift_x), (y0, y1, scale_y, shift_y)), []
+    for (start, end, pixels), (low, high, scale, shift) in zip(axes, of_layer, strict=True):
         first, last = max(start, scale * low + shift), min(end, scale * high + shift)  # what the view has of it
         if first >= last:
             return None
@@ -260,7 +216,3 @@ def _stretch(source_xyxy: XYXY, target_xyxy: XYXY) -> Matrix:
     (sx0, sy0, sx1, sy1), (tx0, ty0, tx1, ty1) = source_xyxy, target_xyxy
     scale_x, scale_y = (tx1 - tx0) / (sx1 - sx0), (ty1 - ty0) / (sy1 - sy0)
     return np.array([[scale_x, 0.0, tx0 - scale_x * sx0], [0.0, scale_y, ty0 - scale_y * sy0]])
-
-
-def _filled(size_hw: SizeHW, fill: RGB) -> Image:
-    return np.full((*size_hw, 3), fill, dtype=np.uint8)

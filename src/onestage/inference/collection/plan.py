@@ -1,38 +1,54 @@
-"""The plan of a collection: all its images, found by what the user named, written down, and divided into parts.
+"""The images of a collection: found by what the user named, listed in a plan, divided into parts, and read.
 
 A piece is an image file, or some rows of a Parquet file. A part is consecutive pieces: what a worker does at once,
-whose results are one file. Every run and every worker has the same parts, since the plan
-doesn't change once it is written.
+whose results are one file. The plan doesn't change once it is written, so every run and worker has the same parts.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import PurePosixPath
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from onestage.errors import UserError
-from onestage.inference.collection.part import Piece, open_parquet
-from onestage.inference.collection.storage import Storage, first_line, in_storage, named, tried_again
-from onestage.inference.remote import is_address
-from onestage.inference.sources import IMAGE_SUFFIXES, STREAM_SCHEMES, VIDEO_SUFFIXES
+from onestage.inference.collection.storage import TRIES, Storage, first_line, in_storage, named, tried_again
+from onestage.inference.sources import IMAGE_SUFFIXES, STREAM_SCHEMES, VIDEO_SUFFIXES, is_address
 from onestage.inference.threads import mapped_ahead
+from onestage.runtime.decode import ImageError
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 MAX_PIECES = 16  # of a Parquet row group: to read one, all rows of the group before it are read as well
 MIN_ROWS = 32  # of such a piece
 PIECES_TOGETHER = 10_000  # pieces in a row group of the plan: so many are in memory at a time
-FOOTERS_AT_ONCE = 16  # Parquet files whose row groups are looked up at the same time
+FOOTERS = 16  # Parquet files whose row groups are looked up at the same time
+ROWS_AT_ONCE = 16  # of a Parquet file in memory
+BUFFER_BYTES = 1 << 24  # of a column of it in memory
+BINARY = r"(large_)?binary"  # types of columns, as patterns
+NAME = r"(large_)?string|u?int\d+|dictionary<values=((large_)?string|u?int\d+),.*"
 PLAN_SCHEMA = pa.schema([("source", pa.string()), ("row_group", pa.int32()), ("row", pa.int64()), ("rows", pa.int64())])
+Content: TypeAlias = bytes | ImageError | None  # an encoded image, why there is none, or None where its name opens it
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An image file, or some rows of one row group of a Parquet file."""
+
+    source: str  # absolute path or address of the file
+    row_group: int | None = None  # None: the file is an image
+    row: int = 0  # index of the first row in the file
+    rows: int = 1  # number of rows, which are images
 
 
 @dataclass
@@ -63,9 +79,8 @@ def find_pieces(words: Sequence[str], columns: Sequence[str]) -> Iterator[Piece]
             parquet.append(name)
         else:
             yield Piece(name)
-    pieces_of_file = partial(_pieces_of_parquet, storage=storage, columns=columns)
-    for pieces in mapped_ahead(pieces_of_file, parquet, depth=2 * FOOTERS_AT_ONCE, threads=FOOTERS_AT_ONCE):
-        yield from pieces
+    found = mapped_ahead(lambda name: _pieces_of_parquet(name, storage, columns), parquet, 2 * FOOTERS, FOOTERS)
+    yield from chain.from_iterable(found)
 
 
 def write_plan(pieces: Iterable[Piece], file: pa.NativeFile, progress: Callable[[int], object]) -> int:
@@ -103,12 +118,8 @@ def pieces_of(plan: pq.ParquetFile, part: Part) -> list[Piece]:
     rows = table.slice(part.first_piece - first * PIECES_TOGETHER, part.pieces).to_pylist()
     pieces: list[Piece] = []
     for piece in (Piece(**row) for row in rows):
-        before = pieces[-1] if pieces else None
-        if (
-            before
-            and piece.row_group is not None
-            and (piece.source, piece.row_group) == (before.source, before.row_group)
-        ):
+        before = pieces[-1] if pieces else Piece("")
+        if piece.row_group is not None and (piece.source, piece.row_group) == (before.source, before.row_group):
             pieces[-1] = replace(before, rows=before.rows + piece.rows)
         else:
             pieces.append(piece)
@@ -116,13 +127,12 @@ def pieces_of(plan: pq.ParquetFile, part: Part) -> list[Piece]:
 
 
 def _files_of(word: str, storage: Storage) -> Iterator[str]:
-    """The names of the files that a word stands for."""
-    empty = True
-    for name in _matches(word, storage):
-        empty = False
-        yield name
-    if empty:
+    """The names of the files that a word stands for; at least one."""
+    names = _matches(word, storage)
+    first = next(names, None)
+    if first is None:
         raise UserError(f"{word}: no image and no Parquet file in it; name another")
+    yield from chain([first], names)
 
 
 def _matches(word: str, storage: Storage) -> Iterator[str]:
@@ -140,12 +150,10 @@ def _matches(word: str, storage: Storage) -> Iterator[str]:
                 yield match
             elif os.path.isdir(match) and "**" not in name:  # which matches the files below by itself
                 yield from _files_below(match)
-    elif is_address(word) or _suffix(name) in IMAGE_SUFFIXES:
-        yield name
+    elif is_address(word) or _suffix(name) in IMAGE_SUFFIXES or os.path.isfile(name):
+        yield name  # a file whatever its suffix: its first bytes say whether it is an image
     elif in_storage(name):
         yield from _files_in_storage(name, storage)
-    elif os.path.isfile(name):
-        yield name  # whatever its suffix: its first bytes say whether it is an image
     elif os.path.isdir(name):
         yield from _files_below(name)
     else:
@@ -214,3 +222,84 @@ def _suffix(name: str) -> str:
 
 def _is_wanted(file_name: str) -> bool:
     return not file_name.startswith(".") and _suffix(file_name) in IMAGE_SUFFIXES | PARQUET_SUFFIXES
+
+
+def images_of(pieces: Iterable[Piece], storage: Storage, columns: Sequence[str]) -> Iterator[tuple[str, Content]]:
+    """Name and content of every image of some pieces. A row of a Parquet file that can't be read has its error."""
+    for piece in pieces:
+        if piece.row_group is None:
+            yield piece.source, None
+        else:
+            yield from _rows_of(piece, piece.row_group, storage, columns)
+
+
+def open_parquet(name: str, storage: Storage, columns: Sequence[str], buffer_bytes: int = 0) -> pq.ParquetFile:
+    """A Parquet file that has the columns: that of the encoded images and, where there are two, that of their names.
+
+    A dot in a column's name leads into a struct (`image.bytes`). `buffer_bytes` of a column are in memory at a time; 0:
+    those of a row group. Raises an OSError where the file can't be read, a UserError where it doesn't fit.
+    """
+    filesystem, path = storage.locate(name)
+    try:
+        file = pq.ParquetFile(path, filesystem=filesystem, buffer_size=buffer_bytes)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{name}: no Parquet file, or a damaged one ({first_line(error)}); leave it out") from error
+    types, (image, *names) = _types(file.schema_arrow), columns
+    wanted = [(image, BINARY, "binary, the bytes of image files", "--column")]
+    wanted += [(one, NAME, "strings or whole numbers, the names of the images", "--source-column") for one in names]
+    for column, pattern, expected, option in wanted:
+        if not re.fullmatch(pattern, types.get(column, "")):
+            has = ", ".join(f"{other} ({kind})" for other, kind in types.items())
+            problem = f"column {column!r} is {types[column]}" if column in types else f"no column {column!r}"
+            raise UserError(f"{name}: {problem}; expected {expected}; the file has {has}; name one by {option}")
+    return file
+
+
+def _types(schema: pa.Schema | pa.StructType, prefix: str = "") -> dict[str, str]:
+    """The types of all columns by name; a column in a struct has a dot in its name."""
+    types: dict[str, str] = {}
+    for field in schema:
+        name = prefix + field.name
+        types |= _types(field.type, f"{name}.") if pa.types.is_struct(field.type) else {name: str(field.type)}
+    return types
+
+
+def _rows_of(piece: Piece, group: int, storage: Storage, columns: Sequence[str]) -> Iterator[tuple[str, Content]]:
+    """Every row of a piece, whatever happens: a read that failed goes on where it was; a lost row has the reason."""
+    row, end, failures = piece.row, piece.row + piece.rows, 0
+    while row < end:
+        try:
+            with open_parquet(piece.source, storage, columns, BUFFER_BYTES) as file:
+                for name, content in _read_rows(file, group, row, end, columns):
+                    name = name or f"{piece.source}#{row}"
+                    yield name, ImageError(f"{name}: null, not an image") if content is None else content
+                    row, failures = row + 1, 0
+            if row < end:
+                raise UserError(f"{piece.source}: changed since the collection was listed")
+        except (OSError, pa.ArrowException, UserError) as error:
+            failures += 1
+            if in_storage(piece.source) and failures < TRIES and not isinstance(error, UserError):
+                time.sleep(2.0 ** (failures - 1))
+                continue
+            reason = ImageError(f"{piece.source}: can't be read ({first_line(error)})")
+            yield from ((f"{piece.source}#{lost}", reason) for lost in range(row, end))
+            return
+
+
+def _read_rows(
+    file: pq.ParquetFile, group: int, row: int, end: int, columns: Sequence[str]
+) -> Iterator[tuple[str | None, bytes | None]]:
+    """Names and bytes of some rows of a row group, a few of which are in memory at a time."""
+    sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    if group >= len(sizes):
+        return
+    at = sum(sizes[:group])
+    for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=list(columns), use_threads=False):
+        rows = batch[max(row - at, 0) : max(end - at, 0)].to_struct_array()
+        at += batch.num_rows
+        # pyarrow makes struct_field at run time
+        images, *names = (pc.struct_field(rows, column.split(".")) for column in columns)  # pyright: ignore
+        strings = pc.cast(names[0], pa.string()).to_pylist() if names else [None] * len(images)
+        yield from zip(strings, images.to_pylist(), strict=True)
+        if at >= end:
+            return

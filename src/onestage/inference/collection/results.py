@@ -5,20 +5,18 @@
     FOLDER/_collection/plan.parquet     the pieces
     FOLDER/_collection/settings.json    what decides over the results; written when the plan is whole
 
-A part's file appears whole, under a name that only the part decides. So a part that is done twice leaves one file, and
-the names alone say which parts are left to do.
+A part's file appears whole, under a name that only the part decides.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +25,11 @@ import pyarrow.parquet as pq
 
 from onestage import settings
 from onestage.errors import UserError
-from onestage.inference.collection.part import RESULT_SCHEMA, Piece
-from onestage.inference.collection.plan import PLAN_SCHEMA, write_plan
+from onestage.inference.collection.plan import PLAN_SCHEMA, Part, Piece, parts_of, write_plan
 from onestage.inference.collection.storage import Storage, first_line, named, tried_again
+from onestage.inference.predictor import BasePredictor
+from onestage.models.model_file import RunFolder
+from onestage.runtime import __version__
 from onestage.selection import Selection
 from onestage.structures import Categories
 
@@ -37,6 +37,16 @@ PARTS = 256  # parts of a collection of middle size: enough for many workers to 
 SMALLEST_PART, LARGEST_PART = 64, 2000  # images, where the user doesn't say
 MAX_PART = 100_000  # images that the user may ask for
 OWN = "_collection"  # a folder that readers of Parquet pass over
+DETECTION = {"name": pa.string(), "label": pa.int32(), "score": pa.float32(), "box_xyxy": pa.list_(pa.float32())}
+RESULT_SCHEMA = pa.schema(
+    {
+        "source": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "error": pa.string(),
+        "detections": pa.list_(pa.struct(DETECTION)),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,16 @@ class RunSettings:
     part_size: int | None = None  # images in a part; None: a 256th of the collection, or what the run has that goes on
     model_sha256: str = ""  # filled in by `ResultFolder.begin`, as is the next
     model_files: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, predictor: BasePredictor, sources: Sequence[str], columns: Sequence[str | None], part_size: int | None
+    ) -> RunSettings:
+        """The settings of a run as a user asks for it; columns that are None are left out."""
+        names = tuple(named(word)[0] for word in sources)
+        given = tuple(column for column in columns if column is not None)
+        model = predictor.detector_name, predictor.categories, predictor.selection
+        return cls(__version__, *model, names, given, part_size)
 
 
 @dataclass(frozen=True)
@@ -71,24 +91,21 @@ class ResultFolder:
         asked: RunSettings,
         model: Path,
         pieces: Iterable[Piece],
-        progress: Callable[[int], object] = lambda images: None,
+        progress: Callable[[int], object] = lambda _: None,
     ) -> RunSettings:
         """The settings of the run that began here. Where there is none, begin it: keep the model, write the plan.
 
         The pieces are not looked at where a run goes on. `progress` is called with numbers of images added to the plan.
-
-        Raises:
-            UserError: other results or other files here, or no pieces.
+        A UserError where there are other results or other files here, or no pieces.
         """
         if asked.part_size is not None and not 1 <= asked.part_size <= MAX_PART:
             raise UserError(f"--part-size {asked.part_size}: give 1 to {MAX_PART:,} images")
+        model = RunFolder(model).model if model.is_dir() else model
         files = [model, model.with_suffix(".bin")] if model.suffix == ".xml" else [model]
         contents = {f"model{file.suffix}": file.read_bytes() for file in files}
         digest = hashlib.sha256(b"".join(contents.values())).hexdigest()
         asked = replace(asked, model_sha256=digest, model_files=tuple(contents))
-        begun = self._read_settings()
-        if begun is not None:
-            self._refuse_another(asked, begun)
+        if begun := self._begun(asked):
             return begun
         for name, content in contents.items():
             self.storage.write(f"{self.name}/{OWN}/{name}", content)
@@ -96,8 +113,7 @@ class ResultFolder:
             images = write_plan(pieces, file, progress)
         if not images:
             raise UserError("no image in what was named")
-        size = asked.part_size or min(max(images // PARTS, SMALLEST_PART), LARGEST_PART)
-        begun = replace(asked, part_size=size)
+        begun = replace(asked, part_size=asked.part_size or min(max(images // PARTS, SMALLEST_PART), LARGEST_PART))
         self.storage.write(f"{self.name}/{OWN}/settings.json", json.dumps(settings.plain(begun), indent=1).encode())
         return begun
 
@@ -110,11 +126,7 @@ class ResultFolder:
             yield Path(folder, files[0])
 
     def open_plan(self) -> pq.ParquetFile:
-        """The plan, for `parts_of` and `pieces_of`.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """The plan, for `parts_of` and `pieces_of`; a UserError where it is damaged."""
         name = f"{self.name}/{OWN}/plan.parquet"
         try:
             plan = tried_again(lambda: pq.ParquetFile(self.storage.open(name)))
@@ -131,22 +143,22 @@ class ResultFolder:
         file = pa.BufferOutputStream()
         pq.write_table(table, file, compression="zstd")
         content = file.getvalue().to_pybytes()
-        tried_again(lambda: self.storage.write(f"{self.name}/part-{number:08}.parquet", content))
+        tried_again(lambda: self.storage.write(f"{self.name}/{_file_name(number)}", content))
 
-    def parts_done(self) -> set[int]:
-        """The numbers of the parts whose results are there."""
-        matches = (
-            re.fullmatch(r"part-(\d{8,})\.parquet", entry.base_name) for entry in self.storage.entries(self.name)
-        )
-        return {int(match[1]) for match in matches if match}
+    def parts(self, run: RunSettings) -> tuple[list[Part], list[Part]]:
+        """All parts of the collection, and those of them whose results are not there yet."""
+        assert run.part_size is not None  # `begin` fills it in
+        parts = parts_of(self.open_plan(), run.part_size)
+        there = {entry.base_name for entry in self.storage.entries(self.name)}
+        return parts, [part for part in parts if _file_name(part.number) not in there]
 
-    def _read_settings(self) -> RunSettings | None:
+    def _begun(self, asked: RunSettings) -> RunSettings | None:
+        """The settings of the run that began here, if any; an error where they aren't those that are asked for."""
         name = f"{self.name}/{OWN}/settings.json"
         try:
             begun = settings.read(RunSettings, json.loads(self.storage.read(name)), "settings")
             if begun.part_size is None:
                 raise UserError("settings: part_size is none")
-            return begun
         except FileNotFoundError:
             others = [e.base_name for e in self.storage.entries(self.name) if not e.base_name.startswith((".", "_"))]
             if others:
@@ -154,13 +166,16 @@ class ResultFolder:
             return None
         except (OSError, ValueError, UserError) as error:
             raise UserError(f"{name}: can't be read ({first_line(error)}); choose another --out") from error
-
-    def _refuse_another(self, asked: RunSettings, begun: RunSettings) -> None:
-        for name in (field.name for field in fields(asked)):
-            had, now = (json.dumps(settings.plain(getattr(run, name))) for run in (begun, asked))
-            if had != now and not (name == "part_size" and asked.part_size is None):
+        before, now = settings.plain(begun), settings.plain(asked)
+        for field in now:
+            if before[field] != now[field] and not (field == "part_size" and asked.part_size is None):
+                had, has = (textwrap.shorten(json.dumps(values[field]), 80) for values in (before, now))
                 raise UserError(
-                    f"{self.name}: holds results of a run with another {name.replace('_', ' ')} "
-                    f"({textwrap.shorten(had, 80)}, now {textwrap.shorten(now, 80)}); "
+                    f"{self.name}: holds results of a run with another {field.replace('_', ' ')} ({had}, now {has}); "
                     "give what it had, or choose another --out"
                 )
+        return begun
+
+
+def _file_name(part_number: int) -> str:
+    return f"part-{part_number:08}.parquet"

@@ -8,30 +8,27 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from onestage.errors import UserError
-from onestage.inference.remote import is_address
+from onestage.inference.sources import is_address
 from onestage.runtime.decode import ImageError
 from onestage.whole_file import write_whole
 
 TRIES = 5  # of a read from object storage before it counts as failed, with pauses of 1, 2, 4 and 8 seconds
 WHOLE_FILES = frozenset({"s3", "gcs", "abfs"})  # file systems (pyarrow's names) where a file appears when it is closed
 
-_Result = TypeVar("_Result")
-
 
 @dataclass(frozen=True)
 class Storage:
     """Opens files by name: a path, or an address such as `s3://bucket/key`.
 
-    Attributes:
-        roots: for each bucket that the user gave with options or credentials, its address with them: `{"s3://street":
-            "s3://KEY:SECRET@street?endpoint_override=..."}`. Names have neither, since they stand in results.
+    Names stand in results, so they have no options and no credentials. `roots` has these for each bucket that the user
+    gave with some: `{"s3://street": "s3://KEY:SECRET@street?endpoint_override=..."}`.
     """
 
     roots: Mapping[str, str] = field(default_factory=dict)
@@ -42,18 +39,12 @@ class Storage:
         return cls({root: address for word in words for root, address in named(word)[1].items()})
 
     def locate(self, name: str) -> tuple[fs.FileSystem, str]:
-        """The file system of a name, and the path in it.
-
-        Raises:
-            UserError: an address that pyarrow doesn't know, or storage that can't be reached.
-        """
+        """The file system of a name, and the path in it; a UserError for an address that pyarrow can't open."""
         if not in_storage(name):
             return fs.LocalFileSystem(), name
-        scheme, _, rest = name.partition("://")
-        bucket, _, path = rest.partition("/")
-        root = f"{scheme}://{bucket}"
+        root = "/".join(name.split("/", 3)[:3])  # as s3://bucket
         filesystem, start = _file_system(self.roots.get(root, root))
-        return filesystem, f"{start.rstrip('/')}/{path}".rstrip("/")
+        return filesystem, start.rstrip("/") + name.removeprefix(root).rstrip("/")
 
     def open(self, name: str) -> pa.NativeFile:
         """A file to read; raises an OSError where it can't be."""
@@ -61,12 +52,7 @@ class Storage:
         return filesystem.open_input_file(path)
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
-        """The content of a file, tried again where storage fails.
-
-        Raises:
-            OSError: it can't be read.
-            ImageError: it is larger than `max_bytes`.
-        """
+        """The content of a file, tried again where storage fails; an ImageError where it is larger than `max_bytes`."""
 
         def read() -> bytes:
             with self.open(name) as file:
@@ -103,8 +89,8 @@ def in_storage(name: str) -> bool:
 def named(word: str) -> tuple[str, dict[str, str]]:
     """What a user typed, as a name that may stand in results, and the entry of `Storage.roots` that it needs, if any.
 
-    A path becomes absolute, so that it means the same in every process. An address loses its options (`?region=...`)
-    and credentials (`KEY:SECRET@`) to the entry.
+    A path becomes absolute, so that it means the same in every process. Options (`?region=...`) and credentials
+    (`KEY:SECRET@`) of an address go into the entry.
     """
     if is_address(word):
         return word, {}
@@ -120,7 +106,7 @@ def named(word: str) -> tuple[str, dict[str, str]]:
     return f"{root}/{path}".rstrip("/"), {} if with_options == root else {root: with_options}
 
 
-def tried_again(read: Callable[[], _Result]) -> _Result:
+def tried_again(read: Callable[[], Any]) -> Any:
     """Call a function until it raises no OSError, `TRIES` times at most. A missing file is not waited for."""
     for attempt in range(TRIES - 1):
         try:
@@ -142,10 +128,10 @@ def _file_system(address: str) -> tuple[fs.FileSystem, str]:
     root, _ = named(address)
     try:
         filesystem, start = fs.FileSystem.from_uri(address)
+        if filesystem.type_name not in WHOLE_FILES:
+            raise ValueError(f"{filesystem.type_name} is no object storage")
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = first_line(error).replace(address, root)  # which has no credentials
-    else:
-        if filesystem.type_name in WHOLE_FILES:
-            return filesystem, start
-        reason = f"{filesystem.type_name} is no object storage"
-    raise UserError(f"{root}: {reason}; give a path, or an address as s3://bucket/folder, gs:// or abfs://")
+        reason = first_line(error).replace(address, root)  # which has no credentials; the error itself may have them
+        mend = "give a path, or an address as s3://bucket/folder, gs:// or abfs://"
+        raise UserError(f"{root}: {reason}; {mend}") from None
+    return filesystem, start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,35 +18,41 @@ import ray.exceptions
 import torch
 
 from onestage.errors import UserError
-from onestage.inference.collection.part import predict_pieces
-from onestage.inference.collection.plan import Part, pieces_of
+from onestage.inference.collection.plan import Content, Part, Piece, images_of, pieces_of
 from onestage.inference.collection.results import ResultFolder, RunSettings
-from onestage.inference.collection.storage import Storage, first_line
-from onestage.inference.predictor import load
+from onestage.inference.collection.storage import Storage, first_line, in_storage
+from onestage.inference.predictor import BasePredictor, PreparedImage, load, read_image
+from onestage.inference.threads import ahead, mapped_ahead
+from onestage.runtime.decode import MAX_FILE_BYTES, ImageError
+from onestage.structures import Detections
 
 TRIES_OF_A_PART = 5  # one that killed so many workers would go on killing them
 SECONDS_TO_ANSWER = 10.0  # of a cluster
-QUIET = {  # unless the user's environment says otherwise
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to Ray's makers
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # failures are raised here
-}
+STORAGE_THREADS = 16  # that read from object storage; most of the time they wait for an answer
 
 
 @contextmanager
-def joined_cluster(address: str | None) -> Iterator[None]:
+def joined_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
     """A Ray cluster, while in `with`: the one that this process has joined already, the one at an address, or one of
-    this machine's own that ends with it.
+    this machine's own that ends with it; a UserError where it can't be joined.
 
-    Raises:
-        UserError: no cluster there, or one of other versions.
+    Gives what each machine of it has, by Ray's names: "CPU", "GPU", ...
     """
-    if ray.is_initialized():
-        if address is not None:
-            raise UserError(f"--address {address}: this process is in a Ray cluster already; ray.shutdown() leaves it")
-        yield
-        return
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    joined_before = ray.is_initialized()
+    if not joined_before:
+        _join(address)
+    elif address is not None:
+        raise UserError(f"--address {address}: this process is in a Ray cluster already; ray.shutdown() leaves it")
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        if not joined_before:
+            ray.shutdown()
+
+
+def _join(address: str | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to Ray's makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # failures are raised here
     try:
         if address is None:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -57,10 +64,6 @@ def joined_cluster(address: str | None) -> Iterator[None]:
     except Exception as error:  # a slow start is one without a type of its own
         where = "Ray can't be started on this machine" if address is None else f"--address {address}: can't be joined"
         raise UserError(f"{where} ({first_line(error)})") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,9 @@ def choose_workers(
 ) -> Workers:
     """How to divide a cluster, so that its workers have all cores and fit on its machines.
 
-    Args:
-        machines: resources of each machine by Ray's names: "CPU", "GPU", ...
-        concurrency: number of workers; None: one a GPU, or where there is none one a core: two workers of one core did
-            more than one of two (`benchmarks/ray_predict.py`).
-        gpus_per_worker: may be a fraction; None: 1 where there are GPUs, else 0.
-        device: "cpu" takes no GPU; "cuda" must have one.
-
-    Raises:
-        UserError: values that make no sense, or GPUs that no machine has.
+    `machines` have "CPU" and "GPU", as `joined_cluster` gives them. Unless `concurrency` says otherwise, there is a
+    worker for each GPU, or where there is none for each core: two workers of one core did more than one of two
+    (`benchmarks/ray_predict.py`). A UserError for values that make no sense, or GPUs that no machine has.
     """
     if device not in (None, "cpu", "cuda"):
         raise UserError(f"--device {device}: with --engine ray cpu or cuda; Ray gives every worker GPUs of its own")
@@ -121,20 +118,8 @@ def choose_workers(
     return Workers(concurrency, sum(counts) / concurrency)
 
 
-@dataclass(frozen=True)
-class PartDone:
-    """What came of a part: its number of images, of unreadable ones among them, and of detections."""
-
-    images: int
-    unreadable: int
-    detections: int
-
-
 class Worker:
-    """What a Ray actor runs: a predictor, loaded once from the folder, that does part after part.
-
-    `storage` opens the images; `device` is "cpu" or "cuda".
-    """
+    """What a Ray actor runs: a predictor, loaded once from the folder, that does part after part."""
 
     def __init__(
         self, folder: ResultFolder, run: RunSettings, storage: Storage, batch_size: int, device: str, cores: int
@@ -147,24 +132,84 @@ class Worker:
             self._predictor = load(path, device=device, selection=run.selection)
         self._plan = folder.open_plan()
 
-    def do(self, part: Part) -> PartDone:
-        """Detect in the images of a part, and write its results."""
+    def do(self, part: Part) -> Counter[str]:
+        """Detect in the images of a part, write its results, and count its "images", "unreadable" and "detections"."""
         pieces, columns = pieces_of(self._plan, part), self._run.columns
         rows = list(predict_pieces(self._predictor, pieces, self._storage, columns, self._batch_size, self._cores))
         self._folder.write_part(part.number, rows, self._run)
         found = [len(row["detections"]) for row in rows if row["error"] is None]
-        return PartDone(len(rows), len(rows) - len(found), sum(found))
+        return Counter(images=len(rows), unreadable=len(rows) - len(found), detections=sum(found))
+
+
+def predict_pieces(
+    predictor: BasePredictor,
+    pieces: Sequence[Piece],
+    storage: Storage,
+    columns: Sequence[str],
+    batch_size: int,
+    cores: int,
+) -> Iterator[dict[str, Any]]:
+    """A row of `RESULT_SCHEMA` for each image of some pieces, in order.
+
+    The next images are read and decoded meanwhile, in a thread for each core, or more where they are in storage.
+    """
+
+    def prepared(image: tuple[str, Content]) -> tuple[str, PreparedImage | ImageError]:
+        name, content = image
+        try:
+            return name, predictor.prepare(read_image(_encoded(name, content, storage)))
+        except ImageError as error:
+            return name, error
+
+    remote = any(piece.row_group is None and "://" in piece.source for piece in pieces)
+    threads = max(cores, STORAGE_THREADS if remote else 2)
+    depth = batch_size + threads
+    ready = mapped_ahead(prepared, ahead(images_of(pieces, storage, columns), depth), depth, threads)
+    while batch := list(islice(ready, batch_size)):
+        found = iter(predictor.detect([image for _, image in batch if isinstance(image, PreparedImage)]))
+        for name, image in batch:
+            row: dict[str, Any] = {"source": name, "width": None, "height": None, "error": None, "detections": None}
+            if isinstance(image, ImageError):
+                yield row | {"error": " ".join(str(image).split())}  # in one line
+            else:
+                height, width = image.original_hw
+                yield row | {"width": width, "height": height, "detections": _structs(next(found))}
+
+
+def _structs(found: Detections) -> list[dict[str, Any]]:
+    columns = found.labels.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist()
+    return [
+        {"name": found.name_of(label), "label": label, "score": score, "box_xyxy": box_xyxy}
+        for label, score, box_xyxy in zip(*columns, strict=True)
+    ]
+
+
+def _encoded(name: str, content: Content, storage: Storage) -> str | bytes:
+    """The image as `read_image` takes it."""
+    if isinstance(content, ImageError):
+        raise content
+    if content is not None:
+        if len(content) > MAX_FILE_BYTES:
+            raise ImageError(f"{name}: more than the {MAX_FILE_BYTES:,} bytes allowed for an image")
+        return content
+    if not in_storage(name):
+        return name
+    try:
+        return storage.read(name, MAX_FILE_BYTES)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such image") from error
+    except OSError as error:
+        raise ImageError(f"{name}: can't be read ({first_line(error)})") from error
 
 
 def predict_parts(
     parts: Iterable[Part], workers: Workers, folder: ResultFolder, run: RunSettings, storage: Storage, batch_size: int
-) -> Iterator[PartDone]:
-    """Have parts done in the cluster that this process has joined, in any order.
+) -> Iterator[Counter[str]]:
+    """Have parts done in the cluster that this process has joined, in any order; gives what `Worker.do` counts.
 
-    Raises:
-        UserError: a worker failed, or workers died one after another of the same part.
+    Ray starts an actor that died again, and gives it the part that it had. A UserError where a worker failed, or
+    workers died one after another of the same part.
     """
-    # Ray starts an actor that died again, and gives it the part that it had.
     actor_class = ray.remote(Worker).options(
         num_cpus=workers.cores, num_gpus=workers.gpus, max_restarts=-1, max_task_retries=TRIES_OF_A_PART - 1
     )
@@ -179,26 +224,23 @@ def predict_parts(
             ready = ray.wait(list(under_way))[0][0]
             actor, part = under_way.pop(ready)
             done = _outcome(ready, part, folder)
-            following = next(left, None)
-            if following is None:
-                ray.kill(actor)  # and so make room for an actor whose machine died
-            else:
+            if following := next(left, None):
                 under_way[actor.do.remote(following)] = actor, following
+            else:
+                ray.kill(actor)  # and so make room for an actor whose machine died
             yield done
     finally:
         for actor, _ in under_way.values():
             ray.kill(actor)
 
 
-def _outcome(ready: ray.ObjectRef, part: Part, folder: ResultFolder) -> PartDone:
+def _outcome(ready: ray.ObjectRef, part: Part, folder: ResultFolder) -> Counter[str]:
     try:
         return ray.get(ready)
     except ray.exceptions.RayError as error:
         if isinstance(error, ray.exceptions.RayTaskError):
-            cause = error.cause
-            reason = (
-                first_line(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {first_line(cause)}"
-            )
+            kind = "" if isinstance(error.cause, UserError) else f"{type(error.cause).__name__}: "
+            reason = kind + first_line(error.cause)
         elif isinstance(error, ray.exceptions.ActorDiedError):  # in its constructor: else it would be started again
             reason = f"a worker failed ({str(error).strip().splitlines()[-1]})"  # the lines before it are Ray's
         else:

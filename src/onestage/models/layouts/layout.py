@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,42 +24,31 @@ CONV4_3_SCALE = "backbone.conv4_3_norm.scale"
 MAX_EXTRAS = 5  # SSD512's; SSD300 has four
 MAX_LEVELS = 7  # SSD512's
 
+CAFFE_MEANS = Normalization(mean=(123.0, 117.0, 104.0), std=(1.0, 1.0, 1.0))  # RGB
 NO_BATCH_COUNTS = "frozen batch norms do not count batches"
 IMAGENET_CLASSIFIER = "it classifies ImageNet"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The checkpoints of one project for one family of detectors.
+    """The checkpoints of one project for one family of detectors."""
 
-    Attributes:
-        name: value of `layout=` that chooses it.
-        project: name of the project, for messages.
-        family: family of its detectors, as `DetectorConfig.FAMILY`.
-        names: their module, a prefix of modules, or an entry -> ours. What follows a module's name stays as it is.
-        markers: entries that together are in this layout and in no other, unless its file says so.
-        normalization: normalisation of the input that its networks were trained with.
-        settings: (our configuration, their state dict) -> the fields of the configuration that the checkpoint needs.
-        shared: lists of layers whose members may be one layer -> our setting that says whether they are.
-        left_out: prefixes of entries that are not used -> the reason.
-        convert: (our entry, their value, number of classes) -> our value and what was done to theirs; None leaves it.
-        notes: differences to the project's own program, a sentence each.
-    """
-
-    name: str
-    project: str
-    family: str
-    names: Mapping[str, str]
-    markers: tuple[str, ...]
-    normalization: Normalization
-    settings: Callable[[Any, Mapping[str, Tensor]], dict[str, Any]]
-    shared: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    name: str  # value of `layout=` that chooses it
+    project: str  # for messages
+    family: str  # as `DetectorConfig.FAMILY`
+    names: dict[str, str]  # module, prefix of modules, or entry -> ours; what follows a module's name stays
+    markers: tuple[str, ...]  # entries that together are in this layout and in no other, unless its file says so
+    normalization: Normalization  # of the input that its networks were trained with
+    # (our configuration, their state dict) -> the fields of the configuration that the checkpoint needs
+    settings: Callable[[Any, dict[str, Tensor]], dict[str, Any]]
+    # lists of layers whose members may be one layer -> our setting that says whether they are
+    shared: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # prefix of entries that are not used -> the reason
+    # (our entry, their value, number of classes) -> our value and what was done to theirs; None leaves it
     convert: Callable[[str, Tensor, int], tuple[Tensor, str] | None] = lambda ours, value, num_classes: None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # differences to the project's own program, a sentence each
 
     def our_name(self, theirs: str) -> str | None:
-        """Our name of one of their entries; None if there is none."""
         words = theirs.split(".")
         for length in range(len(words), 0, -1):
             ours = self.names.get(".".join(words[:length]))
@@ -67,27 +56,19 @@ class Layout:
                 return ".".join([ours, *words[length:]])
         return None
 
-    def all_settings(self, config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    def all_settings(self, config: Any, state_dict: dict[str, Tensor]) -> dict[str, Any]:
         """Fields of our configuration that a checkpoint needs; `shared` ones by its values."""
-        shared = {
-            setting: is_one_layer(layers, state_dict)
-            for layers, setting in self.shared.items()
-            if _repetitions(layers, state_dict)
-        }
-        return {**self.settings(config, state_dict), **shared}
+        settings = self.settings(config, state_dict)
+        for layers, setting in self.shared.items():
+            if repetitions := _repetitions(layers, state_dict):
+                settings[setting] = _all_equal(repetitions, state_dict)
+        return settings
 
-    def rename(self, state_dict: Mapping[str, Tensor], own: Collection[str], num_classes: int) -> Renamed:
-        """Give a checkpoint our names, and our order of values where theirs differs.
-
-        `own` are the entry names of our network, `num_classes` the number of its classes.
-        """
+    def rename(self, state_dict: dict[str, Tensor], own: dict[str, Tensor], num_classes: int) -> Renamed:
+        """Give a checkpoint our names, and our order of values where theirs differs. `own` is our state dict."""
         renamed = Renamed(self.name)
-        repeated = {
-            entry
-            for layers in self.shared
-            if is_one_layer(layers, state_dict)
-            for entry in _repetitions(layers, state_dict)
-        }
+        repetitions = [_repetitions(layers, state_dict) for layers in self.shared]
+        repeated = {theirs for entries in repetitions if _all_equal(entries, state_dict) for theirs in entries}
         for theirs, value in state_dict.items():
             ours = self.our_name(theirs)
             reason = next((why for prefix, why in self.left_out.items() if theirs.startswith(prefix)), None)
@@ -105,23 +86,21 @@ class Layout:
         return renamed
 
 
-def is_one_layer(layers: str, state_dict: Mapping[str, Tensor]) -> bool:
-    """True if all members of a list of layers have the values of the first."""
+def _repetitions(layers: str, state_dict: dict[str, Tensor]) -> dict[str, str]:
+    """Entries of a list's second and later members -> the entry of the first member that corresponds."""
+    later = re.compile(rf"{re.escape(layers)}\.[1-9]\d*\.(.+)")
+    return {name: f"{layers}.0.{found[1]}" for name in state_dict if (found := later.fullmatch(name))}
+
+
+def _all_equal(repetitions: dict[str, str], state_dict: dict[str, Tensor]) -> bool:
     return all(
-        first in state_dict and torch.equal(state_dict[entry], state_dict[first])
-        for entry, first in _repetitions(layers, state_dict).items()
+        first in state_dict and torch.equal(state_dict[name], state_dict[first]) for name, first in repetitions.items()
     )
 
 
-def _repetitions(layers: str, entries: Iterable[str]) -> dict[str, str]:
-    """Entries of a list's second and later members -> the entry of the first member that corresponds."""
-    later = re.compile(rf"{re.escape(layers)}\.[1-9]\d*\.(.+)")
-    return {entry: f"{layers}.0.{found[1]}" for entry in entries if (found := later.fullmatch(entry))}
-
-
-def vgg16_names(template: str, places: Iterable[int] = VGG16_PLACES) -> dict[str, str]:
+def vgg16_names(template: str) -> dict[str, str]:
     """VGG-16's convolutions, whose names have their place in the list at `{}`."""
-    return {template.format(place): f"backbone.{VGG16_PLACES[place]}" for place in places}
+    return {template.format(place): f"backbone.{conv}" for place, conv in VGG16_PLACES.items()}
 
 
 def flat_extras_names(template: str) -> dict[str, str]:
@@ -130,6 +109,6 @@ def flat_extras_names(template: str) -> dict[str, str]:
     return {template.format(place): conv for place, conv in enumerate(convs)}
 
 
-def numbered(names: Mapping[str, str]) -> dict[str, str]:
+def numbered(names: dict[str, str]) -> dict[str, str]:
     """Names with one number in them, at `{}` in theirs and in ours."""
     return {theirs.format(n): ours.format(n) for theirs, ours in names.items() for n in range(MAX_LEVELS)}

@@ -8,25 +8,18 @@ first convolution's input channels are reversed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from onestage.detectors import Normalization
-from onestage.models.layouts.layout import IMAGENET_CLASSIFIER, Layout, numbered, vgg16_names
+from onestage.models.layouts.layout import CAFFE_MEANS, IMAGENET_CLASSIFIER, Layout, numbered, vgg16_names
 
 LEVELS = 8
 STEPS = 5  # down, and up, of a TUM
 
 
 def mlfpn_names(tum: str, prefix: str = "") -> dict[str, str]:
-    """Names of the modules of a multi-level pyramid -> ours.
-
-    Args:
-        tum: name of a TUM with its number from 0 at `{}`, or from 1 at `{next}`.
-        prefix: prefix of all other modules' names.
-    """
+    """Names of a pyramid's modules -> ours. `tum` has its number from 0 at `{}`, or from 1 at `{next}`."""
     layers = {f"{prefix}reduce": "base.shallow", f"{prefix}up_reduce": "base.deep"}
     for level in range(LEVELS):
         theirs, ours = tum.format(level, next=level + 1), f"tums.{level}"
@@ -40,20 +33,19 @@ def mlfpn_names(tum: str, prefix: str = "") -> dict[str, str]:
         f"{prefix}Norm": "mlfpn.norm",
         **{f"{theirs}.conv": f"mlfpn.{ours}.conv" for theirs, ours in layers.items()},
         **{f"{theirs}.bn": f"mlfpn.{ours}.norm" for theirs, ours in layers.items()},
-        **numbered({f"{prefix}sfam_module.fc1.{{}}": "mlfpn.attention.squeeze.{}"}),
-        **numbered({f"{prefix}sfam_module.fc2.{{}}": "mlfpn.attention.excite.{}"}),
+        **numbered({prefix + "sfam_module.fc1.{}": "mlfpn.attention.squeeze.{}"}),
+        **numbered({prefix + "sfam_module.fc2.{}": "mlfpn.attention.excite.{}"}),
     }
 
 
-def _settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+def _settings(config: Any, state_dict: dict[str, Tensor]) -> dict[str, Any]:
     sfam = "sfam_module.fc1.0.weight" in state_dict
     return {"sfam": sfam, "conv4_3_norm": False, "batch_norm": False, "clip_anchors": "all", "whole_pixels": False}
 
 
 def _to_rgb(ours: str, value: Tensor, num_classes: int) -> tuple[Tensor, str] | None:
-    if ours in ("backbone.conv1_1.weight", "backbone.body.conv1.weight"):
-        return value.flip(1), "input channels from BGR to RGB"
-    return None
+    first = ours in ("backbone.conv1_1.weight", "backbone.body.conv1.weight")
+    return (value.flip(1), "input channels from BGR to RGB") if first else None
 
 
 M2DET = Layout(
@@ -68,7 +60,7 @@ M2DET = Layout(
         **numbered({"conf.{}": "head.class_convs.{}", "loc.{}": "head.box_convs.{}"}),
     },
     markers=("unet1.layers.0.conv.weight", "loc.0.weight"),
-    normalization=Normalization(mean=(123.0, 117.0, 104.0), std=(1.0, 1.0, 1.0)),
+    normalization=CAFFE_MEANS,
     settings=_settings,
     shared={"leach": "shared_reduction", "sfam_module.fc1": "shared_sfam", "sfam_module.fc2": "shared_sfam"},
     left_out={"base.fc.": IMAGENET_CLASSIFIER},

@@ -1,28 +1,25 @@
-"""mmdetection's SSD and RetinaNet, of version 1 and of versions 2 and 3.
+"""mmdetection's SSD and RetinaNet, of version 1 and of versions 2 and 3, and simple_ssd_pytorch ("seed").
 
-All versions: VGG-16 is `backbone.features.N` with torchvision's places; ResNets have torchvision's names below
-`backbone.`, in "pytorch" style (stride in the 3x3 convolution), with input normalised by ImageNet's mean and std. SSD's
-`img_norm_cfg` is mean (123.675, 116.28, 103.53), std 1, RGB. Anchors within a cell have our order. RetinaNet has no
-background class, takes P6 from C5, and has no ReLU between P6 and P7 ("on_input", `relu_before_extra_convs` False);
-its entries are `neck.lateral_convs.L.conv`, `neck.fpn_convs.L.conv` (3 is P6, 4 is P7), `bbox_head.cls_convs.I.conv`,
-`reg_convs.I.conv`, `retina_cls` and `retina_reg`.
+All versions: ResNets have torchvision's names, in "pytorch" style (stride in the 3x3 convolution), with input
+normalised by ImageNet's mean and std; SSD's `img_norm_cfg` has ImageNet's mean and std 1, RGB. Anchors within a cell
+have our order. RetinaNet has no background class, takes P6 from C5, and has no ReLU between P6 and P7 ("on_input",
+`relu_before_extra_convs` False). Its entries are the same in all versions, so its layout has to be named.
 
-Version 1: SSD has `backbone.extra.N` in one flat list, `backbone.l2_norm.weight` and `bbox_head.cls_convs.L.weight`;
-background is class 0. Anchors are rounded to whole pixels, the last of which belongs to the anchor, and boxes are coded
-in that frame (width = x1 - x0 + 1). Our `whole_pixels` and the anchor style "mmdetection-1" give the same anchors in
-half-open pixels (goldens `anchors_xyxy_pixels_legacy`).
+Version 1: background is class 0. Anchors are rounded to whole pixels, the last of which belongs to the anchor, and
+boxes are coded in that frame (width = x1 - x0 + 1). Our `whole_pixels` and the anchor style "mmdetection-1" give the
+same anchors in half-open pixels (goldens `anchors_xyxy_pixels_legacy`).
 
-Versions 2 (from 2.14, which brought SSDNeck) and 3: SSD has `neck.extra_layers.I.0.conv` (1x1), `.1.conv` (3x3),
-`neck.l2_norm.weight` and `bbox_head.cls_convs.L.0.weight`; background is the LAST class and is moved to the front.
+Versions 2 (from 2.14, which brought SSDNeck) and 3: SSD's background is the LAST class and is moved to the front.
 Anchors are exact: SSD's lie on the cell's centre, with sizes cut to whole pixels, not clipped; RetinaNet's lie on the
 cell's upper left corner (`center_offset` 0). Boxes are half-open.
 
-RetinaNet's entries are the same in all versions, so its layout has to be named.
+simple_ssd_pytorch (goldens `seed_*`): as version 1, and its SSDs are that. RetinaNet names the layers of its subnets
+without `conv`. M2Det has the release's names below `neck`, and an L2Norm on conv4_3; the square between two sizes is
+the last anchor of a cell (golden `anchors_xyxy_pixels_legacy`), so its head's channels are reordered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,28 +29,18 @@ from torch import Tensor
 from onestage.detectors import Normalization
 from onestage.detectors.base import IMAGENET
 from onestage.models.layouts.layout import CONV4_3_SCALE, Layout, flat_extras_names, numbered, vgg16_names
+from onestage.models.layouts.m2det import mlfpn_names
 
 SSD_HEAD = numbered({"bbox_head.cls_convs.{}": "head.class_convs.{}", "bbox_head.reg_convs.{}": "head.box_convs.{}"})
 MEAN_ONLY = Normalization(mean=IMAGENET.mean, std=(1.0, 1.0, 1.0))
+SEED_M2DET_ORDER = [0, 5, 1, 2, 3, 4]  # places of our anchors of a cell among theirs
+RETINANET_SETTINGS = {"p6_from": "c5", "p7_relu": False, "subnet_norm": "none"}
 
 
-def _ssd_settings_1(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {**_ssd_settings(config, state_dict), "whole_pixels": True}
-
-
-def _ssd_settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+def _ssd_settings(config: Any, state_dict: Any) -> dict[str, Any]:
     # mmdetection cuts anchor sizes to whole pixels: 35, 76, 153, ... for SSD512 on VOC
     sizes = tuple(float(int(size)) for size in config.anchor_sizes)
     return {"clip_anchors": "none", "whole_pixels": False, "anchor_sizes": sizes}
-
-
-def retinanet_settings_1(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Settings of version 1, with rounded anchors."""
-    return {"p6_from": "c5", "p7_relu": False, "subnet_norm": "none", "anchor_style": "mmdetection-1"}
-
-
-def _retinanet_settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {**retinanet_settings_1(config, state_dict), "anchor_style": "cornered", "box_loss": "l1"}
 
 
 def _background_first(ours: str, value: Tensor, num_classes: int) -> tuple[Tensor, str] | None:
@@ -63,7 +50,20 @@ def _background_first(ours: str, value: Tensor, num_classes: int) -> tuple[Tenso
     return torch.cat([by_anchor[:, -1:], by_anchor[:, :-1]], dim=1).flatten(0, 1), "background moved to the front"
 
 
-def retinanet_names(subnet_layer: str) -> dict[str, str]:
+def _seed_m2det_settings(config: Any, state_dict: dict[str, Tensor]) -> dict[str, Any]:
+    sfam = "neck.sfam_module.fc1.0.weight" in state_dict
+    norm = "backbone.l2_norm.weight" in state_dict
+    return {"sfam": sfam, "conv4_3_norm": norm, "batch_norm": False, "clip_anchors": "none", "whole_pixels": True}
+
+
+def _in_our_anchor_order(ours: str, value: Tensor, num_classes: int) -> tuple[Tensor, str] | None:
+    if not ours.startswith("head.") or len(value) % len(SEED_M2DET_ORDER):
+        return None
+    by_anchor = value.reshape(len(SEED_M2DET_ORDER), -1, *value.shape[1:])
+    return by_anchor[SEED_M2DET_ORDER].flatten(0, 1), "anchors of a cell put in our order"
+
+
+def _retinanet_names(subnet_layer: str) -> dict[str, str]:
     """Names of a RetinaNet's modules -> ours; `subnet_layer` is the name of a subnet's layer, as `{}.conv`."""
     return {
         "backbone": "backbone.body",
@@ -78,7 +78,7 @@ def retinanet_names(subnet_layer: str) -> dict[str, str]:
     }
 
 
-MMDETECTION_1_SSD = Layout(
+SSD_1 = Layout(
     name="mmdetection-1",
     project="mmdetection 1.x",
     family="SSD",
@@ -90,10 +90,10 @@ MMDETECTION_1_SSD = Layout(
     },
     markers=("bbox_head.cls_convs.0.weight", "backbone.extra.0.weight"),
     normalization=MEAN_ONLY,
-    settings=_ssd_settings_1,
+    settings=lambda config, state_dict: {**_ssd_settings(config, state_dict), "whole_pixels": True},
 )
 
-MMDETECTION_SSD = Layout(
+SSD = Layout(
     name="mmdetection",
     project="mmdetection 2 and 3",
     family="SSD",
@@ -110,16 +110,44 @@ MMDETECTION_SSD = Layout(
     convert=_background_first,
 )
 
-MMDETECTION_1_RETINANET = Layout(
+RETINANET_1 = Layout(
     name="mmdetection-1",
     project="mmdetection 1.x",
     family="RetinaNet",
-    names=retinanet_names("{}.conv"),
+    names=_retinanet_names("{}.conv"),
     markers=("bbox_head.retina_cls.weight", "bbox_head.cls_convs.0.conv.weight"),
     normalization=IMAGENET,
-    settings=retinanet_settings_1,
+    settings=lambda config, state_dict: {**RETINANET_SETTINGS, "anchor_style": "mmdetection-1"},
 )
 
-MMDETECTION_RETINANET = replace(
-    MMDETECTION_1_RETINANET, name="mmdetection", project="mmdetection 2 and 3", settings=_retinanet_settings
+RETINANET = replace(
+    RETINANET_1,
+    name="mmdetection",
+    project="mmdetection 2 and 3",
+    settings=lambda config, state_dict: {**RETINANET_SETTINGS, "anchor_style": "cornered", "box_loss": "l1"},
+)
+
+SEED_RETINANET = replace(
+    RETINANET_1,
+    name="seed",
+    project="simple_ssd_pytorch",
+    names=_retinanet_names("{}"),
+    markers=("bbox_head.retina_cls.weight", "bbox_head.cls_convs.0.weight"),
+)
+
+SEED_M2DET = Layout(
+    name="seed",
+    project="simple_ssd_pytorch",
+    family="M2Det",
+    names={
+        **vgg16_names("backbone.features.{}"),
+        **mlfpn_names("neck.tums.{}", prefix="neck."),
+        **SSD_HEAD,
+        "backbone.l2_norm.weight": CONV4_3_SCALE,
+    },
+    markers=("neck.tums.0.layers.0.conv.weight", "bbox_head.cls_convs.0.weight"),
+    normalization=MEAN_ONLY,
+    settings=_seed_m2det_settings,
+    shared={"neck.leach": "shared_reduction"},
+    convert=_in_our_anchor_order,
 )

@@ -1,8 +1,7 @@
 """torchvision's detectors: `ssd300_vgg16`, `retinanet_resnet50_fpn` and `retinanet_resnet50_fpn_v2`.
 
-SSD: its anchors have the sizes of the paper's COCO model at any number of classes (`scales` 0.07, 0.15, 0.33, ... of
-300), and only their widths and heights are clipped, not their centres. It normalises 0..1 RGB with mean (0.48235,
-0.45882, 0.40784) and std 1/255: on our scale the mean times 255, std 1.
+SSD: its anchors have the sizes of the paper's COCO model at any number of classes, and only their widths and heights
+are clipped, not their centres. It normalises 0..1 RGB with std 1/255: on our scale the mean times 255, std 1.
 
 RetinaNet: P6 comes from P5 in the first version, from C5 in the second, whose subnets have group norms. Its class 0 is
 a slot for background that no object is trained on; where our network has one class less than the file, it is dropped.
@@ -12,21 +11,19 @@ weights only, which moves scores in the third digit).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from onestage.detectors import Normalization
 from onestage.detectors.base import IMAGENET
-from onestage.models.layouts.layout import CONV4_3_SCALE, MAX_EXTRAS, Layout, numbered, vgg16_names
+from onestage.models.layouts.layout import CONV4_3_SCALE, MAX_EXTRAS, VGG16_PLACES, Layout, numbered, vgg16_names
 
-UP_TO_CONV4_3 = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
 SSD_SIZES = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
 RETINANET_ANCHORS_PER_CELL = 9
 
 
-def _retinanet_settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+def _retinanet_settings(config: Any, state_dict: dict[str, Tensor]) -> dict[str, Any]:
     second_version = "head.classification_head.conv.0.1.weight" in state_dict
     return {
         "backbone_norm": "batch" if "backbone.body.bn1.num_batches_tracked" in state_dict else "frozen",
@@ -41,21 +38,20 @@ def _retinanet_settings(config: Any, state_dict: Mapping[str, Tensor]) -> dict[s
 
 
 def _without_background(ours: str, value: Tensor, num_classes: int) -> tuple[Tensor, str] | None:
-    """Class scores without the slot for background, where our number of classes asks for it."""
     if not ours.startswith("class_subnet.last.") or len(value) != RETINANET_ANCHORS_PER_CELL * (num_classes + 1):
         return None
     by_anchor = value.reshape(RETINANET_ANCHORS_PER_CELL, num_classes + 1, *value.shape[1:])
     return by_anchor[:, 1:].flatten(0, 1).contiguous(), "torchvision's slot for background dropped"
 
 
-TORCHVISION_SSD = Layout(
+SSD = Layout(
     name="torchvision",
     project="torchvision's ssd300_vgg16",
     family="SSD",
     names={
-        **vgg16_names("backbone.features.{}", UP_TO_CONV4_3),
+        **vgg16_names("backbone.features.{}"),  # up to conv4_3
         # Its first extra block starts with the fourth pooling, place 23 of the list, and ends with fc6 and fc7.
-        **{f"backbone.extra.0.{place - 23}": f"backbone.conv5_{i + 1}" for i, place in enumerate((24, 26, 28))},
+        **{f"backbone.extra.0.{place - 23}": f"backbone.{VGG16_PLACES[place]}" for place in (24, 26, 28)},
         "backbone.extra.0.7.1": "backbone.conv6",
         "backbone.extra.0.7.3": "backbone.conv7",
         **{f"backbone.extra.{i + 1}.0": f"extras.{i}.reduce" for i in range(MAX_EXTRAS)},
@@ -69,7 +65,7 @@ TORCHVISION_SSD = Layout(
     settings=lambda config, state_dict: {"clip_anchors": "sizes", "whole_pixels": False, "anchor_sizes": SSD_SIZES},
 )
 
-TORCHVISION_RETINANET = Layout(
+RETINANET = Layout(
     name="torchvision",
     project="torchvision's retinanet_resnet50_fpn and retinanet_resnet50_fpn_v2",
     family="RetinaNet",

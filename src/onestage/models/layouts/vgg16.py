@@ -6,8 +6,6 @@ output and every third tap; dilation 6 spreads the taps over the same field agai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,11 +14,13 @@ from onestage.detectors import Normalization
 from onestage.models.layouts.layout import IMAGENET_CLASSIFIER, VGG16_PLACES
 from onestage.models.loading import Renamed
 
-# The first eight biases of conv1_1 of the original release (Simonyan & Zisserman 2015), which many files carry. It was
-# trained on 0..255 minus the mean, undivided; torchvision's networks on ImageNet's mean and std. The sizes of the first
-# filters do not tell the two apart, so the release is recognised by its values. Fine-tuning hardly moves them.
+# The first eight biases of conv1_1 of the original release (Simonyan & Zisserman 2015), by which it is recognised:
+# fine-tuning hardly moves them. It was trained on 0..255 minus the mean, undivided.
 ORIGINAL_CONV1_1_BIASES = (0.7343, 0.0934, 0.0678, 0.8863, 0.2599, 0.6643, -0.0158, 0.3249)
 ORIGINAL_NORMALIZATION = Normalization(mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0))
+
+# torchvision's and timm's names of fc6 and fc7
+SAMPLED = {"classifier.0": "conv6", "pre_logits.fc1": "conv6", "classifier.3": "conv7", "pre_logits.fc2": "conv7"}
 
 
 def sample_fc6(weight: Float[Tensor, "O I"] | Float[Tensor, "O C 7 7"]) -> Float[Tensor, "P C 3 3"]:
@@ -33,20 +33,10 @@ def sample_fc7(weight: Float[Tensor, "O I"] | Float[Tensor, "O I 1 1"]) -> Float
     return weight.reshape(weight.shape[0], -1, 1, 1)[::4, ::4].contiguous()
 
 
-# torchvision's and timm's names of the fully connected layers
-SAMPLED = {
-    "classifier.0": ("conv6", sample_fc6),
-    "pre_logits.fc1": ("conv6", sample_fc6),
-    "classifier.3": ("conv7", sample_fc7),
-    "pre_logits.fc2": ("conv7", sample_fc7),
-}
-CLASSIFIER = ("classifier.6", "head.fc")
-
-
-def rename_vgg16(state_dict: Mapping[str, Tensor]) -> Renamed:
+def rename_vgg16(state_dict: dict[str, Tensor]) -> Renamed:
     """Give VGG-16's entries our names: torchvision's or timm's (`features.N`), or the SSD projects' reduced one (`N`).
 
-    Fully connected layers that hold NaN (torchvision's IMAGENET1K_FEATURES) are left out.
+    Fully connected layers of NaN (torchvision's IMAGENET1K_FEATURES) are left out.
     """
     renamed = Renamed("vgg16")
     for theirs, value in state_dict.items():
@@ -55,7 +45,7 @@ def rename_vgg16(state_dict: Mapping[str, Tensor]) -> Renamed:
         if place.isdecimal() and int(place) in VGG16_PLACES:
             renamed.add(f"backbone.{VGG16_PLACES[int(place)]}.{kind}", theirs, value)
         elif module in SAMPLED and value.shape[:1] == (4096,):
-            conv, sample = SAMPLED[module]
+            conv = SAMPLED[module]
             if not torch.isfinite(value).all():
                 renamed.left_out[theirs] = "its values are NaN"
             elif kind == "bias":
@@ -63,8 +53,9 @@ def rename_vgg16(state_dict: Mapping[str, Tensor]) -> Renamed:
             elif conv == "conv6" and value[0].numel() % 49:
                 renamed.unknown.append(theirs)
             else:
+                sample = sample_fc6 if conv == "conv6" else sample_fc7
                 renamed.add(f"backbone.{conv}.weight", theirs, sample(value), "sub-sampled as in Liu 2016, 3")
-        elif module in CLASSIFIER:
+        elif module in ("classifier.6", "head.fc"):
             renamed.left_out[theirs] = IMAGENET_CLASSIFIER
         else:
             renamed.unknown.append(theirs)

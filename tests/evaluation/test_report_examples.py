@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onestage.evaluation.examples import choose_examples, count_by_image
+from onestage.evaluation.report import choose_examples, count_by_image
 from onestage.structures import DetectionTable, GroundTruth
 
 BOX = [0.0, 0.0, 10.0, 10.0]
@@ -29,8 +29,7 @@ def test_each_image_counts_its_own_hits_and_mistakes() -> None:
     counts = count_by_image(TRUTH, FOUND)
 
     assert counts.hits.tolist() == [1, 0, 1, 1, 0, 0]
-    assert counts.false_positives.tolist() == [0, 0, 0, 0, 1, 0]
-    assert counts.missed.tolist() == [0, 1, 0, 0, 0, 0]
+    assert counts.mistakes.tolist() == [0, 1, 0, 0, 1, 0]
     assert counts.f1.tolist() == [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
 
 

@@ -1,19 +1,93 @@
-"""The last part of an exported graph: every anchor's box and scores -> the detections of each image.
+"""The first and the last part of an exported graph, around the network.
 
-It follows `postprocess.select`, for a whole batch at once. The candidates of the batch are one table with a row
-for each (image, class), best first. An index into the flattened table gives image, class and candidate.
+First: images of any size -> the network's input, by the rules of `resize_image`. Images are resized by two matrix
+products, one for each side. The graph makes the matrices from the image's size.
+
+Last: every anchor's box and scores -> the detections of each image. It follows `postprocess.select`, for a whole batch
+at once. The candidates of the batch are one table with a row for each (image, class), best first. An index into the
+flattened table gives image, class and candidate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir import DataType
 
-from onestage.export.input_graph import Op, Value
+from onestage.input_size import PADDING, Resize, Stretch
 from onestage.postprocess import LevelCut
+from onestage.runtime.exported_file import BEFORE_RESIZING, RESIZED
 from onestage.selection import Selection
+
+Op = Any  # onnxscript's OpBuilder: each attribute is an ONNX operator
+Value = Any  # a value of the graph
+
+
+def to_network_input(op: Op, images_rgb: Value, resize: Resize) -> tuple[Value, Value, Value]:
+    """Resize uint8 images (B, H, W, 3) of one size, and pad them where `resize` says so.
+
+    Returns:
+        images (B, 3, h, w), float32 with whole numbers 0..255; the size of an image in them without padding (2,), and
+        before resizing (2,), float32.
+    """
+    original = op.Slice(op.Shape(images_rgb), [1], [3])  # (H, W)
+    image = _image_hw(op, original, resize)
+    planes = op.Cast(op.Transpose(images_rgb, perm=[0, 3, 1, 2]), to=DataType.FLOAT)
+    # Bilinear interpolation would skip pixels where a side shrinks to less than half; no side may grow.
+    skips = _any_of(op, op.Greater(original, op.Mul(image, 2)))
+    use_means = op.And(skips, op.Not(_any_of(op, op.Less(original, image))))
+    rows, columns = (_matrix(op, op.Gather(original, side), op.Gather(image, side), use_means) for side in (0, 1))
+    exact = op.MatMul(op.MatMul(rows, planes), op.Transpose(columns, perm=[1, 0]))
+    # as OpenCV rounds means and bilinear values
+    resized = op.Where(use_means, op.Round(exact), op.Floor(op.Add(exact, 0.5)))
+    planes.name, resized.name = BEFORE_RESIZING, RESIZED
+    if isinstance(resize, Stretch):
+        images = op.Reshape(resized, [-1, 3, resize.side, resize.side])  # so that the nodes that follow know the size
+    else:
+        images = _padded(op, resized, image, resize.multiple)
+    return images, op.Cast(image, to=DataType.FLOAT), op.Cast(original, to=DataType.FLOAT)
+
+
+def _image_hw(op: Op, original: Value, resize: Resize) -> Value:
+    """`Resize.image_hw` as int64 (2,), computed in float64 as Python does."""
+    if isinstance(resize, Stretch):
+        return op.Identity([resize.side, resize.side])
+    sides = op.Cast(original, to=DataType.DOUBLE)
+    bounds = op.Concat(op.ReduceMin(sides, keepdims=1), op.ReduceMax(sides, keepdims=1), axis=0)
+    # One division for both sides: OpenVINO 2026 turns two divisions, each of one constant, upside down.
+    factor = op.ReduceMin(op.Div([float(resize.shortest), float(resize.longest)], bounds), keepdims=1)
+    return op.Cast(op.Max(op.Round(op.Mul(sides, factor)), 1.0), to=DataType.INT64)
+
+
+def _matrix(op: Op, old: Value, new: Value, use_means: Value) -> Value:
+    """The weights (new, old) of the old rows in each new row: means of the covered rows, or bilinear.
+
+    Computed in float64 as OpenCV does: a value of exactly one half must stay one half to be rounded the same way.
+    """
+    to_double = DataType.DOUBLE
+    old_size = op.Cast(old, to=to_double)
+    factor = op.Div(old_size, op.Cast(new, to=to_double))
+    i = op.Unsqueeze(op.Cast(op.Range(0, new, 1), to=to_double), [1])
+    j = op.Unsqueeze(op.Cast(op.Range(0, old, 1), to=to_double), [0])
+
+    position = op.Sub(op.Mul(op.Add(i, 0.5), factor), 0.5)
+    position = op.Max(op.Min(position, op.Sub(old_size, 1.0)), 0.0)
+    bilinear = op.Relu(op.Sub(1.0, op.Abs(op.Sub(position, j))))
+    bilinear = op.Div(op.Round(op.Mul(bilinear, 256.0)), 256.0)  # OpenCV's exact kernel has weights in 256ths
+
+    first, end = op.Mul(i, factor), op.Mul(op.Add(i, 1.0), factor)
+    means = op.Div(op.Relu(op.Sub(op.Min(op.Add(j, 1.0), end), op.Max(j, first))), factor)
+    return op.Cast(op.Where(use_means, means, bilinear), to=DataType.FLOAT)
+
+
+def _padded(op: Op, images: Value, image: Value, multiple: int) -> Value:
+    """Pad as `stack_images` does: the image in the upper left corner, ImageNet's mean colour around it."""
+    whole = op.Mul(op.Div(op.Add(image, multiple - 1), multiple), multiple)
+    pads = op.Concat([0, 0, 0, 0, 0, 0], op.Sub(whole, image), axis=0)
+    colour = op.Reshape([float(value) for value in PADDING], [1, 3, 1, 1])
+    return op.Add(op.Pad(op.Sub(images, colour), pads, 0.0), colour)
 
 
 @dataclass(frozen=True)
@@ -45,8 +119,7 @@ def choose_candidates(op: Op, boxes_xyxy: Value, scores: Value, num_classes: int
 def suppress(op: Op, candidates: Candidates, score_threshold: Value, selection: Selection) -> tuple[Value, Value]:
     """Non-maximum suppression within each class of each image, or within each image.
 
-    Returns:
-        scores (N,) of the detections of all images, in any order; their indices (N,) int64 in the flattened table.
+    Gives the scores (N,) of the detections of all images, in any order, and their indices in the flattened table (N,).
     """
     scores, boxes_xyxy = candidates.scores, candidates.boxes_xyxy
     width = candidates.per_class
@@ -86,11 +159,7 @@ def _soft_nms(
         else:
             weight = op.Exp(op.Div(op.Neg(op.Mul(iou, iou)), selection.sigma))
         table = op.Where(is_open, op.Mul(table, weight), table)
-        go_on = op.Cast(
-            op.ReduceMax(op.Cast(op.GreaterOrEqual(best_score, score_threshold), to=DataType.INT32), keepdims=0),
-            to=DataType.BOOL,
-        )
-        return go_on, table, is_open
+        return _any_of(op, op.GreaterOrEqual(best_score, score_threshold)), table, is_open
 
     body = op.builder.subgraph(
         step,
@@ -128,8 +197,7 @@ def by_image(
 ) -> tuple[Value, Value, Value, Value]:
     """The detections that `suppress` gives, by image, best first, at most `limit` of each; unused rows are zeros.
 
-    Args:
-        images: the number of images B, (1,).
+    `images` (1,) is the number of images B.
 
     Returns:
         boxes (B, limit, 4), scores (B, limit), labels (B, limit) int64, counts (B,) int64.
@@ -184,3 +252,8 @@ def best_of_each_level(op: Op, scores: Value, input_hw: Value, levels: LevelCut)
         kept.append(op.Where(op.GreaterOrEqual(level, least), level, 0.0))
         start = end
     return op.Concat(*kept, axis=1)
+
+
+def _any_of(op: Op, flags: Value) -> Value:
+    """True where one of the flags is."""
+    return op.Cast(op.ReduceMax(op.Cast(flags, to=DataType.INT32), keepdims=0), to=DataType.BOOL)
