@@ -7,8 +7,6 @@ the next size at ratio 1, then for each ratio r: r, 1/r (wide before tall). ssd.
 mmdetection 1.x's SSD have the same order (tests hold it), so none of their heads needs its channels permuted.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

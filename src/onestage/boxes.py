@@ -3,8 +3,6 @@
 SSD's words, ours: encoded offsets = deltas; variances = the numbers that deltas are divided by.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Draws boxes and their names on images: a colour for each class, tags that stay inside the image and apart."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 

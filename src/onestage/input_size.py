@@ -3,8 +3,6 @@
 The same value is asked by training, evaluation and prediction, so that they can't disagree.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias

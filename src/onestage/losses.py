@@ -4,8 +4,6 @@ SSD's and M2Det's is `multibox_loss` (their words, ours: confidence loss = class
 RetinaNet's `focal_loss`.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -34,8 +32,6 @@ def multibox_loss(
     of label l is logit l + 1. Computed in float32 whatever the predictions' precision.
 
     Args:
-        predictions: raw outputs.
-        matches: of the same anchors.
         anchors_cxcywh: in the frame of the matches' boxes.
         negatives_per_positive: hard negatives per positive, of each image.
         minimum_negatives: hard negatives that an image has at least. The paper's ratio gives an image without
@@ -98,10 +94,8 @@ def focal_loss(
     Computed in float32 whatever the predictions' precision.
 
     Args:
-        predictions: raw outputs.
-        matches: of the same anchors.
         anchors_cxcywh: in the frame of the matches' boxes.
-        variances: that deltas are divided by.
+        variances: divisors of the deltas.
         alpha: weight of the positive class; negatives have 1 - alpha.
         gamma: how fast the loss of what is known well falls.
         box_loss: smooth L1 or L1 of the deltas, or GIoU of the boxes.

@@ -3,8 +3,6 @@
 SSD's words, ours: matched default boxes = positive anchors; jaccard overlap = IoU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What options of several commands look like, and options made from settings: type and help text are the setting's."""
 
-from __future__ import annotations
-
 import functools
 import operator
 import tomllib

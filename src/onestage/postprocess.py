@@ -1,7 +1,5 @@
 """Post-processing: every anchor's box and scores -> the detections of each image, by a `Selection`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,17 +56,11 @@ def select(
     Returns:
         One `Detections` an image, in the frame of the boxes, without names.
     """
-    boxes_xyxy, scores = boxes_xyxy.float(), scores.float()
-    return [_select_one(boxes, score, selection) for boxes, score in zip(boxes_xyxy, scores, strict=True)]
-
-
-def _select_one(boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection) -> Detections:
-    if selection.nms == "hard":
-        anchors, labels, scores = _hard_nms(boxes_xyxy, scores, selection)
-    else:
-        anchors, labels, scores = _soft_nms(boxes_xyxy, scores, selection)
-    best = slice(selection.max_detections)
-    return Detections(boxes_xyxy[anchors[best]], scores[best], labels[best])
+    nms, best, found = _hard_nms if selection.nms == "hard" else _soft_nms, slice(selection.max_detections), []
+    for boxes, score in zip(boxes_xyxy.float(), scores.float(), strict=True):
+        anchors, labels, kept_scores = nms(boxes, score, selection)
+        found.append(Detections(boxes[anchors[best]], kept_scores[best], labels[best]))
+    return found
 
 
 def _hard_nms(

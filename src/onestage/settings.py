@@ -8,8 +8,6 @@ Files are read into them by `read`, which names the key of what does not fit; op
 the same fields by `settings_of`.
 """
 
-from __future__ import annotations
-
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Files that are whole or not there at all, whenever the process or the machine dies."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from collections.abc import Iterator

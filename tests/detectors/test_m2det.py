@@ -44,7 +44,7 @@ def test_counts_are_the_references(
         about = describe(build(name, num_classes, config=replace(detector_config(name), sfam=sfam)))
     assert about.parameters == parameters
     assert about.anchors == anchors
-    assert set(about.anchors_per_cell) == {6}
+    assert {anchors for _, _, anchors in about.cells} == {6}
     if gmacs is not None:
         assert about.gmacs + repeated_reductions(about.input_hw[0]) == pytest.approx(gmacs, abs=0.006)
 

@@ -34,7 +34,7 @@ NORMS_OF_RESNET50, NORMS_OF_RESNET101 = 53_120, 105_344
 def test_counts_are_the_references_whose_batch_norms_learn(name: str, num_classes: int, parameters: int) -> None:
     about = describe(build(name, num_classes))
     assert about.parameters == parameters
-    assert set(about.anchors_per_cell) == {9}
+    assert {anchors for _, _, anchors in about.cells} == {9}
     learning = replace(detector_config(name), backbone_norm="batch")
     norms = NORMS_OF_RESNET101 if "101" in name else NORMS_OF_RESNET50
     assert describe(build(name, num_classes, config=learning)).parameters == parameters + norms

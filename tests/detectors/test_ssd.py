@@ -32,7 +32,7 @@ def test_counts_are_the_references(
     assert about.parameters == parameters
     assert about.gmacs == pytest.approx(gmacs, abs=0.005)
     assert about.anchors == anchors
-    assert about.anchors_per_cell == per_cell
+    assert tuple(anchors for _, _, anchors in about.cells) == per_cell
 
 
 def test_a_quick_start_adds_batch_norms_and_travels_in_the_configuration() -> None:

@@ -1,7 +1,5 @@
 """What a backbone is."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Backbones from timm: any network as maps at strides 8, 16 and 32, and ResNets as M2Det reads them."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 

@@ -4,8 +4,6 @@ fc6 and fc7 become convolutions. pool5 is 3x3 with stride 1, so conv5 to conv7 h
 300-pixel image has a 38 x 38 map.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float

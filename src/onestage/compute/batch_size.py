@@ -4,8 +4,6 @@ On a GPU a batch that is too large is an error that is caught. On a CPU the kern
 search tries no size that the sizes before it do not promise to fit.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Where and in which number format a network runs."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

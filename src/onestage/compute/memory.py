@@ -1,7 +1,5 @@
 """How much memory a device has free, and how much a piece of work takes of it."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import math

@@ -1,7 +1,5 @@
 """How many threads and processes a piece of work gets of the CPU cores, and a thread's stack for signal handlers."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Iterator

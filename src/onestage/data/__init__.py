@@ -4,8 +4,6 @@
 relative to the parent of the first: `VOCdevkit/VOC2007+VOC2012`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

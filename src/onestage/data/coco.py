@@ -7,8 +7,6 @@ its box and its `area` are used.
 Ids written as 7, 7.0 or "7" are the same id. Annotation ids are not used, so 0 and repeated ones do no harm.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from math import inf

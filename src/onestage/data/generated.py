@@ -6,8 +6,6 @@ Objects that are mostly hidden or very small are `difficult`. Some images are em
 the blobs and lines of the background take any colour.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

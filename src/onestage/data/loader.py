@@ -11,8 +11,6 @@ batches in turn. Their number changes neither a sample nor a batch that is evalu
 The images of a batch lie in memory with their channels last, as they were decoded; the batch is a (B, 3, H, W) view.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace

@@ -26,8 +26,6 @@ stops a run unless bad data is skipped; a notice is only printed. What happens i
 So nothing is dropped in silence, and after `drop_bad` a table holds nothing that an error names.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

@@ -6,8 +6,6 @@ ymax) and written back the other way. `difficult` objects are `ignored`. A folde
 split, "all": every annotation.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath

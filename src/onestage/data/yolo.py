@@ -5,8 +5,6 @@ in fractions of the image, or `class x y x y ...` (a polygon, whose bounding box
 file has no objects. Classes count from 0.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path, PurePosixPath

@@ -1,13 +1,10 @@
 """Detectors by name: one paper, one file; this file is all the lookup there is."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import asdict
 from typing import Any
 
-from onestage.detectors.base import Detector, DetectorConfig, Normalization
-from onestage.detectors.description import Description, describe
+from onestage.detectors.base import Description, Detector, DetectorConfig, Normalization, describe
 from onestage.detectors.m2det import M2DET320, M2DET512, M2DET704, M2DET800, M2DetConfig
 from onestage.detectors.retinanet import RETINANET, RETINANET_LIGHT, RetinaNetConfig
 from onestage.detectors.ssd import SSD300, SSD300_LIGHT, SSD512, SSD512_LIGHT, SSDConfig

@@ -1,20 +1,21 @@
-"""What a detector is, and what all of them share: the normalisation of images and the counts that describe one."""
+"""What a detector is, and what all of them share: settings, normalisation, and the counts that describe one."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from onestage.backbones import FeatureMaps, timm_normalization
 from onestage.errors import UserError
-from onestage.input_size import Resize, SizeHW
+from onestage.input_size import Resize, SizeHW, typical_input_hw
 from onestage.postprocess import LevelCut, select
 from onestage.selection import Selection
 from onestage.settings import read
@@ -105,13 +106,7 @@ class DetectorConfig:
         raise NotImplementedError
 
     def build(self, name: str, num_classes: int, normalization: Normalization) -> Detector:
-        """The detector of this name and these settings, with fresh weights.
-
-        Args:
-            name: what stands behind its first hyphen is the backbone's name.
-            num_classes: K, without background.
-            normalization: what the backbone's weights were trained with.
-        """
+        """The detector of this name and these settings, with fresh weights; behind its first hyphen is the backbone."""
         raise NotImplementedError
 
     def backbone_normalization(self, backbone: str) -> Normalization:
@@ -121,9 +116,7 @@ class DetectorConfig:
     def made_for_data(self, backbone: str, *, pretrained: bool) -> MadeNetwork:
         """The network that learns well from some hundred to a few thousand images, with AdamW in one cycle.
 
-        Args:
-            backbone: its name.
-            pretrained: it starts with ImageNet weights.
+        `pretrained`: the backbone of this name starts with ImageNet weights.
         """
         return MadeNetwork(self, batch_size=16, learning_rate=1e-3)
 
@@ -137,18 +130,11 @@ class DetectorConfig:
 
     @classmethod
     def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-        """Read `dataclasses.asdict` back, from JSON too.
-
-        Raises:
-            UserError: an unknown setting, or a value of another kind.
-        """
+        """Read `dataclasses.asdict` back, from JSON too; a UserError names what does not fit."""
         return read(cls, values, f"{cls.FAMILY}'s settings")
 
     def adjusted(self: ConfigT, settings: Mapping[str, Any], where: str = "") -> ConfigT:
-        """With some settings replaced, by name; None keeps one.
-
-        Args:
-            where: the file and table that they come from, for messages.
+        """With some settings replaced, by name; None keeps one. `where` they come from is for messages.
 
         Raises:
             UserError: a setting that this detector does not have, or a value that does not fit.
@@ -237,11 +223,7 @@ class Detector(nn.Module):
         """Lay the anchors that `config` says, where they are kept."""
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Whether weights that were trained with these settings, by field name of the configuration, can go in here.
-
-        Raises:
-            UserError: a setting that shapes the layers and is not what this detector was built with.
-        """
+        """Raises a UserError if weights that were trained with these settings do not fit this detector's layers."""
         for name, value in settings.items():
             if name not in self.config.ANCHOR_FIELDS and getattr(self.config, name) != value:
                 raise UserError(
@@ -250,11 +232,7 @@ class Detector(nn.Module):
                 )
 
     def adopt(self, settings: Mapping[str, Any]) -> None:
-        """Take over settings that imported weights were trained with.
-
-        Raises:
-            UserError: as `check_settings`.
-        """
+        """Take over settings that imported weights were trained with, as far as `check_settings` lets them."""
         self.check_settings(settings)
         self.config = replace(self.config, **settings)
         self.lay_anchors()
@@ -265,15 +243,8 @@ class Detector(nn.Module):
         return self.normalize.normalization
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Normalise images with other numbers from now on: RGB on the 0..255 scale.
-
-        Raises:
-            ValueError: not three values each, or a std that is not above 0.
-        """
+        """Normalise images with other numbers from now on: RGB on the 0..255 scale."""
         self.normalize.set(Normalization(tuple(map(float, mean)), tuple(map(float, std))))
-
-    def extra_repr(self) -> str:
-        return f"{self.name}, num_classes={self.num_classes}, input {self.resize}"
 
 
 DetectorT = TypeVar("DetectorT", bound=Detector)
@@ -303,3 +274,54 @@ def map_sizes(name: str, maps: Callable[[Tensor], Sequence[Tensor]], input_hw: S
         reason = str(error).splitlines()[0]
         raise UserError(f"{name}: its backbone can't take {height} x {width} pixels ({reason})") from error
     return [(x.shape[-2], x.shape[-1]) for x in found]
+
+
+@dataclass(frozen=True)
+class Description:
+    """Counts of a detector.
+
+    Attributes:
+        name: as `onestage.build` takes it.
+        num_classes: without background.
+        resize: how images are brought to the input.
+        input_hw: input of a 4:3 landscape image, for which the rest is counted.
+        normalization: normalisation of the input.
+        parameters: number of parameters.
+        gmacs: 10^9 multiply-accumulates of the convolutions and matrix products for one image.
+        cells: (height, width, anchors of a cell) of each level; () where the detector does not say.
+        settings: the detector's configuration, JSON-able.
+    """
+
+    name: str
+    num_classes: int
+    resize: Resize
+    input_hw: SizeHW
+    normalization: Normalization
+    parameters: int
+    gmacs: float
+    cells: tuple[tuple[int, int, int], ...]
+    settings: dict[str, object]
+
+    @property
+    def anchors(self) -> int:
+        """Anchors of one image."""
+        return sum(height * width * anchors for height, width, anchors in self.cells)
+
+
+def describe(detector: Detector) -> Description:
+    """Count a detector; nothing is computed and nothing changes."""
+    input_hw = typical_input_hw(detector.resize)
+    images = torch.empty(1, 3, *input_hw, dtype=torch.uint8, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        on_meta(detector)(images)
+    return Description(
+        name=detector.name,
+        num_classes=detector.num_classes,
+        resize=detector.resize,
+        input_hw=input_hw,
+        normalization=detector.normalization,
+        parameters=sum(parameter.numel() for parameter in detector.parameters()),
+        gmacs=counter.get_total_flops() / 2 / 1e9,  # a multiply-accumulate is two operations
+        cells=detector.cells(input_hw),
+        settings=asdict(detector.config),
+    )

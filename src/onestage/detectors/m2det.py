@@ -91,14 +91,9 @@ M2DET800 = _released(800, (8, 16, 32, 62, 115, 160), (0.04, 0.15, 0.33, 0.51, 0.
 
 
 class M2Det(MultiBoxDetector):
-    """Two maps of a backbone, the multi-level pyramid, one 3x3 head a scale. Raw outputs only; see `losses`, `detect`.
+    """Two maps of a backbone (strides 8 and 16), the multi-level pyramid, one 3x3 head a scale.
 
-    Args:
-        name: as `onestage.build` takes it.
-        config: every number.
-        backbone: a map at stride 8 and one at stride 16.
-        num_classes: K, without background.
-        normalization: what the backbone's weights were trained with.
+    Raw outputs only; see `losses` and `detect`.
     """
 
     config: M2DetConfig

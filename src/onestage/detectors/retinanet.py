@@ -183,17 +183,9 @@ RETINANET_LIGHT = replace(
 
 
 class RetinaNet(Detector):
-    """Backbone, feature pyramid, a class and a box subnet. Raw outputs only; see `losses` and `detect`.
+    """Backbone with maps at strides 8, 16, 32, feature pyramid, a class and a box subnet; see `losses` and `detect`.
 
-    Args:
-        name: as `onestage.build` takes it.
-        config: every number.
-        backbone: three maps at strides 8, 16 and 32.
-        num_classes: K.
-        normalization: what the backbone's weights were trained with.
-
-    Raises:
-        UserError: the backbone cannot take images of this size.
+    Raises a UserError if the backbone cannot take images of this size.
     """
 
     config: RetinaNetConfig

@@ -136,15 +136,7 @@ SSD512_LIGHT = replace(
 class SSD(MultiBoxDetector):
     """Backbone maps, extra maps, one 3x3 head a map. Raw outputs only; see `losses` and `detect`.
 
-    Args:
-        name: as `onestage.build` takes it.
-        config: every number.
-        backbone: its maps are the first levels.
-        num_classes: K, without background.
-        normalization: what the backbone's weights were trained with.
-
-    Raises:
-        UserError: the backbone cannot take images of this size, or the levels do not fit the configuration.
+    Raises a UserError if the backbone cannot take images of this size, or its levels do not fit the configuration.
     """
 
     config: SSDConfig

@@ -1,7 +1,5 @@
 """Line charts as inline SVG: no image files, no script, and colours that follow the page's light or dark style."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

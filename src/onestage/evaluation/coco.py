@@ -5,8 +5,6 @@ AP is the mean over classes, the IoUs 0.50, 0.55, ... 0.95 and 101 recalls; s, m
 COCO's crowds. A number without any object behind it (no small object, say) is -1, as in COCO's own program.
 """
 
-from __future__ import annotations
-
 import hotcoco
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Both protocols over one data set, as numbers, as `metrics.json` and as the printed table."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The report of an evaluation or a training run: one HTML file that needs nothing beside it."""
 
-from __future__ import annotations
-
 import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -10,8 +10,6 @@ The protocol in five lines:
 - AP is the mean of the best precision at recall 0, 0.1, ... 1 (2007) or the area under the monotone curve (2010).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

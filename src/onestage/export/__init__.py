@@ -1,7 +1,5 @@
 """Models as files for other engines: the table of formats. `write` imports the packages that only one format needs."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What an export format is, and what every exported file says about its model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Compares the detections of an exported file with those of its model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

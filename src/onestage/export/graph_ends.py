@@ -8,8 +8,6 @@ at once. The candidates of the batch are one table with a row for each (image, c
 flattened table gives image, class and candidate.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -7,8 +7,6 @@ The first `counts` rows of an image are its detections, best first; the other ro
 the middle of the graph. The parts before and after it are built in `graph_ends`.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings

@@ -1,7 +1,5 @@
 """The format `openvino`: an xml and a bin beside it, in float32, bfloat16 or int8, run on the processor."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -9,8 +9,6 @@ precision hint for bfloat16 can't be used: it would also apply to the matrices t
 hundreds of pixels, for which 8 bits are too few, and marks on operations don't prevent that.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import tempfile

@@ -4,8 +4,6 @@ trackers requires opencv-python, which would replace opencv-python-headless and 
 missing. So it is installed without its requirements; the extra `track` brings the others.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A trained detector as a function: images and videos in, detections out, in the images' own pixels."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The words of `onestage predict MODEL SOURCE...` -> images and videos from files, folders, cameras and addresses."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

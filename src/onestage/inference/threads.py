@@ -1,7 +1,5 @@
 """Threads beside the network: reading ahead of it, writing behind it, taking a live source's newest frame."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections import deque

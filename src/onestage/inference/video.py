@@ -4,8 +4,6 @@ PyAV brings its own FFmpeg (`pip install 'onestage[video]'`). Frames keep their 
 stays one and a drawn video is as long as its original.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Open a data set for a job: read it, check every image and object, and leave out bad data if the user asks for it."""
 
-from __future__ import annotations
-
 from onestage.data import read_dataset
 from onestage.data.table import Table
 from onestage.data.validate import drop_bad, errors, summary, validate_images

@@ -1,7 +1,5 @@
 """The first five minutes: draw a data set, train a detector on it, and show its report."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Measure a model on a labelled split: the table, `metrics.json`, `report.html`."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

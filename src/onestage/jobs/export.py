@@ -1,7 +1,5 @@
 """`onestage export`: write a model as a file for another engine, and compare the file with the model."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Turn another project's checkpoint into a model file."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import replace

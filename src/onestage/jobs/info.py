@@ -1,7 +1,5 @@
 """Describe a model or a detector in a table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from onestage.detectors import Description, build, describe

@@ -3,8 +3,6 @@
 Everything is written image by image, so that memory stays flat however long a video is.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Detect in a collection of images too large for one machine, on all cores and GPUs of a Ray cluster."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """List the recipes that come with the package."""
 
-from __future__ import annotations
-
 from onestage.recipes import RECIPES, RecipeSummary, summary
 from onestage.terminal import Display
 

@@ -1,7 +1,5 @@
 """Take a skipped step again, alone, and show what is not finite in it."""
 
-from __future__ import annotations
-
 import math
 import os
 import textwrap

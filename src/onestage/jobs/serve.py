@@ -1,7 +1,5 @@
 """The `serve` command: a model behind HTTP, until Ctrl-C."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import socket

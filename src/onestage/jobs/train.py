@@ -1,7 +1,5 @@
 """Train a detector on a folder of labelled images."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

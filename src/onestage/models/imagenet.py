@@ -1,7 +1,5 @@
 """ImageNet weights for a detector's backbone: downloaded from torchvision or timm, or read from a file."""
 
-from __future__ import annotations
-
 import os
 import urllib.error
 import urllib.request

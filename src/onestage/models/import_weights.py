@@ -1,7 +1,5 @@
 """Import another project's whole checkpoint into a detector."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

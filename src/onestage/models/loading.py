@@ -1,7 +1,5 @@
 """Put renamed tensors into a detector, all of them or none, and report where each entry went."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

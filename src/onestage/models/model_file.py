@@ -4,8 +4,6 @@ Both files are safetensors: tensors plus a JSON header, so that loading one can'
 of itself and the tensors, because safetensors alone doesn't notice a flipped bit.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -6,8 +6,6 @@ running them, and the file is refused if they name anything but the few function
 `torch.load(weights_only=True)` reads it, whose own list is longer, and can be extended by any library that is imported.
 """
 
-from __future__ import annotations
-
 import pickletools
 import struct
 import zipfile

@@ -1,7 +1,5 @@
 """RetinaNet's feature pyramid network, levels P3 to P7 (Lin et al. 2017, arXiv 1708.02002, 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

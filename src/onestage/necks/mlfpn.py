@@ -6,8 +6,6 @@ The paper's words, ours: FFMv1 = `BaseFeature`; FFMv2 = a reduction of the base 
 the TUM before; TUM = `ThinnedUShape`; SFAM = `ScaleAttention`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from math import gcd

@@ -4,8 +4,6 @@ Departures: batch norm after each convolution and ReLU after the 3x3 ones, becau
 steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F

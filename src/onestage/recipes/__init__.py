@@ -4,8 +4,6 @@ A recipe is a function that returns the whole configuration. Its docstring says 
 line, and has the result to expect with its source ("Expected:") and the one that we measured ("Ours:").
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 from collections.abc import Callable

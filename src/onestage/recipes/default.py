@@ -1,7 +1,5 @@
 """The recipe made for a data set: settings that do well on a few hundred to a few thousand images without tuning."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float
 

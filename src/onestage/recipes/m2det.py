@@ -4,8 +4,6 @@ Schedule, batch and weight decay are those of the release (github.com/qijiezhao/
 also augments as SSD does. Its configurations leave SFAM off, with which the paper's numbers were made; `--sfam True`.
 """
 
-from __future__ import annotations
-
 from onestage.data.augmentation import SSD_PAPER
 from onestage.training.recipe import Recipe
 

@@ -3,8 +3,6 @@
 Each setting stands on a line with its help text behind it; a setting that is missing is the detector's own.
 """
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections.abc import Mapping, Sequence

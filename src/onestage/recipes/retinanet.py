@@ -3,8 +3,6 @@
 Both start from a ResNet-50 of ImageNet whose first layers and batch norms stay as they are.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from onestage.data.augmentation import FLIP_ONLY

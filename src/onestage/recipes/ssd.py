@@ -4,8 +4,6 @@ Schedules and augmentation are those of the authors' released training scripts (
 examples/ssd/ssd_pascal.py and ssd_coco.py), which the paper's last results ("SSD300*", Table 6) were made with.
 """
 
-from __future__ import annotations
-
 from onestage.data.augmentation import SSD_PAPER
 from onestage.detectors import detector_config
 from onestage.detectors.ssd import SSD300_COCO_SIZES, SSD512_COCO_SIZES

@@ -5,8 +5,6 @@ file), and if the SHA-256 of the graph is the one that the exporter wrote. Field
 version 10.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

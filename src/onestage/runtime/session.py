@@ -1,7 +1,5 @@
 """An exported detector: its network in an engine, and a function of images that gives detections."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

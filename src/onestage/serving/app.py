@@ -3,8 +3,6 @@
 Pydantic's models are for the OpenAPI document and `/v1/model`; detections are written without them.
 """
 
-from __future__ import annotations
-
 import hmac
 import logging
 from collections.abc import AsyncIterator

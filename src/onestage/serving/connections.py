@@ -4,8 +4,6 @@ uvicorn itself waits without limit for the head of a request, of any length: cli
 hold connections for ever. Here a request must be whole in time, and its head short, or its connection is closed.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket

@@ -1,7 +1,5 @@
 """Bounds on what a client may ask of the server."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException

@@ -1,7 +1,5 @@
 """The server's counters, for Prometheus."""
 
-from __future__ import annotations
-
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest

@@ -5,8 +5,6 @@
 Whatever waits is bounded: images without an answer, decoded pixels, the time until an answer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence

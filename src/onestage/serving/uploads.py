@@ -3,8 +3,6 @@
 Bytes are counted as they come, before anything is parsed.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

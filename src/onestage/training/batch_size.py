@@ -1,7 +1,5 @@
 """`--batch-size auto`: as many images a step as fit in memory and make training faster, found by trying."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import math

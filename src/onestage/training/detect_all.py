@@ -1,7 +1,5 @@
 """A detector over a whole labelled data set: its detections in original pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import closing
 from itertools import takewhile

@@ -4,8 +4,6 @@ A log that fails in mid-run is switched off; the run goes on. A resumed run cont
 run folder holds the names that the services gave it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

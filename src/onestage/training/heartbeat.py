@@ -4,8 +4,6 @@ A dead process is torchrun's business: it ends the other ranks and starts them a
 hangs, and the others would wait for that without end; so the first rank that misses another's beats ends itself.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

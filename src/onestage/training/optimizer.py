@@ -1,7 +1,5 @@
 """Which parameters are trained, the optimizer's groups and state, and the running average of the weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

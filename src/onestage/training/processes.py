@@ -6,8 +6,6 @@ Every rank reads its share of each batch. Gradients are added up over all of the
 small facts go through gloo, gradients on GPUs through NCCL. No other file knows torch.distributed.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import os

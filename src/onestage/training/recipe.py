@@ -25,12 +25,7 @@ class Recipe:
     """What is trained, how, and for how long. Exactly one of `epochs`, `steps` and `minutes` is set.
 
     Learning-rate schedules are functions of the run's progress (0 to 1), so a recipe keeps its shape when its length
-    is changed. See `onestage.training.schedule`.
-
-    Attributes:
-        network: the detector's settings; None: those that go with its name.
-        augmentation: how training images are varied.
-        postprocessing: which detections evaluation keeps, and later the model; None: as the detector's paper.
+    is changed. Without a `network` or a `postprocessing`, it has those that go with the detector's name.
     """
 
     detector: str = setting("ssd300-vgg16", "Detector to train")

@@ -1,7 +1,5 @@
 """One run a folder: a lock that the system releases when its process ends, however that is."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 A checkpoint names its recipe, classes and data, so that a run does not go on with others by mistake.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

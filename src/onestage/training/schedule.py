@@ -1,7 +1,5 @@
 """The learning rate over a run, as a factor on the recipe's rate."""
 
-from __future__ import annotations
-
 import math
 
 from onestage.training.recipe import Recipe

@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM end a run between two steps."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -4,8 +4,6 @@ Each rank looks at its own images, one by one; gathered, they give a `Diagnosis`
 holds the weights, the images as they went through the network, and the losses: see `onestage train --replay FILE`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence

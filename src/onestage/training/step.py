@@ -5,8 +5,6 @@
 Losses are divided by the positive anchors of the whole batch: of all its parts and all processes.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -6,8 +6,6 @@ Everything random in a run is a function of (seed, epoch, index). So a run that 
 batches as one that was not, and several processes together see what one would.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence

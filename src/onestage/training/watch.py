@@ -3,8 +3,6 @@
 The numbers are kept on the CPU and cost a few microseconds a step; nothing here waits for a GPU.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

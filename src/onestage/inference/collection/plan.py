@@ -4,8 +4,6 @@ A piece is an image file, or some rows of a Parquet file. A part is consecutive 
 whose results are one file. The plan doesn't change once it is written, so every run and worker has the same parts.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import re

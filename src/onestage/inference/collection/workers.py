@@ -1,7 +1,5 @@
 """Prediction by Ray: the cluster, the division of its cores and GPUs, and the workers that do the parts."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

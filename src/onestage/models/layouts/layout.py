@@ -1,7 +1,5 @@
 """What a layout is: another project's entry names beside ours, and how its networks were trained."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ SSD's, clipped. The data path leaves images in OpenCV's order, BGR, and subtract
 first convolution's input channels are reversed.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

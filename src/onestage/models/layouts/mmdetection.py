@@ -18,8 +18,6 @@ without `conv`. M2Det has the release's names below `neck`, and an L2Norm on con
 the last anchor of a cell (golden `anchors_xyxy_pixels_legacy`), so its head's channels are reordered.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -4,8 +4,6 @@ Head channels and anchors have our order (goldens `ssd_pytorch_*`, `lufficc_*`).
 means (104, 117, 123) from BGR, then turns the image to RGB; lufficc's PIXEL_MEAN is (123, 117, 104), RGB.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from onestage.models.layouts.layout import CAFFE_MEANS, CONV4_3_SCALE, Layout, flat_extras_names, numbered, vgg16_names

@@ -4,8 +4,6 @@
 with `_` (`stages.0` -> `stages_0`).
 """
 
-from __future__ import annotations
-
 import re
 
 import timm

@@ -9,8 +9,6 @@ Batch norms of the first version are frozen; their epsilon is 1e-5 (torchvision 
 weights only, which moves scores in the third digit).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -4,8 +4,6 @@ Liu 2016, 3: fc6 and fc7 become convolutions with sub-sampled parameters. fc6 (5
 output and every third tap; dilation 6 spreads the taps over the same field again.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
