@@ -21,6 +21,11 @@ def serve(
     token: str | None = None,
     batch_size: int = 8,
     device: str | None = None,
+    score_threshold: float = 0.5,
+    nms: str | None = None,
+    iou_threshold: float | None = None,
+    class_agnostic: bool = False,
+    max_detections: int | None = None,
     display: Display | None = None,
 ) -> None:
     """Answer requests with detections, and show a page to try it at `/`. Returns when it is stopped.
@@ -32,6 +37,8 @@ def serve(
         token: secret that every client must send; None: the environment variable ONESTAGE_TOKEN, if it is set.
         batch_size: most images that go through the network together; they may come from several requests.
         device: where the network runs; None takes a GPU where there is one.
+        score_threshold: of clients that ask for none.
+        nms, iou_threshold, class_agnostic, max_detections: see `Selection.changed`; None: as the model.
         display: where to print.
 
     Raises:
@@ -52,7 +59,9 @@ def serve(
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[serve]'") from error
     predictor = load(model, device=device)
-    app = create_app(predictor, token=token, batch_size=batch_size)
+    asked = {"nms": nms, "iou_threshold": iou_threshold, "max_detections": max_detections}
+    predictor.selection = predictor.selection.changed(**asked, class_agnostic=class_agnostic or None)
+    app = create_app(predictor, token=token, batch_size=batch_size, score_threshold=score_threshold)
     with _listening(host, port) as listening:
         place = f"[{host}]" if ":" in host else host
         address = f"http://{place}:{listening.getsockname()[1]}/" + (f"#token={quote(token, safe='')}" if token else "")

@@ -112,7 +112,12 @@ DETECT_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    predictor: BasePredictor, *, token: str | None = None, limits: Limits | None = None, batch_size: int = 8
+    predictor: BasePredictor,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    batch_size: int = 8,
+    score_threshold: float = USUAL_THRESHOLD,
 ) -> FastAPI:
     """The ASGI application of a model, for any ASGI server (in one process: its batches are shared there).
 
@@ -121,9 +126,10 @@ def create_app(
         token: secret that clients must send as `Authorization: Bearer TOKEN`; None: no secret is needed.
         limits: bounds on what clients may send.
         batch_size: most images that go through the network together; they may come from several requests.
+        score_threshold: of clients that ask for none.
     """
     predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
-    server = Server(predictor, limits or Limits(), batch_size)
+    server = Server(predictor, limits or Limits(), batch_size, score_threshold)
 
     async def guard(request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
@@ -165,9 +171,10 @@ def create_app(
 class Server:
     """The routes, and what they share. While the server runs, the state of the application has a `SharedPredictor`."""
 
-    def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int) -> None:
+    def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int, usual_threshold: float) -> None:
         self.counters = Metrics()
         self._predictor, self._limits, self._batch_size = predictor, limits, batch_size
+        self._usual_threshold = max(usual_threshold, LOWEST_THRESHOLD)
         self._bodies = BodyReader(limits)
 
     @asynccontextmanager
@@ -184,13 +191,14 @@ class Server:
     async def detect(
         self,
         request: Request,
-        score_threshold: Annotated[float, Query(ge=LOWEST_THRESHOLD, le=1.0)] = USUAL_THRESHOLD,
+        score_threshold: Annotated[float | None, Query(ge=LOWEST_THRESHOLD, le=1.0)] = None,
     ) -> Response:
         """Detect objects in one image, or in several.
 
         Of several images, one that can't be read has an `error` in the place of its detections. With
         `Accept: image/png` the answer is the one image with its detections drawn on it.
         """
+        threshold = self._usual_threshold if score_threshold is None else score_threshold
         accepted = request.headers.get("accept", "").lower()
         drawn = PNG in accepted and "application/json" not in accepted
         shared: SharedPredictor = request.app.state.shared
@@ -209,9 +217,9 @@ class Server:
             wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
             timing = {"Server-Timing": f"wait;dur={wait:.1f}, network;dur={network:.1f}"}
             if drawn:
-                png = await shared.draw(images[0].content, done[0].found.filter(score=score_threshold))
+                png = await shared.draw(images[0].content, done[0].found.filter(score=threshold))
                 return Response(png, media_type=PNG, headers=timing)
-        answers = [_as_json(image, one, score_threshold) for image, one in zip(images, results, strict=True)]
+        answers = [_as_json(image, one, threshold) for image, one in zip(images, results, strict=True)]
         return JSONResponse(answers, headers=timing)
 
     async def model(self) -> ModelFacts:
@@ -222,7 +230,7 @@ class Server:
             names=list(names),
             colours=["#{:02x}{:02x}{:02x}".format(*class_color(label)) for label in range(len(names))],
             lowest_score_threshold=LOWEST_THRESHOLD,
-            usual_score_threshold=USUAL_THRESHOLD,
+            usual_score_threshold=self._usual_threshold,
             largest_request_bytes=self._limits.body_bytes,
             largest_image_pixels=self._limits.pixels,
             images_of_a_request=self._limits.images,
