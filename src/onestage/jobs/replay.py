@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,7 +19,7 @@ from onestage.training.skipped_step import Diagnosis, ImageLosses, SkippedStep, 
 from onestage.training.step import OptimizerStep, StepLosses
 
 PARAMETERS_NAMED = 5
-HEADER_WIDTH = 10  # so that the table of the images fits in 80 columns
+HEADER_WIDTH = 9  # so that the table of the images fits in 80 columns
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,8 @@ def losses_table(result: ReplayResult) -> Table:
 
 def images_table(images: Sequence[ImageLosses]) -> Table:
     """A row for each image, those that are not finite first."""
-    losses = [f"{name} loss" for name in images[0].losses]
-    columns = ["image", "boxes", "thinnest side, px", *losses, "positives", "not finite"]
-    table = _table("images, with their part of the sums", *columns)
+    columns = ["image", "boxes", "thinnest side, px", *images[0].losses, "positives", "not finite"]
+    table = _table("images, with their part of the loss sums", *columns)
     for image in sorted(images, key=lambda image: not image.non_finite):
         table.add_row(
             escape(image.name),
@@ -126,8 +124,10 @@ def images_table(images: Sequence[ImageLosses]) -> Table:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
     for name in others:
-        table.add_column("\n".join(textwrap.wrap(name, HEADER_WIDTH)), justify="right", overflow="fold")
+        table.add_column(
+            "\n".join(textwrap.wrap(name, HEADER_WIDTH, break_long_words=False)), justify="right", overflow="fold"
+        )
     return table
