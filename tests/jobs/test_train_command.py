@@ -117,12 +117,20 @@ def test_a_run_that_may_be_restarted_needs_a_folder_that_is_found_again(
         onestage.train(data)
 
 
-def test_the_plan_keeps_the_recipe_before_the_users_changes(data: Path) -> None:
+def test_the_plan_keeps_the_recipe_before_the_users_changes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[job.Plan] = []
+
+    def stop(plan: job.Plan, *others: object) -> None:
+        plans.append(plan)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "_prepare", stop)
     usual = replace(job.named_recipe("ssd300-voc0712"), steps=10)
-    tables = job._open_both(str(data), None, None, None, job.quiet(), False)
-    changes = {"detector": None, "seed": 7, "learning_rate": 0.5}
-    length = {"epochs": None, "steps": 20, "minutes": None}
-    plan = job._plan(str(data), usual, None, False, length, changes, tables, True, job.quiet())
+    with pytest.raises(KeyboardInterrupt):
+        onestage.train(data, recipe=usual, steps=20, seed=7, out=tmp_path, settings={"learning_rate": 0.5})
+    (plan,) = plans
     assert plan.usual == usual
     assert plan.recipe == replace(usual, steps=20, seed=7, learning_rate=0.5)
     assert not plan.resume

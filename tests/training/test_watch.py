@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -231,6 +232,7 @@ def run_with_memory(monkeypatch: pytest.MonkeyPatch, megabytes: Iterable[float |
     values = list(megabytes)
     given = iter(values)
     monkeypatch.setattr(watch_module, "memory_mb", lambda: next(given))
+    monkeypatch.setattr(watch_module, "MEASURING_COST", math.inf)  # no pause after a look, however slow the machine
     run = Run()
     run.steps(99)
     for _ in range(len(values) + 2):

@@ -52,6 +52,7 @@ def by_processes(
     loader = DataLoader(
         reader,
         batch_size=None,  # the reader's items are batches
+        collate_fn=_as_it_is,  # else arrays would become tensors, each of which costs a file descriptor
         sampler=keys,
         num_workers=workers,
         worker_init_fn=_start_worker,
@@ -74,6 +75,10 @@ def by_processes(
             if process.is_alive():  # it was stopped or hangs, and did not heed SIGTERM
                 process.kill()
                 process.join(CHECK_SECONDS)
+
+
+def _as_it_is(item: Item) -> Item:
+    return item
 
 
 def _start_worker(worker: int) -> None:

@@ -110,10 +110,8 @@ def train(
         UserError: anything in the arguments or the data that the user can mend.
     """
     data, weights = os.fspath(data), os.fspath(backbone_weights or "imagenet")
-    changes = {**(settings or {}), "detector": detector, "seed": seed}
-    by_trial = changes.get("batch_size") == "auto"
-    if by_trial:
-        del changes["batch_size"]
+    by_trial = (settings or {}).get("batch_size") == "auto"
+    changes = {**(settings or {}), "detector": detector, "seed": seed} | ({"batch_size": None} if by_trial else {})
     with joined_processes(device) as world, ExitStack() as until_the_end:
         display = (display or Display()) if world.is_main else quiet()
 
