@@ -105,19 +105,17 @@ def fitted(kind: Any, value: Any, where: str) -> Any:
         return read(kind, value, where)
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return _fitted_tuple(kind, value, where)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is type(None) and (value is None or value == "none"):
+        return None
     if get_origin(kind) is Literal:
         fits = value in get_args(kind) and not isinstance(value, bool)
-    elif kind is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-    elif kind is type(None):
-        fits = value is None or value == "none"
     else:
-        fits = kind is Any or (type(value) is kind)
+        fits = kind is Any or type(value) is kind
     if not fits:
         raise UserError(f"{where} is {_shown(value)}; expected {in_words(kind)}")
-    if kind is type(None):
-        return None
-    return value * 1.0 if kind is float else value
+    return value
 
 
 def _fitted_tuple(kind: Any, value: Sequence[Any], where: str) -> tuple[Any, ...]:
