@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 4 -m onestage train ...
 
 Every rank reads its share of each batch. Gradients are added up over all of them (accelerate wraps the network in DDP);
-small facts go through gloo, gradients on GPUs through NCCL. No other file knows torch.distributed.
+small values go through gloo, gradients on GPUs through NCCL. No other file knows torch.distributed.
 """
 
 import functools
@@ -29,20 +29,20 @@ from onestage.training.optimizer import trained_batch_norms
 
 # One rank may work alone for long (look through the data, write a report) while the others wait. The launcher notices
 # a dead process at once; the heartbeat notices one that hangs.
-PATIENCE = timedelta(days=1)
+TIMEOUT = timedelta(days=1)
 STARTED = "onestage/started"  # a key in the launcher's store, which outlives the processes: see `World.restarted`
-_JOINED = itertools.count()  # the same processes may join several times, with new keys each time
+_JOINS = itertools.count()  # the same processes may join several times, with new keys in the store each time
 
 T = TypeVar("T")
 
 
 class World:
-    """The run as one of its ranks sees it; this class, as the only rank sees it."""
+    """One rank's view of the run. This class is the view of a run with one rank, `_ManyRanks` that of several."""
 
     rank = 0  # this process's number; the main rank, 0, prints and writes
-    size = 1  # number of ranks
+    size = 1  # number of ranks (torch's world_size)
     processes_here = 1  # number of ranks on this machine
-    device: str | None = None  # this rank's, if the launcher gives each rank its own
+    device: str | None = None  # this rank's device, if the launcher gives each rank its own
 
     def __init__(self, store: Store | None = None) -> None:
         self._store = store  # the launcher's, which outlives this process; None if no launcher started it
@@ -54,11 +54,11 @@ class World:
     @property
     def may_restart(self) -> bool:
         """True if the launcher starts the ranks again after one died."""
-        return _from_launcher("TORCHELASTIC_MAX_RESTARTS", 0) > 0
+        return _launcher_int("TORCHELASTIC_MAX_RESTARTS", 0) > 0
 
     @property
     def restarted(self) -> bool:
-        """True if the launcher did so after these ranks began the run: the run folder is theirs."""
+        """True if the launcher has started the ranks again since this run began, so the run folder is its own."""
         return self._store is not None and self._store.check([STARTED])
 
     def begin_run(self) -> None:
@@ -74,19 +74,19 @@ class World:
         return network
 
     def without_exchange(self, network: nn.Module) -> AbstractContextManager[Any]:
-        """Inside of `with`, backward passes keep their gradients to this rank; the next one outside adds them all."""
+        """Inside of `with`, gradients are kept on this rank (no_sync); the next backward pass outside adds up all."""
         return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, in each of them."""
+        """The sum over all ranks, in each of them (all-reduce)."""
         return values
 
     def from_main(self, value: T) -> T:
-        """The main rank's value, in every rank."""
+        """The main rank's value, in every rank (broadcast)."""
         return value
 
     def gather(self, value: T) -> list[T]:
-        """The values of all ranks, by rank, in every rank."""
+        """The values of all ranks, by rank, in every rank (all-gather)."""
         return [value]
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -102,7 +102,7 @@ class World:
         return self.from_main(result)
 
     def agree(self, error: UserError | None = None, stop: bool = False) -> bool:
-        """True in every rank if any of them was told to stop. If any has an error, all raise the first one's."""
+        """True in every rank if any of them was told to stop. If any has an error, all raise the lowest rank's."""
         errors, stops = self.sum(torch.tensor([error is not None, stop], dtype=torch.int64)).tolist()
         if errors:
             messages = self.gather(None if error is None else str(error))
@@ -129,21 +129,21 @@ class _ManyRanks(World):
 
         self._launchers_store = store = _launchers_store(rank)
         super().__init__(store)
-        keys = f"onestage/{_from_launcher('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_JOINED)}"
+        keys = f"onestage/{_launcher_int('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_JOINS)}"
         backend, keyed = "gloo" if on_cpu else "cpu:gloo,cuda:nccl", PrefixStore(keys, store)
-        dist.init_process_group(backend, store=keyed, rank=rank, world_size=size, timeout=PATIENCE)
-        # Unused parameters are looked for so that DDP leaves the order of its messages as it is: reordered after the
-        # first step, sums over three or more ranks differ in their last bits after a resume.
+        dist.init_process_group(backend, store=keyed, rank=rank, world_size=size, timeout=TIMEOUT)
+        # DDP that looks for unused parameters doesn't reorder its buckets after the first step. If it did, sums over
+        # three or more ranks would differ in their last bits after a resume.
         kwargs = DistributedDataParallelKwargs(find_unused_parameters=True)
         self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[kwargs])
-        self.rank, self.size, self.processes_here = rank, size, _from_launcher("LOCAL_WORLD_SIZE", size)
+        self.rank, self.size, self.processes_here = rank, size, _launcher_int("LOCAL_WORLD_SIZE", size)
         self.device = "cpu" if on_cpu else str(self._accelerator.device)
         self._own_keys = f"onestage/{self.from_main(uuid.uuid4().hex)}"
         self._heartbeat: Heartbeat | None = None
 
     def connect(self, network: nn.Module) -> nn.Module:
         synchronise_batch_norms(network, on_gpus=self.device != "cpu")
-        connected = self._accelerator.prepare_model(_WithUnused(network), device_placement=False)
+        connected = self._accelerator.prepare_model(_WithUnusedParameter(network), device_placement=False)
         assert isinstance(connected, DistributedDataParallel)
         connected.forward_sync_buffers = False  # they are the same in all ranks now, and stay so
         if self._heartbeat is None:
@@ -185,12 +185,12 @@ class _ManyRanks(World):
 
 @contextmanager
 def joined_processes(device: str | None) -> Generator[World, None, None]:
-    """Inside of `with`, this process is one of the launcher's ranks; or alone, if there are no others.
+    """Inside of `with`, this process is one of the launcher's ranks; or the only one, if there are no others.
 
-    An error that all ranks have is reported by one of them, a connection that broke by the main rank. A device that
-    many ranks can't share is a UserError.
+    One rank reports an error that all ranks have, the main rank a connection that broke. A device that many ranks can't
+    share is a UserError.
     """
-    rank, size = _from_launcher("RANK", 0), _from_launcher("WORLD_SIZE", 1)
+    rank, size = _launcher_int("RANK", 0), _launcher_int("WORLD_SIZE", 1)
     if size == 1:
         yield World(_launchers_store(0)) if _launcher_has_store() else ALONE
         return
@@ -221,7 +221,7 @@ def joined_processes(device: str | None) -> Generator[World, None, None]:
 def _launchers_store(rank: int) -> Store:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serve = rank == 0 and not _launcher_has_store()
-    return TCPStore(address, port, is_master=serve, wait_for_workers=False, timeout=PATIENCE)
+    return TCPStore(address, port, is_master=serve, wait_for_workers=False, timeout=TIMEOUT)
 
 
 def _launcher_has_store() -> bool:
@@ -229,12 +229,12 @@ def _launcher_has_store() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def _from_launcher(variable: str, otherwise: int) -> int:
-    return int(os.environ.get(variable, otherwise))
+def _launcher_int(variable: str, default: int) -> int:
+    return int(os.environ.get(variable, default))
 
 
-class _WithUnused(nn.Module):
-    """A network and an unused parameter, neither trained nor saved: DDP looks for such and complains if it has none."""
+class _WithUnusedParameter(nn.Module):
+    """A network and an unused parameter, neither trained nor saved: DDP looks for them and warns if there is none."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -251,8 +251,8 @@ class _WithUnused(nn.Module):
 def synchronise_batch_norms(network: nn.Module, *, on_gpus: bool) -> None:
     """Let a network's batch norms see the images of all ranks while they train: many ranks then compute what one would.
 
-    They are replaced: on GPUs by torch.nn.SyncBatchNorm, which gloo lacks. Tensors and their names stay, frozen norms
-    too, and a second call changes nothing.
+    They are replaced: on GPUs by torch.nn.SyncBatchNorm, on CPUs, which it does not run on, by `GlooBatchNorm`. Tensors
+    and their names stay, and so do frozen norms; a second call changes nothing.
     """
     from timm.layers.norm_act import convert_sync_batchnorm  # keeps the activation that timm's norms have
 
@@ -281,7 +281,7 @@ class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _normalised(self, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         own_variance, own_mean = torch.var_mean(wide, dim=[d for d in range(x.ndim) if d != 1], correction=0)  # (C,)
-        own_count = own_mean.new_full((1,), x.numel() / x.shape[1])  # values that a channel has
+        own_count = own_mean.new_full((1,), x.numel() / x.shape[1])  # number of values of a channel
         sums: Tensor = _SumOverRanks.apply(torch.cat([own_mean * own_count, own_count]))  # pyright: ignore
         count = sums[-1:].detach()
         mean = sums[:-1] / count
