@@ -27,14 +27,14 @@ from onestage.inference.threads import mapped_ahead
 from onestage.runtime.decode import ImageError
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
-MAX_PIECES = 16  # of a Parquet row group: to read one, all rows of the group before it are read as well
-MIN_ROWS = 32  # of such a piece
-PIECES_TOGETHER = 10_000  # pieces in a row group of the plan: so many are in memory at a time
-FOOTERS = 16  # Parquet files whose row groups are looked up at the same time
-ROWS_AT_ONCE = 16  # of a Parquet file in memory
-BUFFER_BYTES = 1 << 24  # of a column of it in memory
-BINARY = r"(large_)?binary"  # types of columns, as patterns
-NAME = r"(large_)?string|u?int\d+|dictionary<values=((large_)?string|u?int\d+),.*"
+MAX_PIECES = 16  # pieces in a Parquet row group: reading one also reads the rows of the group before it
+MIN_ROWS = 32  # rows in such a piece, unless the row group ends
+PIECES_TOGETHER = 10_000  # pieces in a row group of the plan, which are in memory together
+FOOTERS = 16  # Parquet footers (they list the row groups) read at the same time
+ROWS_AT_ONCE = 16  # rows of a Parquet file in memory
+BUFFER_BYTES = 1 << 24  # bytes of one of its columns in memory
+BINARY_TYPES = r"(large_)?binary"  # column types, as patterns
+NAME_TYPES = r"(large_)?string|u?int\d+|dictionary<values=((large_)?string|u?int\d+),.*"
 PLAN_SCHEMA = pa.schema([("source", pa.string()), ("row_group", pa.int32()), ("row", pa.int64()), ("rows", pa.int64())])
 Content: TypeAlias = bytes | ImageError | None  # an encoded image, why there is none, or None where its name opens it
 
@@ -94,15 +94,15 @@ def write_plan(pieces: Iterable[Piece], file: pa.NativeFile, progress: Callable[
 
 
 def parts_of(plan: pq.ParquetFile, part_size: int) -> list[Part]:
-    """The parts of a collection. A piece belongs to the part in which its first image falls, if each part has
-    `part_size` images; so a part is larger where a piece is, and a number that no piece falls in is left out."""
+    """Divide a collection into parts of about `part_size` images. Part n has the pieces whose first image is one of the
+    n-th `part_size` images: a large piece makes a part larger, and a part without pieces is left out."""
     parts: list[Part] = []
     images_before = 0
     sizes = (rows for batch in plan.iter_batches(columns=["rows"]) for rows in batch["rows"].to_pylist())
-    for piece, images in enumerate(sizes):
+    for index, images in enumerate(sizes):
         number = images_before // part_size
         if not parts or parts[-1].number != number:
-            parts.append(Part(number, first_piece=piece))
+            parts.append(Part(number, first_piece=index))
         parts[-1].pieces += 1
         parts[-1].images += images
         images_before += images
@@ -111,9 +111,9 @@ def parts_of(plan: pq.ParquetFile, part_size: int) -> list[Part]:
 
 def pieces_of(plan: pq.ParquetFile, part: Part) -> list[Piece]:
     """The pieces of a part; neighbours in one row group of a Parquet file are joined, to be read in one go."""
-    first, last = (piece // PIECES_TOGETHER for piece in (part.first_piece, part.first_piece + part.pieces - 1))
-    table = plan.read_row_groups(list(range(first, last + 1)))
-    rows = table.slice(part.first_piece - first * PIECES_TOGETHER, part.pieces).to_pylist()
+    first_group, last_group = (n // PIECES_TOGETHER for n in (part.first_piece, part.first_piece + part.pieces - 1))
+    table = plan.read_row_groups(list(range(first_group, last_group + 1)))
+    rows = table.slice(part.first_piece - first_group * PIECES_TOGETHER, part.pieces).to_pylist()
     pieces: list[Piece] = []
     for piece in (Piece(**row) for row in rows):
         before = pieces[-1] if pieces else Piece("")
@@ -125,15 +125,15 @@ def pieces_of(plan: pq.ParquetFile, part: Part) -> list[Piece]:
 
 
 def _files_of(word: str, storage: Storage) -> Iterator[str]:
-    """The names of the files that a word stands for; at least one."""
-    names = _matches(word, storage)
+    """The files that a word stands for, by name; at least one."""
+    names = _expanded(word, storage)
     first = next(names, None)
     if first is None:
         raise UserError(f"{word}: no image and no Parquet file in it; name another")
     yield from chain([first], names)
 
 
-def _matches(word: str, storage: Storage) -> Iterator[str]:
+def _expanded(word: str, storage: Storage) -> Iterator[str]:
     if word.startswith("@") and not os.path.exists(word):
         yield from _files_of_list(word[1:], storage)
         return
@@ -146,7 +146,7 @@ def _matches(word: str, storage: Storage) -> Iterator[str]:
         for match in glob.iglob(name, recursive=True):
             if os.path.isfile(match) and _is_wanted(os.path.basename(match)):
                 yield match
-            elif os.path.isdir(match) and "**" not in name:  # which matches the files below by itself
+            elif os.path.isdir(match) and "**" not in name:  # "**" matches the files below by itself
                 yield from _files_below(match)
     elif is_address(word) or _suffix(name) in IMAGE_SUFFIXES or os.path.isfile(name):
         yield name  # a file whatever its suffix: its first bytes say whether it is an image
@@ -159,7 +159,7 @@ def _matches(word: str, storage: Storage) -> Iterator[str]:
 
 
 def _files_of_list(path: str, storage: Storage) -> Iterator[str]:
-    """Line by line: a list may be longer than memory."""
+    """The files that a list names, read line by line: it may be longer than memory."""
     try:
         with open(path, encoding="utf-8") as file:
             for word in map(str.strip, file):
@@ -191,7 +191,7 @@ def _files_in_storage(name: str, storage: Storage) -> Iterator[str]:
 
 
 def _files_below_in_storage(folder: str, storage: Storage) -> Iterator[str]:
-    """Folder by folder, its files first: the names of the whole collection are never in memory at once."""
+    """Files first, then folder by folder: the names of the whole collection are never in memory at once."""
     entries = (entry for entry in storage.entries(folder) if entry.base_name[:1] not in ("", "."))
     for entry in sorted(entries, key=lambda entry: (entry.type == fs.FileType.Directory, entry.base_name)):
         if entry.type == fs.FileType.Directory:
@@ -208,8 +208,8 @@ def _pieces_of_parquet(name: str, storage: Storage, columns: Sequence[str]) -> l
         raise UserError(f"{name}: can't be read ({first_line(error)})") from error
     pieces, start = [], 0
     for group, rows in enumerate(sizes):
-        size = max(MIN_ROWS, -(-rows // MAX_PIECES))
-        pieces += [Piece(name, group, start + row, min(size, rows - row)) for row in range(0, rows, size)]
+        step = max(MIN_ROWS, -(-rows // MAX_PIECES))
+        pieces += [Piece(name, group, start + row, min(step, rows - row)) for row in range(0, rows, step)]
         start += rows
     return pieces
 
@@ -223,7 +223,7 @@ def _is_wanted(file_name: str) -> bool:
 
 
 def images_of(pieces: Iterable[Piece], storage: Storage, columns: Sequence[str]) -> Iterator[tuple[str, Content]]:
-    """Name and content of every image of some pieces. A row of a Parquet file that can't be read has its error."""
+    """Name and content of every image of some pieces; a row of a Parquet file that can't be read has an error."""
     for piece in pieces:
         if piece.row_group is None:
             yield piece.source, None
@@ -232,20 +232,20 @@ def images_of(pieces: Iterable[Piece], storage: Storage, columns: Sequence[str])
 
 
 def open_parquet(name: str, storage: Storage, columns: Sequence[str], buffer_bytes: int = 0) -> pq.ParquetFile:
-    """A Parquet file that has the columns: that of the encoded images and, where there are two, that of their names.
+    """Open a Parquet file and check its columns: the first holds the encoded images, a second one their names.
 
-    A dot in a column's name leads into a struct (`image.bytes`). `buffer_bytes` of a column are in memory at a time; 0:
-    those of a row group. Raises an OSError where the file can't be read, a UserError where it doesn't fit.
+    A dot in a column's name leads into a struct (`image.bytes`). `buffer_bytes` is how much of a column is in memory at
+    a time; 0: a row group. Raises an OSError if the file can't be read, a UserError if it doesn't have the columns.
     """
     filesystem, path = storage.locate(name)
     try:
         file = pq.ParquetFile(path, filesystem=filesystem, buffer_size=buffer_bytes)
     except pa.ArrowInvalid as error:
         raise UserError(f"{name}: no Parquet file, or a damaged one ({first_line(error)}); leave it out") from error
-    types, (image, *names) = _types(file.schema_arrow), columns
-    wanted = [(image, BINARY, "binary, the bytes of image files", "--column")]
-    wanted += [(one, NAME, "strings or whole numbers, the names of the images", "--source-column") for one in names]
-    for column, pattern, expected, option in wanted:
+    types = _types_by_name(file.schema_arrow)
+    wanted = [(BINARY_TYPES, "binary, the bytes of image files", "--column")]
+    wanted += [(NAME_TYPES, "strings or whole numbers, the names of the images", "--source-column")]
+    for column, (pattern, expected, option) in zip(columns, wanted, strict=False):
         if not re.fullmatch(pattern, types.get(column, "")):
             has = ", ".join(f"{other} ({kind})" for other, kind in types.items())
             problem = f"column {column!r} is {types[column]}" if column in types else f"no column {column!r}"
@@ -253,17 +253,17 @@ def open_parquet(name: str, storage: Storage, columns: Sequence[str], buffer_byt
     return file
 
 
-def _types(schema: pa.Schema | pa.StructType, prefix: str = "") -> dict[str, str]:
+def _types_by_name(schema: pa.Schema | pa.StructType, prefix: str = "") -> dict[str, str]:
     """The types of all columns by name; a column in a struct has a dot in its name."""
     types: dict[str, str] = {}
     for field in schema:
         name = prefix + field.name
-        types |= _types(field.type, f"{name}.") if pa.types.is_struct(field.type) else {name: str(field.type)}
+        types |= _types_by_name(field.type, f"{name}.") if pa.types.is_struct(field.type) else {name: str(field.type)}
     return types
 
 
 def _rows_of(piece: Piece, group: int, storage: Storage, columns: Sequence[str]) -> Iterator[tuple[str, Content]]:
-    """Every row of a piece, whatever happens: a read that failed goes on where it was; a lost row has the reason."""
+    """Name and content of every row of a piece. A failed read goes on from its row; a lost row has an error."""
     row, end, failures = piece.row, piece.row + piece.rows, 0
     while row < end:
         try:
@@ -287,17 +287,17 @@ def _rows_of(piece: Piece, group: int, storage: Storage, columns: Sequence[str])
 def _read_rows(
     file: pq.ParquetFile, group: int, row: int, end: int, columns: Sequence[str]
 ) -> Iterator[tuple[str | None, bytes | None]]:
-    """Names and bytes of some rows of a row group, a few of which are in memory at a time."""
+    """Names and bytes of the rows `row` to `end` of a row group, of which a few are in memory at a time."""
     sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     if group >= len(sizes):
         return
-    at = sum(sizes[:group])
+    start = sum(sizes[:group])  # of each batch, as an index in the file
     for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=list(columns), use_threads=False):
-        rows = batch[max(row - at, 0) : max(end - at, 0)].to_struct_array()
-        at += batch.num_rows
+        rows = batch[max(row - start, 0) : max(end - start, 0)].to_struct_array()
+        start += batch.num_rows
         # pyarrow makes struct_field at run time
         images, *names = (pc.struct_field(rows, column.split(".")) for column in columns)  # pyright: ignore
         strings = pc.cast(names[0], pa.string()).to_pylist() if names else [None] * len(images)
         yield from zip(strings, images.to_pylist(), strict=True)
-        if at >= end:
+        if start >= end:
             return
