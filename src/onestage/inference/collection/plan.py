@@ -81,49 +81,6 @@ def find_pieces(words: Sequence[str], columns: Sequence[str]) -> Iterator[Piece]
     yield from chain.from_iterable(found)
 
 
-def write_plan(pieces: Iterable[Piece], file: pa.NativeFile, progress: Callable[[int], object]) -> int:
-    """Write the plan of a collection, and return its number of images; `progress` is called with parts of it."""
-    total, remaining = 0, iter(pieces)
-    with pq.ParquetWriter(file, PLAN_SCHEMA, compression="zstd") as writer:
-        while together := list(islice(remaining, PIECES_TOGETHER)):
-            writer.write_table(pa.Table.from_pylist([vars(piece) for piece in together], PLAN_SCHEMA))
-            images = sum(piece.rows for piece in together)
-            progress(images)
-            total += images
-    return total
-
-
-def parts_of(plan: pq.ParquetFile, part_size: int) -> list[Part]:
-    """Divide a collection into parts of about `part_size` images. Part n has the pieces whose first image is one of the
-    n-th `part_size` images: a large piece makes a part larger, and a part without pieces is left out."""
-    parts: list[Part] = []
-    images_before = 0
-    sizes = (rows for batch in plan.iter_batches(columns=["rows"]) for rows in batch["rows"].to_pylist())
-    for index, images in enumerate(sizes):
-        number = images_before // part_size
-        if not parts or parts[-1].number != number:
-            parts.append(Part(number, first_piece=index))
-        parts[-1].pieces += 1
-        parts[-1].images += images
-        images_before += images
-    return parts
-
-
-def pieces_of(plan: pq.ParquetFile, part: Part) -> list[Piece]:
-    """The pieces of a part; neighbours in one row group of a Parquet file are joined, to be read in one go."""
-    first_group, last_group = (n // PIECES_TOGETHER for n in (part.first_piece, part.first_piece + part.pieces - 1))
-    table = plan.read_row_groups(list(range(first_group, last_group + 1)))
-    rows = table.slice(part.first_piece - first_group * PIECES_TOGETHER, part.pieces).to_pylist()
-    pieces: list[Piece] = []
-    for piece in (Piece(**row) for row in rows):
-        before = pieces[-1] if pieces else Piece("")
-        if piece.row_group is not None and (piece.source, piece.row_group) == (before.source, before.row_group):
-            pieces[-1] = replace(before, rows=before.rows + piece.rows)
-        else:
-            pieces.append(piece)
-    return pieces
-
-
 def _files_of(word: str, storage: Storage) -> Iterator[str]:
     """The files that a word stands for, by name; at least one."""
     names = _expanded(word, storage)
@@ -220,6 +177,49 @@ def _suffix(name: str) -> str:
 
 def _is_wanted(file_name: str) -> bool:
     return not file_name.startswith(".") and _suffix(file_name) in IMAGE_SUFFIXES | PARQUET_SUFFIXES
+
+
+def write_plan(pieces: Iterable[Piece], file: pa.NativeFile, progress: Callable[[int], object]) -> int:
+    """Write the plan of a collection, and return its number of images; `progress` is called with parts of it."""
+    total, remaining = 0, iter(pieces)
+    with pq.ParquetWriter(file, PLAN_SCHEMA, compression="zstd") as writer:
+        while together := list(islice(remaining, PIECES_TOGETHER)):
+            writer.write_table(pa.Table.from_pylist([vars(piece) for piece in together], PLAN_SCHEMA))
+            images = sum(piece.rows for piece in together)
+            progress(images)
+            total += images
+    return total
+
+
+def parts_of(plan: pq.ParquetFile, part_size: int) -> list[Part]:
+    """Divide a collection into parts of about `part_size` images. Part n has the pieces whose first image is one of the
+    n-th `part_size` images: a large piece makes a part larger, and a part without pieces is left out."""
+    parts: list[Part] = []
+    images_before = 0
+    sizes = (rows for batch in plan.iter_batches(columns=["rows"]) for rows in batch["rows"].to_pylist())
+    for index, images in enumerate(sizes):
+        number = images_before // part_size
+        if not parts or parts[-1].number != number:
+            parts.append(Part(number, first_piece=index))
+        parts[-1].pieces += 1
+        parts[-1].images += images
+        images_before += images
+    return parts
+
+
+def pieces_of(plan: pq.ParquetFile, part: Part) -> list[Piece]:
+    """The pieces of a part; neighbours in one row group of a Parquet file are joined, to be read in one go."""
+    first_group, last_group = (n // PIECES_TOGETHER for n in (part.first_piece, part.first_piece + part.pieces - 1))
+    table = plan.read_row_groups(list(range(first_group, last_group + 1)))
+    rows = table.slice(part.first_piece - first_group * PIECES_TOGETHER, part.pieces).to_pylist()
+    pieces: list[Piece] = []
+    for piece in (Piece(**row) for row in rows):
+        before = pieces[-1] if pieces else Piece("")
+        if piece.row_group is not None and (piece.source, piece.row_group) == (before.source, before.row_group):
+            pieces[-1] = replace(before, rows=before.rows + piece.rows)
+        else:
+            pieces.append(piece)
+    return pieces
 
 
 def images_of(pieces: Iterable[Piece], storage: Storage, columns: Sequence[str]) -> Iterator[tuple[str, Content]]:
