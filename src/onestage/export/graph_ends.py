@@ -1,9 +1,9 @@
-"""The first and the last part of an exported graph, around the network.
+"""Pre-processing and post-processing inside an exported graph, before and after the network.
 
-First: images of any size -> the network's input, by the rules of `resize_image`. Images are resized by two matrix
+Before: images of any size -> the network's input, by the rules of `resize_image`. Images are resized by two matrix
 products, one for each side. The graph makes the matrices from the image's size.
 
-Last: every anchor's box and scores -> the detections of each image. It follows `postprocess.select`, for a whole batch
+After: every anchor's box and scores -> the detections of each image. It follows `postprocess.select`, for a whole batch
 at once. The candidates of the batch are one table with a row for each (image, class), best first. An index into the
 flattened table gives image, class and candidate.
 """
@@ -27,16 +27,16 @@ def to_network_input(op: Op, images_rgb: Value, resize: Resize) -> tuple[Value, 
     """Resize uint8 images (B, H, W, 3) of one size, and pad them where `resize` says so.
 
     Returns:
-        images (B, 3, h, w), float32 with whole numbers 0..255; the size of an image in them without padding (2,), and
-        before resizing (2,), float32.
+        images (B, 3, h, w), float32 with whole numbers 0..255; the height and width of an image in them without
+        padding (2,), and before resizing (2,), float32.
     """
-    original = op.Slice(op.Shape(images_rgb), [1], [3])  # (H, W)
-    image = _image_hw(op, original, resize)
+    original_hw = op.Slice(op.Shape(images_rgb), [1], [3])
+    image_hw = _image_hw(op, original_hw, resize)
     planes = op.Cast(op.Transpose(images_rgb, perm=[0, 3, 1, 2]), to=DataType.FLOAT)
     # Bilinear interpolation would skip pixels where a side shrinks to less than half; no side may grow.
-    skips = _any_of(op, op.Greater(original, op.Mul(image, 2)))
-    use_means = op.And(skips, op.Not(_any_of(op, op.Less(original, image))))
-    rows, columns = (_matrix(op, op.Gather(original, side), op.Gather(image, side), use_means) for side in (0, 1))
+    skips = _any_of(op, op.Greater(original_hw, op.Mul(image_hw, 2)))
+    use_means = op.And(skips, op.Not(_any_of(op, op.Less(original_hw, image_hw))))
+    rows, columns = (_weights(op, op.Gather(original_hw, i), op.Gather(image_hw, i), use_means) for i in (0, 1))
     exact = op.MatMul(op.MatMul(rows, planes), op.Transpose(columns, perm=[1, 0]))
     # as OpenCV rounds means and bilinear values
     resized = op.Where(use_means, op.Round(exact), op.Floor(op.Add(exact, 0.5)))
@@ -44,31 +44,31 @@ def to_network_input(op: Op, images_rgb: Value, resize: Resize) -> tuple[Value, 
     if isinstance(resize, Stretch):
         images = op.Reshape(resized, [-1, 3, resize.side, resize.side])  # so that the nodes that follow know the size
     else:
-        images = _padded(op, resized, image, resize.multiple)
-    return images, op.Cast(image, to=DataType.FLOAT), op.Cast(original, to=DataType.FLOAT)
+        images = _padded(op, resized, image_hw, resize.multiple)
+    return images, op.Cast(image_hw, to=DataType.FLOAT), op.Cast(original_hw, to=DataType.FLOAT)
 
 
-def _image_hw(op: Op, original: Value, resize: Resize) -> Value:
+def _image_hw(op: Op, original_hw: Value, resize: Resize) -> Value:
     """`Resize.image_hw` as int64 (2,), computed in float64 as Python does."""
     if isinstance(resize, Stretch):
         return op.Identity([resize.side, resize.side])
-    sides = op.Cast(original, to=DataType.DOUBLE)
+    sides = op.Cast(original_hw, to=DataType.DOUBLE)
     bounds = op.Concat(op.ReduceMin(sides, keepdims=1), op.ReduceMax(sides, keepdims=1), axis=0)
     # One division for both sides: OpenVINO 2026 turns two divisions, each of one constant, upside down.
     factor = op.ReduceMin(op.Div([float(resize.shortest), float(resize.longest)], bounds), keepdims=1)
     return op.Cast(op.Max(op.Round(op.Mul(sides, factor)), 1.0), to=DataType.INT64)
 
 
-def _matrix(op: Op, old: Value, new: Value, use_means: Value) -> Value:
+def _weights(op: Op, old: Value, new: Value, use_means: Value) -> Value:
     """The weights (new, old) of the old rows in each new row: means of the covered rows, or bilinear.
 
     Computed in float64 as OpenCV does: a value of exactly one half must stay one half to be rounded the same way.
     """
-    to_double = DataType.DOUBLE
-    old_size = op.Cast(old, to=to_double)
-    factor = op.Div(old_size, op.Cast(new, to=to_double))
-    i = op.Unsqueeze(op.Cast(op.Range(0, new, 1), to=to_double), [1])
-    j = op.Unsqueeze(op.Cast(op.Range(0, old, 1), to=to_double), [0])
+    double = DataType.DOUBLE
+    old_size = op.Cast(old, to=double)
+    factor = op.Div(old_size, op.Cast(new, to=double))
+    i = op.Unsqueeze(op.Cast(op.Range(0, new, 1), to=double), [1])
+    j = op.Unsqueeze(op.Cast(op.Range(0, old, 1), to=double), [0])
 
     position = op.Sub(op.Mul(op.Add(i, 0.5), factor), 0.5)
     position = op.Max(op.Min(position, op.Sub(old_size, 1.0)), 0.0)
@@ -80,10 +80,10 @@ def _matrix(op: Op, old: Value, new: Value, use_means: Value) -> Value:
     return op.Cast(op.Where(use_means, means, bilinear), to=DataType.FLOAT)
 
 
-def _padded(op: Op, images: Value, image: Value, multiple: int) -> Value:
+def _padded(op: Op, images: Value, image_hw: Value, multiple: int) -> Value:
     """Pad as `stack_images` does: the image in the upper left corner, ImageNet's mean colour around it."""
-    whole = op.Mul(op.Div(op.Add(image, multiple - 1), multiple), multiple)
-    pads = op.Concat([0, 0, 0, 0, 0, 0], op.Sub(whole, image), axis=0)
+    padded_hw = op.Mul(op.Div(op.Add(image_hw, multiple - 1), multiple), multiple)
+    pads = op.Concat([0, 0, 0, 0, 0, 0], op.Sub(padded_hw, image_hw), axis=0)
     colour = op.Reshape([float(value) for value in PADDING], [1, 3, 1, 1])
     return op.Add(op.Pad(op.Sub(images, colour), pads, 0.0), colour)
 
@@ -115,35 +115,35 @@ def choose_candidates(op: Op, boxes_xyxy: Value, scores: Value, num_classes: int
 
 
 def suppress(op: Op, candidates: Candidates, score_threshold: Value, selection: Selection) -> tuple[Value, Value]:
-    """Non-maximum suppression within each class of each image, or within each image.
+    """Non-maximum suppression within each class of each image, or within each image if it is class-agnostic.
 
     Gives the scores (N,) of the detections of all images, in any order, and their indices in the flattened table (N,).
     """
     scores, boxes_xyxy = candidates.scores, candidates.boxes_xyxy
-    width = candidates.per_class
+    row_length = candidates.per_class
     if selection.class_agnostic:  # one row for an image: (B, K * k)
-        width = op.Mul(width, candidates.num_classes)
-        scores = op.Reshape(scores, op.Concat([-1], width, axis=0))
-        boxes_xyxy = op.Reshape(boxes_xyxy, op.Concat([-1], width, [4], axis=0))
+        row_length = op.Mul(row_length, candidates.num_classes)
+        scores = op.Reshape(scores, op.Concat([-1], row_length, axis=0))
+        boxes_xyxy = op.Reshape(boxes_xyxy, op.Concat([-1], row_length, [4], axis=0))
     if selection.nms == "hard":
         kept = op.NonMaxSuppression(
-            boxes_xyxy, op.Unsqueeze(scores, [1]), width, [selection.iou_threshold], score_threshold
+            boxes_xyxy, op.Unsqueeze(scores, [1]), row_length, [selection.iou_threshold], score_threshold
         )  # (N, 3): row, 0, column
         row, column = op.Gather(kept, 0, axis=1), op.Gather(kept, 2, axis=1)
     else:
-        scores = _soft_nms(op, boxes_xyxy, scores, width, score_threshold, selection)
+        scores = _soft_nms(op, boxes_xyxy, scores, row_length, score_threshold, selection)
         kept = op.NonZero(op.Greater(scores, score_threshold))  # (2, N)
         row, column = op.Gather(kept, 0, axis=0), op.Gather(kept, 1, axis=0)
-    indices = op.Add(op.Mul(row, width), column)
+    indices = op.Add(op.Mul(row, row_length), column)
     return op.Gather(op.Reshape(scores, [-1]), indices), indices
 
 
 def _soft_nms(
-    op: Op, boxes_xyxy: Value, scores: Value, width: Value, score_threshold: Value, selection: Selection
+    op: Op, boxes_xyxy: Value, scores: Value, row_length: Value, score_threshold: Value, selection: Selection
 ) -> Value:
     """`postprocess.soft_nms`: scores (G, n), each decayed by the better boxes of its row. All rows step together."""
-    columns = op.Unsqueeze(op.Range(0, op.Squeeze(width, [0]), 1), [0])  # (1, n)
-    size = _sizes(op, boxes_xyxy)  # (G, n, 2)
+    columns = op.Unsqueeze(op.Range(0, op.Squeeze(row_length, [0]), 1), [0])  # (1, n)
+    sizes_wh = _sizes_wh(op, boxes_xyxy)  # (G, n, 2)
 
     def step(op: Op, _turn: Value, _go_on: Value, table: Value, is_open: Value) -> tuple[Value, ...]:
         op.builder.push_module("step")  # names must differ from those of the outer graph
@@ -151,12 +151,12 @@ def _soft_nms(
         best_score, best = op.ReduceMax(waiting, [1], keepdims=1), op.ArgMax(waiting, axis=1, keepdims=1)  # (G, 1)
         is_open = op.And(is_open, op.Not(op.Equal(columns, best)))
         best_xyxy = op.GatherND(boxes_xyxy, op.Unsqueeze(best, [2]), batch_dims=1)  # (G, 1, 4)
-        iou = _iou(op, boxes_xyxy, size, best_xyxy)
+        iou = _iou(op, boxes_xyxy, sizes_wh, best_xyxy)
         if selection.nms == "soft-linear":
-            weight = op.Where(op.Greater(iou, selection.iou_threshold), op.Sub(1.0, iou), 1.0)
+            decay = op.Where(op.Greater(iou, selection.iou_threshold), op.Sub(1.0, iou), 1.0)
         else:
-            weight = op.Exp(op.Div(op.Neg(op.Mul(iou, iou)), selection.sigma))
-        table = op.Where(is_open, op.Mul(table, weight), table)
+            decay = op.Exp(op.Div(op.Neg(op.Mul(iou, iou)), selection.sigma))
+        table = op.Where(is_open, op.Mul(table, decay), table)
         return _any_of(op, op.GreaterOrEqual(best_score, score_threshold)), table, is_open
 
     body = op.builder.subgraph(
@@ -171,31 +171,31 @@ def _soft_nms(
         name="soft_nms_step",
     )
     all_open = op.GreaterOrEqual(scores, 0.0)
-    decayed, _ = op.Loop(width, True, scores, all_open, body=body, _outputs=["decayed_scores", "still_open"])
+    decayed, _ = op.Loop(row_length, True, scores, all_open, body=body, _outputs=["decayed_scores", "still_open"])
     return decayed
 
 
-def _sizes(op: Op, boxes_xyxy: Value) -> Value:
+def _sizes_wh(op: Op, boxes_xyxy: Value) -> Value:
     """Width and height (G, n, 2) of boxes (G, n, 4)."""
     return op.Sub(op.Slice(boxes_xyxy, [2], [4], [2]), op.Slice(boxes_xyxy, [0], [2], [2]))
 
 
-def _iou(op: Op, boxes_xyxy: Value, size: Value, one_xyxy: Value) -> Value:
+def _iou(op: Op, boxes_xyxy: Value, sizes_wh: Value, one_xyxy: Value) -> Value:
     """IoU (G, n) of each row's boxes (G, n, 4) with one box (G, 1, 4) of that row; 0 where both have no area."""
     lower_right = op.Min(op.Slice(boxes_xyxy, [2], [4], [2]), op.Slice(one_xyxy, [2], [4], [2]))
     upper_left = op.Max(op.Slice(boxes_xyxy, [0], [2], [2]), op.Slice(one_xyxy, [0], [2], [2]))
     overlap = op.ReduceProd(op.Relu(op.Sub(lower_right, upper_left)), [2], keepdims=0)
-    areas = op.Add(op.ReduceProd(size, [2], keepdims=0), op.ReduceProd(_sizes(op, one_xyxy), [2], keepdims=0))
+    areas = op.Add(op.ReduceProd(sizes_wh, [2], keepdims=0), op.ReduceProd(_sizes_wh(op, one_xyxy), [2], keepdims=0))
     union = op.Sub(areas, overlap)
     return op.Where(op.Greater(union, 0.0), op.Div(overlap, union), 0.0)
 
 
 def by_image(
-    op: Op, candidates: Candidates, scores: Value, indices: Value, images: Value, limit: int
+    op: Op, candidates: Candidates, scores: Value, indices: Value, num_images: Value, limit: int
 ) -> tuple[Value, Value, Value, Value]:
     """The detections that `suppress` gives, by image, best first, at most `limit` of each; unused rows are zeros.
 
-    `images` (1,) is the number of images B.
+    `num_images` (1,) is B.
 
     Returns:
         boxes (B, limit, 4), scores (B, limit), labels (B, limit) int64, counts (B,) int64.
@@ -204,20 +204,20 @@ def by_image(
     indices = op.Gather(indices, order)
     boxes_xyxy = op.Gather(op.Reshape(candidates.boxes_xyxy, [-1, 4]), indices)
     labels = op.Mod(op.Div(indices, candidates.per_class), candidates.num_classes)
-    image = op.Div(indices, op.Mul(candidates.per_class, candidates.num_classes))
+    image_index = op.Div(indices, op.Mul(candidates.per_class, candidates.num_classes))
 
     of_image = op.Cast(  # (N, B): 1 where the detection is of the image
-        op.Equal(op.Unsqueeze(image, [1]), op.Unsqueeze(op.Range(0, op.Squeeze(images, [0]), 1), [0])),
+        op.Equal(op.Unsqueeze(image_index, [1]), op.Unsqueeze(op.Range(0, op.Squeeze(num_images, [0]), 1), [0])),
         to=DataType.INT64,
     )
     before = op.CumSum(of_image, 0, exclusive=1)
     position = op.ReduceSum(op.Mul(before, of_image), [1], keepdims=0)
-    within = op.Less(position, limit)
-    cell = op.Compress(op.Concat(op.Unsqueeze(image, [1]), op.Unsqueeze(position, [1]), axis=1), within, axis=0)
+    kept = op.Less(position, limit)
+    slots = op.Compress(op.Concat(op.Unsqueeze(image_index, [1]), op.Unsqueeze(position, [1]), axis=1), kept, axis=0)
 
     def by_position(values: Value, shape: list[int], zero: int | float) -> Value:
-        empty = op.Expand(zero, op.Concat(images, shape, axis=0))
-        return op.ScatterND(empty, cell, op.Compress(values, within, axis=0))
+        empty = op.Expand(zero, op.Concat(num_images, shape, axis=0))
+        return op.ScatterND(empty, slots, op.Compress(values, kept, axis=0))
 
     counts = op.Min(op.ReduceSum(of_image, [0], keepdims=0), limit)
     return (
@@ -246,8 +246,8 @@ def best_of_each_level(op: Op, scores: Value, input_hw: Value, levels: LevelCut)
         flat = op.Reshape(level, [0, -1])
         count = op.Min(op.Slice(op.Shape(flat), [1], [2]), [levels.candidates])
         best, _ = op.TopK(flat, count, axis=1, _outputs=[f"level_{stride}_scores", f"level_{stride}_rows"])
-        least = op.Unsqueeze(op.Slice(best, op.Sub(count, 1), count, [1]), [2])  # (B, 1, 1)
-        kept.append(op.Where(op.GreaterOrEqual(level, least), level, 0.0))
+        lowest_kept = op.Unsqueeze(op.Slice(best, op.Sub(count, 1), count, [1]), [2])  # (B, 1, 1)
+        kept.append(op.Where(op.GreaterOrEqual(level, lowest_kept), level, 0.0))
         start = end
     return op.Concat(*kept, axis=1)
 
