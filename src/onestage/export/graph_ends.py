@@ -88,6 +88,22 @@ def _padded(op: Op, images: Value, image_hw: Value, multiple: int) -> Value:
     return op.Add(op.Pad(op.Sub(images, colour), pads, 0.0), colour)
 
 
+def best_of_each_level(op: Op, scores: Value, input_hw: Value, levels: LevelCut) -> Value:
+    """`postprocess.LevelCut` of scores (B, A, K), for an input of any size `input_hw` (2,)."""
+    kept, start = [], op.Identity([0])
+    for stride in levels.strides:
+        cells_hw = op.Div(op.Add(input_hw, stride - 1), stride)  # int64 (2,)
+        end = op.Add(start, op.Mul(op.ReduceProd(cells_hw, keepdims=1), levels.anchors_per_cell))
+        level = op.Slice(scores, start, end, [1])
+        flat = op.Reshape(level, [0, -1])
+        count = op.Min(op.Slice(op.Shape(flat), [1], [2]), [levels.candidates])
+        best, _ = op.TopK(flat, count, axis=1, _outputs=[f"level_{stride}_scores", f"level_{stride}_rows"])
+        lowest_kept = op.Unsqueeze(op.Slice(best, op.Sub(count, 1), count, [1]), [2])  # (B, 1, 1)
+        kept.append(op.Where(op.GreaterOrEqual(level, lowest_kept), level, 0.0))
+        start = end
+    return op.Concat(*kept, axis=1)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The k best scores of each class of each image, with their boxes."""
@@ -234,22 +250,6 @@ def to_original(op: Op, boxes_xyxy: Value, image_hw: Value, original_hw: Value) 
     wh = [1, 0, 1, 0]  # x by the width, y by the height
     scaled = op.Mul(boxes_xyxy, op.Gather(scale_hw, wh))
     return op.Max(op.Min(scaled, op.Gather(original_hw, wh)), 0.0)
-
-
-def best_of_each_level(op: Op, scores: Value, input_hw: Value, levels: LevelCut) -> Value:
-    """`postprocess.LevelCut` of scores (B, A, K), for an input of any size `input_hw` (2,)."""
-    kept, start = [], op.Identity([0])
-    for stride in levels.strides:
-        cells_hw = op.Div(op.Add(input_hw, stride - 1), stride)  # int64 (2,)
-        end = op.Add(start, op.Mul(op.ReduceProd(cells_hw, keepdims=1), levels.anchors_per_cell))
-        level = op.Slice(scores, start, end, [1])
-        flat = op.Reshape(level, [0, -1])
-        count = op.Min(op.Slice(op.Shape(flat), [1], [2]), [levels.candidates])
-        best, _ = op.TopK(flat, count, axis=1, _outputs=[f"level_{stride}_scores", f"level_{stride}_rows"])
-        lowest_kept = op.Unsqueeze(op.Slice(best, op.Sub(count, 1), count, [1]), [2])  # (B, 1, 1)
-        kept.append(op.Where(op.GreaterOrEqual(level, lowest_kept), level, 0.0))
-        start = end
-    return op.Concat(*kept, axis=1)
 
 
 def _any_of(op: Op, flags: Value) -> Value:
