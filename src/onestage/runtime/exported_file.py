@@ -70,7 +70,7 @@ def read_exported(path: str | os.PathLike[str]) -> ExportedFile:
     except OSError as error:
         raise UserError(f"{name}: can't be read ({error.strerror})") from error
     try:
-        header, digest = _checked_header(content, name), graph_digest(content)
+        header, digest = _header_if_safe(content, name), graph_digest(content)
     except UserError:
         raise
     except (ValueError, IndexError) as error:
@@ -81,7 +81,7 @@ def read_exported(path: str | os.PathLike[str]) -> ExportedFile:
 
 
 def graph_digest(content: bytes) -> str:
-    """SHA-256 of a serialised model's one graph, as in the header. For other bytes a `ValueError` or `IndexError`."""
+    """SHA-256 of a serialised model's one graph, as in the header; raises ValueError or IndexError for other bytes."""
     (graph,) = (value for number, value in _fields(memoryview(content)) if number == 7 and not isinstance(value, int))
     return hashlib.sha256(graph).hexdigest()
 
@@ -92,8 +92,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checked_header(content: bytes, name: str) -> bytes | None:
-    """The header's JSON, once every message of the file has been checked."""
+def _header_if_safe(content: bytes, name: str) -> bytes | None:
+    """The header's JSON, if there is one, once every message of the file has been found safe."""
     header = None
     waiting = [("model", memoryview(content), 0)]
     while waiting:
@@ -114,7 +114,7 @@ def _checked_header(content: bytes, name: str) -> bytes | None:
 
 
 def _refuse_unsafe(message: str, fields: list[tuple[int, int | memoryview]], name: str) -> None:
-    """Refuse weights in other files and foreign operators. Of a field given twice each counts: readers differ."""
+    """Refuse weights in other files and foreign operators. A field may come twice; both are checked: readers differ."""
     for number, value in fields:
         elsewhere = number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value != 0)
         if message == "tensor" and elsewhere:
@@ -140,7 +140,7 @@ def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
         names, source_ids = values["categories"]["names"], values["categories"]["source_ids"]
         format_, expected = values["format"], values["sha256"]
         fits = len(names) == len(source_ids) == len(set(names)) > 0 and (
-            all(isinstance(name, str) for name in names)
+            all(isinstance(class_name, str) for class_name in names)
             and all(isinstance(source_id, int) for source_id in source_ids)
             and isinstance(values["detector"], str)
             and isinstance(values["evaluation_score_threshold"], float)
@@ -159,22 +159,22 @@ def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value (a number, or bytes) of each field of a protobuf message; else `ValueError` or `IndexError`."""
+    """Number and value (a number, or bytes) of each field of a protobuf message; else ValueError or IndexError."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
-        kind, number = key & 7, key >> 3
+        wire_type, number = key & 7, key >> 3
         if key >> 32:
             raise ValueError("a field number of more than 29 bits, which readers cut in different ways")
-        if kind == 0:
+        if wire_type == 0:
             value, position = _varint(message, position)
-        elif kind in (1, 2, 5):
-            length, position = _varint(message, position) if kind == 2 else (8 if kind == 1 else 4, position)
+        elif wire_type in (1, 2, 5):  # 8 bytes; a length and so many bytes; 4 bytes
+            length, position = _varint(message, position) if wire_type == 2 else (8 if wire_type == 1 else 4, position)
             if position + length > len(message):
                 raise ValueError("cut off")
             value, position = message[position : position + length], position + length
         else:
-            raise ValueError(f"kind {kind}")
+            raise ValueError(f"wire type {wire_type}")
         yield number, value
 
 
