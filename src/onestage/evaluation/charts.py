@@ -10,7 +10,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46, 12, 8, 34
-MAX_POINTS = 300  # of one line; a longer one is drawn through the means of its parts
+MAX_POINTS = 300  # points of one line; a longer one is drawn through the means of as many parts
 
 # The template escapes every value: class names come from strangers' files.
 _TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
@@ -94,7 +94,7 @@ def line_chart(
 
 
 def _placed(values: np.ndarray, value_range: tuple[float, float], pixel_range: tuple[int, int]) -> list[float]:
-    """Where values are drawn on an axis that runs over these pixels."""
+    """The pixels where values are drawn, on an axis that runs over `pixel_range`."""
     (low, high), (first, last) = value_range, pixel_range
     return (first + (np.clip(values, low, high) - low) / (high - low) * (last - first)).round(1).tolist()
 
@@ -108,18 +108,18 @@ def ticks(low: float, high: float, count: int) -> Float[np.ndarray, " T"]:
 
 
 def _range(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The smallest and the largest value; never of zero width."""
+    """The smallest and the largest value; the range never has zero width."""
     values = np.concatenate(arrays)
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     return (low, high) if high > low else (low, low + (abs(low) or 1.0))
 
 
 def _thinned(one: Series) -> Series:
-    """The finite points of a series; of more than `MAX_POINTS`, the means of that many parts."""
+    """The finite points of a series; if there are more than `MAX_POINTS`, the means of that many parts."""
     finite = np.isfinite(one.x) & np.isfinite(one.y)
     x, y = one.x[finite], one.y[finite]
     if len(x) > MAX_POINTS:
-        parts = np.linspace(0, len(x), MAX_POINTS, endpoint=False).astype(np.int64)
-        lengths = np.diff(np.append(parts, len(x)))
-        x, y = np.add.reduceat(x, parts) / lengths, np.add.reduceat(y, parts) / lengths
+        starts = np.linspace(0, len(x), MAX_POINTS, endpoint=False).astype(np.int64)
+        lengths = np.diff(np.append(starts, len(x)))
+        x, y = np.add.reduceat(x, starts) / lengths, np.add.reduceat(y, starts) / lengths
     return replace(one, x=x, y=y)
