@@ -24,7 +24,7 @@ from onestage.terminal import Display
 from onestage.training.detect_all import detect_all
 from onestage.training.processes import ALONE, World
 
-Rows = Sequence[Mapping[str, Any]]  # of `log.csv`, by column
+Log = Sequence[Mapping[str, Any]]  # rows of `log.csv`, by column
 
 
 def evaluate(
@@ -65,8 +65,8 @@ def evaluate(
     folder = Path(out) if out is not None else (path if path.is_dir() else path.parent) / "evaluation"
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
     exported = isinstance(loaded, ExportedPredictor)
-    usual = loaded.papers_selection if exported else loaded.detector.evaluation_selection
-    selection = usual.changed(
+    own_selection = loaded.papers_selection if exported else loaded.detector.evaluation_selection
+    selection = own_selection.changed(
         score_threshold=score_threshold,
         nms=nms,
         iou_threshold=iou_threshold,
@@ -75,11 +75,11 @@ def evaluate(
     )
     settings = {"model": str(model), "data": data, "split": split, "selection": plain(selection)}
     if exported:
-        loaded.selection = selection  # refuses what is part of the file, before data is read
+        loaded.selection = selection  # before data is read: raises if the file can't do it
     table = open_dataset(data, split, display=display, skip_bad_data=skip_bad_data, categories=loaded.categories)
     if exported:
         found = _detect_exported(loaded, table, display, batch_size)
-        return _report(found, table, folder, display, settings)
+        return _measure_and_report(found, table, folder, display, settings)
     return evaluate_and_report(
         loaded,
         table,
@@ -112,7 +112,7 @@ def evaluate_and_report(
     compute: Compute,
     display: Display,
     settings: Mapping[str, Any],
-    log: Rows = (),
+    log: Log = (),
     selection: Selection | None = None,
     batch_size: int = 8,
     world: World = ALONE,
@@ -127,16 +127,16 @@ def evaluate_and_report(
         found = detect_all(
             network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
         )
-    return world.on_main(lambda: _report(found, table, folder, display, settings, log))
+    return world.on_main(lambda: _measure_and_report(found, table, folder, display, settings, log))
 
 
-def _report(
-    found: list[Detections], table: Table, folder: Path, display: Display, settings: Mapping[str, Any], log: Rows = ()
+def _measure_and_report(
+    found: list[Detections], table: Table, folder: Path, display: Display, settings: Mapping[str, Any], log: Log = ()
 ) -> dict[str, Any]:
-    truth, rows = table.ground_truth(), DetectionTable.from_detections(found)
-    measurement = measure(truth, rows, table.categories)
+    truth, detections = table.ground_truth(), DetectionTable.from_detections(found)
+    measurement = measure(truth, detections, table.categories)
     print_table(measurement.voc, table.categories, display.console)
-    counts = count_by_image(truth, rows)
+    counts = count_by_image(truth, detections)
     best, worst = choose_examples(truth, counts)
 
     def example(index: int) -> ReportExample:
