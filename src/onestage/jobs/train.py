@@ -48,9 +48,9 @@ class Plan:
 
     Attributes:
         folder: where the run lies, or will.
-        recipe: of the run; its batch size may still be found by trial.
+        recipe: the run's recipe; its batch size may still be found by trial.
         usual: the recipe before the user's changes.
-        resume: the folder holds the run, which goes on.
+        resume: True if the folder holds the run, which goes on.
     """
 
     folder: RunFolder
@@ -89,21 +89,21 @@ def train(
 
     Args:
         data: the folder; several VOC years as `VOC2007+VOC2012`.
-        detector: its name; None takes the recipe's, and without a recipe `ssd300-vgg16`.
-        recipe: one by name or as a value; None makes one for the data.
+        detector: a detector's name; None takes the recipe's, and without a recipe `ssd300-vgg16`.
+        recipe: a recipe's name or value; None makes one for the data.
         out: the run folder; None makes `runs/DATA-DETECTOR`.
-        epochs, steps, minutes: the length, at most one; None keeps the recipe's.
+        epochs, steps, minutes: the length, given by at most one of them; None keeps the recipe's.
         backbone_weights: "imagenet" (the default), "none", or a file.
         train_split, test_split: None takes the usual names.
         subset: train on some images only, a fraction below 1 or a count.
-        seed: of the initial weights, the order and the augmentation.
+        seed: seed of the initial weights, the order and the augmentation.
         resume: go on with the run in `out`, by its own recipe; its length may be changed.
         skip_bad_data: leave out what is broken instead of stopping.
         device: None takes a GPU where there is one.
-        save_minutes: between two checkpoints; there is one at every evaluation besides.
+        save_minutes: minutes between two checkpoints; there is one at every evaluation too.
         log_to: experiment logs that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow".
-        settings: of the recipe, by the names of `Recipe.with_settings`; None keeps one. A `batch_size` of "auto" is
-            found by trial.
+        settings: settings of the recipe, by the names of `Recipe.with_settings`; None keeps one. A `batch_size` of
+            "auto" is found by trial.
         display: where to print.
 
     Raises:
@@ -121,9 +121,9 @@ def train(
                 raise UserError("--batch-size auto is tried by one process; find it so, then give torchrun the number")
             folder = _named_folder(out, resume, world)
             goes_on = resume or (world.restarted and folder is not None and folder.recipe.exists())
-            tables = _open_both(data, train_split, test_split, subset, display, skip_bad_data)
-            run = _recipe_of_run(folder) if goes_on and folder is not None else None
-            usual = _choose_recipe(recipe, run, detector, tables["train"], weights != "none", display)
+            tables = _open_tables(data, train_split, test_split, subset, display, skip_bad_data)
+            resumed = _recipe_of_run(folder) if goes_on and folder is not None else None
+            usual = _choose_recipe(recipe, resumed, detector, tables["train"], weights != "none", display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             chosen.check_length()
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
@@ -153,7 +153,7 @@ def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
 
 
 def _named_folder(out: str | os.PathLike[str] | None, resume: bool, world: World) -> RunFolder | None:
-    """The run folder where the user named one; one that holds a run already only to go on with it."""
+    """The run folder that the user named, if any; it may hold a run only to go on with it."""
     if out is None:
         if resume or world.may_restart:
             what = "--resume" if resume else "torchrun's --max-restarts"
@@ -177,7 +177,7 @@ def _prepare(
 ) -> Trainer:
     """The trainer, ready to run; the run folder holds its first checkpoint or the one that it goes on from."""
     if not plan.resume:
-        world.on_main(lambda: _refuse_second_run(plan.folder))  # again, since the folder is locked only now
+        world.on_main(lambda: _refuse_second_run(plan.folder))  # again: only now is the folder locked
     world.begin_run()
     recipe = plan.recipe
     compute = choose_compute(world.device or device, recipe.precision)
@@ -188,7 +188,7 @@ def _prepare(
     network.evaluation_selection = recipe.postprocessing
     if not plan.resume:
         world.on_main(lambda: display.say(str(load_backbone_weights(network, weights))))  # the others get them from it
-    display.say(_in_one_line(network, compute, world))
+    display.say(_summary(network, compute, world))
     if by_trial and not plan.resume:
         freeze_untrained(network, recipe)
         recipe = find_batch_size(network, compute, recipe=recipe, limit=len(plan.train), say=display.say)
@@ -216,7 +216,7 @@ def _prepare(
     return trainer
 
 
-def _open_both(
+def _open_tables(
     data: str,
     train_split: str | None,
     test_split: str | None,
@@ -224,7 +224,7 @@ def _open_both(
     display: Display,
     skip_bad_data: bool,
 ) -> dict[str, Table]:
-    """What to train on and what to test on: "train", "test"."""
+    """The images to train on and to test on, as "train" and "test"."""
     if train_split is None or test_split is None:
         splits = choose_splits(data)
         if splits.note:
@@ -242,36 +242,38 @@ def _open_both(
 
 def _choose_recipe(
     recipe: str | Recipe | None,
-    run: Recipe | None,
+    resumed: Recipe | None,
     detector: str | None,
     table: Table,
     pretrained: bool,
     display: Display,
 ) -> Recipe:
-    """The one that was named or given; else that of the run that goes on; else one made for the data."""
+    """The recipe that was named or given; else that of the resumed run; else one made for the data."""
     if recipe is not None:
         chosen = recipe if isinstance(recipe, Recipe) else named_recipe(recipe)
-        return chosen if run is None else replace(chosen, epochs=run.epochs, steps=run.steps, minutes=run.minutes)
-    if run is not None:
-        return run
+        if resumed is None:
+            return chosen
+        return replace(chosen, epochs=resumed.epochs, steps=resumed.steps, minutes=resumed.minutes)
+    if resumed is not None:
+        return resumed
     chosen, reasons = default_recipe(detector or "ssd300-vgg16", table, pretrained=pretrained)
     for reason in reasons:
         display.say(f"recipe: {reason}")
     return chosen
 
 
-def _in_one_line(network: Detector, compute: Compute, world: World) -> str:
+def _summary(network: Detector, compute: Compute, world: World) -> str:
     about = describe(network)
-    width_by_height = f"{about.input_hw[1]} x {about.input_hw[0]}"
+    height, width = about.input_hw
     processes = f"; {world.size} processes" if world.size > 1 else ""
     return (
-        f"{about.name}: {about.parameters / 1e6:.1f} M parameters; at {width_by_height} {about.gmacs:.2f} GMACs, "
+        f"{about.name}: {about.parameters / 1e6:.1f} M parameters; at {width} x {height} {about.gmacs:.2f} GMACs, "
         f"{about.anchors:,} anchors; {compute.device}, {compute.reason}{processes}"
     )
 
 
 def _write_recipe(folder: RunFolder, recipe: Recipe) -> None:
-    """`recipe.json` says that a folder holds a run, so it comes last."""
+    """Write `recipe.toml`, then `recipe.json`, which says that the folder holds a run."""
     write_whole(folder.recipe.with_suffix(".toml"), as_toml(recipe).encode())
     write_whole(folder.recipe, (json.dumps(recipe.as_dict(), indent=1) + "\n").encode())
 
