@@ -137,21 +137,6 @@ def train(
     return TrainResult(plan.folder.root, metrics)
 
 
-def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
-    """Measure the weights that were kept, and write `metrics.json` and the report."""
-    folder, world = trainer.folder, trainer.world
-    return evaluate_and_report(
-        world.on_main(lambda: load_model(folder.model)),
-        trainer.test_table,
-        folder.root,
-        compute=trainer.compute,
-        display=trainer.display,
-        settings={"data": data, **flat(trainer.recipe.as_dict())},
-        log=read_log(folder.log) if world.is_main else (),
-        world=world,
-    )
-
-
 def _named_folder(out: str | os.PathLike[str] | None, resume: bool, world: World) -> RunFolder | None:
     """The run folder that the user named, if any; it may hold a run only to go on with it."""
     if out is None:
@@ -163,6 +148,74 @@ def _named_folder(out: str | os.PathLike[str] | None, resume: bool, world: World
     if not resume and not world.restarted:
         _refuse_second_run(folder)  # before the data is looked through
     return folder
+
+
+def _refuse_second_run(folder: RunFolder) -> None:
+    if folder.recipe.exists():
+        raise UserError(f"{folder.root}: holds a run already; go on with it by --resume, or choose another --out")
+
+
+def _open_tables(
+    data: str,
+    train_split: str | None,
+    test_split: str | None,
+    subset: float | None,
+    display: Display,
+    skip_bad_data: bool,
+) -> dict[str, Table]:
+    """The images to train on and to test on, as "train" and "test"."""
+    if train_split is None or test_split is None:
+        splits = choose_splits(data)
+        if splits.note:
+            display.say(splits.note)
+        train_split, test_split = train_split or splits.train, test_split or splits.test
+    if test_split != train_split:
+        display.say(f"the weights that do best on {test_split} are kept: its AP is a little kind, so judge on others")
+    train = open_dataset(data, train_split, display=display, skip_bad_data=skip_bad_data)
+    test = open_dataset(data, test_split, display=display, skip_bad_data=skip_bad_data, categories=train.categories)
+    if subset is not None:
+        train = train.subset(fraction=subset) if subset < 1 else train.subset(count=int(subset))
+        display.say(f"training on a subset of {len(train):,} images")
+    return {"train": train, "test": test}
+
+
+def _recipe_of_run(folder: RunFolder) -> Recipe:
+    if not folder.recipe.exists():
+        raise UserError(f"{folder.root}: holds no run to resume (no recipe.json); check --out")
+    try:
+        return Recipe.from_dict(json.loads(folder.recipe.read_text()), str(folder.recipe))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder.recipe}: damaged; start another run") from error
+
+
+def _choose_recipe(
+    recipe: str | Recipe | None,
+    resumed: Recipe | None,
+    detector: str | None,
+    table: Table,
+    pretrained: bool,
+    display: Display,
+) -> Recipe:
+    """The recipe that was named or given; else that of the resumed run; else one made for the data."""
+    if recipe is not None:
+        chosen = recipe if isinstance(recipe, Recipe) else named_recipe(recipe)
+        if resumed is None:
+            return chosen
+        return replace(chosen, epochs=resumed.epochs, steps=resumed.steps, minutes=resumed.minutes)
+    if resumed is not None:
+        return resumed
+    chosen, reasons = default_recipe(detector or "ssd300-vgg16", table, pretrained=pretrained)
+    for reason in reasons:
+        display.say(f"recipe: {reason}")
+    return chosen
+
+
+def _free_folder(data: str, detector: str) -> Path:
+    name = f"{Path(data).resolve().name}-{detector}"
+    folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def _prepare(
@@ -216,52 +269,6 @@ def _prepare(
     return trainer
 
 
-def _open_tables(
-    data: str,
-    train_split: str | None,
-    test_split: str | None,
-    subset: float | None,
-    display: Display,
-    skip_bad_data: bool,
-) -> dict[str, Table]:
-    """The images to train on and to test on, as "train" and "test"."""
-    if train_split is None or test_split is None:
-        splits = choose_splits(data)
-        if splits.note:
-            display.say(splits.note)
-        train_split, test_split = train_split or splits.train, test_split or splits.test
-    if test_split != train_split:
-        display.say(f"the weights that do best on {test_split} are kept: its AP is a little kind, so judge on others")
-    train = open_dataset(data, train_split, display=display, skip_bad_data=skip_bad_data)
-    test = open_dataset(data, test_split, display=display, skip_bad_data=skip_bad_data, categories=train.categories)
-    if subset is not None:
-        train = train.subset(fraction=subset) if subset < 1 else train.subset(count=int(subset))
-        display.say(f"training on a subset of {len(train):,} images")
-    return {"train": train, "test": test}
-
-
-def _choose_recipe(
-    recipe: str | Recipe | None,
-    resumed: Recipe | None,
-    detector: str | None,
-    table: Table,
-    pretrained: bool,
-    display: Display,
-) -> Recipe:
-    """The recipe that was named or given; else that of the resumed run; else one made for the data."""
-    if recipe is not None:
-        chosen = recipe if isinstance(recipe, Recipe) else named_recipe(recipe)
-        if resumed is None:
-            return chosen
-        return replace(chosen, epochs=resumed.epochs, steps=resumed.steps, minutes=resumed.minutes)
-    if resumed is not None:
-        return resumed
-    chosen, reasons = default_recipe(detector or "ssd300-vgg16", table, pretrained=pretrained)
-    for reason in reasons:
-        display.say(f"recipe: {reason}")
-    return chosen
-
-
 def _summary(network: Detector, compute: Compute, world: World) -> str:
     about = describe(network)
     height, width = about.input_hw
@@ -278,23 +285,16 @@ def _write_recipe(folder: RunFolder, recipe: Recipe) -> None:
     write_whole(folder.recipe, (json.dumps(recipe.as_dict(), indent=1) + "\n").encode())
 
 
-def _refuse_second_run(folder: RunFolder) -> None:
-    if folder.recipe.exists():
-        raise UserError(f"{folder.root}: holds a run already; go on with it by --resume, or choose another --out")
-
-
-def _recipe_of_run(folder: RunFolder) -> Recipe:
-    if not folder.recipe.exists():
-        raise UserError(f"{folder.root}: holds no run to resume (no recipe.json); check --out")
-    try:
-        return Recipe.from_dict(json.loads(folder.recipe.read_text()), str(folder.recipe))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{folder.recipe}: damaged; start another run") from error
-
-
-def _free_folder(data: str, detector: str) -> Path:
-    name = f"{Path(data).resolve().name}-{detector}"
-    folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
-    return next(folder for folder in folders if not folder.exists())
+def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
+    """Measure the weights that were kept, and write `metrics.json` and the report."""
+    folder, world = trainer.folder, trainer.world
+    return evaluate_and_report(
+        world.on_main(lambda: load_model(folder.model)),
+        trainer.test_table,
+        folder.root,
+        compute=trainer.compute,
+        display=trainer.display,
+        settings={"data": data, **flat(trainer.recipe.as_dict())},
+        log=read_log(folder.log) if world.is_main else (),
+        world=world,
+    )
