@@ -201,9 +201,8 @@ def _choose_recipe(
     """The recipe that was named or given; else that of the resumed run; else one made for the data."""
     if recipe is not None:
         chosen = recipe if isinstance(recipe, Recipe) else named_recipe(recipe)
-        if resumed is None:
-            return chosen
-        return replace(chosen, epochs=resumed.epochs, steps=resumed.steps, minutes=resumed.minutes)
+        length = resumed or chosen
+        return replace(chosen, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
     if resumed is not None:
         return resumed
     chosen, reasons = default_recipe(detector or "ssd300-vgg16", table, pretrained=pretrained)
