@@ -67,9 +67,9 @@ class Trainer:
         log_to: Sequence[str] = (),
         usual: Recipe | None = None,
     ) -> None:
-        """Prepare a run, whose checkpoints are `save_minutes` apart; one is written at every evaluation too.
+        """Prepare a run. A checkpoint is written every `save_minutes`, and at every evaluation.
 
-        `log_to` names experiment logs. `usual` is the recipe before a user's changes; warnings compare with it.
+        `log_to` names experiment logs. `usual` is the recipe before the user's changes; warnings compare with it.
         """
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
         self.train_table, self.test_table, self.log_to, self.usual = train, test, log_to, usual
@@ -112,7 +112,7 @@ class Trainer:
             saved_at = time.monotonic()
             stopped = False
             while not stopped and (self.evaluation_due or self.progress < 1):
-                if not self.evaluation_due:  # else the run was stopped in an evaluation, which comes first now
+                if not self.evaluation_due:  # else the resumed run was stopped in an evaluation, which comes first
                     started = time.monotonic()
                     batch, stopped = self.next_batch(batches, bool(signals))
                     waited_s = time.monotonic() - started
@@ -120,8 +120,8 @@ class Trainer:
                     spent_s = self.world.from_main(time.monotonic() - started)
                     self.position.seconds += spent_s
                     journal.step(losses, batch, waited_s, spent_s)
-                evaluated, map_area = self.evaluation_due and not stopped, None
-                if evaluated:
+                map_area = None
+                if evaluated := self.evaluation_due and not stopped:
                     map_area = self.evaluate_and_keep(journal, lambda: bool(signals))
                     stopped = map_area is None
                 if evaluated or self.position.step % LOG_EVERY_STEPS == 0:
@@ -136,7 +136,7 @@ class Trainer:
             raise KeyboardInterrupt
 
     def open_journal(self) -> Journal:
-        """Start the logs of the run; rank 0 alone has some."""
+        """Start the logs of the run; only the main rank has any."""
         report, step, logs = self.display.say, self.position.step, list[ExperimentLog]()
 
         def start() -> None:
@@ -150,7 +150,7 @@ class Trainer:
         return Journal(self.display, watch, ExperimentLogs(logs, report), log_csv, self.position, self.test_table)
 
     def batches(self) -> Generator[Batch, None, None]:
-        """Batches (this rank's part of each) from where the run stands, without end."""
+        """This rank's part of each batch, without end, from where the run stands."""
         return training_loader(
             self.train_table,
             resize=self.detector.resize,
@@ -167,7 +167,7 @@ class Trainer:
         )
 
     def next_batch(self, batches: Iterator[Batch], stop: bool) -> tuple[Batch, bool]:
-        """The next batch, and True if a rank was told to stop after it; a UserError if one can't read its images."""
+        """The next batch, and True if a rank was told to stop after it; a UserError if a rank can't read its images."""
         batch, error = None, None
         try:
             batch = next(batches)
@@ -234,7 +234,7 @@ class Trainer:
     def evaluate_and_keep(self, journal: Journal, stopped: Callable[[], bool] = lambda: False) -> float | None:
         """Evaluate the weights that would be kept now, and keep them if they are the best so far.
 
-        Returns VOC's area AP; None if `stopped` cut the evaluation off: the resumed run then begins with it.
+        Returns VOC's AP50 (area); None if `stopped` cut the evaluation off: the resumed run then begins with it.
         """
         started, test, position = time.monotonic(), self.test_table, self.position
         with self.weights_to_keep():
@@ -274,7 +274,7 @@ class Trainer:
 
     @contextmanager
     def weights_to_keep(self) -> Iterator[None]:
-        """Give the detector the averaged weights inside of `with`, if the recipe averages."""
+        """Inside of `with`, the detector has the averaged weights (EMA), if the recipe averages."""
         if self.average is None:
             yield
             return
@@ -286,10 +286,10 @@ class Trainer:
             self.detector.load_state_dict(latest)
 
     def save(self) -> None:
-        """Write the checkpoint that `resume` reads, by rank 0; a UserError, and no file, if a number is not finite."""
+        """Write the checkpoint that `resume` reads, on the main rank; a UserError, and no file, for NaN or infinity."""
         if not self.world.is_main:
             return
-        parts = {
+        tensors = {
             "model": self.detector.state_dict(),
             "average": self.average.tensors if self.average is not None else {},
             "optimizer": optimizer_tensors(self.optimizer, self.detector),
@@ -299,7 +299,7 @@ class Trainer:
             "scaler": self.take_step.scaler.state_dict(),
             **identity(self.recipe, self.train_table),
         }
-        save_state(self.folder, parts, header)
+        save_state(self.folder, tensors, header)
 
     def resume(self) -> None:
         """Go on from the folder's newest checkpoint that can be read.
