@@ -1,5 +1,4 @@
-"""M2Det: a Single-Shot Object Detector based on Multi-Level Feature Pyramid Network (Zhao et al., AAAI 2019,
-arXiv 1811.04533).
+"""M2Det: a single-shot detector on a multi-level feature pyramid (Zhao et al., AAAI 2019, arXiv 1811.04533).
 
     images -> normalize -> backbone, two maps -> MLFPN (see `necks.mlfpn`) -> SSD's head on six maps
              -> class logits and box deltas of every anchor
@@ -23,7 +22,7 @@ from onestage.selection import Selection
 from onestage.settings import setting
 
 SCALES = 6
-HEAD_RATE = 0.1  # each logit has 18,432 inputs, all above 0: at the full rate AdamW's steps throw it about
+HEAD_LEARNING_RATE_FACTOR = 0.1  # a logit has 18,432 inputs, all above 0: AdamW's full steps change it too much
 PYRAMID_GETS_GROUP_NORMS = "group norms in the pyramid: through its many batch norms nothing is learned for a long time"
 
 
@@ -54,15 +53,15 @@ class M2DetConfig(MultiBoxConfig):
     PAPERS_SELECTION = Selection(score_threshold=0.01, iou_threshold=0.45, nms="soft-linear", max_detections=200)
 
     def build(self, name: str, num_classes: int, normalization: Normalization) -> M2Det:
-        backbone = name.partition("-")[2]
-        if backbone == "vgg16":
-            maps = VGG16Reduced(self.batch_norm, conv4_3_norm=self.conv4_3_norm)
+        backbone_name = name.partition("-")[2]
+        if backbone_name == "vgg16":
+            backbone = VGG16Reduced(self.batch_norm, conv4_3_norm=self.conv4_3_norm)
         else:
-            maps = ResNetStages(backbone, self.resnet_stages)
-        return M2Det(name, self, maps, num_classes, normalization)
+            backbone = ResNetStages(backbone_name, self.resnet_stages)
+        return M2Det(name, self, backbone, num_classes, normalization)
 
     def with_quick_start(self) -> M2DetConfig:
-        """Norms that let it learn from the first steps, and a head that starts at the class balance of mining.
+        """Norms that let it learn from the first steps; a head that starts at hard-negative mining's class balance.
 
         Batch norms in VGG-16's fresh layers, group norms in the pyramid: see `MLFPN`.
         """
@@ -73,13 +72,13 @@ class M2DetConfig(MultiBoxConfig):
             self.with_quick_start(),
             batch_size=4,  # 800 pixels take 2 GiB an image
             learning_rate=3e-4,
-            head_learning_rate_factor=HEAD_RATE,
+            head_learning_rate_factor=HEAD_LEARNING_RATE_FACTOR,
             reasons=(*((FRESH_LAYERS_GET_NORMS,) if backbone == "vgg16" else ()), PYRAMID_GETS_GROUP_NORMS),
         )
 
 
 def _released(image_size: int, step_pattern: tuple[int, ...], size_pattern: tuple[float, ...]) -> M2DetConfig:
-    """By the words of the release's configurations (configs/m2det*_vgg.py): sizes are fractions of the input."""
+    """A configuration by the release's own settings (configs/m2det*_vgg.py), whose sizes are fractions of the input."""
     sizes = tuple(round(fraction * image_size, 4) for fraction in size_pattern)
     return M2DetConfig(image_size=image_size, strides=step_pattern, anchor_sizes=sizes)
 
