@@ -28,7 +28,7 @@ from onestage.serving.metrics import Metrics
 from onestage.serving.shared_predictor import ImageResult, SharedPredictor
 from onestage.serving.uploads import BodyReader, Upload, uploads
 
-LOWEST_THRESHOLD, USUAL_THRESHOLD = 0.05, 0.5  # of scores: the lowest that a client can ask for, and the default
+LOWEST_THRESHOLD, USUAL_THRESHOLD = 0.05, 0.5  # score thresholds: the lowest that a client can ask for, the default
 PNG = "image/png"
 
 PAGE = Path(__file__).parent / "page"
@@ -126,7 +126,7 @@ def create_app(
         token: secret that clients must send as `Authorization: Bearer TOKEN`; None: no secret is needed.
         limits: bounds on what clients may send.
         batch_size: most images that go through the network together; they may come from several requests.
-        score_threshold: of clients that ask for none.
+        score_threshold: score threshold for clients that ask for none.
     """
     predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
     server = Server(predictor, limits or Limits(), batch_size, score_threshold)
@@ -146,7 +146,7 @@ def create_app(
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         lifespan=server.lifespan,
-        # open to all: the page asks for the token itself
+        # Open to all: the page asks for the token itself. A response is an ASGI application, as a route wants.
         routes=[Route(path, page_file(*file), methods=["GET"]) for path, file in PAGE_FILES.items()],
         exception_handlers={
             kind: _error_as_json for kind in (RequestValidationError, HTTPException, ClientDisconnect, Exception)
@@ -169,7 +169,7 @@ def create_app(
 
 
 class Server:
-    """The routes, and what they share. While the server runs, the state of the application has a `SharedPredictor`."""
+    """The routes, and what they share. While the server runs, `app.state.shared` is the `SharedPredictor`."""
 
     def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int, usual_threshold: float) -> None:
         self.counters = Metrics()
@@ -212,8 +212,8 @@ class Server:
             self.counters.count_images(read=len(done), unreadable=len(results) - len(done))
             if not done:
                 too_many_pixels = isinstance(results[0], TooManyPixelsError)
-                raise HTTPException(413 if too_many_pixels else 422, _message(images[0], results[0]))
-            # the longest times of the images in milliseconds, as browsers show them (W3C Server Timing)
+                raise HTTPException(413 if too_many_pixels else 422, _with_name(images[0], results[0]))
+            # each stage's longest time of an image in milliseconds, which browsers show (W3C Server Timing)
             wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
             timing = {"Server-Timing": f"wait;dur={wait:.1f}, network;dur={network:.1f}"}
             if drawn:
@@ -250,19 +250,19 @@ class Server:
 
 def _as_json(image: Upload, result: ImageResult | ImageError, score_threshold: float) -> dict[str, Any]:
     if isinstance(result, ImageError):
-        return {"source": image.name, "error": _message(image, result)}
+        return {"source": image.name, "error": _with_name(image, result)}
     height, width = result.size_hw
     detections = result.found.filter(score=score_threshold).to_dict()
     return {"source": image.name, "width": width, "height": height, "detections": detections}
 
 
-def _message(image: Upload, error: object) -> str:
+def _with_name(image: Upload, error: object) -> str:
     text = str(error)
     return f"{image.name}: {text.removeprefix('image: ')}" if image.name else text
 
 
 async def _error_as_json(_request: Request, error: Exception) -> Response:
-    """Answer an error with `{"error": "one sentence"}`; faults of the server itself go to its log."""
+    """Answer an error with `{"error": "one sentence"}`; the server's own failures go to its log."""
     headers = None
     if isinstance(error, HTTPException):
         status, message, headers = error.status_code, str(error.detail), error.headers
