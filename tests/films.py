@@ -60,6 +60,23 @@ def write_film(
     return path
 
 
+def write_repeated(path: Path, film: Path, times: int) -> Path:
+    """Write a film that shows another one again and again, without decoding it."""
+    output: Any = av.open(str(path), mode="w")
+    with output:
+        stream = None
+        for turn in range(times):
+            with av.open(str(film)) as original:
+                shown = original.streams.video[0]
+                stream = stream or output.add_stream_from_template(shown)
+                for packet in original.demux(shown):
+                    if packet.dts is not None:  # else it is the end
+                        packet.pts, packet.dts = (stamp + turn * shown.duration for stamp in (packet.pts, packet.dts))
+                        packet.stream = stream
+                        output.mux(packet)
+    return path
+
+
 def _write_tone(container: Any, stream: Any, seconds: float) -> None:
     """A tone of 440 Hz."""
     resampler = av.AudioResampler(stream.format, stream.layout, SOUND_RATE, frame_size=1024)

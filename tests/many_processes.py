@@ -24,7 +24,7 @@ import torch
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 TIMEOUT_S = 240.0
-DEATH_AT_STEP = 30
+DEATH_AT_STEP = 18
 
 
 def results_of(function: Callable[..., Any], count: int, *arguments: Any) -> list[Any]:

@@ -24,7 +24,7 @@ def small_step(
     """The step of a detector of three classes for images of 96 pixels, whose batch norms have seen some."""
     torch.manual_seed(seed)
     recipe = recipe or Recipe(detector=NAME, steps=1)
-    detector = build(NAME, 3, config=detector_config(NAME).adjusted({"image_size": 96}))
+    detector = build(NAME, 3, config=detector_config(NAME).adjusted({"image_size": 96, "channels": 64}))
     compute = Compute(torch.device("cpu"), DTYPES[precision], "as the test asks")
     compute.place(detector)
     freeze_untrained(detector, recipe)

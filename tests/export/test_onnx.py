@@ -17,6 +17,7 @@ import torch
 from exported_files import HEADER
 from numpy.testing import assert_allclose
 from shape_checks import unchecked
+from small_model import trace_each_model_once
 
 from onestage.data.generated import draw_image
 from onestage.data.loader import stack_images
@@ -130,8 +131,9 @@ def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
 
 M2DET = cast(M2DetConfig, detector_config("m2det320-vgg16"))
 TINY_M2DET = replace(M2DET, channels=16, num_levels=2).with_quick_start()
-SMALL_RETINANET = detector_config("retinanet-test_resnet")
+SMALL_RETINANET = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1)
 CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
+traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
 
 
 @pytest.mark.no_cover  # torch's tracing would take two thirds longer
@@ -140,7 +142,7 @@ CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
     [
         ("ssd300-test_efficientnet", None),
         ("retinanet-test_resnet", SMALL_RETINANET),
-        ("retinanet-test_resnet", replace(SMALL_RETINANET.adjusted({"edges": (200, 330)}), anchor_style="torchvision")),
+        ("retinanet-test_resnet", replace(SMALL_RETINANET.adjusted({"edges": (120, 200)}), anchor_style="torchvision")),
         ("m2det320-vgg16", TINY_M2DET),
     ],
     ids=["ssd", "retinanet", "torchvision's retinanet keeping ratios", "m2det"],
@@ -155,8 +157,8 @@ def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Pat
     original = Predictor(detector, CATEGORIES, papers, device="cpu", precision="fp32")
     exported = ExportedPredictor(tmp_path / "m.onnx", selection=papers)
     assert exported.categories == CATEGORIES
-    images = [draw_image(np.random.default_rng(seed), size).image for seed, size in enumerate((90, 150, 300, 700))]
-    images += [cv2.flip(images[2], 1), cv2.flip(images[2], 0)]  # a batch of one size
+    images = [draw_image(np.random.default_rng(seed), size).image for seed, size in enumerate((90, 300, 700))]
+    images += [cv2.flip(images[1], 1)]  # a batch of one size
     expected = [original(image) for image in images]
     assert all(len(found) > 20 for found in expected)
     agreement = compare(expected, exported(images))

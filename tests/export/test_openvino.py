@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import onnx_ir
 import onnxscript
 import openvino
 import pytest
-from small_model import write_small_model
+from fcos import FCOSConfig
+from rich.console import Console
+from small_model import NAMES, trace_each_model_once, write_small_model
 
 import onestage
 from onestage.compute.threads import kept_signal_stack
@@ -25,8 +28,9 @@ from onestage.export.onnx_graph import IR_VERSION, OPSET
 from onestage.export.openvino import OpenVinoSession, skip_resizing
 from onestage.export.openvino_graph import write_openvino
 from onestage.input_size import KeepRatio, Resize, Stretch, resize_image
-from onestage.models.model_file import load_model
-from onestage.structures import Detections
+from onestage.jobs.export import Exported
+from onestage.structures import Categories, Detections
+from onestage.terminal import Display
 
 pytestmark = pytest.mark.no_cover  # torch's tracing would take two thirds longer
 
@@ -82,40 +86,51 @@ def test_images_of_the_networks_size_go_past_the_resizing(resize: Resize, tmp_pa
         np.testing.assert_array_equal(whole({"images": images})[0], expected)
 
 
+traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
-def test_a_bf16_file_has_bfloat16_convolutions_and_float32_pixels_and_boxes(model: Path, tmp_path: Path) -> None:
-    onestage.export_model(model, format="openvino", precision="bf16", out=tmp_path / "bf16.xml")
-    types: dict[str, set[str]] = {}
-    for node in openvino.Core().read_model(tmp_path / "bf16.xml").get_ordered_ops():
+@pytest.fixture(scope="module")
+def in_bf16(model: Path) -> tuple[Exported, str]:
+    """The export, and what was printed of it."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # A logit with a mantissa of 8 bits changes scores by up to 0.02. Resizing in bfloat16 would find nothing.
+        monkeypatch.setattr(check, "SAME_IOU", 0.9)
+        monkeypatch.setattr(check, "SAME_SCORE", 0.02)
+        display = Display(Console(file=printed, soft_wrap=True))
+        return onestage.export_model(model, format="openvino", precision="bf16", display=display), printed.getvalue()
+
+
+def test_a_bf16_file_has_bfloat16_convolutions_and_float32_pixels_and_boxes(
+    model: Path, in_bf16: tuple[Exported, str]
+) -> None:
+    path, types = in_bf16[0].path, dict[str, set[str]]()
+    for node in openvino.Core().read_model(path).get_ordered_ops():
         if node.get_output_size():
             types.setdefault(node.get_type_name(), set()).add(node.output(0).get_element_type().to_string())
     assert types["Convolution"] == types["GroupConvolution"] == {"bf16"}
     assert types["MatMul"] == {"f32"}  # they resize
     assert types["Exp"] == types["Softmax"] == {"f32"}  # they decode boxes and scores
-    assert matrix_products(OpenVinoSession(tmp_path / "bf16.xml").without_resizing) == 0
-    assert (tmp_path / "bf16.bin").stat().st_size < 0.6 * model.stat().st_size
+    assert matrix_products(OpenVinoSession(path).without_resizing) == 0
+    assert path.with_suffix(".bin").stat().st_size < 0.6 * model.stat().st_size
 
 
-def test_a_bf16_file_finds_what_the_model_finds_on_whole_images(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # A logit with a mantissa of 8 bits changes scores by up to 0.02. Resizing in bfloat16 would find nothing.
-    monkeypatch.setattr(check, "SAME_IOU", 0.9)
-    monkeypatch.setattr(check, "SAME_SCORE", 0.02)
-    exported = onestage.export_model(model, format="openvino", precision="bf16", out=tmp_path / "bf16.xml")
+def test_a_bf16_file_finds_what_the_model_finds_on_whole_images(in_bf16: tuple[Exported, str]) -> None:
+    exported, printed = in_bf16
     assert exported.agreement.of > 100
     assert exported.agreement.share > 0.95
-    assert f"onestage evaluate {tmp_path / 'bf16.xml'} DATA" in " ".join(capsys.readouterr().out.split())
+    assert f"onestage evaluate {exported.path} DATA" in " ".join(printed.split())
 
 
 # --- int8
 
 
-def test_int8_works_with_soft_nms_and_costly_operations_return_to_float32(model: Path, tmp_path: Path) -> None:
+def test_int8_works_with_soft_nms_and_costly_operations_return_to_float32(tmp_path: Path) -> None:
     # AP of all images, then of the only one: as a trial, in float32, in int8; then with operations back in float32.
     worth = iter([1.0, 1.0, 1.0, 1.0, 0.5, 0.5])
 
@@ -124,12 +139,14 @@ def test_int8_works_with_soft_nms_and_costly_operations_return_to_float32(model:
         assert len(found) == 1
         return next(worth, 1.0)
 
-    loaded = load_model(model)
+    # NNCF compiles and runs the file again for each operation that it tries, so this is a network of few.
+    config = FCOSConfig()
+    detector = config.build("fcos-test_efficientnet", 3, config.backbone_normalization("test_efficientnet")).eval()
     image, path = tmp_path / "image.png", tmp_path / "int8.xml"
     cv2.imwrite(str(image), draw_image(np.random.default_rng(0), 100).image)
-    selection = loaded.detector.evaluation_selection.changed(nms="soft-linear")
+    selection = detector.evaluation_selection.changed(nms="soft-linear")
     calibration = Calibration([image], map_area)
-    write_openvino(ModelToExport(loaded.detector, loaded.categories, selection, {}, "int8", calibration), path)
+    write_openvino(ModelToExport(detector, Categories.from_names(NAMES), selection, {}, "int8", calibration), path)
     read = [
         node.input_value(0).get_node().get_type_name()
         for node in openvino.Core().read_model(path).get_ordered_ops()

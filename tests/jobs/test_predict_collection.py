@@ -32,7 +32,7 @@ from onestage.inference.collection.results import ResultFolder, RunSettings
 from onestage.inference.collection.workers import joined_cluster
 from onestage.terminal import Display
 
-IMAGES = 60
+IMAGES = 24
 THRESHOLD = 0.3
 
 
@@ -224,7 +224,7 @@ def test_a_run_whose_own_process_was_killed_goes_on_where_it_was(
     done = onestage.predict_collection(model, [str(images)], out=tmp_path, batch_size=2, concurrency=1, display=quiet)
     assert sources_of(tmp_path) == names_in(images)
     assert done.done_before == 4 * before
-    assert f"{IMAGES} images in 15 parts, {IMAGES - 4 * before} images left to do" in printed(quiet)
+    assert f"{IMAGES} images in 6 parts, {IMAGES - 4 * before} images left to do" in printed(quiet)
 
 
 def test_a_collection_that_is_done_needs_no_cluster(

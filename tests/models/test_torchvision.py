@@ -80,7 +80,7 @@ def spread(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("make", [retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2], ids=["v1", "v2"])
 def test_torchvisions_retinanet_gives_torchvisions_boxes(make) -> None:
     # images of a size that is left as it is, so that two programs' interpolations do not meet
-    theirs = spread(make(weights=None, weights_backbone=None, num_classes=6, min_size=320, max_size=480))
+    theirs = spread(make(weights=None, weights_backbone=None, num_classes=6, min_size=192, max_size=288))
     config = detector_config("retinanet-resnet50")
     state_dict = theirs.state_dict()
     ours = build("retinanet-resnet50", 6, config=replace(config, **checkpoint_settings(state_dict, config))).eval()
@@ -88,10 +88,10 @@ def test_torchvisions_retinanet_gives_torchvisions_boxes(make) -> None:
     assert report.layout == "torchvision"
     assert sorted([*report.loaded.values(), *report.left_out]) == sorted(state_dict)
 
-    images = torch.randint(0, 256, (2, 3, 320, 480), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 192, 288), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs(list(images.float() / 255))
-        found = ours.detect(ours(images), replace(ours.evaluation_selection, max_detections=300), (320, 480))
+        found = ours.detect(ours(images), replace(ours.evaluation_selection, max_detections=300), (192, 288))
     for one, other in zip(found, expected, strict=True):
         assert len(one) == len(other["scores"]) > 100
         assert len(other["scores"].unique()) > 100

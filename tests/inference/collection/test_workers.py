@@ -15,7 +15,7 @@ import torch
 from _pytest.mark import ParameterSet
 from collection_runs import run_settings
 from folders import write_image
-from small_model import write_small_model
+from small_model import trace_each_model_once, write_small_model
 
 import onestage
 from onestage.errors import UserError
@@ -102,6 +102,9 @@ def threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     torch.set_num_threads(of_torch)
     cv2.setNumThreads(of_opencv)
+
+
+traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
 
 
 @pytest.fixture(scope="module")
