@@ -24,6 +24,7 @@ from rich.table import Table as PrintedTable
 import onestage
 from onestage.data import choose_splits
 from onestage.data.table import Table
+from onestage.data_options import DataOptions
 from onestage.evaluation import measure
 from onestage.export import FORMATS
 from onestage.export.base import as_detections
@@ -97,8 +98,10 @@ def _exported(options: Options, target: Target, folder: Path) -> BasePredictor:
 
 
 def _test_images(options: Options, predictor: BasePredictor) -> Table:
-    split = choose_splits(options.data).test
-    table = open_dataset(options.data, split, display=QUIET, skip_bad_data=True, categories=predictor.categories)
+    split = choose_splits(options.data, hold_out=False).test
+    table = open_dataset(
+        options.data, split, display=QUIET, options=DataOptions(skip_bad_data=True), categories=predictor.categories
+    )
     return table.subset(count=min(options.images, len(table)))
 
 

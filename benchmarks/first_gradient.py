@@ -14,6 +14,7 @@ from rich.console import Console
 
 from onestage.data import choose_splits
 from onestage.data.loader import training_loader
+from onestage.data_options import DataOptions
 from onestage.detectors import M2DetConfig, build, detector_config
 from onestage.jobs.dataset import open_dataset
 from onestage.models.imagenet import load_backbone_weights
@@ -34,7 +35,12 @@ class Options:
 def gradient_norm(options: Options, norm: Literal["batch", "group"]) -> float:
     """Of the loss a positive anchor, over all parameters, from the recipe's start."""
     display = Display(Console(quiet=True))
-    table = open_dataset(options.data, choose_splits(options.data).train, display=display, skip_bad_data=True)
+    table = open_dataset(
+        options.data,
+        choose_splits(options.data, hold_out=False).train,
+        display=display,
+        options=DataOptions(skip_bad_data=True),
+    )
     recipe, _ = default_recipe(options.detector, table, pretrained=options.backbone_weights is not None)
     config = detector_config(options.detector)
     assert isinstance(config, M2DetConfig)

@@ -10,7 +10,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from onestage.data.voc import voc_annotation
+from onestage.data.formats.voc import voc_annotation
 
 Kind = Literal["voc", "coco", "yolo"]
 

@@ -275,7 +275,7 @@ def main(options: Options) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     compute, settings, console = choose_compute(), SETTINGS[options.network], Console()
-    splits = choose_splits(options.data)
+    splits = choose_splits(options.data, hold_out=False)
     table, _ = read_dataset(options.data, splits.train)
     test, _ = read_dataset(options.data, splits.test, table.categories)
     console.print(f"{len(table)} training and {len(test)} test images; {compute.reason}")

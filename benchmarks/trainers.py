@@ -65,7 +65,7 @@ class Ours:
             build_detector(recipe.detector, CLASSES, config=recipe.network),
             recipe,
             train=table,
-            test=table,
+            val=table,
             folder=RunFolder(Path()),  # nothing is written without an evaluation
             compute=choose_compute(device, precision),
             display=quiet(),

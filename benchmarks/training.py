@@ -246,7 +246,7 @@ def main(options: Options) -> None:
         if options.data is None:
             table = augmentation.write_images(Path(folder), augmentation.Options(images=options.images))
         else:
-            table, _ = read_dataset(options.data, choose_splits(options.data).train)
+            table, _ = read_dataset(options.data, choose_splits(options.data, hold_out=False).train)
         results = []
         for name in options.sections:
             results.append(measure(name, table, options))

@@ -130,7 +130,7 @@ def main(options: Options) -> None:
         if options.data is None:
             table = augmentation.write_images(Path(folder), augmentation.Options(images=options.images))
         else:
-            table, _ = read_dataset(options.data, choose_splits(options.data).train)
+            table, _ = read_dataset(options.data, choose_splits(options.data, hold_out=False).train)
         for name in options.detectors:
             ours, seconds, operations = run(name, table, options)
             batch_size = ours.trainer.images_per_step

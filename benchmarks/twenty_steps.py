@@ -23,6 +23,7 @@ from rich.table import Table as Screen
 
 from onestage.compute.device import choose_compute
 from onestage.data import choose_splits
+from onestage.data_options import DataOptions
 from onestage.detectors import DETECTORS, build
 from onestage.inference.predictor import load
 from onestage.jobs.dataset import open_dataset
@@ -46,9 +47,11 @@ class Options:
 
 def run(name: str, options: Options, folder: Path) -> tuple[float, float, float, float, int]:
     """Mean loss of the first and of the last four steps, images a second, AP50, number of detections."""
-    splits, display = choose_splits(options.data), Display(Console(quiet=True))
-    train = open_dataset(options.data, splits.train, display=display, skip_bad_data=True)
-    test = open_dataset(options.data, splits.test, display=display, skip_bad_data=True, categories=train.categories)
+    splits, display = choose_splits(options.data, hold_out=False), Display(Console(quiet=True))
+    train = open_dataset(options.data, splits.train, display=display, options=DataOptions(skip_bad_data=True))
+    test = open_dataset(
+        options.data, splits.test, display=display, options=DataOptions(skip_bad_data=True), categories=train.categories
+    )
     test = test.subset(count=options.test_images)
     recipe, _ = default_recipe(name, train, pretrained=False)
     recipe = replace(recipe, batch_size=options.batch_size, workers=0).with_length(steps=options.steps)
@@ -58,7 +61,7 @@ def run(name: str, options: Options, folder: Path) -> tuple[float, float, float,
     detector = build(name, len(train.categories), config=recipe.network)
     compute = choose_compute("cpu", "auto")
     trainer = Trainer(
-        detector, recipe, train=train, test=test, folder=RunFolder(folder), compute=compute, display=display, workers=0
+        detector, recipe, train=train, val=test, folder=RunFolder(folder), compute=compute, display=display, workers=0
     )
     batches = trainer.batches()
     batch = next(batches)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Before torch is imported: the test processes share the machine's cores, so each takes one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is remembered of images stays out of the user's own cache.
+os.environ["ONESTAGE_CACHE"] = tempfile.mkdtemp(prefix="onestage-cache-")
 
 from hypothesis import settings
 from jaxtyping import install_import_hook

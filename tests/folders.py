@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from onestage.data import find_datasets
+from onestage.data.reading import read_source
+from onestage.data.table import Table
+from onestage.data.validate import Problem
+from onestage.structures import Categories
+
 VocObject = tuple[str, Any, Any, Any, Any]  # name, xmin, ymin, xmax, ymax as the file has them
 
 
@@ -57,3 +63,9 @@ def write_coco_folder(root: Path, content: dict, split: str = "train2017", image
     for seed, image in enumerate(content["images"] if images else ()):
         write_image(root / split / image["file_name"], (int(image["height"]), int(image["width"])), seed)
     return root
+
+
+def read_split(root: Path, split: str, categories: Categories | None = None) -> tuple[Table, list[Problem]]:
+    """What the reader of a folder makes of a split, also where nothing in it is usable."""
+    ((folder, kind, source, _),) = find_datasets(root)
+    return read_source(source, folder, kind, split, categories)

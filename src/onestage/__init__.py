@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from onestage.detectors import build
     from onestage.errors import UserError
     from onestage.inference.predictor import Predictor, load
+    from onestage.jobs.convert import convert
     from onestage.jobs.demo import demo
+    from onestage.jobs.doctor import doctor
     from onestage.jobs.evaluate import evaluate
     from onestage.jobs.export import export_model
     from onestage.jobs.import_checkpoint import import_checkpoint
@@ -41,7 +43,9 @@ __all__ = [
     "Predictor",
     "UserError",
     "build",
+    "convert",
     "demo",
+    "doctor",
     "evaluate",
     "export_model",
     "import_checkpoint",
@@ -62,7 +66,9 @@ _HOMES = {
     "Predictor": "onestage.inference.predictor",
     "UserError": "onestage.errors",
     "build": "onestage.detectors",
+    "convert": "onestage.jobs.convert",
     "demo": "onestage.jobs.demo",
+    "doctor": "onestage.jobs.doctor",
     "evaluate": "onestage.jobs.evaluate",
     "export_model": "onestage.jobs.export",
     "import_checkpoint": "onestage.jobs.import_checkpoint",

@@ -17,18 +17,19 @@ from tyro.conf import Positional, arg, subcommand
 
 import onestage
 from onestage.errors import ReportedByAnotherRankError, UserError
-from onestage.options import Device, Maybe, Model, Sources, given_settings, postprocessing_options, recipe_options
+from onestage.options import (
+    Data,
+    DataOptions,
+    Device,
+    Maybe,
+    Model,
+    Postprocessing,
+    PostprocessingOfModel,
+    Sources,
+    given_settings,
+    recipe_options,
+)
 from onestage.terminal import seconds
-
-if TYPE_CHECKING:
-
-    class Postprocessing: ...
-
-    class PostprocessingOfModel(Postprocessing): ...
-
-else:
-    Postprocessing = postprocessing_options(score_threshold="0.5", max_detections="200")
-    PostprocessingOfModel = postprocessing_options("as the model's own", "as the model's own")
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ class Demo(Common):
 
 @dataclass(frozen=True)
 class Train(Common):
-    """Train a detector on a folder of labelled images (VOC, COCO or YOLO; the kind is found out).
+    """Train a detector on a folder of labelled images, as labelling tools write it (the format is found out).
 
     Options after --device are settings of the recipe; one that is left out stays as the recipe has it."""
 
     data: Annotated[Positional[str | None], arg(metavar="DATA", help_behavior_hint="")] = None
-    """Folder of the data set; several VOC years as VOC2007+VOC2012."""
+    """Folder of labelled images, or its annotation file; several VOC years as VOC2007+VOC2012."""
     detector: Maybe[str] = None
     """ssd300-vgg16, ssd512-vgg16, retinanet-resnet18 (34, 50, 101), m2det320-vgg16 (512, 704, 800; also -resnet50,
     -resnet101), or ssd300-NAME, ssd512-NAME, retinanet-NAME with any timm backbone. Default: ssd300-vgg16."""
@@ -87,9 +88,11 @@ class Train(Common):
     backbone_weights: Maybe[str] = None
     """imagenet, none, or a .safetensors or .pth file. Default: imagenet."""
     train_split: Maybe[str] = None
-    """Split to train on. Default: trainval, else train."""
+    """Split to train on. Default: train, or what is not held out of it."""
+    val_split: Maybe[str] = None
+    """Split that chooses the best weights. Default: val, else images that are held out of the training split."""
     test_split: Maybe[str] = None
-    """Split to evaluate on. Default: test, else val."""
+    """Split that gives the final figures. Default: test, else the one that chooses."""
     subset: Maybe[float] = None
     """Number of training images to use, or a fraction below 1. Default: all."""
     seed: Maybe[int] = None
@@ -104,9 +107,8 @@ class Train(Common):
     """Experiment logs that get the numbers of log.csv too, and images. (--track is the old name.)"""
     replay: Maybe[Path] = None
     """Instead of training, repeat a step that was skipped, from the file that the run wrote (no DATA then)."""
-    skip_bad_data: bool = False
-    """Leave out images and objects that are broken, and say how many, instead of stopping."""
     device: Device = None
+    data_options: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
     if TYPE_CHECKING:
         settings: Any = None  # added by `_train_with_settings`
 
@@ -126,17 +128,15 @@ class Evaluate(Common):
 
     model: Model = tyro.MISSING
     """Run folder, model file or exported file."""
-    data: Annotated[Positional[str], arg(metavar="DATA")] = tyro.MISSING
-    """Folder of the data set; several VOC years as VOC2007+VOC2012."""
+    data: Data = tyro.MISSING
     split: Maybe[str] = None
-    """Split to evaluate on. Default: test, else val."""
+    """Split to evaluate on. Default: test, else val, else the images that training holds out."""
     out: Maybe[Path] = None
     """Folder for the results. Default: evaluation/ beside the model."""
-    skip_bad_data: bool = False
-    """Leave out images and objects that are broken, and say how many, instead of stopping."""
     batch_size: int = 8
     """Images that go through the network together."""
     device: Device = None
+    data_options: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
     postprocessing: Annotated[PostprocessingOfModel, arg(name="")] = field(default_factory=PostprocessingOfModel)
 
     def run(self) -> None:
@@ -277,11 +277,54 @@ class Import(Common):
 
 
 @dataclass(frozen=True)
+class Convert(Common):
+    """Write a data set of any format that is read as VOC, COCO or YOLO, boxes exact, images linked."""
+
+    data: Data = tyro.MISSING
+    to: Literal["voc", "coco", "yolo"] = tyro.MISSING
+    """Format to write."""
+    out: Path = tyro.MISSING
+    """Folder to write, new or empty."""
+    split: Maybe[str] = None
+    """Parts of new splits train, val and test, as 0.8,0.1,0.1. Default: the splits of the data."""
+    copy: bool = False
+    """Copy the images, instead of giving the same files a second name."""
+    data_options: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
+
+    def run(self) -> None:
+        self.call(onestage.convert)
+
+
+@dataclass(frozen=True)
+class Doctor(Common):
+    """Look through a data set before training: what is in it, and what is wrong, with a page to look at."""
+
+    data: Data = tyro.MISSING
+    detector: Maybe[str] = None
+    """Detector at whose input objects are measured. Default: that of --model, else ssd300-vgg16."""
+    model: Maybe[Path] = None
+    """Trained model; its detections are held against the labels, to find wrong ones."""
+    out: Maybe[Path] = None
+    """Folder for report.html. Default: doctor/DATA."""
+    json_file: Annotated[Path | None, arg(name="json", help_behavior_hint="")] = None
+    """File for all findings as JSON."""
+    strict: bool = False
+    """End with status 1 where the data has errors."""
+    fix: Maybe[Path] = None
+    """New folder for a copy without what is wrong, with a list of all changes."""
+    device: Device = None
+    data_options: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
+
+    def run(self) -> None:
+        self.call(onestage.doctor)
+
+
+@dataclass(frozen=True)
 class Info(Common):
-    """Parameters, GMACs, anchors, input and classes of a model or of a detector's name."""
+    """Parameters, GMACs, anchors, input and classes of a model or a detector's name; what is in a data set."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL")] = tyro.MISSING
-    """Run folder, model file, exported file, or a detector's name."""
+    """Run folder, model file, exported file, a detector's name, or a folder of labelled images."""
     num_classes: int = 20
     """Number of classes, for a detector's name."""
 
@@ -297,6 +340,8 @@ class Recipes(Common):
         onestage.list_recipes()
 
 
+_WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det) on your own labelled images, measure them, and use them."
+
 COMMANDS: dict[str, type[Common]] = {
     "demo": Demo,
     "train": Train,
@@ -304,6 +349,8 @@ COMMANDS: dict[str, type[Common]] = {
     "predict": Predict,
     "export": Export,
     "serve": Serve,
+    "doctor": Doctor,
+    "convert": Convert,
     "import": Import,
     "info": Info,
     "recipes": Recipes,
@@ -318,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, command in commands.items():
         one = Annotated[command, subcommand(name)]
         union = one if union is None else union | one
-    sys.exit(_status(tyro.cli(union, args=words, prog="onestage", description=onestage.__doc__)))
+    sys.exit(_status(tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS)))
 
 
 def _train_with_settings() -> type[Train]:

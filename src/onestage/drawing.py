@@ -66,11 +66,13 @@ def draw_objects(
     names: Sequence[str],
     *,
     captions: Sequence[str] | None = None,
+    colors: Sequence[Color] | None = None,
     min_side: int = 0,
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
     """A copy of the image with objects on it, the first on top; ignored ones (difficult, crowd) have broken lines.
 
-    `captions` None takes the names of the objects' labels; for the rest see `draw_detections`.
+    `captions` None takes the names of the objects' labels, `colors` None the colours of their classes. An empty
+    caption has no tag. For the rest see `draw_detections`.
     """
     factor = max(1, -(-min_side // max(1, min(image_rgb.shape[:2]))))
     image = np.ascontiguousarray(image_rgb).copy()
@@ -85,20 +87,23 @@ def draw_objects(
         return cv2.getTextSize((0, 0), text, (0, 0), face, text_size, WEIGHT)[2] + 6
 
     boxes = [_inside(box * factor, size_hw) for box in boxes_xyxy]
-    colors = [class_color(int(label)) for label in labels]
+    colors = [class_color(int(label)) for label in labels] if colors is None else colors
     captions = [name_of(int(label), names) for label in labels] if captions is None else captions
-    texts, spots = [], []
-    for box, caption in zip(boxes, captions, strict=True):
+    tags: list[tuple[str, Rectangle, Color]] = []
+    for box, caption, color in zip(boxes, captions, colors, strict=True):
+        if not caption:
+            continue
         # The caption, or as many of its first letters as fit into the image and three dots.
         shorter = (f"{caption[:length]}..." for length in range(len(caption), 0, -1))
         fitting = (text for text in (caption, *shorter) if tag_width(text) <= size_hw[1])
-        texts.append(next(fitting, f"{caption[:1]}..."))
-        spots.append(_free_spot(box, (tag_width(texts[-1]), round(1.35 * text_size) + 1), size_hw, spots))
+        text = next(fitting, f"{caption[:1]}...")
+        tag_wh = tag_width(text), round(1.35 * text_size) + 1
+        tags.append((text, _free_spot(box, tag_wh, size_hw, [spot for _, spot, _ in tags]), color))
     for box, color, broken in reversed(list(zip(boxes, colors, ignored, strict=True))):
         x0, y0, x1, y1 = box
         _draw_lines(image, (max(0, x0 - 1), max(0, y0 - 1), x1 + 1, y1 + 1), OUTLINE, line_width + 2, broken=False)
         _draw_lines(image, box, color, line_width, bool(broken))
-    for text, (x0, y0, x1, y1), color in reversed(list(zip(texts, spots, colors, strict=True))):
+    for text, (x0, y0, x1, y1), color in reversed(tags):
         image[y0:y1, x0:x1] = color
         # Perceived lightness (ITU-R BT.601 luma): dark text on light colours, light on dark.
         letters = (0, 0, 0) if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 125 else (255, 255, 255)

@@ -6,10 +6,11 @@ import tomllib
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from tyro.conf import Positional, arg
 
+from onestage import data_options
 from onestage.errors import UserError
 from onestage.selection import Selection
 from onestage.settings import Setting, settings_of
@@ -18,14 +19,34 @@ T = TypeVar("T")
 Maybe = Annotated[T | None, arg(help_behavior_hint="")]  # may be left out; its text says what is then done
 Model = Annotated[Positional[Path], arg(metavar="MODEL")]
 Sources = Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="(required)")]
+Data = Annotated[
+    Positional[str],
+    arg(
+        metavar="DATA",
+        help="Folder of labelled images, or its annotation file; several VOC years as VOC2007+VOC2012.",
+        help_behavior_hint="(required)",
+    ),
+]
 Device = Annotated[
     str | None, arg(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.", help_behavior_hint="")
 ]
 
+# --- how data is read
+
+
+def _data_options() -> type[data_options.DataOptions]:
+    """Options with the fields of `data_options.DataOptions`, which their values are."""
+    options: list[Any] = [
+        (one.name, Annotated[one.type, arg(help=f"{one.help}.", help_behavior_hint="")], one.default)
+        for one in settings_of(data_options.DataOptions)
+    ]
+    return make_dataclass("Data", options, bases=(data_options.DataOptions,), frozen=True)
+
+
 # --- post-processing
 
 
-def postprocessing_options(score_threshold: str, max_detections: str) -> type[Any]:
+def _postprocessing_options(score_threshold: str, max_detections: str) -> type[Any]:
     """Options of `Selection.changed`, with the words for what two of them are where they are left out."""
     help_of = {one.name: one.help for one in settings_of(Selection)}
     papers = "as the detector's paper"
@@ -45,6 +66,18 @@ def postprocessing_options(score_threshold: str, max_detections: str) -> type[An
     options.append(("class_agnostic", Annotated[bool, how], False))
     return make_dataclass("Postprocessing", options, frozen=True)
 
+
+if TYPE_CHECKING:
+    DataOptions = data_options.DataOptions
+
+    class Postprocessing: ...
+
+    class PostprocessingOfModel(Postprocessing): ...
+
+else:
+    DataOptions = _data_options()
+    Postprocessing = _postprocessing_options(score_threshold="0.5", max_detections="200")
+    PostprocessingOfModel = _postprocessing_options("as the model's own", "as the model's own")
 
 # --- settings of a recipe
 

@@ -39,9 +39,9 @@ class Categories:
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ValueError(f"categories: {', '.join(twice)} named more than once; give each class its own name")
+            raise UserError(f"categories: {', '.join(twice)} named more than once; give each class its own name")
         if len(self.source_ids) != len(self.names) or len(set(self.source_ids)) != len(self.source_ids):
-            raise ValueError(
+            raise UserError(
                 f"categories: source ids {self.source_ids} do not name {len(self.names)} classes, once each"
             )
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from onestage.data import choose_splits, read_dataset
 from onestage.data.validate import Problem, drop_bad, errors, summary, validate_images
-from onestage.data.voc import read_voc
+from onestage.data_options import DataOptions
 from onestage.evaluation.voc import voc_average_precision
 from onestage.structures import DetectionTable
 
@@ -20,15 +20,15 @@ SHARED = Path(os.environ.get("ONESTAGE_SHARED", Path(__file__).parents[2].parent
 
 
 def test_a_clean_set_has_no_problems(tmp_path: Path) -> None:
-    table, problems = read_voc(write_voc_folder(tmp_path, {"a": voc_xml(), "b": voc_xml()}), "train")
+    table, problems = read_dataset(write_voc_folder(tmp_path, {"a": voc_xml(), "b": voc_xml()}), "train")
     assert problems + validate_images(table) == []
     assert summary([]) == ""
 
 
 def test_bad_images_are_all_named_before_training_and_dropped_where_asked(tmp_path: Path) -> None:
-    names = ("cut", "empty", "good", "gone", "html", "png", "turned", "wide")
+    names = ("cut", "empty", "good", "gone", "half", "html", "png", "turned", "wide")
     write_voc_folder(tmp_path, {name: voc_xml([("cat", 5, 5, 20, 20)]) for name in names})
-    table, problems = read_voc(tmp_path, "train")
+    table, problems = read_dataset(tmp_path, "train")
     assert problems == []
     images = tmp_path / "JPEGImages"
     (images / "cut.jpg").write_bytes((images / "cut.jpg").read_bytes()[:-200])
@@ -40,23 +40,26 @@ def test_bad_images_are_all_named_before_training_and_dropped_where_asked(tmp_pa
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (80, 60)).save(images / "turned.jpg", exif=exif)
-    write_image(images / "wide.jpg", (60, 81))
+    write_image(images / "wide.jpg", (60, 90))
+    write_image(images / "half.jpg", (30, 40))
     problems = validate_images(table)
     assert [(problem.file, problem.kind, problem.severity) for problem in problems] == [
         ("JPEGImages/cut.jpg", "unreadable-image", "error"),
         ("JPEGImages/empty.jpg", "unreadable-image", "error"),
         ("JPEGImages/gone.jpg", "missing-image", "error"),
+        ("JPEGImages/half.jpg", "scale", "error"),
         ("JPEGImages/html.jpg", "unreadable-image", "error"),
         ("JPEGImages/png.jpg", "extension", "notice"),
         ("JPEGImages/turned.jpg", "size", "error"),
         ("JPEGImages/wide.jpg", "size", "error"),
     ]
-    assert "60x80 once upright (EXIF orientation 6), its annotation says 80x60" in problems[5].message
+    assert "60x80 once upright (EXIF orientation 6), its annotation says 80x60" in problems[6].message
+    assert "the image is 40x30, its annotation says 80x60: it was scaled; --rescale-boxes" in problems[3].message
     assert str(problems[0]).count("cut.jpg") == 1
-    assert len(errors(problems)) == 6
+    assert len(errors(problems)) == 7
     kept = drop_bad(table, problems)
     assert [kept.image_id(i) for i in range(len(kept))] == ["good", "png"]
-    assert validate_images(kept) == [problems[4]]
+    assert validate_images(kept) == [problems[5]]
 
 
 def test_the_other_formats_are_decoded_to_prove_them_whole(tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_the_other_formats_are_decoded_to_prove_them_whole(tmp_path: Path) -> No
     for name, extension in (("a", "gif"), ("b", "tiff")):
         (tmp_path / "JPEGImages" / f"{name}.jpg").unlink()
         write_image(tmp_path / "JPEGImages" / f"{name}.{extension}")
-    table, _ = read_voc(tmp_path, "train")
+    table, _ = read_dataset(tmp_path, "train")
     assert validate_images(table) == []
     for path in (tmp_path / "JPEGImages").iterdir():
         path.write_bytes(path.read_bytes()[:1500])
@@ -92,12 +95,12 @@ def test_boxes_the_ap_of_a_spoilt_set_is_the_clean_ones(tmp_path: Path) -> None:
     for n in range(8):
         starts, sides = rng.integers(1, 30, (4, 2)), rng.integers(5, 30, (4, 2))
         good = [("cat", *start, *end) for start, end in zip(starts.tolist(), (starts + sides).tolist(), strict=True)]
-        bad = [("cat", "nan", 1, 5, 5), ("cat", 9, 9, 3, 12), ("cat", -50, 1, -10, 5), ("cat", 5, 5, 500, 9), good[0]]
+        bad = [("cat", "nan", 1, 5, 5), ("cat", 9, 9, 3, 12), ("cat", -50, 1, -10, 5), good[0]]
         clean[f"p{n}"], spoilt[f"p{n}"] = voc_xml(good), voc_xml(good + bad)
-    table, problems = read_voc(write_voc_folder(tmp_path / "clean", clean), "train")
+    table, problems = read_dataset(write_voc_folder(tmp_path / "clean", clean), "train")
     assert errors(problems) == []
-    spoilt_table, spoilt_problems = read_voc(write_voc_folder(tmp_path / "spoilt", spoilt), "train")
-    assert len(errors(spoilt_problems)) == 8 * 4
+    spoilt_table, spoilt_problems = read_dataset(write_voc_folder(tmp_path / "spoilt", spoilt), "train")
+    assert len(errors(spoilt_problems)) == 8 * 2
     truth = table.ground_truth()
     rows = rng.integers(0, len(truth.labels), 60)
     boxes_xyxy = truth.boxes_xyxy[rows] + rng.normal(0, 2, (60, 4))
@@ -111,7 +114,8 @@ def test_boxes_the_ap_of_a_spoilt_set_is_the_clean_ones(tmp_path: Path) -> None:
 @pytest.mark.skipif(not (SHARED / "neu-det").is_dir(), reason="the real data sets are not here")
 def test_neu_det_reads_whole() -> None:
     splits = choose_splits(SHARED / "neu-det")
-    assert (splits.train, splits.test, splits.note) == ("trainval", "test", "")
+    assert splits == ("trainval:kept", "trainval:held-out", "test", "")
+    assert choose_splits(SHARED / "neu-det", hold_out=False) == ("trainval", "test", "test", "")
     tables, problems = zip(*(read_dataset(SHARED / "neu-det", split) for split in ("trainval", "test")), strict=True)
     assert [len(table) for table in tables] == [1440, 360]
     duplicates = [problem for found in problems for problem in found]
@@ -123,11 +127,29 @@ def test_neu_det_reads_whole() -> None:
 
 
 @pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="the real data sets are not here")
-def test_bccds_two_degenerate_boxes_are_named() -> None:
+def test_bccds_two_boxes_without_width_are_one_pixel_wide() -> None:
     table, problems = read_dataset(SHARED / "bccd", "trainval")
-    assert (len(table), len(table.labels) + 2) == (292, 3943)  # of 4,888 objects, 945 are in the test split
-    assert [str(problem) for problem in problems] == [
-        "Annotations/BloodImage_00338.xml, object 13: xmax 504 <= xmin 504; fix or delete the box",
-        "Annotations/BloodImage_00343.xml, object 4: xmax 181 <= xmin 181; fix or delete the box",
-    ]
+    assert (len(table), len(table.labels)) == (292, 3943)  # of 4,888 objects, 945 are in the test split
+    assert problems == []
+    assert ((table.boxes_xyxy[:, 2] - table.boxes_xyxy[:, 0]) == 1).sum() == 2
     assert validate_images(table) == []
+
+
+def test_boxes_are_scaled_with_images_that_were_resized_after_they_were_annotated(tmp_path: Path) -> None:
+    write_voc_folder(tmp_path, {"a": voc_xml([("cat", 5, 5, 20, 30)])}, size_hw=(30, 40))
+    table, problems = read_dataset(tmp_path, "train", options=DataOptions(rescale_boxes=True))
+    assert problems + validate_images(table) == []
+    assert table.boxes_xyxy.tolist() == [[2, 2, 10, 15]]
+    assert table.image_sizes_hw.tolist() == [[30, 40]]
+
+
+def test_what_was_checked_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONESTAGE_CACHE", str(tmp_path / "cache"))
+    root = write_voc_folder(tmp_path / "set", {f"{n}": voc_xml() for n in range(70)})
+    table, _ = read_dataset(root, "train")
+    assert validate_images(table) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("onestage.data.validate.check_image", lambda path: pytest.fail(f"{path} is looked at again"))
+        assert validate_images(table) == []
+    (root / "JPEGImages" / "7.jpg").write_text("<html>")
+    assert [problem.file for problem in validate_images(table)] == ["JPEGImages/7.jpg"]

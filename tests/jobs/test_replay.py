@@ -31,9 +31,15 @@ from onestage.training.step import StepLosses
 from onestage.training.trainer import Trainer
 
 BUOY = 1  # a class of one training image alone, which is in the steps 1 and 5; each epoch has 3 steps
-SETTINGS = {"batch_size": 2, "evaluations": 1, "image_size": 96, "workers": 0}
+SETTINGS = {"batch_size": 2, "evaluations": 1, "image_size": 96, "channels": 64, "subnet_depth": 1, "workers": 0}
 SETTINGS |= {f"augmentation.{transform}_probability": 0.0 for transform in ("expand", "crop", "colour")}
-RUN: dict[str, Any] = {"detector": NAME, "backbone_weights": "none", "save_minutes": 0.0}
+RUN: dict[str, Any] = {
+    "detector": NAME,
+    "backbone_weights": "none",
+    "save_minutes": 0.0,
+    "train_split": "trainval",
+    "test_split": "test",
+}
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +155,7 @@ def test_nan_too_many_in_a_row_end_the_run_with_the_advice_and_a_whole_checkpoin
     folder = RunFolder(tmp_path / "run")
     arguments = f"train {data} --out {folder.root} --detector {NAME} --backbone-weights none --device cpu --steps 20"
     settings = "--batch-size 2 --image-size 96 --workers 0 --optimizer sgd --warmup-steps 0 --precision fp32"
+    settings += " --channels 64 --subnet-depth 1"
     diverging = "--learning-rate 1e6 --save-minutes 0 --max-skipped-steps 4 --ema-decay 0.9"
     with pytest.raises(SystemExit) as ended:
         cli.main([*arguments.split(), *settings.split(), *diverging.split()])

@@ -23,12 +23,15 @@ from onestage.training import trainer
 LIVES = 20
 STEPS = 24
 SETTINGS = {"batch_size": 2, "evaluations": 2, "ema_decay": 0.9, "image_size": 96, "workers": 0}
+SETTINGS |= {"channels": 64, "subnet_depth": 1}  # every step writes the whole state
 RUN: dict[str, Any] = {
     "detector": "retinanet-test_efficientnet",
     "steps": STEPS,
     "backbone_weights": "none",
     "save_minutes": 0.0,  # after every step
     "settings": SETTINGS,
+    "train_split": "trainval",
+    "test_split": "test",
 }
 
 

@@ -20,6 +20,7 @@ from onestage.training.processes import World
 from onestage.training.recipe import TABLES, Recipe
 
 TINY = ("--detector", "retinanet-test_efficientnet", "--image-size", "96", "--backbone-weights", "none")
+SPLITS = ("--train-split", "trainval", "--test-split", "test")
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,21 @@ def test_a_batch_size_found_by_trial_becomes_part_of_the_recipe(
         return replace(recipe, batch_size=4, accumulate=2, learning_rate=0.0005)
 
     monkeypatch.setattr(job, "find_batch_size", find)
-    arguments = ["train", str(data), "--out", str(tmp_path / "run"), *TINY, "--steps", "2", "--evaluations", "1"]
+    arguments = [
+        "train",
+        str(data),
+        "--out",
+        str(tmp_path / "run"),
+        *TINY,
+        "--steps",
+        "2",
+        "--evaluations",
+        "1",
+    ]
     with pytest.raises(SystemExit) as done:
-        cli.main([*arguments, "--batch-size", "auto", "--learning-rate-factors", "backbone.", "0.5", "fpn.", "2"])
+        cli.main(
+            [*arguments, *SPLITS, "--batch-size", "auto", "--learning-rate-factors", "backbone.", "0.5", "fpn.", "2"]
+        )
     assert done.value.code == 0
     assert asked["limit"] == 6
     recipe = json.loads(RunFolder(tmp_path / "run").recipe.read_text())

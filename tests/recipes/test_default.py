@@ -11,7 +11,7 @@ from onestage.data.table import Table, TableBuilder
 from onestage.detectors import detector_config
 from onestage.detectors.ssd import SSD300_VOC_SIZES
 from onestage.input_size import KeepRatio, Stretch
-from onestage.recipes.default import boxes_in_input, default_recipe
+from onestage.recipes.default import default_recipe
 from onestage.structures import Categories
 
 
@@ -33,7 +33,7 @@ def table_of(boxes_xyxy: list[tuple[float, float, float, float]], images: int = 
 
 
 def test_box_sizes_are_those_in_the_stretched_input() -> None:
-    assert boxes_in_input(table_of([(0, 0, 100, 30)], 2), Stretch(300)).tolist() == [[30, 50], [30, 50]]
+    assert table_of([(0, 0, 100, 30)], 2).box_sizes_hw(Stretch(300)).tolist() == [[30, 50], [30, 50]]
 
 
 @pytest.mark.parametrize(("detector", "fresh_norms"), [("ssd300-vgg16", True), ("ssd300-test_efficientnet", False)])
@@ -75,7 +75,7 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
 
 def test_box_sizes_are_those_in_an_input_that_keeps_proportions() -> None:
     table = table_of([(0, 0, 100, 30)], 2)  # 300 x 600: the longer side becomes 400, a factor of 2/3
-    np.testing.assert_allclose(boxes_in_input(table, KeepRatio(300, 400)), [[20, 200 / 3]] * 2)
+    np.testing.assert_allclose(table.box_sizes_hw(KeepRatio(300, 400)), [[20, 200 / 3]] * 2)
 
 
 def test_retinanets_batch_norms_are_frozen_only_over_imagenet_weights() -> None:

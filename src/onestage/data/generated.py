@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from onestage.data.validate import in_threads
-from onestage.data.voc import voc_annotation
+from onestage.compute.threads import in_threads
+from onestage.data.formats.voc import voc_annotation
 
 EMPTY_IMAGES = 0.05  # fraction of images without objects
 MAX_OBJECTS = 5

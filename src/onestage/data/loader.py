@@ -28,7 +28,6 @@ from onestage.data.loader_workers import StartMethod, by_processes, by_thread, r
 from onestage.data.table import Objects, Table
 from onestage.errors import UserError
 from onestage.input_size import PADDING, Resize, SizeHW, Stretch, resize_image
-from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Sample, Targets
 
 
@@ -171,7 +170,7 @@ class BatchReader(Dataset[PackedBatch | UserError]):
     def sample(self, key: tuple[int, int]) -> Sample:
         """One image with its objects, as the network takes them."""
         index = key[1] % len(self.table)
-        sample = Sample(decode_image(self.table.image_path(index)), *self.table.objects(index), index)
+        sample = Sample(self.table.pixels(index), *self.table.objects(index), index)
         if self.augmentation is None:
             return resize_only(sample, self.resize)
         return augment(sample, self.resize, self._rng(key), self.augmentation, self.table)

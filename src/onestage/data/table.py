@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer
+from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer, UInt8
 
 from onestage.errors import UserError
+from onestage.input_size import Resize
+from onestage.runtime.decode import MAX_PIXELS, decode_image
 from onestage.structures import Categories, GroundTruth
 
 IMAGE_COLUMNS = ("image_paths", "image_ids", "image_sizes_hw")
@@ -47,6 +49,8 @@ class Table:
     labels: Int64[np.ndarray, " N"]  # 0..K-1
     ignored: Bool[np.ndarray, " N"]  # VOC difficult, COCO crowd
     areas: Float32[np.ndarray, " N"]  # square pixels, of the segment (COCO) or the box (others)
+    bits: int = 16  # that hold values in 16-bit images
+    max_pixels: int = MAX_PIXELS  # of an image that is decoded
 
     def __len__(self) -> int:
         return len(self.image_sizes_hw)
@@ -54,6 +58,10 @@ class Table:
     def image_name(self, index: SupportsIndex) -> str:
         """The path of an image below `root`, with forward slashes."""
         return os.fsdecode(bytes(self.image_paths[index]))
+
+    def image_names(self) -> list[str]:
+        """The paths of all images below `root`."""
+        return [self.image_name(index) for index in range(len(self))]
 
     def image_path(self, index: SupportsIndex) -> Path:
         return self.root / self.image_name(index)
@@ -97,6 +105,19 @@ class Table:
         columns = {name: getattr(self, name)[images] for name in IMAGE_COLUMNS}
         columns |= {name: getattr(self, name)[objects] for name in OBJECT_COLUMNS}
         return replace(self, first_object=first, **columns)
+
+    def pixels(self, index: SupportsIndex, *, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """An image, decoded; see `decode_image`, also for what it raises."""
+        path = self.image_path(index)
+        return decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
+
+    def with_bits(self, bits: int) -> Table:
+        """The same images, whose 16-bit ones are read as having so many bits."""
+        return replace(self, bits=bits)
+
+    def renamed(self, split: str) -> Table:
+        """The same images under another name of the split."""
+        return replace(self, split=split)
 
     def with_categories(self, categories: Categories) -> Table:
         """The same objects with the labels of another class list, which has all classes of this one, by name."""
@@ -142,6 +163,15 @@ class Table:
             ignored=self.ignored,
             areas=self.areas.astype(np.float64),
         )
+
+    def box_sizes_hw(self, resize: Resize) -> Float[np.ndarray, "N 2"]:
+        """Height and width of every object that is not ignored, in pixels of the network's input."""
+        sizes_hw, size_of_image = np.unique(self.image_sizes_hw, axis=0, return_inverse=True)
+        resized_hw = np.array([resize.image_hw((height, width)) for height, width in sizes_hw.tolist()])
+        factors = (resized_hw.reshape(-1, 2) / sizes_hw)[size_of_image]  # (images, 2)
+        boxes_xyxy = self.boxes_xyxy[~self.ignored].astype(np.float64)
+        sizes = np.stack([boxes_xyxy[:, 3] - boxes_xyxy[:, 1], boxes_xyxy[:, 2] - boxes_xyxy[:, 0]], axis=1)
+        return sizes * np.repeat(factors, np.diff(self.first_object), axis=0)[~self.ignored]
 
     def digest(self) -> str:
         """SHA-256 of the image names and all annotations, the same on every machine."""

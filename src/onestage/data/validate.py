@@ -9,17 +9,25 @@ stops a run unless bad data is skipped; a notice is only printed. What happens i
 | path | error | a file name that leads out of the data folder: its image is left out |
 | missing-image | error | the image is left out |
 | unreadable-image | error | damaged, cut off, too large, not an image: left out by `drop_bad` |
-| no-size | error | an annotation without the size of its image: the image is left out |
-| size | error | the true (upright) size of the image is not the annotated one: left out by `drop_bad` |
+| size | error | the image has other proportions (upright) than its annotation: left out by `drop_bad` |
+| scale | error | the image is a scaled copy of the annotated one: left out by `drop_bad`; `--rescale-boxes` mends it |
 | class | error | a class that is not in the list: the object is left out, the nearest class named |
 | id | error | a COCO id that is no id, is taken or names no image: its image or object is left out |
-| box-not-finite, box-empty | error | NaN or infinite; reversed or without area: the object is left out |
-| box-outside | error | outside the image, or more than 2 px beyond its border: the object is left out |
-| box-border | notice | at most 2 px beyond the border (rounding): clipped |
+| box-not-finite | error | NaN or infinite: the object is left out |
+| box-outside | error | wholly outside the image, or no fractions of it (YOLO): the object is left out |
+| box-empty | notice | reversed or without area: its pixels (at least one) are ignored in training and evaluation |
+| box-clipped, box-border | notice | reaches beyond the border, by more than 2 px or by rounding: clipped |
 | duplicate-object | notice | the same class and box again in one image: left out |
 | duplicate-image | notice | an image listed again in a split: left out |
+| duplicate-image | error | two annotations mean the same image: the second is left out |
 | extension | notice | a PNG called .jpg and the like: read as a PNG |
 | background | notice | YOLO images without a label file: they train as background |
+| root-category | notice | a COCO category that heads the others and has no object (Roboflow's): no class |
+| no-box | notice | shapes that are no boxes (points, lines): no objects |
+| not-downloaded | notice | images of Open Images' tables that are not here: left out |
+| missing-folder | error | a folder or list that data.yaml names is not here: nothing of it is used |
+| other-file | notice | a file of something else among the annotations: passed over |
+| class-not-given | notice | VIA regions without attributes: all of one class |
 | area | notice | COCO objects without a usable area: the area of the box is taken |
 | split | notice | one of several joined folders lacks the split: nothing of it is used |
 
@@ -28,16 +36,19 @@ So nothing is dropped in silence, and after `drop_bad` a table holds nothing tha
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from onestage.compute.threads import reading_threads
+from onestage.compute.threads import in_threads
+from onestage.data.seen_images import SeenImages
 from onestage.data.table import Table
-from onestage.runtime.decode import EXTENSIONS, ImageError, check_image
+from onestage.runtime.decode import EXTENSIONS, MAX_PIXELS, ImageError, check_image, largest_value
 
 Severity = Literal["error", "notice"]
+
+DEEP_LOOKED_AT = 200  # images of 16 bits whose values are looked at
 
 
 @dataclass(frozen=True)
@@ -58,16 +69,46 @@ class Problem:
 def validate_images(table: Table) -> list[Problem]:
     """Check that every image of a table is there, is an image, is whole, and has the annotated size.
 
-    Reads headers and end marks of JPEG and PNG, decodes the other formats. Some thousand images a second.
+    Reads headers and end marks of JPEG and PNG, decodes the other formats: some thousand images a second. Files that
+    have not changed since the last time are not looked at again.
     """
-    found = in_threads(lambda index: _problem_of_image(table, index), range(len(table)))
+    checks = checked_images(table.root, table.image_names(), table.max_pixels)
+    found = (_problem_of_image(table, index, check) for index, check in enumerate(checks))
     return [problem for problem in found if problem is not None]
 
 
-def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """The function of every item, in order, by a few threads: for work that waits for files."""
-    with ThreadPoolExecutor(reading_threads(per_core=2, most=8)) as threads:
-        return list(threads.map(function, items))
+class Checked(NamedTuple):
+    """What the header of an image that is whole says."""
+
+    width: int  # pixels of the upright image
+    height: int
+    format: str
+    orientation: int  # by EXIF
+    bits: int
+
+
+def checked_images(root: Path, names: Sequence[str], max_pixels: int) -> list[Checked | str]:
+    """What is known of each image below `root`, or what is wrong with it; asked of the files that have changed."""
+    seen = SeenImages(root, "checks" if max_pixels == MAX_PIXELS else f"checks-{max_pixels}")
+
+    found = seen.ask_all(names, lambda name: _check(os.fspath(root / name), max_pixels))
+    return [check if isinstance(check, str) else Checked(*check) for check in found]
+
+
+def _check(path: str, max_pixels: int) -> list[Any] | str:
+    try:
+        return list(check_image(path, max_pixels=max_pixels))
+    except ImageError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def significant_bits(table: Table) -> int:
+    """How many bits of a table's 16-bit images hold values, by the largest value of some of them; 16 if it has none."""
+    checks = checked_images(table.root, table.image_names(), table.max_pixels)
+    deep = [index for index, checked in enumerate(checks) if not isinstance(checked, str) and checked.bits == 16]
+    chosen = deep[:: max(1, len(deep) // DEEP_LOOKED_AT)]
+    largest = max(in_threads(lambda index: largest_value(str(table.image_path(index))), chosen), default=0)
+    return max(8, largest.bit_length()) if deep else 16
 
 
 def errors(problems: Iterable[Problem]) -> list[Problem]:
@@ -92,18 +133,25 @@ def summary(problems: Sequence[Problem], limit: int = 20) -> str:
     return "\n".join(lines)
 
 
-def _problem_of_image(table: Table, index: int) -> Problem | None:
-    name, path = table.image_name(index), str(table.image_path(index))
+def _problem_of_image(table: Table, index: int, check: Checked | str) -> Problem | None:
+    name = table.image_name(index)
+    if isinstance(check, str):
+        exists = os.path.exists(table.image_path(index))
+        return Problem(name, None, check, "unreadable-image" if exists else "missing-image")
     height, width = table.image_sizes_hw[index].tolist()
-    try:
-        header = check_image(path)
-    except ImageError as error:
-        kind = "unreadable-image" if os.path.exists(path) else "missing-image"
-        return Problem(name, None, str(error).removeprefix(f"{path}: "), kind)
-    if (header.height, header.width) != (height, width):
-        turned = f" once upright (EXIF orientation {header.orientation})" if header.orientation > 1 else ""
-        found = f"the image is {header.width}x{header.height}{turned}"
-        return Problem(name, None, f"{found}, its annotation says {width}x{height}; correct it", "size")
-    if not name.lower().endswith(EXTENSIONS[header.format]):
-        return Problem(name, None, f"a {header.format} file by its content; read as that", "extension", "notice")
+    if (check.height, check.width) != (height, width):
+        turned = f" once upright (EXIF orientation {check.orientation})" if check.orientation > 1 else ""
+        wrong = f"the image is {check.width}x{check.height}{turned}, its annotation says {width}x{height}"
+        if same_proportions((height, width), (check.height, check.width)):
+            return Problem(name, None, f"{wrong}: it was scaled; --rescale-boxes scales its boxes too", "scale")
+        return Problem(name, None, f"{wrong}; correct it", "size")
+    if not name.lower().endswith(EXTENSIONS[check.format]):
+        return Problem(name, None, f"a {check.format} file by its content; read as that", "extension", "notice")
     return None
+
+
+def same_proportions(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
+    """True where one size is the other scaled, up to the rounding of its shorter sides."""
+    (height, width), (other_height, other_width) = sorted((one_hw, other_hw))
+    factor = max(other_height / height, other_width / width)
+    return abs(other_height - height * factor) <= factor and abs(other_width - width * factor) <= factor

@@ -158,6 +158,7 @@ class Detector(nn.Module):
         resize: how images are brought to the input.
         evaluation_selection: post-processing of its evaluation; the paper's, where no recipe says otherwise.
         level_cut: which scores of each level take part at all; None: all of them.
+        input_bits: how many bits of 16-bit images hold values.
         normalize: the first layer.
         backbone: what ImageNet weights go into.
     """
@@ -168,6 +169,7 @@ class Detector(nn.Module):
     resize: Resize
     evaluation_selection: Selection
     level_cut: LevelCut | None = None
+    input_bits: int = 16
     normalize: Normalize
     backbone: FeatureMaps
 

@@ -1,22 +1,20 @@
 """The report of an evaluation or a training run: one HTML file that needs nothing beside it."""
 
-import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
-from jinja2 import Environment
 from markupsafe import Markup
 
 from onestage.drawing import draw_objects
 from onestage.evaluation.charts import Series, line_chart
 from onestage.evaluation.metrics import COLUMNS, Measurement, decimal, table_rows
+from onestage.evaluation.pages import jpeg_url, page_template
 from onestage.evaluation.voc import VocClassResult, assign_detections
 from onestage.settings import flat
 from onestage.structures import Categories, Detections, DetectionTable, GroundTruth
@@ -54,10 +52,8 @@ def write_report(
     seconds, and map_area (None without an evaluation). `examples` are images by their heading. `settings` say what was
     evaluated or trained, and how; nested ones are written with dotted names.
     """
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("onestage.evaluation").joinpath("report.html").read_text("utf-8"))
     metrics, voc = measurement.metrics, measurement.voc
-    page = template.render(
+    page = page_template("onestage.evaluation").render(
         title=title,
         cards=_cards(metrics, training_log),
         columns=COLUMNS,
@@ -73,7 +69,7 @@ def write_report(
         score_threshold=f"{SHOWN_SCORE:g}",
         settings=flat(settings or {}).items(),
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="replace")
 
 
 def _cards(metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -151,20 +147,15 @@ def _example(one: ReportExample, categories: Categories) -> dict[str, str]:
     return {
         "name": one.name,
         "f1": f"{one.f1:.2f}",
-        "truth": _data_url(truth),
+        "truth": jpeg_url(truth),
         "truth_text": _counted(one.labels.tolist(), categories),
-        "found": _data_url(found.draw(image, min_side=MIN_SIDE)),
+        "found": jpeg_url(found.draw(image, min_side=MIN_SIDE)),
         "found_text": _counted(found.labels.tolist(), categories),
     }
 
 
 def _counted(labels: Sequence[int], categories: Categories) -> str:
     return ", ".join(f"{n} {categories.names[label]}" for label, n in sorted(Counter(labels).items())) or "nothing"
-
-
-def _data_url(image_rgb: np.ndarray) -> str:
-    encoded = cv2.imencode(".jpg", image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class ModelToExport:
             "resize": asdict(self.detector.resize),
             "selection": asdict(self.selection),
             "evaluation_score_threshold": self.detector.evaluation_selection.score_threshold,
+            "input_bits": self.detector.input_bits,
             "origin": self.origin,
         }
 

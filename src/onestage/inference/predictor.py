@@ -75,6 +75,7 @@ class BasePredictor:
     resize: Resize  # how images are brought to the network's input
     papers_selection: Selection  # the post-processing of the detector's paper
     selection: Selection  # the post-processing in use: score threshold, NMS and limits; replace it freely between calls
+    input_bits: int = 16  # how many bits of 16-bit images hold values
 
     def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> PreparedImage:
         """Resize an image for `detect`. The threads that read images call this, so that waiting images are small."""
@@ -108,8 +109,11 @@ class BasePredictor:
             UserError: an array that is not (H, W, 3) of uint8.
         """
         if isinstance(images, AnyImage):
-            return self.detect([self.prepare(read_image(images))])[0]
-        prepared = mapped_ahead(lambda image: self.prepare(read_image(image)), images, batch_size, reading_threads())
+            return self.detect([self.prepare(read_image(images, self.input_bits))])[0]
+        bits = self.input_bits
+        prepared = mapped_ahead(
+            lambda image: self.prepare(read_image(image, bits)), images, batch_size, reading_threads()
+        )
         return [found for batch in _batches(prepared, batch_size) for found in self.detect(batch)]
 
     def predict_files(self, files: Iterable[ImageFile], batch_size: int = 8) -> Iterator[FilePrediction]:
@@ -121,7 +125,7 @@ class BasePredictor:
 
         def opened(file: ImageFile) -> tuple[ImageFile, np.ndarray | None, PreparedImage | ImageError]:
             try:
-                image = read_image(file)
+                image = read_image(file, self.input_bits)
             except ImageError as error:
                 return file, None, error
             return file, image, self.prepare(image)
@@ -188,7 +192,7 @@ class Predictor(BasePredictor):
         self.detector = detector
         self.compute.place(detector).eval()
         self.detector_name, self.categories, self.resize = detector.name, categories, detector.resize
-        self.papers_selection = detector.evaluation_selection
+        self.papers_selection, self.input_bits = detector.evaluation_selection, detector.input_bits
         self.selection = selection or replace(detector.evaluation_selection, score_threshold=0.5)
 
     @torch.no_grad()
@@ -231,7 +235,7 @@ class ExportedPredictor(BasePredictor):
         self.session = kind.open_session(Path(path), None if device is None else str(device))
         file = self.session.file
         self.detector_name, self.categories = file.header["detector"], Categories(file.names, file.source_ids)
-        self.resize = resize_of(file)
+        self.resize, self.input_bits = resize_of(file), file.input_bits
         self.papers_selection = replace(selection_of(file), score_threshold=file.header["evaluation_score_threshold"])
         self.selection = selection or replace(self.papers_selection, score_threshold=0.5)
 
@@ -278,17 +282,17 @@ def load(
     return Predictor(loaded.detector, loaded.categories, selection, device, precision)
 
 
-def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
-    """The RGB pixels, upright, of whatever predictors take as an image.
+def read_image(image: AnyImage, bits: int = 16) -> UInt8[np.ndarray, "H W 3"]:
+    """The RGB pixels, upright, of whatever predictors take as an image; `bits`: see `decode_image`.
 
     Raises:
         ImageError: a file or bytes that are no readable image.
         UserError: an array that is not (H, W, 3) of uint8.
     """
     if isinstance(image, str) and is_address(image):
-        return decode_image(fetch_image(image))
+        return decode_image(fetch_image(image), bits=bits)
     if not isinstance(image, Image.Image):
-        return read_array_or_file(image)
+        return read_array_or_file(image, bits)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if image.mode == "RGB" and orientation == 1:
         return np.asarray(image)
@@ -299,7 +303,7 @@ def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
         image.save(encoded, format="TIFF", exif=exif)
     except (OSError, KeyError, ValueError) as error:
         raise ImageError(f"a Pillow image of mode {image.mode} cannot be used ({error}); convert it to RGB") from error
-    return decode_image(encoded.getvalue())
+    return decode_image(encoded.getvalue(), bits=bits)
 
 
 def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

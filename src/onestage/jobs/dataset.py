@@ -1,35 +1,152 @@
 """Open a data set for a job: read it, check every image and object, and leave out bad data if the user asks for it."""
 
-from onestage.data import read_dataset
+from collections.abc import Mapping
+
+import numpy as np
+
+from onestage.checks import quick_findings
+from onestage.data import Splits, choose_splits, find_datasets, read_dataset, unite
+from onestage.data.splits import base_of, part_of
 from onestage.data.table import Table
-from onestage.data.validate import drop_bad, errors, summary, validate_images
+from onestage.data.validate import Problem, drop_bad, errors, significant_bits, summary, validate_images
+from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.terminal import Display
 
 
 def open_dataset(
-    data: str, split: str, *, display: Display, skip_bad_data: bool, categories: Categories | None = None
+    data: str,
+    split: str,
+    *,
+    display: Display,
+    options: DataOptions = AS_IT_IS,
+    categories: Categories | None = None,
 ) -> Table:
     """The table of one split of a data set, which is described on the display with its problems.
 
-    `skip_bad_data` leaves bad images and objects out. `categories` are the classes of a model; None takes the data's.
+    `categories` are the classes of a model; None takes the data's.
 
     Raises:
-        UserError: no such data, no image left to use, or bad data without `skip_bad_data`, with a summary of it.
+        UserError: no such data, no image left to use, or bad data that is not to be skipped, with a summary of it.
     """
-    table, problems = read_dataset(data, split, categories)
+    table, problems = read_dataset(data, split, categories, options)
     problems = [*problems, *validate_images(table)]
     display.say(table.describe())
+    table = without_bad(table, problems, display, options)
+    if len(table) == 0:
+        raise UserError(f"{data}, {split}: no image is left to use")
+    return table
+
+
+def without_bad(table: Table, problems: list[Problem], display: Display, options: DataOptions) -> Table:
+    """The table without what an error names, if bad data is to be skipped; else a UserError with all problems."""
     bad = errors(problems)
-    if bad and not skip_bad_data:
-        raise UserError(f"{summary(problems)}\nmend the data, or leave these out with --skip-bad-data")
+    if bad and not options.skip_bad_data:
+        raise UserError(_refusal(problems))
     if problems:
         display.say(summary(problems))
     if bad:
         objects = sum(problem.object_number is not None for problem in bad)
         display.say(f"left out, as --skip-bad-data asks: {len(bad) - objects} images and {objects} objects")
         table = drop_bad(table, problems)
-    if len(table) == 0:
-        raise UserError(f"{data}, {split}: no image is left to use")
     return table
+
+
+def _refusal(problems: list[Problem]) -> str:
+    """All problems; in one line if they are one and the same."""
+    mend = "mend the data, or leave these out with --skip-bad-data"
+    first, *others = problems
+    if all((one.kind, one.message, one.object_number) == (first.kind, first.message, None) for one in problems):
+        return f"{first.file}{f' and {len(others):,} more' if others else ''}: {first.message}; {mend}"
+    return f"{summary(problems)}\n{mend}"
+
+
+def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT_IS) -> None:
+    """One line a folder: what its annotations were taken for."""
+    for found in find_datasets(data, options.format):
+        display.say(found.describe())
+
+
+Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
+
+
+def open_for_training(
+    data: str, given: Given, hold_out: bool, subset: float | None, *, options: DataOptions, display: Display
+) -> dict[str, Table]:
+    """The images that train, choose the weights and test, as "train", "val" and "test", with one list of classes.
+
+    Args:
+        given: None takes the usual splits.
+        hold_out: hold images out to choose the weights, where the data has no split for that.
+        subset: train on some images only, a fraction below 1 or a count.
+
+    Raises:
+        UserError: as `open_dataset`.
+    """
+    say_what_was_found(data, display, options)
+    splits = _choose_splits(data, given, hold_out, options)
+    if splits.note:
+        display.say(splits.note)
+    names = dict.fromkeys((splits.train, splits.choose, splits.test))
+    bases = dict.fromkeys(base_of(name) for name in names)
+    whole = {base: open_dataset(data, base, display=display, options=options) for base in bases}
+    tables = {name: part_of(whole[base_of(name)], name, options.test_fraction) for name in names}
+    categories = unite([table.categories for table in tables.values()])
+    bits = significant_bits(tables[splits.train])
+    if bits < 16:
+        display.say(f"images of 16 bits have values of {bits} bits: their highest 8 are taken, here and by the model")
+    tables = {name: table.with_categories(categories).with_bits(bits) for name, table in tables.items()}
+    display.say(_who_does_what(splits, tables))
+    for serious in quick_findings(tables):
+        display.say(f"{serious.level}: {serious.what} [{serious.code}]; {serious.mend}")
+    train = tables[splits.train]
+    if subset is not None:
+        train = train.subset(fraction=subset) if subset < 1 else train.subset(count=int(subset))
+        display.say(f"training on a subset of {len(train):,} images")
+    return {"train": train, "val": tables[splits.choose], "test": tables[splits.test]}
+
+
+def _choose_splits(data: str, given: Given, hold_out: bool, options: DataOptions) -> Splits:
+    """The splits that were given; the usual ones for the rest."""
+    train, val, test = given
+    if train and test:
+        return Splits(train, val or test, test)
+    usual = choose_splits(data, options, hold_out=hold_out)
+    if train and not val and base_of(usual.choose) == train:
+        train = usual.train  # without the images that are held out of it
+    choose = val or (test if test and usual.choose == usual.test and not hold_out else usual.choose)
+    return Splits(
+        train or usual.train, choose, test or (choose if usual.test == usual.choose else usual.test), usual.note
+    )
+
+
+def _who_does_what(splits: Splits, tables: Mapping[str, Table]) -> str:
+    train, choose, test = (f"{len(tables[name]):,} images ({name})" for name in splits[:3])
+    if splits.choose != splits.test:
+        return f"{train} train, {choose} choose the best weights, {test} test them at the end"
+    return f"{train} train, {choose} choose the best weights and test them: a little too kindly; add a test split"
+
+
+def table_lines(tables: Mapping[str, Table], input_sizes: Mapping[str, np.ndarray] | None = None) -> list[str]:
+    """What is in each split, as a table of text: images, objects, classes, and sizes where they are given.
+
+    `input_sizes`: height and width of the objects at a detector's input, by split.
+    """
+    names = next(iter(tables.values())).categories.names
+    rows: list[tuple[str, list[object]]] = [
+        ("images", [len(table) for table in tables.values()]),
+        ("objects", [len(table.labels) for table in tables.values()]),
+        ("ignored objects", [int(table.ignored.sum()) for table in tables.values()]),
+    ]
+    counts = [np.bincount(table.labels, minlength=len(names)).tolist() for table in tables.values()]
+    rows += [(name[:40], [one[label] for one in counts]) for label, name in enumerate(names)]
+    if input_sizes is not None:
+        sides = [np.sqrt(input_sizes[split].prod(axis=1)) for split in tables]
+        for part, percent in (("smallest", 0), ("median", 50), ("largest", 100)):
+            found = [f"{np.percentile(side, percent):.0f} px" if len(side) else "-" for side in sides]
+            rows.append((f"{part} at input", [*found]))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'':{width}}  " + "".join(f"{split[:12]:>13}" for split in tables)]
+    written = ((name, [f"{one:,}" if isinstance(one, int) else str(one) for one in values]) for name, values in rows)
+    return lines + [f"{name:{width}}  " + "".join(f"{value:>13}" for value in values) for name, values in written]

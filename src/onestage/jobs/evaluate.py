@@ -10,13 +10,14 @@ from onestage.compute.device import Compute, choose_compute
 from onestage.compute.memory import keep_freed_memory
 from onestage.data import choose_splits
 from onestage.data.table import Table
+from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.evaluation import measure, print_table
 from onestage.evaluation.report import ReportExample, choose_examples, count_by_image, write_report
 from onestage.export import format_of
 from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
 from onestage.models.model_file import LoadedModel, RunFolder, load_model
-from onestage.runtime.decode import ImageError, decode_image
+from onestage.runtime.decode import ImageError
 from onestage.selection import Nms, Selection
 from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
@@ -38,7 +39,7 @@ def evaluate(
     iou_threshold: float | None = None,
     class_agnostic: bool | None = None,
     max_detections: int | None = None,
-    skip_bad_data: bool = False,
+    data_options: DataOptions = AS_IT_IS,
     batch_size: int = 8,
     device: str | None = None,
     display: Display | None = None,
@@ -47,11 +48,11 @@ def evaluate(
 
     Args:
         model: a run folder, a model file or an exported file.
-        data: a VOC, COCO or YOLO folder with the classes of the model.
+        data: a folder of labelled images with the classes of the model.
         split: None takes the test split.
         out: the folder of `metrics.json` and `report.html`; None takes `evaluation/` beside the model file.
         score_threshold, nms, iou_threshold, class_agnostic, max_detections: post-processing; None takes the model's.
-        skip_bad_data: leave out bad images and objects instead of stopping.
+        data_options: how the data is read.
         device: None takes a GPU if there is one.
 
     Raises:
@@ -61,7 +62,7 @@ def evaluate(
     display = display or Display()
     keep_freed_memory()
     data, path = os.fspath(data), Path(model)
-    split = split or choose_splits(data).test
+    split = split or choose_splits(data, data_options).test
     folder = Path(out) if out is not None else (path if path.is_dir() else path.parent) / "evaluation"
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
     exported = isinstance(loaded, ExportedPredictor)
@@ -76,7 +77,8 @@ def evaluate(
     settings = {"model": str(model), "data": data, "split": split, "selection": plain(selection)}
     if exported:
         loaded.selection = selection  # before data is read: raises if the file can't do it
-    table = open_dataset(data, split, display=display, skip_bad_data=skip_bad_data, categories=loaded.categories)
+    table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
+    table = table.with_bits(loaded.input_bits)
     if exported:
         found = _detect_exported(loaded, table, display, batch_size)
         return _measure_and_report(found, table, folder, display, settings)
@@ -140,7 +142,7 @@ def _measure_and_report(
     best, worst = choose_examples(truth, counts)
 
     def example(index: int) -> ReportExample:
-        image = decode_image(table.image_path(index))
+        image = table.pixels(index)
         f1 = float(counts.f1[index])
         return ReportExample(table.image_name(index), image, *table.objects(index), found=found[index], f1=f1)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from onestage.data import choose_splits
 from onestage.data.generated import draw_image
+from onestage.data_options import DataOptions
 from onestage.errors import UserError
 from onestage.evaluation.voc import voc_average_precision
 from onestage.export import FORMATS, ExportFormat
@@ -116,8 +117,9 @@ def _format(name: str, precision: str) -> ExportFormat:
 def _calibration(data: str | os.PathLike[str] | None, categories: Categories, display: Display) -> Calibration:
     if data is None:
         return Calibration(())
-    split = choose_splits(os.fspath(data)).train
-    table = open_dataset(os.fspath(data), split, display=display, skip_bad_data=True, categories=categories)
+    options = DataOptions(skip_bad_data=True)
+    split = choose_splits(os.fspath(data), options).train
+    table = open_dataset(os.fspath(data), split, display=display, options=options, categories=categories)
     table = table.subset(count=min(CALIBRATION_IMAGES, len(table)))
 
     def map_area(indices: Sequence[int], found: Sequence[Detections]) -> float:

@@ -1,25 +1,32 @@
-"""Describe a model or a detector in a table."""
+"""Describe a model, a detector or a data set in a table."""
 
 from pathlib import Path
 
+from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Description, build, describe
 from onestage.export import format_of
 from onestage.export.base import selection_of
 from onestage.input_size import Stretch
-from onestage.models.model_file import load_model
+from onestage.jobs.convert import read_all_splits
+from onestage.jobs.dataset import say_what_was_found, table_lines
+from onestage.models.model_file import RunFolder, load_model
 from onestage.terminal import Display
 
 
 def info(model: str, *, num_classes: int = 20, display: Display | None = None) -> str:
-    """Print and return the parameters, GMACs, anchors, input and classes of a model.
+    """Print and return the parameters, GMACs, anchors, input and classes of a model, or what is in a data set.
 
-    `model` is a run folder, a model file, an exported file, or a detector's name, for which `num_classes` counts.
+    `model` is a run folder, a model file, an exported file, a detector's name, for which `num_classes` counts, or a
+    folder of labelled images.
 
     Raises:
         UserError: `model` is none of these.
     """
     path, export_format = Path(model), format_of(model)
-    if not path.exists():
+    display = display or Display()
+    if _is_data(path):
+        lines = _data_lines(model, display)
+    elif not path.exists():
         lines = _detector_lines(describe(build(model, num_classes)))
     elif export_format is not None:
         file = export_format.read(path)
@@ -40,7 +47,7 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         if "map_area" in loaded.header:
             lines.append(f"  AP50        {loaded.header['map_area']:.4f} (VOC, area) at step {loaded.header['step']}")
     text = "\n".join(lines)
-    (display or Display()).say(text)
+    display.say(text)
     return text
 
 
@@ -59,3 +66,16 @@ def _detector_lines(about: Description) -> list[str]:
         maps = ", ".join(f"{columns}x{rows} cells of {anchors}" for rows, columns, anchors in about.cells)
         lines.append(f"  anchors     {about.anchors:,}{at}: {maps}")
     return lines
+
+
+def _is_data(path: Path) -> bool:
+    """True for a folder that holds no run, and for an annotation file."""
+    if path.is_dir():
+        return not RunFolder(path).model.exists() and not RunFolder(path).recipe.exists()
+    return path.suffix.lower() in (".json", ".yaml", ".yml", ".csv", ".data") or "+" in path.name
+
+
+def _data_lines(data: str, display: Display) -> list[str]:
+    say_what_was_found(data, display, AS_IT_IS)
+    tables = read_all_splits(data, display, DataOptions(skip_bad_data=True))
+    return table_lines(tables)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from onestage.compute.memory import keep_freed_memory
-from onestage.data.voc import voc_annotation
+from onestage.data.formats.voc import voc_annotation
 from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.errors import UserError
 from onestage.inference.object_tracking import ObjectTracker

@@ -12,11 +12,11 @@ import torch
 
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
 from onestage.compute.threads import loader_workers
-from onestage.data import choose_splits
 from onestage.data.table import Table
+from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
-from onestage.jobs.dataset import open_dataset
+from onestage.jobs.dataset import open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
 from onestage.models.imagenet import load_backbone_weights
 from onestage.models.model_file import RunFolder, load_model
@@ -48,6 +48,7 @@ class Plan:
 
     Attributes:
         folder: where the run lies, or will.
+        train, val, test: the images that train, that choose the weights, and that give the figures.
         recipe: the run's recipe; its batch size may still be found by trial.
         usual: the recipe before the user's changes.
         resume: True if the folder holds the run, which goes on.
@@ -55,6 +56,7 @@ class Plan:
 
     folder: RunFolder
     train: Table
+    val: Table
     test: Table
     recipe: Recipe
     usual: Recipe
@@ -72,33 +74,35 @@ def train(
     minutes: float | None = None,
     backbone_weights: str | os.PathLike[str] | None = None,
     train_split: str | None = None,
+    val_split: str | None = None,
     test_split: str | None = None,
     subset: float | None = None,
     seed: int | None = None,
     resume: bool = False,
-    skip_bad_data: bool = False,
+    data_options: DataOptions = AS_IT_IS,
     device: str | None = None,
     save_minutes: float = 5.0,
     log_to: Sequence[str] = (),
     settings: dict[str, Any] | None = None,
     display: Display | None = None,
 ) -> TrainResult:
-    """Train on a VOC, COCO or YOLO folder, keep the best weights, evaluate them and write the report.
+    """Train on a folder of labelled images, keep the best weights, evaluate them and write the report.
 
     Where torchrun started this process, it trains together with the others.
 
     Args:
-        data: the folder; several VOC years as `VOC2007+VOC2012`.
+        data: the folder, or its annotation file; several VOC years as `VOC2007+VOC2012`.
         detector: a detector's name; None takes the recipe's, and without a recipe `ssd300-vgg16`.
         recipe: a recipe's name or value; None makes one for the data.
         out: the run folder; None makes `runs/DATA-DETECTOR`.
         epochs, steps, minutes: the length, given by at most one of them; None keeps the recipe's.
         backbone_weights: "imagenet" (the default), "none", or a file.
-        train_split, test_split: None takes the usual names.
+        train_split, val_split, test_split: what trains, what chooses the weights, what gives the figures; None takes
+            the usual names, and holds images out where there are none.
         subset: train on some images only, a fraction below 1 or a count.
         seed: seed of the initial weights, the order and the augmentation.
         resume: go on with the run in `out`, by its own recipe; its length may be changed.
-        skip_bad_data: leave out what is broken instead of stopping.
+        data_options: how the data is read.
         device: None takes a GPU where there is one.
         save_minutes: minutes between two checkpoints; there is one at every evaluation too.
         log_to: experiment logs that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow".
@@ -116,14 +120,15 @@ def train(
         display = (display or Display()) if world.is_main else quiet()
 
         def plan_run() -> Plan:
-            check_packages(log_to)
-            if world.size > 1 and by_trial:
-                raise UserError("--batch-size auto is tried by one process; find it so, then give torchrun the number")
+            _check_request(log_to, detector, by_trial, world)
             folder = _named_folder(out, resume, world)
             goes_on = resume or (world.restarted and folder is not None and folder.recipe.exists())
-            tables = _open_tables(data, train_split, test_split, subset, display, skip_bad_data)
             resumed = _recipe_of_run(folder) if goes_on and folder is not None else None
-            usual = _choose_recipe(recipe, resumed, detector, tables["train"], weights != "none", display)
+            named = named_recipe(recipe) if isinstance(recipe, str) else recipe
+            keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
+            splits = (train_split, val_split, test_split)
+            tables = open_for_training(data, splits, keep == "best", subset, options=data_options, display=display)
+            usual = _choose_recipe(named, resumed, detector, tables["train"], weights != "none", display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             chosen.check_length()
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
@@ -133,8 +138,17 @@ def train(
         world.on_main(lambda: until_the_end.enter_context(sole_run(plan.folder.root)))
         trainer = _prepare(plan, weights, by_trial, device, save_minutes, tuple(log_to), world, display)
         trainer.run()
-        metrics = _evaluate_the_best(trainer, data)
-    return TrainResult(plan.folder.root, metrics)
+        return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
+
+
+def _check_request(log_to: Sequence[str], detector: str | None, by_trial: bool, world: World) -> None:
+    """Raise a UserError for what can be told before the data is read: missing packages, an unknown detector."""
+    check_packages(log_to)
+    if world.size > 1 and by_trial:
+        raise UserError("--batch-size auto is tried by one process; find it so, then give torchrun the number")
+    if detector is not None:
+        with torch.device("meta"):
+            build(detector, num_classes=1)
 
 
 def _named_folder(out: str | os.PathLike[str] | None, resume: bool, world: World) -> RunFolder | None:
@@ -155,30 +169,6 @@ def _refuse_second_run(folder: RunFolder) -> None:
         raise UserError(f"{folder.root}: holds a run already; go on with it by --resume, or choose another --out")
 
 
-def _open_tables(
-    data: str,
-    train_split: str | None,
-    test_split: str | None,
-    subset: float | None,
-    display: Display,
-    skip_bad_data: bool,
-) -> dict[str, Table]:
-    """The images to train on and to test on, as "train" and "test"."""
-    if train_split is None or test_split is None:
-        splits = choose_splits(data)
-        if splits.note:
-            display.say(splits.note)
-        train_split, test_split = train_split or splits.train, test_split or splits.test
-    if test_split != train_split:
-        display.say(f"the weights that do best on {test_split} are kept: its AP is a little kind, so judge on others")
-    train = open_dataset(data, train_split, display=display, skip_bad_data=skip_bad_data)
-    test = open_dataset(data, test_split, display=display, skip_bad_data=skip_bad_data, categories=train.categories)
-    if subset is not None:
-        train = train.subset(fraction=subset) if subset < 1 else train.subset(count=int(subset))
-        display.say(f"training on a subset of {len(train):,} images")
-    return {"train": train, "test": test}
-
-
 def _recipe_of_run(folder: RunFolder) -> Recipe:
     if not folder.recipe.exists():
         raise UserError(f"{folder.root}: holds no run to resume (no recipe.json); check --out")
@@ -191,7 +181,7 @@ def _recipe_of_run(folder: RunFolder) -> Recipe:
 
 
 def _choose_recipe(
-    recipe: str | Recipe | None,
+    recipe: Recipe | None,
     resumed: Recipe | None,
     detector: str | None,
     table: Table,
@@ -200,9 +190,8 @@ def _choose_recipe(
 ) -> Recipe:
     """The recipe that was named or given; else that of the resumed run; else one made for the data."""
     if recipe is not None:
-        chosen = recipe if isinstance(recipe, Recipe) else named_recipe(recipe)
-        length = resumed or chosen
-        return replace(chosen, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
+        length = resumed or recipe
+        return replace(recipe, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
     if resumed is not None:
         return resumed
     chosen, reasons = default_recipe(detector or "ssd300-vgg16", table, pretrained=pretrained)
@@ -237,7 +226,7 @@ def _prepare(
         same_bits_in_each_run(compute.device)
     torch.manual_seed(recipe.seed)
     network = build(recipe.detector, len(plan.train.categories), config=recipe.network)
-    network.evaluation_selection = recipe.postprocessing
+    network.evaluation_selection, network.input_bits = recipe.postprocessing, plan.train.bits
     if not plan.resume:
         world.on_main(lambda: display.say(str(load_backbone_weights(network, weights))))  # the others get them from it
     display.say(_summary(network, compute, world))
@@ -248,7 +237,7 @@ def _prepare(
         network,
         recipe,
         train=plan.train,
-        test=plan.test,
+        val=plan.val,
         folder=plan.folder,
         compute=compute,
         display=display,
@@ -284,16 +273,17 @@ def _write_recipe(folder: RunFolder, recipe: Recipe) -> None:
     write_whole(folder.recipe, (json.dumps(recipe.as_dict(), indent=1) + "\n").encode())
 
 
-def _evaluate_the_best(trainer: Trainer, data: str) -> dict[str, Any]:
+def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
     """Measure the weights that were kept, and write `metrics.json` and the report."""
-    folder, world = trainer.folder, trainer.world
+    folder, world, val = trainer.folder, trainer.world, trainer.val_table
+    chosen_by = "none: the last weights" if trainer.recipe.keep == "last" else f"{val.split} ({len(val):,} images)"
     return evaluate_and_report(
         world.on_main(lambda: load_model(folder.model)),
-        trainer.test_table,
+        test,
         folder.root,
         compute=trainer.compute,
         display=trainer.display,
-        settings={"data": data, **flat(trainer.recipe.as_dict())},
+        settings={"data": data, "split": test.split, "weights chosen on": chosen_by, **flat(trainer.recipe.as_dict())},
         log=read_log(folder.log) if world.is_main else (),
         world=world,
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
 from onestage.models.weight_files import read_safetensors
+from onestage.runtime.decode import checked_bits
 from onestage.structures import Categories
 from onestage.whole_file import written_whole
 
@@ -52,11 +53,17 @@ class LoadedModel:
     categories: Categories
     header: dict[str, Any]
 
+    @property
+    def input_bits(self) -> int:
+        """How many bits of 16-bit images hold values."""
+        return self.detector.input_bits
+
 
 def save_model(path: Path, detector: Detector, categories: Categories, **about: Any) -> None:
     """Write a detector and its classes; `about` are more JSON-able facts for the header (recipe, metrics)."""
     classes = {"names": categories.names, "source_ids": categories.source_ids}
-    write_tensors(path, detector.state_dict(), {"config": config_of(detector), "categories": classes, **about})
+    header = {"config": config_of(detector), "categories": classes, "input_bits": detector.input_bits, **about}
+    write_tensors(path, detector.state_dict(), header)
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
@@ -75,6 +82,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     detector = build_from_config(header["config"])
     detector.load_state_dict(tensors)
     detector.eval()
+    detector.input_bits = checked_bits(header.get("input_bits"), str(path))
     return LoadedModel(detector, categories, header)
 
 

@@ -1,13 +1,9 @@
 """The recipe made for a data set: settings that do well on a few hundred to a few thousand images without tuning."""
 
-import numpy as np
-from jaxtyping import Float
-
 from onestage.anchors import COVERAGE_GAIN, anchor_coverage
 from onestage.data.augmentation import MILD
 from onestage.data.table import Table
 from onestage.detectors import DetectorConfig, detector_config
-from onestage.input_size import Resize
 from onestage.training.recipe import Recipe
 
 IMAGES_TO_SEE = 60_000  # where no length is given: enough for a few thousand images, tens of passes for a few hundred
@@ -60,7 +56,7 @@ def _with_anchors(config: DetectorConfig, table: Table) -> tuple[DetectorConfig,
     """The network with anchors from the data where they meet clearly more of its boxes than the paper's do; and why."""
     if not config.anchor_shapes():
         return config, []
-    box_sizes_hw = boxes_in_input(table, config.input_resize)
+    box_sizes_hw = table.box_sizes_hw(config.input_resize)
     settings = config.anchors_for(box_sizes_hw)
     fitted = config.adjusted(settings)
     papers, datas = (anchor_coverage(box_sizes_hw, one.anchor_shapes()) for one in (config, fitted))
@@ -70,13 +66,3 @@ def _with_anchors(config: DetectorConfig, table: Table) -> tuple[DetectorConfig,
     if "aspect_ratios" in settings:
         listed += ", ratios " + ", ".join(f"{ratio:g}" for ratio in settings["aspect_ratios"])
     return fitted, [f"anchors from the data ({listed}): meet {datas:.1%} of the boxes at IoU 0.5, not {papers:.1%}"]
-
-
-def boxes_in_input(table: Table, resize: Resize) -> Float[np.ndarray, "N 2"]:
-    """Height and width of every object that is not ignored, in pixels of the network's input."""
-    sizes_hw, size_of_image = np.unique(table.image_sizes_hw, axis=0, return_inverse=True)
-    resized_hw = np.array([resize.image_hw((height, width)) for height, width in sizes_hw.tolist()])
-    factors = (resized_hw / sizes_hw)[size_of_image]  # (images, 2)
-    boxes_xyxy = table.boxes_xyxy[~table.ignored].astype(np.float64)
-    box_sizes_hw = np.stack([boxes_xyxy[:, 3] - boxes_xyxy[:, 1], boxes_xyxy[:, 2] - boxes_xyxy[:, 0]], axis=1)
-    return box_sizes_hw * np.repeat(factors, np.diff(table.first_object), axis=0)[~table.ignored]

@@ -58,6 +58,7 @@ def _coco(detector: str, batch_size: int) -> Recipe:
 def _released(detector: str, images: int, batch_size: int, epochs: int, milestones: tuple[int, ...]) -> Recipe:
     return Recipe(
         detector=detector,
+        keep="last",
         epochs=epochs,
         batch_size=batch_size,
         optimizer="sgd",

@@ -21,6 +21,7 @@ def retinanet_r50_coco() -> Recipe:
     """
     return Recipe(
         detector="retinanet-resnet50",
+        keep="last",
         steps=90_000,
         batch_size=16,
         train_stem=False,
@@ -45,6 +46,7 @@ def retinanet_r50_voc0712() -> Recipe:
     """
     return Recipe(
         detector="retinanet-resnet50",
+        keep="last",
         network=replace(RETINANET, edges=(600, 1000), box_loss="l1"),
         epochs=4,
         batch_size=16,

@@ -51,6 +51,7 @@ def _paper(
 ) -> Recipe:
     return Recipe(
         detector=detector,
+        keep="last",
         network=detector_config(detector).adjusted({"anchor_sizes": anchors}),
         steps=steps,
         batch_size=32,

@@ -2,11 +2,12 @@
 
 Rules, the same everywhere:
 
-- JPEG, PNG, WebP, BMP, TIFF and GIF are told apart by their first bytes; anything else is refused.
+- JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF and JPEG 2000 are told apart by their first bytes; anything else is refused.
 - Pillow reads the header, and its size is checked before a pixel is decoded. Pixels of another size are refused.
 - EXIF orientation is applied, so an image is always upright. Orientation in XMP is ignored, as browsers ignore it.
 - The result is 8-bit RGB: gray is repeated, palettes are looked up, alpha is dropped (as Pillow and OpenCV do), CMYK
-  goes by Pillow's rule, 16 bits keep their high byte, 1 bit becomes 0 and 255, an animation gives its first frame.
+  goes by Pillow's rule, 16 bits keep the highest 8 of those in use, 1 bit becomes 0 and 255, an animation gives its
+  first frame.
 - A file that is cut off is an error, not an image with a gray bottom.
 
 OpenCV decodes what is ordinary (nearly all images of a training set), Pillow the rest.
@@ -46,7 +47,10 @@ EXTENSIONS = {
     "BMP": (".bmp", ".dib"),
     "TIFF": (".tif", ".tiff"),
     "GIF": (".gif",),
+    "AVIF": (".avif",),
+    "JPEG 2000": (".jp2", ".j2k", ".jpf", ".jpx", ".jpc"),
 }
+UNREAD_EXTENSIONS = (".heic", ".heif")  # images that are told apart, but have no reader with a permissive licence
 
 _FIRST_BYTES = {
     "JPEG": re.compile(rb"\xff\xd8\xff"),
@@ -55,7 +59,10 @@ _FIRST_BYTES = {
     "BMP": re.compile(rb"BM"),
     "TIFF": re.compile(rb"II[*+]\x00|MM\x00[*+]"),
     "GIF": re.compile(rb"GIF8[79]a"),
+    "AVIF": re.compile(rb"....ftyp(avif|avis)", re.DOTALL),
+    "JPEG 2000": re.compile(rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
 }
+_HEIC = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV wants exactly one colour order; its reduced colour flags carry the bit of the other one, BGR
 _REDUCE = {
@@ -82,10 +89,11 @@ class ImageHeader(NamedTuple):
     height: int
     format: str  # a key of `EXTENSIONS`
     orientation: int  # by EXIF, 1 to 8; from 5 the stored sides are swapped. 1 for a TIFF, which Pillow turns upright
+    bits: int  # of a stored gray value or colour, 8 or 16
 
 
 def decode_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, bits: int = 16
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an image file, or the bytes of one, to upright 8-bit RGB.
 
@@ -95,6 +103,7 @@ def decode_image(
         min_side: where given, a JPEG may come out smaller by 2, 4 or 8 (sides rounded up), as long as its shorter side
             keeps at least so many pixels. Faster where the network's input is much smaller than the image; the caller
             scales the boxes.
+        bits: how many bits of a 16-bit image hold values: 12 for many cameras. Its highest 8 are kept.
 
     Raises:
         ImageError: the file is missing, not an image, damaged, cut off or too large. One line that names it.
@@ -108,7 +117,7 @@ def decode_image(
             factor = next((factor for factor in _REDUCE if shorter >= factor * min_side), 1)
         pixels = _decoded_by_opencv(file, _DECODE | _REDUCE.get(factor, 0))
     else:
-        pixels = _decoded_by_pillow(file)
+        pixels = _decoded_by_pillow(file, bits)
     if header.orientation >= 5:  # EXIF 2.32, 4.6.4
         pixels = cv2.transpose(pixels)
     if header.orientation in _FLIPS:
@@ -138,6 +147,24 @@ def check_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHe
     return file.header
 
 
+def largest_value(source: ImageSource) -> int:
+    """The largest value of an image of 16 bits, 0 for one of 8 bits or one that can't be read."""
+    try:
+        file = _opened(source, MAX_PIXELS)
+        return int(np.asarray(file.image).max()) if file.header.bits == 16 else 0
+    except Exception:  # damaged files make Pillow raise nearly anything
+        return 0
+
+
+def checked_bits(bits: object, name: str) -> int:
+    """How many bits of 16-bit images hold values, as a header says; 16 where it does not. Else a UserError."""
+    if bits is None:
+        return 16
+    if not isinstance(bits, int) or not 8 <= bits <= 16:
+        raise UserError(f"{name}: input_bits in its header is {bits!r}, expected 8 to 16; use another copy")
+    return bits
+
+
 class _Opened(NamedTuple):
     """A file whose header has been read and whose size is allowed."""
 
@@ -150,9 +177,13 @@ class _Opened(NamedTuple):
 def _opened(source: ImageSource, max_pixels: int) -> _Opened:
     data, name = _bytes_of(source)
     kind = next((kind for kind, pattern in _FIRST_BYTES.items() if pattern.match(data)), None)
+    if kind is None and _HEIC.match(data):
+        raise ImageError(f"{name}: a HEIC (HEIF) image, which is not read here; convert it to JPEG or PNG")
     if kind is None:
         what = f"it begins with {data[:12]!r}" if data else "the file is empty"
-        raise ImageError(f"{name}: not a JPEG, PNG, WebP, BMP, TIFF or GIF image ({what}); replace or delete it")
+        raise ImageError(
+            f"{name}: not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000 image ({what}); replace or delete it"
+        )
     content = _Content(data)
     try:
         image = _plugin(kind)(content)
@@ -170,7 +201,8 @@ def _opened(source: ImageSource, max_pixels: int) -> _Opened:
             )
     content.reads_left = MAX_FILE_BYTES  # enough for the pixels
     width, height = image.size if orientation < 5 else image.size[::-1]
-    return _Opened(name, content, image, ImageHeader(width, height, kind, orientation))
+    bits = 16 if image.mode.startswith("I") else 8
+    return _Opened(name, content, image, ImageHeader(width, height, kind, orientation, bits))
 
 
 def _bytes_of(source: ImageSource) -> tuple[bytes, str]:
@@ -218,7 +250,7 @@ def _plugin(kind: str) -> type[ImageFile]:
     """Pillow's reader of one format. Not by `Image.open`, which tries all formats: some run other programs (EPS)."""
     if kind == "JPEG":
         return _Jpeg
-    name = kind if kind == "WebP" else kind.capitalize()
+    name = {"WebP": "WebP", "JPEG 2000": "Jpeg2K"}.get(kind, kind.capitalize())
     return getattr(importlib.import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
 
 
@@ -277,14 +309,15 @@ def _decoded_by_opencv(file: _Opened, flags: int) -> UInt8[np.ndarray, "H W 3"]:
     return image
 
 
-def _decoded_by_pillow(file: _Opened) -> UInt8[np.ndarray, "H W 3"]:
+def _decoded_by_pillow(file: _Opened, bits: int = 16) -> UInt8[np.ndarray, "H W 3"]:
     image, kind = file.image, file.header.format
     image.info.pop("xmp", None)  # or a TIFF would be turned by it
     try:
         image.load()  # the first frame; a TIFF is turned upright here
         image.info.pop("transparency", None)  # or Pillow would warn that alpha is dropped, which is our rule
         if image.mode.startswith("I;16"):
-            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+            gray = np.minimum(np.asarray(image) >> (bits - 8), 255).astype(np.uint8)
+            return np.repeat(gray[:, :, None], 3, axis=2)
         if image.mode in ("I", "F"):
             raise ValueError("32-bit pixels have no agreed range, store 8 or 16 bits")
         return np.array(image.convert("RGB"))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .decode import checked_bits
 from .errors import UserError
 
 FORMAT = 1
@@ -46,6 +47,11 @@ class ExportedFile:
     def names(self) -> tuple[str, ...]:
         """Names of the classes, by label."""
         return tuple(self.header["categories"]["names"])
+
+    @property
+    def input_bits(self) -> int:
+        """How many bits of 16-bit images hold values."""
+        return checked_bits(self.header.get("input_bits"), self.name)
 
     @property
     def source_ids(self) -> tuple[int, ...]:

@@ -132,7 +132,8 @@ class OnnxPredictor:
             raise UserError(f"batch size {batch_size}: give 1 or more")
         found: list[DetectionArrays] = []
         for start in range(0, len(images), batch_size):
-            pixels = [read_image(image) for image in images[start : start + batch_size]]
+            bits = self.session.file.input_bits
+            pixels = [read_image(image, bits) for image in images[start : start + batch_size]]
             found += self.session(pixels, self.score_threshold)
         return found
 
@@ -153,10 +154,10 @@ def load(
     return OnnxPredictor(OnnxSession(read_exported(path), device=device, threads=threads), score_threshold)
 
 
-def read_image(image: AnyImage) -> np.ndarray:
-    """RGB pixels, upright, (H, W, 3) of uint8."""
+def read_image(image: AnyImage, bits: int = 16) -> np.ndarray:
+    """RGB pixels, upright, (H, W, 3) of uint8; `bits`: see `decode_image`."""
     if not isinstance(image, np.ndarray):
-        return decode_image(image)
+        return decode_image(image, bits=bits)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UserError(
             f"array of shape {image.shape} and type {image.dtype} is not an image; "

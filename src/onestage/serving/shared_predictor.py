@@ -130,7 +130,8 @@ class SharedPredictor:
         header = await loop.run_in_executor(self._decoders, lambda: read_header(encoded, max_pixels=max_pixels))
         async with self._budget.taken(header.height * header.width, deadline):
             return await loop.run_in_executor(
-                self._decoders, lambda: work(decode_image(encoded, max_pixels=max_pixels))
+                self._decoders,
+                lambda: work(decode_image(encoded, max_pixels=max_pixels, bits=self._predictor.input_bits)),
             )
 
     async def _results(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -20,7 +20,6 @@ from jaxtyping import UInt8
 
 from onestage.data.table import Table
 from onestage.drawing import draw_objects
-from onestage.runtime.decode import decode_image
 from onestage.structures import Batch, Detections
 from onestage.terminal import Display, duration, eta
 from onestage.training.experiment_logs import ExperimentLogs, evaluation_scalars
@@ -161,7 +160,7 @@ def detection_images(table: Table, found: Sequence[Detections]) -> dict[str, UIn
     """
     images, names = {}, table.categories.names
     for index, one in enumerate(found[:IMAGES]):
-        image = decode_image(table.image_path(index), min_side=MAX_SIDE)
+        image = table.pixels(index, min_side=MAX_SIDE)
         scale = min(1.0, MAX_SIDE / max(image.shape[:2]))
         size_wh = [max(1, round(scale * side)) for side in (image.shape[1], image.shape[0])]
         image = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)

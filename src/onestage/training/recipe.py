@@ -76,6 +76,9 @@ class Recipe:
     evaluations: int = setting(
         8, "Evaluations, evenly over the run, the last at its end; fewer where they would take much of the minutes"
     )
+    keep: Literal["best", "last"] = setting(
+        "best", "Weights to keep: the best of all evaluations, or the last ones as papers do, which train on all images"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto", "Number format of the network; auto: bf16 where the hardware is fast at it"
     )

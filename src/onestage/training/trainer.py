@@ -57,7 +57,7 @@ class Trainer:
         recipe: Recipe,
         *,
         train: Table,
-        test: Table,
+        val: Table,
         folder: RunFolder,
         compute: Compute,
         display: Display,
@@ -69,10 +69,11 @@ class Trainer:
     ) -> None:
         """Prepare a run. A checkpoint is written every `save_minutes`, and at every evaluation.
 
-        `log_to` names experiment logs. `usual` is the recipe before the user's changes; warnings compare with it.
+        The weights that do best on `val` are kept (or the last ones, as the recipe says). `log_to` names experiment
+        logs. `usual` is the recipe before the user's changes; warnings compare with it.
         """
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
-        self.train_table, self.test_table, self.log_to, self.usual = train, test, log_to, usual
+        self.train_table, self.val_table, self.log_to, self.usual = train, val, log_to, usual
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
         self.warn = partial(world.warn, say=display.say)
         self.images_per_step = min(recipe.batch_size, len(train) * recipe.repeat)  # over all processes
@@ -147,7 +148,7 @@ class Trainer:
         self.world.on_main(start)
         log_csv = self.folder.log if self.world.is_main else None
         watch = Watch(self.recipe, self.train_table, self.steps_per_epoch, usual=self.usual, report=report)
-        return Journal(self.display, watch, ExperimentLogs(logs, report), log_csv, self.position, self.test_table)
+        return Journal(self.display, watch, ExperimentLogs(logs, report), log_csv, self.position, self.val_table)
 
     def batches(self) -> Generator[Batch, None, None]:
         """This rank's part of each batch, without end, from where the run stands."""
@@ -232,17 +233,17 @@ class Trainer:
     # --- evaluating and saving
 
     def evaluate_and_keep(self, journal: Journal, stopped: Callable[[], bool] = lambda: False) -> float | None:
-        """Evaluate the weights that would be kept now, and keep them if they are the best so far.
+        """Evaluate the weights that would be kept now, and keep them if they are the best so far, or the last.
 
         Returns VOC's AP50 (area); None if `stopped` cut the evaluation off: the resumed run then begins with it.
         """
-        started, test, position = time.monotonic(), self.test_table, self.position
+        started, val, position = time.monotonic(), self.val_table, self.position
         with self.weights_to_keep():
-            with self.display.stage("evaluating", len(test)) as stage:
+            with self.display.stage("evaluating", len(val)) as stage:
                 try:
                     found = detect_all(
                         self.detector,
-                        test,
+                        val,
                         self.compute,
                         selection=self.recipe.postprocessing,
                         workers=self.workers,
@@ -254,10 +255,10 @@ class Trainer:
                     )
                 except StoppedError:
                     return None
-            measurement = measure(test.ground_truth(), DetectionTable.from_detections(found), test.categories)
+            measurement = measure(val.ground_truth(), DetectionTable.from_detections(found), val.categories)
             map_area = measurement.metrics["voc"]["map_area"] or 0.0
-            if map_area > position.best_map_area:
-                position.best_map_area = map_area
+            if map_area > position.best_map_area or self.recipe.keep == "last":
+                position.best_map_area = max(map_area, position.best_map_area)
                 model, categories = self.detector, self.train_table.categories
                 facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": position.step}
                 self.world.on_main(lambda: save_model(self.folder.model, model, categories, **facts))
@@ -268,7 +269,7 @@ class Trainer:
         journal.evaluated(measurement.metrics, found, position.step)
         self.display.say(
             f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {measurement.coco['AP']:.4f} (COCO) on "
-            f"{len(test)} images; best AP50 {position.best_map_area:.4f}"
+            f"{len(val)} images; best AP50 {position.best_map_area:.4f}"
         )
         return map_area
 

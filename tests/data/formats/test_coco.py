@@ -10,13 +10,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask
 import pytest
-from folders import write_coco_folder
+from folders import read_split, write_coco_folder
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from onestage.data import read_dataset
-from onestage.data.coco import coco_splits, normal_id, read_coco
+from onestage.data import find_datasets, read_dataset
+from onestage.data.formats.coco import normal_id, segment_box
 from onestage.data.table import Table
 from onestage.errors import UserError
 from onestage.evaluation.coco import coco_metrics
@@ -91,7 +92,7 @@ def pycocotools_numbers(content: dict, table: Table, found: DetectionTable) -> l
 
 def test_sparse_ids_become_labels_in_the_order_of_the_ids(tmp_path: Path) -> None:
     content = one_image({"bbox": [10, 20, 30, 5.5], "area": 99.5, "category_id": 18, "iscrowd": 1})
-    table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
     assert problems == []
     assert table.categories == Categories(("person", "dog"), (1, 18))
     np.testing.assert_array_equal(table.boxes_xyxy, [(10, 20, 40, 25.5)])
@@ -100,7 +101,7 @@ def test_sparse_ids_become_labels_in_the_order_of_the_ids(tmp_path: Path) -> Non
 
 
 def test_images_without_objects_are_kept(tmp_path: Path) -> None:
-    table, problems = read_coco(write_coco_folder(tmp_path, one_image()), "train2017")
+    table, problems = read_split(write_coco_folder(tmp_path, one_image()), "train2017")
     assert (len(table), len(table.labels), problems) == (1, 0, [])
 
 
@@ -111,21 +112,21 @@ def test_images_are_found_where_people_put_them(place: str, tmp_path: Path) -> N
     if not place.endswith("sub"):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / "train2017" / "a.jpg").rename(tmp_path / place / "a.jpg")
-    table, problems = read_coco(tmp_path, "train2017")
+    table, problems = read_split(tmp_path, "train2017")
     assert (table.image_name(0), problems) == (f"{place}/a.jpg".removeprefix("./"), [])
 
 
 def test_roboflows_layout_is_read_too(tmp_path: Path) -> None:
     write_coco_folder(tmp_path, one_image(), split="valid")
     (tmp_path / "annotations" / "instances_valid.json").rename(tmp_path / "valid" / "_annotations.coco.json")
-    assert coco_splits(tmp_path) == ["valid"]
-    table, _ = read_coco(tmp_path, "valid")
+    assert find_datasets(tmp_path)[0].source.splits == ["valid"]
+    table, _ = read_split(tmp_path, "valid")
     assert table.image_name(0) == "valid/a.jpg"
 
 
 def test_coco_odd_the_metrics_of_the_clean_set_are_pycocotools(tmp_path: Path) -> None:
     content = clean_content()
-    table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
     found = detections_near(table)
     assert problems == []
     numbers = coco_metrics(table.ground_truth(), found, len(table.categories))
@@ -148,8 +149,6 @@ def test_coco_odd_ids_in_any_spelling_and_rubbish_beside_give_the_clean_sets_tab
         dict(good),  # twice
         good | {"image_id": 999},
         good | {"category_id": 55},
-        good | {"bbox": [5, 5, -3, 4]},
-        good | {"bbox": [5, 5, 0, 4]},
         good | {"bbox": [float("nan"), 5, 3, 4]},
         good | {"bbox": [5, 5, float("inf"), 4]},
         good | {"bbox": [400, 5, 3, 4]},
@@ -159,10 +158,10 @@ def test_coco_odd_ids_in_any_spelling_and_rubbish_beside_give_the_clean_sets_tab
         {"id": 1},
     ]
     odd["images"].append({"id": 5, "file_name": "lost.jpg", "height": 9, "width": 9})
-    table, _ = read_coco(write_coco_folder(tmp_path / "clean", clean), "train2017")
+    table, _ = read_split(write_coco_folder(tmp_path / "clean", clean), "train2017")
     write_coco_folder(tmp_path / "odd", odd)
     (tmp_path / "odd" / "train2017" / "lost.jpg").unlink()
-    odd_table, problems = read_coco(tmp_path / "odd", "train2017")
+    odd_table, problems = read_split(tmp_path / "odd", "train2017")
     for name in ("boxes_xyxy", "labels", "ignored", "areas", "first_object", "image_ids", "image_sizes_hw"):
         np.testing.assert_array_equal(getattr(odd_table, name), getattr(table, name), err_msg=name)
     found = detections_near(table)
@@ -172,7 +171,6 @@ def test_coco_odd_ids_in_any_spelling_and_rubbish_beside_give_the_clean_sets_tab
         "duplicate-object": 1,
         "id": 2,
         "class": 1,
-        "box-empty": 2,
         "box-not-finite": 3,
         "box-outside": 1,
         "annotation": 2,
@@ -180,9 +178,53 @@ def test_coco_odd_ids_in_any_spelling_and_rubbish_beside_give_the_clean_sets_tab
     }
 
 
+@pytest.mark.parametrize("size", [{"width": 0}, {"height": None}, {"width": float("nan")}, {"width": "wide"}])
+def test_coco_odd_without_a_size_the_images_own_is_taken(size: dict, tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, one_image())
+    content = one_image()
+    content["images"][0] |= size
+    table, problems = read_split(write_coco_folder(tmp_path, content, images=False), "train2017")
+    assert problems == []
+    assert table.image_sizes_hw.tolist() == [[60, 80]]
+
+
+def test_coco_odd_a_box_without_area_makes_its_pixels_ignored(tmp_path: Path) -> None:
+    content = one_image({"bbox": [5, 5, 0, 4]}, {"bbox": [9, 5, -3, 4]})
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
+    assert table.boxes_xyxy.tolist() == [[5, 5, 6, 9], [6, 5, 9, 9]]
+    assert table.ignored.all()
+    assert [problem.kind for problem in problems if problem.kind != "area"] == ["box-empty", "box-empty"]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "box"),
+    [
+        ([[10, 20, 30, 20, 30, 40], [5, 30, 6, 30, 6, 31]], [5, 20, 30, 40]),
+        ([10, 20, 30, 20, 30, 40], [10, 20, 30, 40]),
+        # columns of 60 pixels: 62 zeros, then 3 ones at rows 2 to 4 of column 1, 57 zeros, 3 ones in column 2
+        ({"size": [60, 80], "counts": [62, 3, 57, 3, 4675]}, [1, 2, 3, 5]),
+        ({"size": [60, 80], "counts": [62, 70, 4668]}, [1, 0, 3, 60]),
+    ],
+)
+def test_coco_odd_without_a_box_that_of_the_segments_is_taken(segmentation: object, box: list, tmp_path: Path) -> None:
+    content = one_image({"segmentation": segmentation, "area": 1})
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
+    assert problems == []
+    assert table.boxes_xyxy.tolist() == [box]
+
+
+def test_coco_odd_a_compressed_segment_has_pycocotools_box() -> None:
+    mask = np.zeros((60, 80), dtype=np.uint8)
+    mask[7:33, 11:60] = np.random.default_rng(0).integers(0, 2, (26, 49))
+    code = pycocotools.mask.encode(np.asfortranarray(mask))
+    x, y, width, height = pycocotools.mask.toBbox(code)
+    found = segment_box({"size": [60, 80], "counts": code["counts"].decode()})
+    assert found == (x, y, x + width, y + height)
+
+
 def test_coco_odd_without_area_the_boxes_own_is_taken_and_said_once(tmp_path: Path) -> None:
     content = one_image({"bbox": [0, 0, 10, 20]}, {"bbox": [0, 0, 3, 4], "area": -1}, {"bbox": [1, 1, 2, 2], "area": 3})
-    table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
     assert table.areas.tolist() == [200.0, 12.0, 3.0]
     assert [(problem.kind, problem.severity) for problem in problems] == [("area", "notice")]
     assert "2 objects have no usable area" in problems[0].message
@@ -194,9 +236,6 @@ def test_coco_odd_without_area_the_boxes_own_is_taken_and_said_once(tmp_path: Pa
         ({"id": None}, "id"),
         ({"id": 1.5}, "id"),
         ({"id": True}, "id"),
-        ({"width": 0}, "no-size"),
-        ({"height": None}, "no-size"),
-        ({"width": float("nan")}, "no-size"),
         ({"file_name": 5}, "annotation"),
         ({"file_name": "../../secret.jpg"}, "path"),
         ({"file_name": "/etc/secret.jpg"}, "path"),
@@ -208,7 +247,7 @@ def test_coco_odd_an_image_that_can_not_be_used_is_named_and_left_out(image: dic
     content = one_image()
     content["images"][0] |= image
     write_coco_folder(tmp_path, content, images=False)
-    table, problems = read_coco(tmp_path, "train2017")
+    table, problems = read_split(tmp_path, "train2017")
     assert len(table) == 0
     assert [problem.kind for problem in problems] == [kind]
 
@@ -216,7 +255,7 @@ def test_coco_odd_an_image_that_can_not_be_used_is_named_and_left_out(image: dic
 def test_coco_odd_a_repeated_image_id_is_named(tmp_path: Path) -> None:
     content = one_image({"bbox": [0, 0, 10, 20], "area": 200})
     content["images"].append(content["images"][0] | {"id": "1"})
-    table, problems = read_coco(write_coco_folder(tmp_path, content), "train2017")
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
     assert (len(table), len(table.labels)) == (1, 1)
     assert [(problem.kind, problem.severity) for problem in problems] == [("id", "error")]
 
@@ -224,7 +263,7 @@ def test_coco_odd_a_repeated_image_id_is_named(tmp_path: Path) -> None:
 def test_classes_a_models_list_is_matched_by_name_and_what_it_lacks_is_named(tmp_path: Path) -> None:
     boxes = [{"bbox": [0, 0, 9, 9], "area": 9, "category_id": number} for number in (1, 18)]
     model_classes = Categories(("dogs", "cat", "person"), (5, 6, 7))
-    table, problems = read_coco(write_coco_folder(tmp_path, one_image(*boxes)), "train2017", model_classes)
+    table, problems = read_split(write_coco_folder(tmp_path, one_image(*boxes)), "train2017", model_classes)
     assert table.categories == model_classes
     assert table.labels.tolist() == [2]
     assert [(problem.kind, problem.object_number) for problem in problems] == [("class", 2)]
@@ -245,7 +284,7 @@ def test_classes_a_models_list_is_matched_by_name_and_what_it_lacks_is_named(tmp
 def test_classes_a_category_list_that_makes_no_sense_stops(categories: object, message: str, tmp_path: Path) -> None:
     write_coco_folder(tmp_path, one_image() | {"categories": categories})
     with pytest.raises(UserError, match=message):
-        read_coco(tmp_path, "train2017")
+        read_split(tmp_path, "train2017")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"images": [1], "annotations": [], "categories": []}', "[" * 100_000])
@@ -253,7 +292,7 @@ def test_what_is_no_coco_file_stops_with_its_name(text: str, tmp_path: Path) -> 
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_val.json").write_text(text)
     with pytest.raises(UserError, match=r"instances_val\.json"):
-        read_coco(tmp_path, "val")
+        read_split(tmp_path, "val")
 
 
 def test_a_missing_split_lists_the_others(tmp_path: Path) -> None:

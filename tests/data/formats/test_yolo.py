@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import write_image
+from folders import read_split, write_image
 
-from onestage.data import read_dataset
-from onestage.data.yolo import read_yolo, yolo_splits
+from onestage.data import find_datasets, read_dataset
 from onestage.errors import UserError
 from onestage.structures import Categories
 
@@ -29,7 +28,7 @@ def write_yolo_folder(root: Path, labels: dict[str, str | None], yaml: str = YAM
 
 def test_fractions_become_pixels_of_the_image(tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": "0 0.5 0.5 1 1\n1 0.25 0.5 0.1 0.2\n"})
-    table, problems = read_yolo(tmp_path, "train")
+    table, problems = read_split(tmp_path, "train")
     assert problems == []
     np.testing.assert_allclose(table.boxes_xyxy, [(0, 0, 80, 60), (16, 24, 24, 36)], rtol=1e-6)
     assert table.labels.tolist() == [0, 1]
@@ -37,13 +36,13 @@ def test_fractions_become_pixels_of_the_image(tmp_path: Path) -> None:
 
 
 def test_a_polygon_gives_its_bounding_box(tmp_path: Path) -> None:
-    table, problems = read_yolo(write_yolo_folder(tmp_path, {"a": "0 0.1 0.5 0.5 0.1 0.25 0.9\n"}), "train")
+    table, problems = read_split(write_yolo_folder(tmp_path, {"a": "0 0.1 0.5 0.5 0.1 0.25 0.9\n"}), "train")
     assert problems == []
     np.testing.assert_allclose(table.boxes_xyxy, [(8, 6, 40, 54)], rtol=1e-6)
 
 
 def test_images_without_labels_are_background_and_counted(tmp_path: Path) -> None:
-    table, problems = read_yolo(write_yolo_folder(tmp_path, {"a": None, "b": "", "c": "0 .5 .5 .1 .1"}), "train")
+    table, problems = read_split(write_yolo_folder(tmp_path, {"a": None, "b": "", "c": "0 .5 .5 .1 .1"}), "train")
     assert np.diff(table.first_object).tolist() == [0, 0, 1]
     assert [(problem.kind, problem.severity) for problem in problems] == [("background", "notice")]
     assert "1 images of train have no label file" in problems[0].message
@@ -52,7 +51,7 @@ def test_images_without_labels_are_background_and_counted(tmp_path: Path) -> Non
 def test_labels_may_lie_beside_the_images(tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": None})
     (tmp_path / "images" / "train" / "a.txt").write_text("1 .5 .5 .5 .5")
-    assert read_yolo(tmp_path, "train")[0].labels.tolist() == [1]
+    assert read_split(tmp_path, "train")[0].labels.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -67,26 +66,26 @@ def test_labels_may_lie_beside_the_images(tmp_path: Path) -> None:
 def test_the_usual_ways_to_write_data_yaml(yaml: str, tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": "1 .5 .5 .5 .5"}, yaml)
     (tmp_path / "list.txt").write_text("./images/train/a.jpg\n\n")
-    table, problems = read_yolo(tmp_path, "train")
+    table, problems = read_split(tmp_path, "train")
     assert (table.labels.tolist(), table.categories.names, problems) == ([1], ("cat", "dog"), [])
-    assert yolo_splits(tmp_path) == ["train"]
+    assert find_datasets(tmp_path)[0].source.splits == ["train"]
 
 
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("names: [cat, cat]\ntrain: x\n", "two classes are called 'cat'"),
-        ("names: {1: cat, 2: dog}\ntrain: x\n", "expected 0 to 1"),
-        ("names: [cat]\nnc: 2\ntrain: x\n", "nc is 2, but 1 classes are named"),
-        ("train: x\n", "expected the list of the classes"),
+        ("names: [cat, cat]\ntrain: images/train\n", "two classes are called 'cat'"),
+        ("names: {1: cat, 2: dog}\ntrain: images/train\n", "expected 0 to 1"),
+        ("names: [cat]\nnc: 2\ntrain: images/train\n", "nc is '2', but 1 classes are named"),
         ("- a\n", "expected names: and train:"),
         ("a: [", "not YAML"),
-        ("!!python/object/apply:os.system ['false']", "not YAML"),
-        ("names: [cat]\nval: x\n", "no split train; there is val"),
+        ("!!python/object/apply:os.system ['false']", "expected names: and train:"),
+        ("names: [cat]\nval: images/train\n", "no split train; there is val"),
         ("names: [cat]\ntrain: nowhere\n", "'nowhere' is not in"),
         ("names: [cat]\ntrain: /etc\n", "'/etc' is not in"),
         ("names: [cat]\ntrain: ../outside\n", "'../outside' is not in"),
         ("names: [cat]\ntrain: labels\n", "has no images"),
+        ("names: [cat, [1]]\ntrain: images\n", "names has .*expected words"),
     ],
 )
 def test_classes_and_paths_that_make_no_sense_stop(yaml: str, message: str, tmp_path: Path) -> None:
@@ -97,7 +96,7 @@ def test_classes_and_paths_that_make_no_sense_stop(yaml: str, message: str, tmp_
 
 
 def test_classes_that_count_from_one_are_found_out(tmp_path: Path) -> None:
-    table, problems = read_yolo(
+    table, problems = read_split(
         write_yolo_folder(tmp_path, {"a": "1 .5 .5 .5 .5\n2 .5 .5 .5 .5\n9 .5 .5 .5 .5\n"}), "train"
     )
     assert table.labels.tolist() == [1]
@@ -108,7 +107,7 @@ def test_classes_that_count_from_one_are_found_out(tmp_path: Path) -> None:
 
 def test_classes_are_matched_to_a_models_list_by_name(tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": "0 .5 .5 .5 .5\n1 .5 .5 .5 .5\n"})
-    table, problems = read_yolo(tmp_path, "train", Categories.from_names(("bird", "dog")))
+    table, problems = read_split(tmp_path, "train", Categories.from_names(("bird", "dog")))
     assert table.labels.tolist() == [1]
     assert [problem.kind for problem in problems] == ["class"]
 
@@ -119,44 +118,43 @@ def test_boxes_that_are_no_boxes_are_named_by_line(tmp_path: Path) -> None:
         "0 .5 .5 nan .5",
         "0 .5 .5 0 .5",
         "0 .9 .5 .5 .5",
+        "0 1.4 .5 .5 .5",
+        "0 40 30 20 20",
         "0 .5 .5",
         "0 a b c d",
         "0 .5 .5 .5 .5",
     ]
-    table, problems = read_yolo(write_yolo_folder(tmp_path, {"a": "\n".join(lines)}), "train")
-    assert len(table.labels) == 1
+    table, problems = read_split(write_yolo_folder(tmp_path, {"a": "\n".join(lines)}), "train")
+    kept = [(20, 15, 60, 45), (40, 15, 41, 45), (52, 15, 80, 45)]  # of 80x60
+    np.testing.assert_allclose(table.boxes_xyxy, kept, rtol=1e-6)
+    assert table.ignored.tolist() == [False, True, False]
+    problems.sort(key=lambda problem: problem.object_number or 0)
+    assert "looks like pixels" in problems[4].message
     assert [(problem.object_number, problem.kind) for problem in problems] == [
         (2, "box-not-finite"),
         (3, "box-empty"),
-        (4, "box-outside"),
-        (5, "annotation"),
-        (6, "annotation"),
-        (7, "duplicate-object"),
+        (4, "box-clipped"),
+        (5, "box-outside"),
+        (6, "box-outside"),
+        (7, "annotation"),
+        (8, "annotation"),
+        (9, "duplicate-object"),
     ]
 
 
 def test_an_image_that_can_not_be_read_is_named_and_left_out(tmp_path: Path) -> None:
     write_yolo_folder(tmp_path, {"a": "0 .5 .5 .5 .5", "b": "0 .5 .5 .5 .5"})
     (tmp_path / "images" / "train" / "a.jpg").write_text("<html>")
-    table, problems = read_yolo(tmp_path, "train")
+    table, problems = read_split(tmp_path, "train")
     assert [table.image_id(i) for i in range(len(table))] == ["b"]
     assert [(problem.file, problem.kind) for problem in problems] == [("images/train/a.jpg", "unreadable-image")]
 
 
-def test_images_and_labels_that_lead_outside_are_not_read(tmp_path: Path) -> None:
+def test_a_list_never_leads_outside_and_names_what_is_missing(tmp_path: Path) -> None:
     write_image(tmp_path / "outside.jpg")
-    root = write_yolo_folder(tmp_path / "set", {"a": "0 .5 .5 .5 .5", "b": None}, "train: list.txt\nnames: [cat]\n")
-    (root / "labels" / "train" / "b.txt").symlink_to("/etc/hostname")
-    (root / "images" / "train" / "c.jpg").symlink_to(tmp_path / "outside.jpg")
-    names = [
-        "images/train/a.jpg",
-        "images/train/b.jpg",
-        "images/train/c.jpg",
-        "../outside.jpg",
-        "images/train/none.jpg",
-    ]
+    root = write_yolo_folder(tmp_path / "set", {"a": "0 .5 .5 .5 .5"}, "train: list.txt\nnames: [cat]\n")
+    names = ["images/train/a.jpg", "../outside.jpg", "images/train/none.jpg"]
     (root / "list.txt").write_text("\n".join([*names, names[0]]))
-    table, problems = read_yolo(root, "train")
+    table, problems = read_split(root, "train")
     assert [table.image_id(i) for i in range(len(table))] == ["a"]
-    kinds = [problem.kind for problem in problems]
-    assert kinds == ["path", "path", "missing-image", "duplicate-image", "path"]
+    assert [problem.kind for problem in problems] == ["path", "missing-image", "duplicate-image"]

@@ -37,7 +37,6 @@ from onestage.data.augmentation.canvas import Canvas, Image, Layer
 from onestage.data.table import Objects, Table
 from onestage.errors import UserError
 from onestage.input_size import Resize
-from onestage.runtime.decode import decode_image
 from onestage.settings import fitted, plain, read, setting
 from onestage.structures import Sample
 
@@ -286,7 +285,7 @@ def augment(
         if table is None or index == sample.image_index:
             return sample.image
         path, (height, width) = table.image_path(index), table.image_sizes_hw[index].tolist()
-        image = decode_image(path)
+        image = table.pixels(index)
         if image.shape[:2] != (height, width):
             found = f"the image is {image.shape[1]}x{image.shape[0]}"
             raise UserError(f"{path}: {found}, its annotation says {width}x{height}; correct it")

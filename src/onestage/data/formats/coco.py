@@ -1,65 +1,170 @@
-"""COCO folders: `annotations/instances_SPLIT.json`, and the images in `SPLIT/`, `images/SPLIT/`, `images/` or beside.
+"""COCO: one JSON file a split, with images, annotations and categories; the images lie anywhere below the folder.
 
-Roboflow's `SPLIT/_annotations.coco.json` is read too. Boxes are (x, y, width, height), 0-based. Category ids may be
-sparse: labels follow their order (COCO data format, "annotations"). `iscrowd` objects are `ignored`; of a segment only
-its box and its `area` are used.
-
-Ids written as 7, 7.0 or "7" are the same id. Annotation ids are not used, so 0 and repeated ones do no harm.
+Boxes are (x, y, width, height), 0-based; where they are missing, those of the segments are taken. Category ids may be
+sparse: labels follow their order (COCO data format, "annotations"). Objects with `iscrowd` or `ignore` are `ignored`;
+of a segment only its box and its `area` are used. Ids written as 7, 7.0 or "7" are the same id. Annotation ids are not
+used, so 0 and repeated ones do no harm. Roboflow's root category, which no object has, is left out.
 """
 
-import json
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from math import inf
-from pathlib import Path, PurePosixPath
 from typing import Any
 
-from onestage.data.reading import DataFolder, ImageObjects, OutsideError, SplitBuilder, shown, whole_size
-from onestage.data.table import Table
-from onestage.data.validate import Problem
+import numpy as np
+
+from onestage.data.folder import DataFolder, folder_of, parse_json, shown, stem_of
+from onestage.data.reading import (
+    ALL,
+    AnnotatedImage,
+    AnnotatedObject,
+    Box,
+    Faults,
+    Source,
+    box_around,
+    name_of,
+    numbers_of,
+    whole_size,
+)
+from onestage.data.split_names import is_split
 from onestage.errors import UserError
 from onestage.structures import Categories
 
-MAX_JSON_BYTES = 4 << 30
+LISTS = ("images", "annotations", "categories")
 Record = dict[str, Any]
 
 
-def coco_splits(root: str | Path) -> list[str]:
-    """The splits that a COCO folder has annotations of, sorted."""
-    root = Path(root)
-    splits = [path.stem.removeprefix("instances_") for path in root.glob("annotations/instances_*.json")]
-    return sorted({*splits, *(path.parent.name for path in root.glob("*/_annotations.coco.json"))})
+# beside COCO's instances there are files of other annotations of the same images
+OTHER_TASKS = re.compile(r"(captions|person_keypoints|stuff|panoptic|image_info)\w*", re.IGNORECASE)
 
 
-def read_coco(root: str | Path, split: str, categories: Categories | None = None) -> tuple[Table, list[Problem]]:
-    """Read one split; see `read_dataset`. `categories` None takes the file's own, in the order of their ids."""
-    builder = SplitBuilder(root, split, "coco")
-    folder = builder.folder
-    names = (f"annotations/instances_{split}.json", f"{split}/_annotations.coco.json")
-    file = folder.first_existing(names) or names[0]
-    content = _load(folder, file)
-    own = _own_categories(f"{folder.root / file}", content["categories"])
-    class_names = dict(zip(map(str, own.source_ids), own.names, strict=True))
-    categories = own if categories is None else categories
-    annotations = _by_image(builder, file, content)
-    without_area = 0
-    for number, record in enumerate(content["images"], start=1):
-        found = _image(builder, file, number, record)
-        if found is None:
-            continue
-        image_id, path, size_hw = found
-        objects = annotations.pop(image_id, None)
-        if objects is None:
-            builder.report(file, "id", f"image {number}: id {image_id} is taken by an earlier image; give each its own")
-            continue
-        image = ImageObjects(f"{file}, image {image_id}", size_hw, categories, builder.problems)
-        for place, annotation in objects:
-            without_area += _area(annotation) is None
-            _add_object(image, place, annotation, class_names)
-        builder.add(image, path=path, image_id=image_id)
-    if without_area:
-        message = f"{without_area:,} objects have no usable area; the area of their boxes is taken"
-        builder.report(file, "area", message, "notice")
-    return builder.build(categories)
+def find_coco(folder: DataFolder) -> CocoSource | None:
+    """The JSON files of a folder that have COCO's lists."""
+    files = [file for file in folder.annotations(".json") if not OTHER_TASKS.fullmatch(stem_of(file))]
+    instances = [file for file in files if stem_of(file).lower().startswith("instances")]
+    found = instances + [file for file in files if file not in instances and is_coco(folder.head(file))]
+    return CocoSource(folder, sorted(found)) if found else None
+
+
+def is_coco(head: str) -> bool:
+    """True for the beginning of a file with COCO's lists, in whatever order."""
+    lists = re.search(r'"(images|annotations|categories)"\s*:\s*\[', head)
+    words = re.search(r'"(file_name|image_id|category_id|supercategory|licenses|categories|annotations)"', head)
+    return head.lstrip().startswith("{") and bool(lists and words)
+
+
+class CocoSource(Source):
+    """The JSON files of a folder, one a split."""
+
+    def __init__(self, folder: DataFolder, files: list[str]) -> None:
+        self.folder, self.files = folder, files
+        self._files_of = _splits_of(files)
+        self._content = lru_cache(maxsize=1)(self._load)  # both lists of a file are asked for, one after the other
+
+    @property
+    def about(self) -> str:
+        tool = " by Roboflow" if "_annotations.coco.json" in self.files[0] else ""
+        return f"COCO{tool}: {', '.join(self.files[:3])}{', ...' if len(self.files) > 3 else ''}"
+
+    @property
+    def splits(self) -> list[str]:
+        return sorted(self._files_of)
+
+    def categories(self, split: str) -> Categories:
+        lists = [self._categories_of(file) for file in self._files_of[split]]
+        if all(one == lists[0] for one in lists):
+            return lists[0]
+        return Categories.from_names(dict.fromkeys(name for one in lists for name in one.names))
+
+    def _categories_of(self, file: str) -> Categories:
+        content = self._content(file)
+        root = phantom_root(content)
+        return _own_categories(f"{self.folder.root / file}", [one for one in content["categories"] if one is not root])
+
+    def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
+        files = self._files_of[split]
+        for file in files:
+            yield from self._images_of(file, faults, unique_ids=len(files) == 1)
+
+    def _images_of(self, file: str, faults: Faults, unique_ids: bool) -> Iterator[AnnotatedImage]:
+        """The images of one file; their ids are not kept where several files have their own."""
+        content, own = self._content(file), self._categories_of(file)
+        class_names = dict(zip(map(str, own.source_ids), own.names, strict=True))
+        annotations = _by_image(file, content, faults)
+        taken: set[str] = set()
+        for number, record in enumerate(content["images"], start=1):
+            found = _image(file, number, record, faults)
+            if found is None:
+                continue
+            image_id, path = found
+            if image_id in taken:
+                message = f"image {number}: id {image_id} is taken by an earlier image; give each its own"
+                faults.report(file, "id", message)
+                continue
+            taken.add(image_id)
+            place = f"{file}, image {image_id}"
+            size_hw = whole_size(record.get("height"), record.get("width"))
+            objects = list(_objects(place, annotations[image_id], class_names, faults))
+            yield AnnotatedImage(place, path, objects, size_hw, image_id if unique_ids else "")
+        without_area = sum(_area(record) is None for records in annotations.values() for _, record in records)
+        if without_area:
+            message = f"{without_area:,} objects have no usable area; the area of their boxes is taken"
+            faults.report(file, "area", message, "notice")
+        if (root := phantom_root(content)) is not None:
+            message = f"the category {shown(root['name'])} heads the others and has no object; it is no class"
+            faults.report(file, "root-category", message, "notice")
+
+    def _load(self, file: str) -> Record:
+        """The content of a file; its three lists are there and hold only objects."""
+        data = self.folder.read(file, 4 << 30)
+        # which of two lists is meant, nobody knows; only then is it worth to look at each key
+        hook = _once if any(data.count(f'"{key}"'.encode()) > 1 for key in LISTS) else None
+        content = parse_json(data, f"{self.folder.root / file}", hook)
+        for key in LISTS:
+            records = content.get(key) if isinstance(content, dict) else None
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                expected = "expected COCO's images, annotations, categories"
+                raise UserError(f"{self.folder.root / file}: it has no list of {key}; {expected}")
+        return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Record:
+    """A JSON object; a ValueError for one with a key that stands twice."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {shown(next(name for name in names if names.count(name) > 1))} stands twice")
+    return record
+
+
+def _splits_of(files: Sequence[str]) -> dict[str, list[str]]:
+    """Split -> files. The split is what is behind `instances_`, else a word of the file's name, else of its folder.
+
+    Files that name none are of one split, as exports of several tasks or a file an image.
+    """
+    found: dict[str, list[str]] = {}
+    for file in files:
+        stem = stem_of(file).removesuffix(".coco")
+        behind = re.sub(r"^instances[_-]?", "", stem, flags=re.IGNORECASE)
+        words = [word for word in re.split(r"[\W_]+", stem) if is_split(word)]
+        folders = [folder for folder in folder_of(file).split("/") if is_split(folder)]
+        split = behind if behind != stem else next(iter([*words, *reversed(folders)]), ALL)
+        found.setdefault(ALL if split in ("", "default") else split, []).append(file)
+    return found
+
+
+def phantom_root(content: Record) -> Record | None:
+    """Roboflow's first category, which names the project: the others name it as theirs, and no object has it."""
+    for root in content["categories"]:
+        others = [record for record in content["categories"] if record is not root]
+        if others and all(record.get("supercategory") == root.get("name") for record in others):
+            number = normal_id(root.get("id"))
+            if all(normal_id(one.get("category_id")) != number for one in content["annotations"]):
+                return root
+    return None
 
 
 def normal_id(value: object) -> str | None:
@@ -72,27 +177,14 @@ def normal_id(value: object) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _load(folder: DataFolder, file: str) -> Record:
-    """The content of the file; its three lists are there and hold only objects."""
-    data = folder.read(file, MAX_JSON_BYTES)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder.root / file}: not JSON ({error}); write it again") from error
-    for key in ("images", "annotations", "categories"):
-        records = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            expected = "expected COCO's images, annotations, categories"
-            raise UserError(f"{folder.root / file}: it has no list of {key}; {expected}")
-    return content
-
-
 def _own_categories(file: str, records: list[Record]) -> Categories:
     named: list[tuple[int, str]] = []
     for record in records:
         category_id, name = normal_id(record.get("id")) or "", record.get("name")
         if not re.fullmatch(r"-?[0-9]{1,18}", category_id) or not isinstance(name, str) or not name.strip():
             raise UserError(f"{file}: category {shown(record)} needs a whole number as id and a name")
+        if name_of(name) is None:
+            raise UserError(f"{file}: category {shown(record)} has a name that can't be written; rename it")
         named.append((int(category_id), name.strip()))
     named.sort()
     numbers, names = tuple(number for number, _ in named), tuple(name for _, name in named)
@@ -102,7 +194,7 @@ def _own_categories(file: str, records: list[Record]) -> Categories:
     return Categories(names, numbers)
 
 
-def _by_image(builder: SplitBuilder, file: str, content: Record) -> dict[str, list[tuple[int, Record]]]:
+def _by_image(file: str, content: Record, faults: Faults) -> dict[str, list[tuple[int, Record]]]:
     """Image id -> its annotations, each with its place in the file, counted from 1."""
     ids = (normal_id(image.get("id")) for image in content["images"])
     groups: dict[str, list[tuple[int, Record]]] = {image_id: [] for image_id in ids if image_id is not None}
@@ -112,68 +204,99 @@ def _by_image(builder: SplitBuilder, file: str, content: Record) -> dict[str, li
             groups[image_id].append((place, record))
         else:
             message = f"image_id {shown(record.get('image_id'))} names no image of the file; correct or delete it"
-            builder.problems.append(Problem(file, place, message, "id"))
+            faults.report(file, "id", message, number=place)
     return groups
 
 
-def _image(builder: SplitBuilder, file: str, number: int, record: Record) -> tuple[str, str, tuple[int, int]] | None:
-    """(id, path, size_hw) of one record of `images`; None, and a problem, for one that can't be used."""
-
-    def report(kind: str, message: str) -> None:
-        builder.report(file, kind, f"image {number}: {message}")
-
+def _image(file: str, number: int, record: Record, faults: Faults) -> tuple[str, str] | None:
+    """(id, path) of one record of `images`; None, and a problem, for one that can't be used."""
     image_id, name = normal_id(record.get("id")), record.get("file_name")
     if image_id is None:
-        return report("id", f"id {shown(record.get('id'))} is no id; give a whole number")
+        message = f"image {number}: id {shown(record.get('id'))} is no id; give a whole number"
+        return faults.report(file, "id", message)
     if not isinstance(name, str) or not name:
-        return report("annotation", f"file_name {shown(name)} is no name of a file")
-    height, width = record.get("height"), record.get("width")
-    size_hw = whole_size(_number(height), _number(width))
-    if size_hw is None:
-        written = f"({shown(width)} x {shown(height)})"
-        return report("no-size", f"no size of {shown(name)} {written}; write width and height")
-    split = builder.split
-    places = (split, f"images/{split}", "images", ".", PurePosixPath(file).parent)
-    try:
-        path = builder.folder.first_existing(str(PurePosixPath(place, name)) for place in places)
-    except OutsideError as error:
-        return report("path", str(error))
-    if path is None:
-        return report("missing-image", f"the image {shown(name)} is missing in {split} and images; add or unlist it")
-    return image_id, path, size_hw
+        return faults.report(file, "annotation", f"image {number}: file_name {shown(name)} is no name of a file")
+    path = faults.find_image(name, file)
+    return None if path is None else (image_id, path)
 
 
-def _add_object(image: ImageObjects, place: int, record: Record, class_names: dict[str, str]) -> None:
-    """Add one annotation; `class_names` by category id."""
-    name = class_names.get(normal_id(record.get("category_id")) or "")
-    if name is None:
-        written, ids = shown(record.get("category_id")), ", ".join(list(class_names)[:10])
-        message = f"category_id {written} is none of the file's categories ({ids}); correct it"
-        return image.report(place, "class", message)
-    label = image.find_label(place, name)
-    if label is None:
+def _objects(
+    place: str, records: list[tuple[int, Record]], class_names: dict[str, str], faults: Faults
+) -> Iterator[AnnotatedObject]:
+    """The annotations of one image; `class_names` by category id."""
+    for number, record in records:
+        name = class_names.get(normal_id(record.get("category_id")) or "")
+        box = record.get("bbox")
+        numbers = numbers_of(box) if isinstance(box, list) else None
+        if not box and "segmentation" in record:
+            box_xyxy, written = segment_box(record["segmentation"]), "segmentation without a box"
+        elif numbers is None or len(numbers) != 4:
+            box_xyxy, written = None, f"bbox {shown(box)}"
+        else:
+            x, y, width, height = numbers
+            box_xyxy, written = (x, y, x + width, y + height), f"bbox {shown(box)}"
+        if name is None:
+            wrong, ids = shown(record.get("category_id")), ", ".join(list(class_names)[:10])
+            message = f"category_id {wrong} is none of the file's categories ({ids}); correct it"
+            faults.report(place, "class", message, number=number)
+        elif box_xyxy is None:
+            message = f"{written} is not four numbers x, y, width, height"
+            faults.report(place, "annotation", message, number=number)
+        else:
+            ignored = any(record.get(key) in (1, "1") for key in ("iscrowd", "ignore"))  # True and 1.0 too
+            yield AnnotatedObject(number, name, box_xyxy, written, ignored, _area(record))
+
+
+def segment_box(segment: object) -> Box | None:
+    """The box of polygons (lists of x, y, x, y, ...) or of a run-length code; None for what is neither."""
+    if isinstance(segment, dict):
+        return _box_of_runs(segment)
+    polygons = segment if isinstance(segment, list) else []
+    if polygons and not isinstance(polygons[0], list):
+        polygons = [polygons]
+    boxes = [box_around(numbers_of(polygon) or ()) for polygon in polygons if isinstance(polygon, list)]
+    return box_around(side for box in boxes if box is not None for side in box)
+
+
+def _box_of_runs(segment: Record) -> Box | None:
+    """The box of a mask in COCO's run-length code: runs of 0 and 1 in turn, down the columns."""
+    counts, size = segment.get("counts"), segment.get("size")
+    size_hw = whole_size(*size) if isinstance(size, list) and len(size) == 2 else None
+    if isinstance(counts, str):
+        counts = _unpacked(counts)
+    runs = numbers_of(counts) if isinstance(counts, list) else None
+    if runs is None or size_hw is None or not all(0 <= run < 1 << 31 for run in runs) or len(runs) < 2:
         return None
-    box = record.get("bbox")
-    numbers = [_number(side) for side in box] if isinstance(box, list) else []
-    sides = [side for side in numbers if side is not None]
-    if len(sides) != 4 or len(numbers) != 4:
-        return image.report(place, "annotation", f"bbox {shown(box)} is not four numbers x, y, width, height")
-    x, y, width, height = sides
-    box_xyxy, written = (x, y, x + width, y + height), f"bbox {shown(box)}"
-    ignored = record.get("iscrowd") in (1, "1")  # True and 1.0 too
-    return image.add(place, label, box_xyxy, written=written, ignored=ignored, area=_area(record))
+    height, ends = size_hw[0], np.cumsum(np.array(runs, dtype=np.int64))
+    starts, stops = ends[0:-1:2], ends[1::2] - 1  # of the runs of 1
+    starts, stops = starts[stops >= starts], stops[stops >= starts]
+    if not len(starts):
+        return None
+    whole_column = starts // height != stops // height
+    top = np.where(whole_column, 0, starts % height).min()
+    bottom = np.where(whole_column, height - 1, stops % height).max()
+    return float(starts.min() // height), float(top), float(stops.max() // height + 1), float(bottom + 1)
+
+
+def _unpacked(text: str) -> list[int] | None:
+    """The runs of a compressed code: five bits a character, each run from the third on less the one two before it."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text.encode("ascii", errors="replace"):
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
 
 
 def _area(record: Record) -> float | None:
-    area = _number(record.get("area"))
-    return area if area is not None and 0 < area < inf else None
-
-
-def _number(value: object) -> float | None:
-    """A JSON number as a float (a whole number too large for one is infinite); None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return inf
+    area = record.get("area")
+    found = None if isinstance(area, str) else numbers_of((area,))
+    return found[0] if found is not None and 0 < found[0] < inf else None

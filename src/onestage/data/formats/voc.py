@@ -1,14 +1,20 @@
-"""VOC folders: `Annotations/STEM.xml`, `JPEGImages/STEM.jpg`, `ImageSets/Main/SPLIT.txt`.
+"""VOC: an XML file an image, wherever it lies, and lists of the splits in `ImageSets/Main`.
 
 Boxes of VOC are 1-based and inclusive (Everingham et al., VOC development kit, 2.2): pixels are 1..W, and the last one
 belongs to the box. Ours are 0-based and half-open, so (xmin, ymin, xmax, ymax) is read as (xmin - 1, ymin - 1, xmax,
-ymax) and written back the other way. `difficult` objects are `ignored`. A folder without `ImageSets/Main` has one
-split, "all": every annotation.
+ymax) and written back the other way. Tools that count otherwise are told by what else they write (`_ORIGINS`).
+`difficult` objects are `ignored`. Without lists, folders such as `train` are the splits.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from functools import cached_property
+from math import degrees
+from typing import Any
 from xml.parsers.expat import ExpatError
 from xml.sax.saxutils import escape
 
@@ -17,61 +23,153 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser, ParseError
 from jaxtyping import Bool, Float
 
-from onestage.data.reading import DataFolder, ImageObjects, OutsideError, SplitBuilder, is_image, shown, whole_size
-from onestage.data.table import Table
-from onestage.data.validate import Problem
+from onestage.data.folder import DataFolder, MissingImageError, OutsideError, folder_of, key_of, shown, some_of, stem_of
+from onestage.data.reading import (
+    ALL,
+    AnnotatedImage,
+    AnnotatedObject,
+    Faults,
+    Source,
+    class_list,
+    numbers_of,
+    whole_size,
+)
+from onestage.data.shapes import turned_box
+from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
 from onestage.structures import Categories
 
 MAX_XML_BYTES = 2 << 20
 MAX_XML_DEPTH = 32
-ALL = "all"
-CLASS_LISTS = ("classes.txt", "labels.txt")
+CLASS_LISTS = ("classes.txt", "labels.txt", "predefined_classes.txt")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+# tool -> (a field that it alone writes, its text, what x0 and y0 and what x1 and y1 have to lose)
+_ORIGINS = {
+    "CVAT": ("source/image", "Unknown", 0.0, 0.0),
+    "Label Studio": ("owner/name", "Label Studio", 0.0, 0.0),
+    "Roboflow": ("source/database", "roboflow.com", 1.0, 1.0),
+}
 
 
-def is_voc(root: Path) -> bool:
-    return (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
+def find_voc(folder: DataFolder) -> VocSource | None:
+    """The XML files of a folder, if the first of them are VOC's."""
+    files = folder.annotations(".xml")
+    looked_at = some_of(files)
+    is_voc = any(re.search(r"<annotation[\s>]", folder.head(file, 4096), re.IGNORECASE) for file in looked_at)
+    folders = {folder_of(file).rpartition("/")[2].lower() for file in (*files, *folder.images)}
+    is_voc |= bool(files) and {"annotations", "jpegimages"} <= folders  # whatever is in the files
+    return VocSource(folder, files) if is_voc else None
 
 
-def voc_splits(root: str | Path) -> list[str]:
-    """The splits of a VOC folder, sorted ("all" if it has no `ImageSets/Main`), without lists for one class."""
-    stems = sorted(path.stem for path in (Path(root) / "ImageSets" / "Main").glob("*.txt"))
-    splits = [stem for stem in stems if not any(stem.endswith(f"_{split}") for split in stems)]
-    return splits or [ALL]
+class VocSource(Source):
+    """The XML files of a folder."""
 
+    def __init__(self, folder: DataFolder, files: list[str]) -> None:
+        self.folder, self.files = folder, files
+        self._files_of: dict[str, list[str]] = defaultdict(list)  # stem -> XML files
+        for file in files:
+            self._files_of[key_of(stem_of(file))].append(file)
+        self._lists = self._split_lists()
 
-def read_voc(root: str | Path, split: str, categories: Categories | None = None) -> tuple[Table, list[Problem]]:
-    """Read one split, a file of `ImageSets/Main` or "all"; see `read_dataset`.
+    @cached_property
+    def about(self) -> str:
+        tool = ""
+        for file in self.files[:3]:
+            try:
+                tool = tool or tool_of(parse_annotation(self.folder.read(file, MAX_XML_BYTES)))
+            except ValueError:  # reported when it is read
+                continue
+        beside = any(folder_of(file) == folder_of(image) for file in self.files[:1] for image in self.folder.images)
+        where = f" beside {len(self.folder.images):,} images" if beside else f", {len(self.files):,} files"
+        return f"VOC{f' by {tool}' if tool else ''}: XML{where}"
 
-    `categories` None takes `classes.txt` or `labels.txt` of the folder, else the class names found, sorted.
-    """
-    builder = SplitBuilder(root, split, "voc")
-    folder = builder.folder
-    annotations = []
-    for stem, file in _listed_files(builder):
+    @property
+    def splits(self) -> list[str]:
+        return sorted(self._lists) or sorted({split_of(file) or ALL for file in self.files})
+
+    def _split_lists(self) -> dict[str, list[str]]:
+        """Split -> its lists, without those of one class (`cat_train`). CVAT calls a list of all images `default`."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for file in self.folder.annotations(".txt"):
+            if re.search(r"(^|/)imagesets/(main/)?[^/]+$", file, re.IGNORECASE) or self._is_list(file):
+                found[stem_of(file)].append(file)
+        splits = [name for name in found if not any(name.endswith(f"_{split}") for split in found)]
+        return {ALL if name == "default" else name: found[name] for name in splits}
+
+    def _is_list(self, file: str) -> bool:
+        """True for a text file that is named as a split and whose first line means one of the annotations."""
+        first = self.folder.head(file, 4096).splitlines()[:1] if is_split(stem_of(file)) else []
+        words = [word for line in first for word in (line.strip(), *line.split())]
+        return any(key_of(stem_of(word.replace("\\", "/"))) in self._files_of for word in words if word)
+
+    def categories(self, split: str) -> Categories | None:
+        return class_list(self.folder, *CLASS_LISTS)
+
+    def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
+        for file in self._files(split, faults):
+            try:
+                annotation = parse_annotation(self.folder.read(file, MAX_XML_BYTES))
+            except ValueError as error:
+                of_an_image = bool(self._lists) or bool(self.folder.images_of_stem(stem_of(file)))
+                kind, level = ("annotation", "error") if of_an_image else ("other-file", "notice")
+                faults.report(file, kind, str(error).removeprefix(f"{self.folder.root / file}: "), level)
+                continue
+            path = self._image_of(file, annotation.fields.get("filename", ""), faults)
+            if path is not None:
+                size = (annotation.fields.get(f"size/{side}", "") for side in ("height", "width"))
+                objects = _objects(file, annotation, faults)
+                yield AnnotatedImage(file, path, objects, whole_size(*size), image_id=stem_of(file))
+
+    def _files(self, split: str, faults: Faults) -> list[str]:
+        """The annotation files of a split, each once."""
+        if not self._lists:
+            return [file for file in self.files if (split_of(file) or ALL) == split]
+        files: dict[str, None] = {}
+        for list_file in self._lists[split]:
+            for line in filter(None, self.folder.read_lines(list_file)):
+                try:
+                    file = self._file_of_line(line, list_file)
+                except OutsideError as error:
+                    faults.report(list_file, "path", str(error))
+                    continue
+                if file in files:
+                    faults.report(list_file, "duplicate-image", f"{shown(line)} is listed again; left out", "notice")
+                files[file] = None
+        if not files and not faults.problems:
+            raise UserError(f"{self.folder.root / self._lists[split][0]}: the split {split} names no image")
+        return list(files)
+
+    def _file_of_line(self, line: str, list_file: str) -> str:
+        """A line is a stem, a stem and 1, 0 or -1 (lists for one class), an image's path, or that and the XML's."""
+        root = re.split(r"imagesets/", list_file, flags=re.IGNORECASE)[0].lower()
+        with_sign = re.fullmatch(r"(\S+)\s+(?:-1|0|1)", line)
+        with_file = re.fullmatch(r"(.*\S)\s+\S+\.xml", line)
+        parts, outside = self.folder.parts_of((with_file or [line, line])[1])
+        for name in filter(None, (parts[-1], with_sign and with_sign[1], stem_of(parts[-1]))):
+            found = self._files_of.get(key_of(name), [])
+            if found:
+                return min(found, key=lambda file: self._unlikeness(file, parts, root))
+        if outside or ".." in line:
+            raise OutsideError(f"{shown(line)} leads outside the data folder {self.folder.root}; name a file inside it")
+        return f"{list_file[: len(root)]}Annotations/{line}.xml"
+
+    def _unlikeness(self, file: str, parts: list[str], root: str) -> tuple[Any, ...]:
+        """Least for the file in the folders that a line names, below the folder of its list."""
+        folders, named = key_of(folder_of(file)).split("/"), [key_of(part) for part in parts[:-1]]
+        return folders[len(folders) - len(named) :] != named, not file.lower().startswith(root), len(file), file
+
+    def _image_of(self, file: str, filename: str, faults: Faults) -> str | None:
+        """The image of an annotation: by its stem if one alone has that; else by `<filename>`."""
+        near, stem = folder_of(file), stem_of(file)
+        found = self.folder.images_of_stem(stem)
+        if len(found) == 1 or (found and not filename):
+            return self.folder.find_image(stem, near, faults.split)
         try:
-            annotations.append((stem, file, parse_annotation(folder.read(file, MAX_XML_BYTES))))
-        except ValueError as error:
-            builder.report(file, "annotation", str(error).removeprefix(f"{folder.root / file}: "))
-    if categories is None:
-        class_list = folder.first_existing(CLASS_LISTS)
-        listed = [] if class_list is None else list(filter(None, folder.read_lines(class_list, 1 << 20)))
-        found = {name for _, _, annotation in annotations for one in annotation.objects if (name := one.get("name"))}
-        categories = Categories.from_names(listed or sorted(found))
-    for stem, file, annotation in annotations:
-        path = _image_of(builder, stem, file, annotation.fields.get("filename", ""))
-        width, height = (annotation.fields.get(f"size/{side}", "") for side in ("width", "height"))
-        size_hw = whole_size(*(_numbers([height, width]) or (None, None)))
-        if size_hw is None:
-            message = f"no size of the image ({shown(width)} x {shown(height)}); write <size> with width and height"
-            builder.report(file, "no-size", message)
-        elif path is not None:
-            image = ImageObjects(file, size_hw, categories, builder.problems)
-            for number, texts in enumerate(annotation.objects, start=1):
-                _add_object(image, number, texts)
-            builder.add(image, path=path, image_id=stem)
-    return builder.build(categories)
+            return self.folder.find_image(filename or stem, near, faults.split)
+        except MissingImageError:
+            return faults.find_image(stem, file)
+        except OutsideError as error:
+            return faults.report(file, "path", str(error))
 
 
 class Annotation:
@@ -83,16 +181,21 @@ class Annotation:
         self.objects: list[dict[str, str]] = []
         self._path: list[str] = []
         self._text: list[str] = []
+        self._object_depth = 0  # of the <object> that is read
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
+        tag = tag.rpartition("}")[2].lower()  # without a namespace
         self._path.append(tag)
         self._text.clear()
         if len(self._path) > MAX_XML_DEPTH:
             raise ValueError(f"its elements are more than {MAX_XML_DEPTH} deep; write it again")
         if len(self._path) == 1:
             self.root = tag
-        elif len(self._path) == 2 and tag == "object":
+        elif tag == "object" and not self._object_depth:
             self.objects.append({})
+            self._object_depth = len(self._path)
+        elif tag == "bndbox" and "bndbox/xmin" in (self.objects[-1] if self.objects else {}):
+            raise ValueError(f"object {len(self.objects)} has two boxes; make it two objects")
 
     def data(self, text: str) -> None:
         self._text.append(text)
@@ -100,27 +203,71 @@ class Annotation:
     def end(self, tag: str) -> None:
         text = "".join(self._text).strip()
         self._text.clear()
-        if len(self._path) > 1 and self._path[1] == "object":
-            self.objects[-1].setdefault("/".join(self._path[2:]), text)
+        if self._object_depth:
+            self.objects[-1].setdefault("/".join(self._path[self._object_depth :]), text)
         else:
             self.fields.setdefault("/".join(self._path[1:]), text)
+        if len(self._path) == self._object_depth:
+            self._object_depth = 0
         self._path.pop()
 
 
 def parse_annotation(data: bytes) -> Annotation:
-    """Parse one VOC XML file, from a stranger: a DTD, entities, deep nesting or other content is a `ValueError`."""
+    """Parse one VOC XML file, from a stranger: entities, deep nesting or other content is a `ValueError`."""
     annotation = Annotation()
-    parser = DefusedXMLParser(target=annotation, forbid_dtd=True)
+    parse_xml(data, annotation)
+    if annotation.root != "annotation":
+        raise ValueError(f"the outer element is <{shown(annotation.root)}>, expected <annotation>")
+    return annotation
+
+
+def parse_xml(data: bytes, target: object) -> None:
+    """Feed an XML file to the `start`, `data` and `end` of a target; entities or damage are a `ValueError`."""
+    parser = DefusedXMLParser(target=target)
     try:
         parser.feed(data)
         parser.close()
     except DefusedXmlException as error:
-        raise ValueError("it declares a DTD or entities, which are refused; delete the declaration") from error
+        raise ValueError("it declares entities, which are refused; delete the declaration") from error
     except (ParseError, ExpatError, LookupError) as error:
         raise ValueError(f"damaged XML ({error}); write it again") from error
-    if annotation.root != "annotation":
-        raise ValueError(f"the outer element is <{shown(annotation.root)}>, expected <annotation>")
-    return annotation
+
+
+def tool_of(annotation: Annotation) -> str:
+    """The labelling tool that wrote a VOC file, "" for an unknown one."""
+    fields = annotation.fields
+    known = (tool for tool, (field, text, *_) in _ORIGINS.items() if fields.get(field) == text)
+    by_labelimg = "path" in fields and fields.get("source/database") == "Unknown"
+    return next(known, "LabelImg" if by_labelimg else "")
+
+
+def _objects(file: str, annotation: Annotation, faults: Faults) -> Iterator[AnnotatedObject]:
+    _, _, first, last = _ORIGINS.get(tool_of(annotation), ("", "", 1.0, 0.0))
+    for number, texts in enumerate(annotation.objects, start=1):
+        name = texts.get("name")
+        box = {side: texts.get(f"bndbox/{side}", "nothing") for side in _SIDES}
+        written = ", ".join(f"{side} {text[:20]}" for side, text in box.items())
+        sides = numbers_of(box.values()) or _turned_sides(texts)
+        if not name:
+            faults.report(file, "annotation", "it has no <name>; name its class", number=number)
+        elif sides is None:
+            message = f"no box in numbers ({written}); write xmin, ymin, xmax, ymax"
+            faults.report(file, "annotation", message, number=number)
+        else:
+            xmin, ymin, xmax, ymax = sides
+            box_xyxy = (xmin - first, ymin - first, xmax - last, ymax - last)
+            ignored = texts.get("difficult", "0").lower() in ("1", "true")
+            yield AnnotatedObject(number, name, box_xyxy, written, ignored)
+
+
+def _turned_sides(texts: dict[str, str]) -> list[float] | None:
+    """The upright box around roLabelImg's turned one; None where there is none."""
+    numbers = numbers_of(texts.get(f"robndbox/{side}", "") for side in ("cx", "cy", "w", "h", "angle"))
+    if numbers is None:
+        return None
+    cx, cy, w, h, angle = numbers
+    box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+    return list(turned_box(box, degrees(angle), (cx, cy)))
 
 
 def voc_annotation(
@@ -133,89 +280,11 @@ def voc_annotation(
     """The text of one VOC XML file, from 0-based half-open boxes in pixels of the image."""
     objects = ""
     for box_xyxy, name, hard in zip(boxes_xyxy, names, difficult, strict=True):
-        x0, y0, x1, y1 = (float(side) for side in box_xyxy)
-        sides = (x0 + 1.0, y0 + 1.0, x1, y1)  # 0-based half-open -> 1-based inclusive
-        bndbox = "".join(f"<{tag}>{side:.8g}</{tag}>" for tag, side in zip(_SIDES, sides, strict=True))
+        x0, y0, x1, y1 = (Decimal(str(np.float32(side))) for side in box_xyxy)
+        sides = (x0 + 1, y0 + 1, x1, y1)  # 0-based half-open -> 1-based inclusive, with no digit lost
+        bndbox = "".join(f"<{tag}>{side.normalize():f}</{tag}>" for tag, side in zip(_SIDES, sides, strict=True))
         head = f"<name>{escape(name)}</name><difficult>{int(hard)}</difficult>"
         objects += f"  <object>{head}<bndbox>{bndbox}</bndbox></object>\n"
     size = f"<width>{size_hw[1]}</width><height>{size_hw[0]}</height><depth>3</depth>"
     head = f"  <filename>{escape(file_name)}</filename>\n  <size>{size}</size>\n"
     return f"<annotation>\n{head}{objects}</annotation>\n"
-
-
-def _listed_files(builder: SplitBuilder) -> list[tuple[str, str]]:
-    """(stem, annotation file) of every image of the split, each once."""
-    folder, split = builder.folder, builder.split
-    list_file = f"ImageSets/Main/{split}.txt"
-    if split == ALL and folder.find(list_file) is None:
-        lines = sorted(name[:-4] for name in folder.listing("Annotations") if name.lower().endswith(".xml"))
-    else:
-        lines = folder.read_lines(list_file)
-    files: dict[str, str] = {}
-    for line in filter(None, lines):
-        try:
-            stem, file = _stem_of_line(folder, line)
-        except OutsideError as error:
-            builder.report(list_file, "path", str(error))
-            continue
-        if stem in files:
-            builder.report(list_file, "duplicate-image", f"{stem} is listed again; left out", "notice")
-        files[stem] = file
-    if not files and not builder.problems:
-        raise UserError(f"{folder.root / list_file}: the split {split} names no image")
-    return list(files.items())
-
-
-def _stem_of_line(folder: DataFolder, line: str) -> tuple[str, str]:
-    """(stem, annotation file): a line is a stem, a stem and 1, 0 or -1 (lists for one class), or an image's name."""
-    with_sign = re.fullmatch(r"(\S+)\s+(?:-1|0|1)", line)
-    without_extension = line.rpartition(".")[0] if is_image(line) else ""
-    for stem in filter(None, (line, with_sign and with_sign[1], without_extension)):
-        if (file := folder.find(str(PurePosixPath("Annotations", f"{stem}.xml")))) is not None:
-            return stem, file
-    return line, f"Annotations/{line}.xml"
-
-
-def _image_of(builder: SplitBuilder, stem: str, file: str, filename: str) -> str | None:
-    """The image of an annotation: by its stem; if that finds none or several, by `<filename>`."""
-    try:
-        found = builder.folder.images_with_stem(f"JPEGImages/{stem}")
-        ask_name = filename and len(found) != 1
-        by_name = builder.folder.find(str(PurePosixPath("JPEGImages", filename))) if ask_name else None
-    except OutsideError as error:
-        return builder.report(file, "path", str(error))
-    if by_name is not None and is_image(by_name):
-        return by_name
-    if found:
-        return found[0]
-    message = f"its image JPEGImages/{stem}.jpg (or .png, ...) is missing; add it or delete the annotation"
-    return builder.report(file, "missing-image", message)
-
-
-def _add_object(image: ImageObjects, number: int, texts: dict[str, str]) -> None:
-    name = texts.get("name")
-    if not name:
-        return image.report(number, "annotation", "it has no <name>; name its class")
-    label = image.find_label(number, name)
-    if label is None:
-        return None
-    box = {side: texts.get(f"bndbox/{side}", "nothing") for side in _SIDES}
-    written = ", ".join(f"{side} {text[:20]}" for side, text in box.items())
-    sides = _numbers(list(box.values()))
-    if sides is None:
-        return image.report(number, "annotation", f"no box in numbers ({written}); write xmin, ymin, xmax, ymax")
-    xmin, ymin, xmax, ymax = sides
-    for axis, low, high in (("x", xmin, xmax), ("y", ymin, ymax)):
-        if high <= low:
-            message = f"{axis}max {high:.8g} <= {axis}min {low:.8g}; fix or delete the box"
-            return image.report(number, "box-empty", message)
-    box_xyxy = (xmin - 1.0, ymin - 1.0, xmax, ymax)  # 1-based inclusive -> 0-based half-open
-    ignored = texts.get("difficult", "0").lower() in ("1", "true")
-    return image.add(number, label, box_xyxy, written=written, ignored=ignored)
-
-
-def _numbers(texts: list[str]) -> list[float] | None:
-    try:
-        return [float(text) for text in texts]
-    except ValueError:
-        return None

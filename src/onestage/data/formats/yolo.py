@@ -1,181 +1,354 @@
-"""YOLO folders: `data.yaml` names the classes and the images of each split; every image has a text file of objects.
+"""YOLO: a text file of objects an image, and a file that names the classes and the images of each split.
+
+That file is a YAML (`data.yaml`, or of any name), or Darknet's `obj.data`; without one, the classes come from
+`classes.txt`, `obj.names` or Label Studio's `notes.json`, and the splits from lists (`train.txt`) or folders.
 
 The labels of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, else beside the image. A line is `class cx cy w h`
-in fractions of the image, or `class x y x y ...` (a polygon, whose bounding box is taken). An image without a label
-file has no objects. Classes count from 0.
+in fractions of the image, `class x y x y ...` (a polygon or a turned box, whose upright box is taken), or a box and key
+points, where the YAML has a `kpt_shape`. An image without a label file has no objects. Classes count from 0.
 """
 
-import os
+from __future__ import annotations
+
 import re
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import PurePosixPath
 
-import yaml
-
-from onestage.data.reading import DataFolder, ImageObjects, OutsideError, SplitBuilder, is_image, shown
-from onestage.data.table import Table
-from onestage.data.validate import Problem, in_threads
+from onestage.data.folder import IMAGE_FOLDERS, DataFolder, OutsideError, folder_of, is_image, key_of, shown, stem_of
+from onestage.data.formats.yolo_settings import (
+    MAX_YAML_BYTES,
+    Settings,
+    names_of,
+    numbers_of_key_points,
+    read_yaml,
+    split_places,
+)
+from onestage.data.reading import (
+    ALL,
+    FRACTION_LIMIT,
+    AnnotatedImage,
+    AnnotatedObject,
+    Faults,
+    Source,
+    box_around,
+    class_list,
+    numbers_of,
+)
+from onestage.data.split_names import is_split, split_key, split_of
 from onestage.errors import UserError
-from onestage.runtime.decode import ImageError, read_header
 from onestage.structures import Categories
 
-SETTINGS_FILES = ("data.yaml", "data.yml")
-SPLITS = ("train", "val", "valid", "test")
-MAX_YAML_BYTES = 1 << 20
 MAX_LABEL_BYTES = 8 << 20
+CLASS_LISTS = ("classes.txt", "obj.names", "data.names", "labels.txt", "_darknet.labels", "class_names.txt")
+LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
 
 
-def is_yolo(root: Path) -> bool:
-    return any((root / name).is_file() for name in SETTINGS_FILES)
+def find_yolo(folder: DataFolder) -> YoloSource | None:
+    """A YAML file with classes and splits, `obj.data`, or text files that hold fractions beside the images.
 
-
-def yolo_splits(root: str | Path) -> list[str]:
-    """The splits that `data.yaml` names."""
-    settings = _settings(DataFolder(root))
-    return [split for split in SPLITS if settings.get(split)]
-
-
-def read_yolo(root: str | Path, split: str, categories: Categories | None = None) -> tuple[Table, list[Problem]]:
-    """Read one split of `data.yaml`; see `read_dataset`. `categories` None takes those of `data.yaml`.
-
-    Reads the header of every image, since labels are fractions of its size.
+    Raises:
+        UserError: `data.yaml` is damaged, or nothing that it names is there.
     """
-    builder = SplitBuilder(root, split, "yolo")
-    folder = builder.folder
-    settings = _settings(folder)
-    class_names = _class_names(folder, settings)
-    categories = Categories.from_names(class_names) if categories is None else categories
-    paths = _images(builder, settings)
-    if not paths and not builder.problems:
-        raise UserError(f"{folder.root}/data.yaml: the split {split} ({shown(settings[split])}) has no images")
-    without_labels = 0
-    for path, size_hw in zip(paths, in_threads(lambda path: _size_hw(folder, path), paths), strict=True):
-        if isinstance(size_hw, str):
-            builder.report(path, "unreadable-image", size_hw)
-            continue
+    found: list[YoloSource] = []
+    for file in sorted(folder.annotations(".yaml", ".yml"), key=lambda file: (file.count("/"), file)):
+        by_name = stem_of(file).lower() == "data"
         try:
-            file = _label_file(folder, path)
-            lines = folder.read_lines(file, MAX_LABEL_BYTES) if file else []
-        except UserError as error:
-            builder.report(path, "path" if isinstance(error, OutsideError) else "annotation", str(error))
+            settings = read_yaml(folder, file)
+            if by_name or split_places(settings):
+                source = YoloSource(folder, file, settings)
+                found += [source] if source.places else []
+        except UserError:
+            if by_name or folder.only is not None:
+                raise  # others are settings of something else
+    for file in folder.annotations(".data"):
+        lines = (line.partition("=") for line in folder.read_lines(file, MAX_YAML_BYTES))
+        settings = {key.strip(): value.strip() for key, equals, value in lines if equals}
+        if split_places(settings) and "names" in settings:
+            found.append(YoloSource(folder, file, settings))
+    if found:
+        best = min(found, key=lambda source: (stem_of(source.file).lower() != "data", source.file.count("/")))
+        best.others = [source.file for source in found if source is not best]
+        return best
+    return YoloSource(folder) if _has_labels(folder) else None
+
+
+def _has_labels(folder: DataFolder) -> bool:
+    """True where the first text files that belong to an image hold lines of a class and fractions."""
+    belonging = (file for file in folder.annotations(".txt") if folder.images_of_stem(stem_of(file)))
+    looked_at = 0
+    for file in belonging:
+        lines = [line.split() for line in folder.head(file, 4096).splitlines()[:5] if line.strip()]
+        if not lines:
             continue
-        without_labels += file is None
-        image = ImageObjects(file or path, size_hw, categories, builder.problems)
-        for number, line in enumerate(lines, start=1):
-            if line:
-                _add_object(image, number, line, class_names)
-        builder.add(image, path=path, image_id=PurePosixPath(path).stem)
-    if without_labels:
-        message = f"{without_labels:,} images of {split} have no label file; they are background"
-        builder.report("data.yaml", "background", message, "notice")
-    return builder.build(categories)
+        for words in lines:
+            numbers = numbers_of(words)
+            if numbers is None or len(numbers) < 5 or max(map(abs, numbers[1:])) > FRACTION_LIMIT:
+                return False
+        looked_at += 1
+        if looked_at == 20:
+            break
+    return looked_at > 0
 
 
-def _settings(folder: DataFolder) -> dict[str, Any]:
-    file = folder.first_existing(SETTINGS_FILES) or SETTINGS_FILES[0]
-    try:
-        settings = yaml.safe_load(folder.read(file, MAX_YAML_BYTES))
-    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
-        raise UserError(f"{folder.root / file}: not YAML ({shown(str(error))}); write it again") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{folder.root / file}: expected names: and train:, found {shown(settings)}")
-    return settings
+class YoloSource(Source):
+    """A YOLO data set; `file` and `settings` are of its YAML or `obj.data`, where it has one."""
 
+    def __init__(self, folder: DataFolder, file: str = "", settings: Settings | None = None) -> None:
+        self.folder, self.file, self.settings = folder, file, settings or {}
+        self.others: list[str] = []  # files of other data sets in the folder
+        self._absent: dict[str, list[str]] = {}  # split -> folders and lists that are named for it, but not here
 
-def _class_names(folder: DataFolder, settings: dict[str, Any]) -> list[str]:
-    file, names, count = folder.root / "data.yaml", settings.get("names"), settings.get("nc")
-    if isinstance(names, dict):
-        ids = sorted(names, key=str)
-        if ids != sorted(range(len(names)), key=str):
-            raise UserError(f"{file}: names has the ids {shown(ids)}, expected 0 to {len(names) - 1}")
-        names = [names[label] for label in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise UserError(f"{file}: names is {shown(names)}, expected the list of the classes")
-    if count is not None and count != len(names):
-        raise UserError(f"{file}: nc is {shown(count)}, but {len(names)} classes are named; make them agree")
-    texts = [str(name).strip() for name in names]
-    twice = next((name for name in texts if texts.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{file}: two classes are called {twice!r}; give each its own name")
-    return texts
+    @property
+    def about(self) -> str:
+        named = split_places(self.settings) if self.file else {}
+        missing = [split for split in named if split not in self.places]
+        without = f" ({', '.join(missing)} is named, but not here)" if missing else ""
+        others = f"; {', '.join(self.others[:3])} is not read" if self.others else ""
+        return f"YOLO: {self.file or 'text files of labels'} for {len(self.folder.images):,} images{without}{others}"
 
+    @cached_property
+    def places(self) -> dict[str, list[str]]:
+        """Split -> its folders and lists of images. A split that is named but not there is left out."""
+        if not self.file:
+            lists = [
+                file for file in self.folder.annotations(".txt") if is_split(stem_of(file)) and self._is_list(file)
+            ]
+            return {stem_of(file): [file] for file in lists}
+        found, missing = {}, []
+        for split, places in split_places(self.settings).items():
+            if any("\0" in place for place in places):
+                raise UserError(f"{self.folder.root / self.file}: {split} is {shown(places)}; give a path")
+            base = str(self.settings.get("path") or "")
+            here = [self._place(base, place) for place in places]
+            missing += [place for place, one in zip(places, here, strict=True) if one is None]
+            if any(one is not None for one in here):
+                found[split] = [one for one in here if one is not None]
+                self._absent[split] = [place for place, one in zip(places, here, strict=True) if one is None]
+        if not found:
+            where = f"{shown(missing[0])} is not in {self.folder.root}, or has no images"
+            raise UserError(f"{self.folder.root / self.file}: {where}; put the images below it")
+        return found
 
-def _images(builder: SplitBuilder, settings: dict[str, Any]) -> list[str]:
-    """The images of the split, each once; names in a list are relative to the data folder or to the list."""
-    folder, wanted = builder.folder, settings[builder.split]
-    found: dict[str, None] = {}
-    for place in wanted if isinstance(wanted, list) else [wanted]:
-        inside = _place(folder, str(settings.get("path") or ""), str(place))
-        names = folder.read_lines(inside) if inside.endswith(".txt") else folder.images_below(inside)
-        for name in filter(None, names):
-            bare = name.removeprefix("./")
+    @property
+    def splits(self) -> list[str]:
+        if self.places:
+            return list(self.places)
+        return sorted({split_of(image) or ALL for image in self._labelled_images})
+
+    @cached_property
+    def _labelled_images(self) -> list[str]:
+        """The images of the folders in which some have labels: not masks, drawings and thumbnails in others."""
+        folders = {folder_of(image) for image in self.folder.images if self._label_file(image)}
+        return [image for image in self.folder.images if folder_of(image) in folders]
+
+    def categories(self, split: str) -> Categories:
+        names = self._class_names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{self.folder.root / self.file}: two classes are called {twice!r}; give each its own name")
+        return Categories.from_names(names)
+
+    def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
+        names, background = self._class_names, 0
+        for place in self._absent.get(split, ()):
+            faults.report(self.file, "missing-folder", f"{split} names {shown(place)}, which is not here; correct it")
+        paths = self._images_of(split, faults)
+        if not paths and not faults.problems:
+            where = ", ".join(self.places.get(split, ["."]))
+            raise UserError(f"{self.folder.root / self.file}: the split {split} ({where}) has no images")
+        for path in paths:
+            file = self._label_file(path)
+            background += file is None
             try:
-                image = folder.first_existing((bare, f"{PurePosixPath(inside).parent}/{bare}"))
-            except OutsideError as error:
-                builder.report(inside, "path", str(error))
+                lines = self.folder.read_lines(file, MAX_LABEL_BYTES) if file else []
+            except UserError as error:
+                faults.report(path, "annotation", str(error))
                 continue
-            if image is None or not is_image(image):
-                builder.report(inside, "missing-image", f"the image {shown(name)} is missing; add or unlist it")
-                continue
-            if image in found:
-                builder.report(image, "duplicate-image", "listed again; left out", "notice")
-            found[image] = None
-    return list(found)
+            objects = list(self._objects(file or path, lines, names, faults))
+            yield AnnotatedImage(file or path, path, objects, fractions=True)
+        if background:
+            message = f"{background:,} images of {split} have no label file; they are background"
+            faults.report(self.file or "labels", "background", message, "notice")
 
+    @cached_property
+    def _class_names(self) -> list[str]:
+        names = self.settings.get("names")
+        if isinstance(names, str) and (file := self._place("", names)):  # Darknet's list of names
+            return list(filter(None, self.folder.read_lines(file, 1 << 20)))
+        if self.file and ("names" in self.settings or "nc" in self.settings):
+            return names_of(f"{self.folder.root / self.file}", names, self.settings.get("nc"))
+        if (listed := class_list(self.folder, *CLASS_LISTS)) is not None:
+            return list(listed.names)
+        notes_files = [file for file in self.folder.annotations(".json") if file.lower().endswith("notes.json")]
+        for file in notes_files:
+            notes = self.folder.read_json(file, 1 << 24)
+            records = notes.get("categories") if isinstance(notes, dict) else None
+            ones = records if isinstance(records, list) else []
+            named = [(one.get("id"), str(one.get("name"))) for one in ones if isinstance(one, dict)]
+            if named and all(isinstance(number, int) for number, _ in named):
+                return [name for _, name in sorted(named)]
+        return [str(label) for label in range(self._largest_label() + 1)]
 
-def _place(folder: DataFolder, base: str, place: str) -> str:
-    """Where a folder or list of images is, below the data folder.
+    def _largest_label(self) -> int:
+        labels = (self._label_file(image) for image in self.folder.images)
+        lines = (line for file in labels if file for line in self.folder.read_lines(file, MAX_LABEL_BYTES))
+        found = (numbers_of(line.split()[:1]) for line in lines if line)
+        return max((int(one[0]) for one in found if one and 0 <= one[0] < 10_000), default=0)
 
-    `path` (here `base`) and a leading `../` often belong to another machine or layout, so each is tried without.
-    """
-    real_root = os.path.realpath(folder.root)
-    bare = re.sub(r"^(\.\./)+", "", place)
-    for candidate in (os.path.join(base, place), place, bare):
-        if "\0" in candidate:
-            continue  # no path has one
-        real = os.path.realpath(folder.root / candidate)
-        if real.startswith(real_root + os.sep) and os.path.exists(real):
-            return Path(real).relative_to(real_root).as_posix()
-    raise UserError(f"{folder.root}/data.yaml: {shown(place)} is not in {folder.root}; put the images below it")
+    def _is_list(self, file: str) -> bool:
+        first = next((line for line in self.folder.head(file, 4096).splitlines() if line.strip()), "")
+        return is_image(first.strip())
 
+    def _place(self, base: str, place: str) -> str | None:
+        """Where a folder or list lies below the data folder ("" is all of it); None if it is not there.
 
-def _size_hw(folder: DataFolder, path: str) -> tuple[int, int] | str:
-    """The size of an image, or why it can't be read."""
-    place = str(folder.root / path)
-    try:
-        header = read_header(place)
-    except ImageError as error:
-        return str(error).removeprefix(f"{place}: ")
-    return header.height, header.width
-
-
-def _label_file(folder: DataFolder, image: str) -> str | None:
-    beside = str(PurePosixPath(image).with_suffix(".txt"))
-    before, images, after = f"/{beside}".rpartition("/images/")
-    return folder.first_existing((f"{before}/labels/{after}"[1:] if images else beside, beside))
-
-
-def _add_object(image: ImageObjects, number: int, line: str, class_names: list[str]) -> None:
-    try:
-        first, *numbers = (float(word) for word in line.split())
-    except ValueError:
-        return image.report(number, "annotation", f"{shown(line)} is not numbers; expected class cx cy w h")
-    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        message = f"{shown(line)} has {len(numbers) + 1} numbers; expected class cx cy w h"
-        return image.report(number, "annotation", message)
-    count = len(class_names)
-    if not (first.is_integer() and 0 <= first < count):
-        hint = " (do they count from 1?)" if first == count else ""
-        message = f"class {first:g}, but data.yaml names the classes 0 to {count - 1}{hint}; correct it or name it"
-        return image.report(number, "class", message)
-    label = image.find_label(number, class_names[int(first)])
-    if label is None:
+        `path` (here `base`) and the first folders of an absolute path often belong to another machine or layout, so it
+        is looked for without some of them too.
+        """
+        near = folder_of(self.file)
+        absolute = bool(re.match(r"/|\\|[A-Za-z]:", place)) or not _is_yaml(self.file)
+        needed = 1 if absolute else len(self._parts(place))  # last parts of the path that must be there
+        for name in (*([f"{base}/{place}"] if base and not absolute else ()), place):
+            parts = self._parts(name)
+            if not parts:
+                return near
+            for skipped in range(len(parts) - max(needed, 1) + 1):
+                for start in dict.fromkeys((near, "")):
+                    path = key_of("/".join([*filter(None, [start]), *parts[skipped:]]))
+                    if path in self._folders or path in self._files:
+                        return self._folders.get(path) or self._files[path]
         return None
-    if len(numbers) == 4:
-        cx, cy, w, h = numbers
-        x0, y0, x1, y1 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-    else:  # a polygon
-        x0, y0, x1, y1 = min(numbers[0::2]), min(numbers[1::2]), max(numbers[0::2]), max(numbers[1::2])
-    height, width = image.size_hw
-    written = f"box {shown(' '.join(line.split()[1:]))}"
-    return image.add(number, label, (x0 * width, y0 * height, x1 * width, y1 * height), written=written)
+
+    def _parts(self, name: str) -> list[str]:
+        try:
+            return self.folder.parts_of(name)[0]
+        except OutsideError:
+            return ["\0"]  # no file is called so
+
+    @cached_property
+    def _folders(self) -> dict[str, str]:
+        """The folders that hold images, and those above them: path in lower case -> path."""
+        found = {
+            "/".join(image.split("/")[:depth])
+            for image in self.folder.images
+            for depth in range(1, image.count("/") + 1)
+        }
+        return {key_of(path): path for path in found}
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        return {key_of(file): file for file in self.folder.files if file.lower().endswith((".txt", ".names"))}
+
+    def _images_of(self, split: str, faults: Faults) -> list[str]:
+        """The images of a split, each once."""
+        if not self.places:
+            return [image for image in self._labelled_images if (split_of(image) or ALL) == split]
+        found: dict[str, None] = {}
+        for place in self.places[split]:
+            if key_of(place) in self._files:
+                for name in filter(None, self.folder.read_lines(place)):
+                    image = faults.find_image(name, place)
+                    if image in found:
+                        faults.report(image, "duplicate-image", "listed again; left out", "notice")
+                    if image is not None:
+                        found[image] = None
+            else:
+                below = f"{place}/" if place else ""
+                found |= dict.fromkeys(image for image in self.folder.images if image.startswith(below))
+        return list(found)
+
+    def _label_file(self, image: str) -> str | None:
+        """The labels of an image: where YOLO looks for them, else in the nearest text file of its stem."""
+        return self._label_by_rule(image) or self._label_by_stem.get(image)
+
+    def _label_by_rule(self, image: str) -> str | None:
+        beside = str(PurePosixPath(image).with_suffix(".txt"))
+        parts = beside.split("/")
+        places = [at for at in reversed(range(len(parts) - 1)) if IMAGE_FOLDERS.fullmatch(parts[at])]
+        names = ["/".join([*parts[:at], word, *parts[at + 1 :]]) for at in places for word in LABEL_FOLDERS]
+        for name in (*names, beside, f"{image}.txt"):
+            if name in self._label_files:
+                return name
+            file = self._files.get(key_of(name))
+            if file is not None and not self._is_of_another(file, image):
+                return file
+        return None
+
+    def _is_of_another(self, file: str, image: str) -> bool:
+        """True for a.txt, seen from A.jpg, where there is a.jpg too."""
+        stem = stem_of(file)
+        return stem != stem_of(image) and any(stem_of(one) == stem for one in self.folder.images_of_stem(stem))
+
+    @cached_property
+    def _label_files(self) -> frozenset[str]:
+        return frozenset(self._files.values())
+
+    @cached_property
+    def _label_by_stem(self) -> dict[str, str]:
+        """Image -> text file, for images and files that no rule brings together, if that is clear."""
+        ruled = {image: self._label_by_rule(image) for image in self.folder.images}
+        taken = set(ruled.values())
+        left: dict[str, list[str]] = defaultdict(list)
+        for file in self._files.values():
+            if file not in taken and file.lower().endswith(".txt"):
+                left[key_of(stem_of(file))].append(file)
+        found = {}
+        for image, file in ruled.items():
+            candidates = [one for one in left.get(key_of(stem_of(image)), ()) if _same_split(one, image)]
+            if file is None and candidates:
+                found[image] = min(candidates, key=lambda one: (-_alike(one, image), one))
+        return found
+
+    def _objects(
+        self, file: str, lines: Sequence[str], names: Sequence[str], faults: Faults
+    ) -> Iterator[AnnotatedObject]:
+        key_points = numbers_of_key_points(self.settings.get("kpt_shape"))
+        for number, line in enumerate(lines, start=1):
+            words = line.split()
+            if not words:
+                continue
+            numbers = numbers_of(words)
+            if numbers is None:
+                faults.report(
+                    file, "annotation", f"{shown(line)} is not numbers; expected class cx cy w h", number=number
+                )
+                continue
+            label, sides, written = numbers[0], numbers[1:], f"box {shown(' '.join(words[1:]))}"
+            # five sides are a box and the confidence of the model that found it
+            if len(sides) in (4, 5) or (key_points and len(sides) == 4 + key_points):
+                cx, cy, w, h = sides[:4]
+                box = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+            else:
+                box = box_around(sides) if len(sides) >= 6 else None
+            if box is None:
+                message = f"{shown(line)} has {len(numbers)} numbers; expected class cx cy w h"
+                faults.report(file, "annotation", message, number=number)
+            elif not (label.is_integer() and 0 <= label < len(names)):
+                hint = " (do they count from 1?)" if label == len(names) else ""
+                where = self.file or "the list of classes"
+                message = f"class {label:g}, but {where} names the classes 0 to {len(names) - 1}{hint}"
+                faults.report(file, "class", f"{message}; correct it or name it", number=number)
+            elif min(box[2:]) > FRACTION_LIMIT:
+                message = (
+                    f"{written} is not in fractions of the image (0 to 1), but looks like pixels; divide by its size"
+                )
+                faults.report(file, "box-outside", message, number=number)
+            else:
+                yield AnnotatedObject(number, names[int(label)], box, written)
+
+
+def _is_yaml(file: str) -> bool:
+    return file.lower().endswith((".yaml", ".yml"))
+
+
+def _same_split(file: str, image: str) -> bool:
+    """False where the folders of both name a split, but not the same."""
+    one, other = split_of(file), split_of(image)
+    return one is None or other is None or split_key(one) == split_key(other)
+
+
+def _alike(file: str, image: str) -> int:
+    """How many folders two paths share."""
+    return len(set(folder_of(file).split("/")) & set(folder_of(image).split("/")))

@@ -1,0 +1,124 @@
+"""The images themselves: ones that no annotation names, EXIF turns that boxes may not follow, 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from onestage.checks.findings import Example, Finding, counted, finding
+from onestage.data import Found
+from onestage.data.table import Table
+from onestage.data.validate import checked_images, significant_bits
+from onestage.runtime.decode import ImageError
+
+LOOKED_AT = 200  # images whose pixels are read
+CLEARLY = 1.25  # times as strong are the edges at the boxes' sides where they are on the objects
+# orientation -> how fractions (x0, y0, x1, y1) of the stored image come to lie in the upright one (EXIF 2.32, 4.6.4)
+_UPRIGHT = {
+    2: lambda x0, y0, x1, y1: (1 - x1, y0, 1 - x0, y1),
+    3: lambda x0, y0, x1, y1: (1 - x1, 1 - y1, 1 - x0, 1 - y0),
+    4: lambda x0, y0, x1, y1: (x0, 1 - y1, x1, 1 - y0),
+    5: lambda x0, y0, x1, y1: (y0, x0, y1, x1),
+    6: lambda x0, y0, x1, y1: (1 - y1, x0, 1 - y0, x1),
+    7: lambda x0, y0, x1, y1: (1 - y1, 1 - x1, 1 - y0, 1 - x0),
+    8: lambda x0, y0, x1, y1: (y0, 1 - x1, y1, 1 - x0),
+}
+
+
+def check_images(found: Sequence[Found], tables: Mapping[str, Table]) -> list[Finding]:
+    """Findings about the images of all splits."""
+    checks = {split: checked_images(one.root, one.image_names(), one.max_pixels) for split, one in tables.items()}
+    headers = {
+        split: [(1, 8) if isinstance(check, str) else (check.orientation, check.bits) for check in ones]
+        for split, ones in checks.items()
+    }
+    return [*_without_annotation(found, tables), *_turned(tables, headers), *_deep(tables, headers)]
+
+
+def _without_annotation(found: Sequence[Found], tables: Mapping[str, Table]) -> Iterator[Finding]:
+    used = {table.image_path(index) for table in tables.values() for index in range(len(table))}
+    unused = [
+        (one.folder.root / image, image)
+        for one in found
+        if one.folder.only is None
+        for image in one.folder.images
+        if one.folder.root / image not in used
+    ]
+    if unused:
+        what = f"{counted(len(unused), 'image')} without an annotation, used by no split"
+        why = "if they were to be labelled, their labels are missing"
+        mend = "export their annotations too, or delete them"
+        examples = [Example(f"{name}: no annotation names it") for _, name in unused]
+        yield finding("images-without-annotation", "notice", len(unused), what, why, mend, examples)
+
+
+def _turned(tables: Mapping[str, Table], headers: Mapping[str, list[tuple[int, int]]]) -> Iterator[Finding]:
+    turned = [
+        (split, index, orientation)
+        for split, table in tables.items()
+        for index, (orientation, _) in enumerate(headers[split])
+        if orientation in _UPRIGHT and table.first_object[index + 1] > table.first_object[index]
+    ]
+    if not turned:
+        return
+    chosen = turned[:: max(1, len(turned) // LOOKED_AT)]
+    edges = np.array([_edges(tables[split], index, orientation) for split, index, orientation in chosen])
+    upright, stored = edges.sum(axis=0)
+    examples = [
+        Example(f"{tables[split].image_name(index)}: EXIF orientation {orientation}", split, index)
+        for split, index, orientation in chosen
+    ]
+    if stored > CLEARLY * upright:
+        what = f"{counted(len(turned), 'image')} turned by EXIF orientation, whose boxes do not follow"
+        why = "the boxes fit the image as it is stored, but images are read upright: every box is beside its object"
+        mend = "turn the images upright in their pixels and delete the EXIF tag, or annotate them again"
+        yield finding("exif-ignored", "error", len(turned), what, why, mend, examples)
+    else:
+        what = f"{counted(len(turned), 'image')} turned by EXIF orientation; the boxes fit when upright"
+        why, mend = "other programs may read them unturned", "nothing needs mending"
+        yield finding("exif", "notice", len(turned), what, why, mend, examples)
+
+
+def _edges(table: Table, index: int, orientation: int) -> tuple[float, float]:
+    """Mean gradient along the sides of the boxes: as they are, and as if they were drawn on the stored image."""
+    try:
+        image = table.pixels(index, min_side=128)
+    except ImageError:
+        return 0.0, 0.0
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    gradient = cv2.morphologyEx(gray, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    height, width = table.image_sizes_hw[index].tolist()
+    fractions = table.objects(index).boxes_xyxy / (width, height, width, height)
+    as_stored = np.array([_UPRIGHT[orientation](*box) for box in fractions.tolist()])
+    return _along(gradient, fractions), _along(gradient, as_stored)
+
+
+def _along(gradient: np.ndarray, fractions_xyxy: np.ndarray) -> float:
+    height, width = gradient.shape
+    total = 0.0
+    for box in fractions_xyxy:
+        x0, y0, x1, y1 = np.clip(
+            np.round(box * (width, height, width, height)), 0, (width, height, width, height)
+        ).astype(int)
+        sides = (
+            gradient[y0:y1, min(x0, width - 1)],
+            gradient[y0:y1, max(x1 - 1, 0)],
+            gradient[min(y0, height - 1), x0:x1],
+            gradient[max(y1 - 1, 0), x0:x1],
+        )
+        total += sum(float(side.mean()) for side in sides if len(side))
+    return total
+
+
+def _deep(tables: Mapping[str, Table], headers: Mapping[str, list[tuple[int, int]]]) -> Iterator[Finding]:
+    deep = [(split, index) for split in tables for index, (_, bits) in enumerate(headers[split]) if bits == 16]
+    if not deep:
+        return
+    bits = {split: significant_bits(tables[split]) for split, _ in deep}
+    listed = ", ".join(f"{count} bits in {split}" for split, count in bits.items())
+    what = f"{counted(len(deep), 'image')} of 16 bits a pixel, whose values take {listed}"
+    why, mend = "their highest 8 bits are taken, as of the training images", "nothing needs mending"
+    examples = [Example(tables[split].image_name(index), split, index) for split, index in deep]
+    yield finding("16-bit", "notice", len(deep), what, why, mend, examples)

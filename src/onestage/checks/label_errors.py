@@ -1,0 +1,137 @@
+"""Candidates for wrong labels: where a trained model sees what is not labelled, or not what is.
+
+Each candidate gets a doubt from 0 to 1, and the largest come first. What the model does not know (its recall of a class
+is low) says little about labels, so an object that is never found counts by its class's recall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torchvision.ops import box_iou
+
+from onestage.checks.checkup import Checkup
+from onestage.checks.findings import LEVELS, Candidate, Example, Finding, counted, finding
+from onestage.compute.device import choose_compute
+from onestage.data.table import Table
+from onestage.errors import UserError
+from onestage.models.model_file import load_model
+from onestage.structures import Detections
+from onestage.terminal import Display
+from onestage.training.detect_all import detect_all
+
+SURE = 0.5  # score of a detection that counts against a label
+TOUCHES, FITS = 0.3, 0.5  # IoU of boxes that are about one object, and that agree
+LOOSE = 0.7  # IoU below which a sure detection doubts the box
+SHOWN = 200  # candidates that are listed
+
+
+_WHY = {
+    "missing": ("object", "that may be unlabelled", "what is not labelled is taught to be background"),
+    "class": ("object", "that may be of another class", "a wrong class teaches both classes wrongly"),
+    "box": ("box", "that may be loose or shifted", "boxes are learned as they are drawn"),
+    "never-found": ("object", "never found by the model", "they may be no object of their class, or hard ones"),
+}
+
+
+def check_labels(checkup: Checkup, model: str, *, device: str | None, display: Display) -> Checkup:
+    """The checkup with candidates for wrong labels, the most doubtful first.
+
+    Raises:
+        UserError: no such model, or its classes are not those of the data.
+    """
+    loaded = load_model(model)
+    compute = choose_compute(device)
+    compute.place(loaded.detector)
+    candidates: list[Candidate] = []
+    for split, table in checkup.tables.items():
+        if set(table.categories.names) != set(loaded.categories.names):
+            raise UserError(
+                f"{model}: its classes ({', '.join(loaded.categories.names)}) are not those of {checkup.data} "
+                f"({', '.join(table.categories.names)}); take a model that was trained on them"
+            )
+        own = table.with_categories(loaded.categories)
+        with display.stage(f"detecting in {split}", len(own)) as stage:
+            found = detect_all(loaded.detector, own, compute, advance=stage.advance)
+        candidates += candidates_of(own, split, found)
+    candidates.sort(key=lambda one: -one.doubt)
+    candidates = candidates[:SHOWN]
+    findings = [*checkup.findings, *_findings(candidates)]
+    findings.sort(key=lambda one: LEVELS.index(one.level))
+    return replace(checkup, findings=findings, candidates=candidates)
+
+
+def _findings(candidates: list[Candidate]) -> Iterator[Finding]:
+    for kind, (noun, what, why) in _WHY.items():
+        ones = [one for one in candidates if one.kind == kind]
+        if ones:
+            examples = [
+                Example(f"{one.text} (doubt {one.doubt:.2f})", one.split, one.image, one.objects) for one in ones
+            ]
+            mend = "look at them, and correct the labels that are wrong"
+            yield finding(
+                f"label-{kind}", "warning", len(ones), f"{counted(len(ones), noun)} {what}", why, mend, examples
+            )
+
+
+def candidates_of(table: Table, split: str, found: list[Detections]) -> list[Candidate]:
+    """Candidates of one split, in no order; `found` in the table's order and with its labels."""
+    recall = _recall(table, found)
+    return [one for index in range(len(table)) for one in _of_image(table, split, index, found[index], recall)]
+
+
+def _recall(table: Table, found: list[Detections]) -> Float[np.ndarray, " K"]:
+    """The part of each class's objects that a sure detection of the class finds."""
+    hits, counts = np.zeros(len(table.categories)), np.zeros(len(table.categories))
+    for index in range(len(table)):
+        boxes, labels, ignored = table.objects(index)
+        iou, scores, found_labels = _against(boxes, found[index])
+        right = (iou >= FITS) & (found_labels[:, None] == labels) & (scores[:, None] >= SURE)
+        np.add.at(hits, labels[~ignored], right.any(axis=0)[~ignored])
+        np.add.at(counts, labels[~ignored], 1)
+    return hits / np.maximum(counts, 1)
+
+
+def _against(boxes_xyxy: np.ndarray, found: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(detections, objects) IoU, scores and labels."""
+    iou = box_iou(found.boxes_xyxy.double().cpu(), torch.from_numpy(boxes_xyxy.astype(np.float64)))
+    return iou.numpy(), found.scores.double().cpu().numpy(), found.labels.cpu().numpy()
+
+
+def _of_image(table: Table, split: str, index: int, found: Detections, recall: np.ndarray) -> Iterator[Candidate]:
+    names, image = table.categories.names, table.image_name(index)
+    boxes, labels, ignored = table.objects(index)
+    iou, scores, found_labels = _against(boxes, found)
+    same = found_labels[:, None] == labels
+    # the best score of each object's own class, and of any other class, among the detections that fit it
+    own = np.where(same & (iou >= FITS), scores[:, None], 0.0).max(axis=0, initial=0.0)
+    other = np.where(~same & (iou >= FITS), scores[:, None], 0.0)
+    touched = np.where(iou >= TOUCHES, scores[:, None], 0.0).max(axis=0, initial=0.0)
+    for row in np.flatnonzero((iou < TOUCHES).all(axis=1) & (scores >= SURE)):
+        x0, y0, x1, y1 = found.boxes_xyxy[row].tolist()
+        text = f"{image}: a {names[found_labels[row]]} at {x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f} is not labelled"
+        yield Candidate(float(scores[row]), "missing", split, index, (), (x0, y0, x1, y1), text)
+    for place in np.flatnonzero(~ignored).tolist():
+        name, best_other = names[labels[place]], float(other[:, place].max(initial=0.0))
+        box = tuple(boxes[place].tolist())
+
+        def candidate(doubt: float, kind: str, text: str, place: int = place, box: Any = box) -> Candidate:
+            return Candidate(doubt, kind, split, index, (place,), box, f"{image}: {text}")
+
+        if best_other >= SURE and best_other > own[place]:
+            wrong = names[found_labels[int(other[:, place].argmax())]]
+            yield candidate(best_other - float(own[place]), "class", f"the {name} looks like a {wrong}")
+        elif touched[place] < 0.1:
+            doubt = float(recall[labels[place]]) * (1 - float(touched[place]))
+            yield candidate(doubt, "never-found", f"the {name} is never found")
+        else:
+            about = same[:, place] & (iou[:, place] >= TOUCHES) & (scores >= SURE)
+            best = float(iou[about, place].max(initial=0.0))
+            if about.any() and best < LOOSE:
+                text = f"the box of the {name} and the model's overlap by {best:.0%}"
+                yield candidate(float(scores[about].max()) * (1 - best), "box", text)

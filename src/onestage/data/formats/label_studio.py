@@ -1,0 +1,126 @@
+"""Label Studio's own JSON: a list of tasks, with rectangles, polygons and ellipses in percent of the image.
+
+JSON-MIN has the regions of a task beside its image. A rectangle may be turned around its top left corner, an ellipse
+around its centre. Of several annotations of a task the first counts. Key points, brushes and choices are no objects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from onestage.data.folder import DataFolder, is_image, shown
+from onestage.data.reading import (
+    AnnotatedImage,
+    AnnotatedObject,
+    Box,
+    Faults,
+    FilesSource,
+    numbers_of,
+    objects_of,
+    read_list,
+    report_shapes_without_box,
+    whole_size,
+)
+from onestage.data.shapes import box_around_corners, box_of_ellipse, turned_box
+
+LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
+
+
+def find_label_studio(folder: DataFolder) -> LabelStudioSource | None:
+    """The JSON files of a folder that hold tasks with regions."""
+    files = folder.annotations_like(is_label_studio, ".json")
+    return LabelStudioSource(folder, files) if files else None
+
+
+def is_label_studio(head: str) -> bool:
+    """True for the beginning of a list of tasks with regions."""
+    return bool(re.match(r"\s*\[\s*\{", head) and re.search(r'"(rectangle|polygon|ellipse)labels"', head))
+
+
+class LabelStudioSource(FilesSource):
+    """JSON files, each of many tasks."""
+
+    tool = "Label Studio"
+
+    def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
+        without_box: Counter[str] = Counter()
+        for file in self.of_split(split):
+            unlabelled = several = 0
+            for number, task in enumerate(read_list(self.folder, file), start=1):
+                place = f"{file}, task {number}"
+                name, annotations = _image_and_annotations(task) if isinstance(task, dict) else (None, None)
+                if name is None or annotations is None:
+                    message = f"{shown(task)} is no task with an image and annotations; delete it"
+                    faults.report(place, "annotation", message)
+                elif (path := faults.find_image(name, file)) is not None:
+                    unlabelled += not annotations
+                    several += len(annotations) > 1
+                    for regions in annotations[:1]:
+                        objects = list(_objects(place, regions, faults, without_box))
+                        size_hw = next(filter(None, map(_size_hw, regions)), None)
+                        yield AnnotatedImage(place, path, objects, size_hw, fractions=True)
+            if several:
+                message = f"{several:,} tasks have several annotations; the first of each is taken"
+                faults.report(file, "annotation", message, "notice")
+            if unlabelled:
+                faults.report(file, "annotation", f"{unlabelled:,} tasks are not annotated; left out", "notice")
+        report_shapes_without_box(faults, "Label Studio", without_box)
+
+
+def _image_and_annotations(task: Mapping[str, Any]) -> tuple[str | None, list[list[Any]] | None]:
+    """The image of a task, without what servers put before its name, and the regions of each of its annotations."""
+    data, annotations = task.get("data", task), task.get("annotations")
+    values = (value for value in (data.values() if isinstance(data, dict) else ()) if isinstance(value, str))
+    names = (unquote(re.sub(r"^.*\?d=", "", value)).partition("?")[0] for value in values)
+    name = next(filter(is_image, names), None)
+    if "annotations" not in task:  # JSON-MIN
+        lists = (value for value in task.values() if isinstance(value, list))
+        return name, [[region for regions in lists for region in regions if isinstance(region, dict)]]
+    if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
+        return name, None
+    results = [one.get("result") for one in annotations if not one.get("was_cancelled")]
+    regions = [one for one in results if isinstance(one, list)]
+    return name, regions if len(regions) == len(results) else None
+
+
+def _size_hw(region: object) -> tuple[int, int] | None:
+    values = region if isinstance(region, dict) else {}
+    return whole_size(values.get("original_height"), values.get("original_width"))
+
+
+def _objects(place: str, regions: list[Any], faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
+    for number, region in enumerate(regions, start=1):
+        values = region if isinstance(region, dict) else {}
+        shape = values.get("value", values)  # JSON-MIN has no level between
+        shape = shape if isinstance(shape, dict) else {}
+        key = next((key for key in LABELS if key in shape), None)
+        kind = values.get("type") or next((key for key in shape if key.endswith("labels")), None)
+        if key is None and isinstance(kind, str):
+            without_box[kind] += 1
+            continue
+        names, box = shape.get(key), _box(shape, _size_hw(region))
+        for name in names if isinstance(names, list) and names else [names]:
+            yield from objects_of(faults, place, number, name, box, f"the region {shown(shape or region)}")
+
+
+def _box(shape: Mapping[str, Any], size_hw: tuple[int, int] | None) -> Box | None:
+    """The upright box of a region in fractions; None without its numbers, or without a size if it is turned."""
+    height, width = size_hw or (1, 1)
+    if "points" in shape:
+        width, height, box = 1, 1, box_around_corners(shape["points"])
+    else:
+        round_ = "radiusX" in shape
+        keys = ("x", "y", "radiusX", "radiusY") if round_ else ("x", "y", "width", "height")
+        sides = numbers_of(shape.get(key, 0.0 if key == "rotation" else None) for key in (*keys, "rotation"))
+        if sides is None or (sides[4] and size_hw is None):
+            return None
+        x, y, w, h = sides[0] * width, sides[1] * height, sides[2] * width, sides[3] * height
+        turned = turned_box((x, y, x + w, y + h), sides[4], (x, y))
+        box = box_of_ellipse(x, y, w, h, sides[4]) if round_ else turned
+    if box is None:
+        return None
+    return box[0] / width / 100, box[1] / height / 100, box[2] / width / 100, box[3] / height / 100

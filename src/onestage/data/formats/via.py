@@ -1,0 +1,146 @@
+"""VGG Image Annotator, VIA 1 and 2: one JSON or CSV file of regions for many images, in pixels from 0.
+
+The class of a region is its attribute called class, label, category, name or type, else its only attribute; where that
+is a set of ticks, {"cat": true}, the one that is ticked. The CSV has a row a region, with JSON in two of its columns.
+Points and polylines are no objects.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import degrees
+from typing import Any
+
+from onestage.data.folder import DataFolder, shown, stem_of
+from onestage.data.formats.csv_tables import images_of_rows, read_rows
+from onestage.data.reading import (
+    AnnotatedImage,
+    AnnotatedObject,
+    Box,
+    Faults,
+    FilesSource,
+    numbers_of,
+    objects_of,
+    report_shapes_without_box,
+)
+from onestage.data.shapes import box_around_corners, box_of_ellipse
+from onestage.errors import UserError
+
+CLASS_ATTRIBUTES = ("class", "label", "category", "name", "type")
+ONLY_CLASS = "object"  # of regions that were drawn without attributes, for a single class
+WITHOUT_BOX = ("point", "polyline", "line")
+SIDES = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
+Region = tuple[Any, ...]  # number, shape_attributes, region_attributes
+
+
+def find_via(folder: DataFolder) -> ViaSource | None:
+    """The JSON files of a folder that VIA wrote, else its CSV files."""
+    files = folder.annotations_like(is_via, ".json") or folder.annotations_like(is_via_table, ".csv")
+    return ViaSource(folder, files) if files else None
+
+
+def is_via(head: str) -> bool:
+    """True for the beginning of a project of VIA 2, or of its regions."""
+    begins_with_image = re.match(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{', head)
+    return '"_via_' in head or bool(begins_with_image and '"filename"' in head and '"regions"' in head)
+
+
+def is_via_table(head: str) -> bool:
+    """True for the beginning of a CSV with VIA's columns."""
+    return "region_shape_attributes" in head.partition("\n")[0]
+
+
+class ViaSource(FilesSource):
+    """JSON or CSV files, each of many images."""
+
+    tool = "VGG VIA"
+
+    def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
+        without_box: Counter[str] = Counter()
+        nameless = 0
+        for file in self.of_split(split):
+            records = self._table if file.lower().endswith(".csv") else self._records
+            for name, regions in records(file, faults):
+                path = faults.find_image(name, file)
+                if path is not None:
+                    place = f"{file}, {stem_of(path)}"
+                    nameless += sum(attributes in ({}, "") for _, _, attributes in regions)
+                    yield AnnotatedImage(place, path, list(_objects(place, regions, faults, without_box)))
+        if nameless:
+            message = f"{nameless:,} regions have no attributes, so they are of the class {ONLY_CLASS!r}"
+            faults.report("VIA", "class-not-given", message, "notice")
+        report_shapes_without_box(faults, "VIA", without_box)
+
+    def _records(self, file: str, faults: Faults) -> Iterator[tuple[str, list[Region]]]:
+        """The file name and the regions of each image of a JSON file."""
+        content = self.folder.read_json(file)
+        if isinstance(content, dict) and "_via_img_metadata" in content:
+            content = content["_via_img_metadata"]
+        if not isinstance(content, dict):
+            raise UserError(f"{self.folder.root / file}: it holds {shown(content)}, expected VIA's images by name")
+        for key, record in content.items():
+            name, regions = (record.get("filename"), record.get("regions")) if isinstance(record, dict) else ("", None)
+            if isinstance(regions, dict):  # VIA 1 numbers them
+                regions = list(regions.values())
+            if not isinstance(name, str) or not name or not isinstance(regions, list):
+                message = f"the image {shown(key)} is {shown(record)}, expected its filename and its regions"
+                faults.report(file, "annotation", message)
+                continue
+            found = [one if isinstance(one, dict) else {} for one in regions]
+            pairs = ((one.get("shape_attributes"), one.get("region_attributes")) for one in found)
+            yield name, [(number, shape, labels) for number, (shape, labels) in enumerate(pairs, start=1)]
+
+    def _table(self, file: str, faults: Faults) -> Iterator[tuple[str, list[Region]]]:
+        """The file name and the regions of each image of a CSV file."""
+        for name, rows in images_of_rows(read_rows(self.folder, file), "filename", file, faults).items():
+            with_region = [(number, row) for number, row in rows if row.get("regioncount") != "0"]
+            columns = ("regionshapeattributes", "regionattributes")
+            yield name, [(number, *(_json(row.get(column, "")) for column in columns)) for number, row in with_region]
+
+
+def _json(text: str) -> Any:
+    """The value of a JSON text; the text itself if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _objects(place: str, regions: list[Region], faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
+    for number, shape, attributes in regions:
+        kind = shape.get("name") if isinstance(shape, dict) else None
+        if kind in WITHOUT_BOX:
+            without_box[str(kind)] += 1
+            continue
+        box = _box(shape) if isinstance(shape, dict) else None
+        yield from objects_of(faults, place, number, _class_of(attributes), box, f"the region {shown(shape)}")
+
+
+def _box(shape: Mapping[str, Any]) -> Box | None:
+    kind = shape.get("name")
+    if kind == "polygon":
+        xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+        if isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys):
+            return box_around_corners(list(zip(xs, ys, strict=True)))
+    keys = SIDES.get(kind, ()) if isinstance(kind, str) else ()
+    sides = numbers_of([*(shape.get(key) for key in keys), shape.get("theta", 0.0)])
+    if not keys or sides is None:
+        return None
+    x, y, width, height, turn = sides
+    return (x, y, x + width, y + height) if kind == "rect" else box_of_ellipse(x, y, width, height, degrees(turn))
+
+
+def _class_of(attributes: object) -> object:
+    """The class among the attributes of a region; the attributes themselves where none of them is one."""
+    if attributes in ({}, ""):
+        return ONLY_CLASS
+    if not isinstance(attributes, dict):
+        return attributes
+    lowered = {key.strip().lower(): value for key, value in attributes.items()}
+    usual = [lowered[key] for key in CLASS_ATTRIBUTES if key in lowered]
+    value = usual[0] if usual else next(iter(lowered.values())) if len(lowered) == 1 else attributes
+    ticked = [key for key, tick in value.items() if tick is True] if isinstance(value, dict) else []
+    return ticked[0] if len(ticked) == 1 else value

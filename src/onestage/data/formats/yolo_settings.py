@@ -1,0 +1,68 @@
+"""The YAML file of a YOLO data set: classes, splits, key points. Every value is read as its text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from onestage.data.folder import DataFolder, shown
+from onestage.data.reading import numbers_of
+from onestage.data.split_names import is_split, split_key
+from onestage.errors import UserError
+
+MAX_YAML_BYTES = 1 << 20
+_NOTHING = ("", "~", "null", "none")  # how YAML writes that there is none
+
+Settings = Mapping[str, Any]
+
+
+def read_yaml(folder: DataFolder, file: str) -> Settings:
+    """The settings of a YAML file, every value as its text: `no` is a word there, not false."""
+    try:
+        settings = yaml.load(folder.read_text(file, MAX_YAML_BYTES), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{folder.root / file}: not YAML ({shown(str(error))}); write it again") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{folder.root / file}: expected names: and train:, found {shown(settings)}")
+    return settings
+
+
+def split_places(settings: Settings) -> dict[str, list[str]]:
+    """Split -> the folders and lists that are named for it."""
+    found = {}
+    for key, value in settings.items():
+        places = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+        places = [place for place in places if place.lower() not in _NOTHING]
+        if isinstance(key, str) and is_split(key) and not isinstance(value, dict) and places:
+            found[key] = places
+    return dict(sorted(found.items(), key=lambda item: ["train", "trainval", "val", "test"].index(split_key(item[0]))))
+
+
+def names_of(file: str, names: object, count: object) -> list[str]:
+    """The class names of a YAML file: a list, or label: name; without names, as many numbers as it has classes."""
+    if names is None or names in _NOTHING:
+        if not isinstance(count, str) or not re.fullmatch(r"[0-9]{1,5}", count) or int(count) == 0:
+            raise UserError(f"{file}: names is {shown(names)}, expected the list of the classes")
+        return [str(label) for label in range(int(count))]
+    if isinstance(names, dict):
+        numbers = [int(key) for key in names if isinstance(key, str) and re.fullmatch(r"[0-9]{1,9}", key.strip())]
+        if len(numbers) != len(names) or sorted(numbers) != list(range(len(names))):
+            raise UserError(f"{file}: names has the ids {shown(list(names))}, expected 0 to {len(names) - 1}")
+        names = [name for _, name in sorted(zip(numbers, names.values(), strict=True))]
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{file}: names is {shown(names)}, expected the list of the classes")
+    wrong = [name for name in names if not isinstance(name, str) or not name.strip()]
+    if wrong:
+        raise UserError(f"{file}: names has {shown(wrong[0])}, expected words")
+    if count is not None and count not in _NOTHING and str(count).strip() != str(len(names)):
+        raise UserError(f"{file}: nc is {shown(count)}, but {len(names)} classes are named; make them agree")
+    return [name.strip() for name in names]
+
+
+def numbers_of_key_points(shape: object) -> int:
+    """How many numbers of key points follow a box; 0 for none."""
+    numbers = numbers_of(shape) if isinstance(shape, list) and len(shape) == 2 else None
+    return int(numbers[0] * numbers[1]) if numbers and all(0 < n < 1000 for n in numbers) else 0

@@ -1,0 +1,51 @@
+"""What to say of a folder that holds no data set: what lies in it, and the nearest thing to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Protocol, runtime_checkable
+
+from onestage.data.folder import DataFolder, is_image
+
+
+@runtime_checkable
+class Expected(Protocol):
+    """A format, as far as messages need it."""
+
+    @property
+    def expected(self) -> str: ...
+
+
+def what_is_there(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
+    """One line: what was found, what was expected, what mends it."""
+    if not folder.files:
+        return "the folder is empty; put labelled images into it"
+    others = Counter(
+        PurePosixPath(file).suffix.lower() or "(no extension)" for file in folder.files if not is_image(file)
+    )
+    found = ", ".join(f"{count:,} {extension}" for extension, count in others.most_common(4))
+    images = f"{len(folder.images):,} image{'s' if len(folder.images) != 1 else ''}"
+    if len(formats) == 1:
+        ((name, one),) = formats.items()
+        return f"no {name} data set ({images}; {found or 'no other file'}); expected {one.expected}, or drop --format"
+    if not folder.images:
+        return f"no image in it (but {found}); put the images beside their annotations"
+    if not others:
+        return f"{images}, but no annotation; export the labels of your labelling tool into the folder"
+    listed = [file for file in folder.annotations(".txt") if _is_list_of_papers(folder, file)]
+    if listed:
+        return (
+            f"not a data set ({images}; {found}): {listed[0]} lists images with files of boxes, in no format that is "
+            "read; convert them to VOC, COCO or YOLO by a short script, or name another format with --format"
+        )
+    *formats_but_last, last = [f"{one.expected} ({name})" for name, one in formats.items()]
+    expected = f"{', '.join(formats_but_last)} or {last}"
+    return f"not a data set: {images}, {found}, but no annotation that is read; expected {expected}"
+
+
+def _is_list_of_papers(folder: DataFolder, file: str) -> bool:
+    """True for lines of an image's path and that of a text file."""
+    words = (folder.head(file, 4096).splitlines() or [""])[0].split()
+    return len(words) == 2 and is_image(words[0]) and words[1].lower().endswith(".txt")

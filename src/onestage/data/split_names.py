@@ -1,0 +1,48 @@
+"""The names that people give to splits, as words in the names of folders and files."""
+
+import re
+from pathlib import PurePosixPath
+
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "trainval": "trainval",
+}
+# words beside a split's in the name of its folder: train_images, images-train, test_set
+_BESIDE_SPLIT = (
+    r"(images?|imgs?|pictures|photos|labels?|annotations?|anns?|annots|xmls?|bbox(es)?|set|data|split|final)"
+)
+
+
+def split_key(name: str) -> str:
+    """One spelling for the names of a split: "train" for train2017, Training, train_images; others keep their own."""
+    lower = name.lower()
+    bare = re.sub(r"[\W_]*\d*$", "", lower)
+    if bare not in _SPLIT_WORDS:
+        bare = re.sub(rf"^{_BESIDE_SPLIT}[\W_]+|[\W_]+{_BESIDE_SPLIT}$", "", bare)
+    return _SPLIT_WORDS.get(bare, lower)
+
+
+def is_split(name: str) -> bool:
+    """True for a name that says which split it is."""
+    return split_key(name) in _SPLIT_WORDS
+
+
+def split_of(path: str) -> str | None:
+    """The split that the first of the folders of a path names, without what is beside it (train_images)."""
+    found = next((folder for folder in path.split("/")[:-1] if is_split(folder)), None)
+    if found is None or re.sub(r"[\W_]*\d*$", "", found.lower()) in _SPLIT_WORDS:
+        return found
+    return split_key(found)
+
+
+def split_of_file(file: str) -> str | None:
+    """The word of a file's name that names a split (train_labels.csv), else the folder that does."""
+    words = re.split(r"[\W_]+", PurePosixPath(file).stem)
+    return next((word for word in words if is_split(word)), None) or split_of(file)

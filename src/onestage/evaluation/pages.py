@@ -1,0 +1,28 @@
+"""What all HTML pages share: their style, and images that are in the page itself."""
+
+from __future__ import annotations
+
+import base64
+from importlib.resources import files
+
+import cv2
+from jaxtyping import UInt8
+from jinja2 import DictLoader, Environment, Template
+from numpy import ndarray
+
+
+def page_template(package: str) -> Template:
+    """The `report.html` of a package, which may include `style.css`. It escapes every value: names are strangers'."""
+    sources = {
+        "report.html": files(package).joinpath("report.html").read_text("utf-8"),
+        "style.css": files("onestage.evaluation").joinpath("style.css").read_text("utf-8"),
+    }
+    environment = Environment(loader=DictLoader(sources), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html")
+
+
+def jpeg_url(image_rgb: UInt8[ndarray, "H W 3"], quality: int = 88) -> str:
+    """An image as the data URL of a JPEG, in which thin lines keep their colour (4:4:4)."""
+    full_colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    encoded = cv2.imencode(".jpg", image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality, *full_colour])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")

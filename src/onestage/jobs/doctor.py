@@ -1,0 +1,106 @@
+"""Look through a data set before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from rich.text import Text
+
+from onestage.checks import Checkup, Finding, check_up
+from onestage.checks.label_errors import check_labels
+from onestage.checks.page import write_page
+from onestage.checks.problems import CHANGES
+from onestage.data.writing import WRITERS
+from onestage.data_options import AS_IT_IS, DataOptions
+from onestage.errors import UserError
+from onestage.jobs.dataset import table_lines
+from onestage.models.model_file import load_model
+from onestage.terminal import Display
+from onestage.whole_file import write_whole
+
+_STYLE = {"error": "bold red", "warning": "yellow", "notice": "cyan"}
+
+
+def doctor(
+    data: str | os.PathLike[str],
+    *,
+    detector: str | None = None,
+    model: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    json_file: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    fix: str | os.PathLike[str] | None = None,
+    data_options: DataOptions = AS_IT_IS,
+    device: str | None = None,
+    display: Display | None = None,
+) -> Checkup:
+    """Report what is wrong with a data set: on the terminal, as a page, and as JSON.
+
+    Args:
+        data: a folder or an annotation file, or several joined with `+`.
+        detector: objects are measured at the input of this one; None takes the model's, else `ssd300-vgg16`.
+        model: a trained model, whose detections are held against the labels to find wrong ones.
+        out: the folder of `report.html`; None makes `doctor/DATA`.
+        json_file: a file for all findings, for scripts.
+        strict: errors of the data raise a UserError in the end.
+        fix: a new folder for a copy of the data set without what is wrong, with a list of all changes.
+
+    Raises:
+        UserError: no such data, nothing usable in it, or (`strict`) errors in it.
+    """
+    display, data = display or Display(), os.fspath(data)
+    detector = detector or (load_model(model).detector.name if model is not None else "ssd300-vgg16")
+    with display.stage("checking", 0):
+        checkup = check_up(data, detector=detector, options=data_options)
+    if model is not None:
+        checkup = check_labels(checkup, os.fspath(model), device=device, display=display)
+    folder = Path(out) if out is not None else Path("doctor") / (Path(data).resolve().name or "data")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_page(folder / "report.html", checkup)
+    _print(checkup, display)
+    display.say(f"written: {folder / 'report.html'}")
+    if json_file is not None:
+        write_whole(Path(json_file), (json.dumps(checkup.as_dict(), indent=1) + "\n").encode(errors="replace"))
+    if fix is not None:
+        _write_fixed(checkup, Path(fix), data_options, display)
+    if strict and checkup.errors:
+        raise UserError(f"{data}: {len(checkup.errors)} kinds of errors: {checkup.errors[0].what}")
+    return checkup
+
+
+def _print(checkup: Checkup, display: Display) -> None:
+    for line in checkup.about:
+        display.say(line)
+    for line in table_lines(checkup.tables, checkup.input_sizes):
+        display.say(line)
+    for one in checkup.findings:
+        head = Text(f"{one.level}: ", style=_STYLE[one.level]).append(f"{one.what} [{one.code}]", style="default")
+        display.console.print(head)
+        for example in one.examples[:3]:
+            display.say(f"    {example.text}")
+        display.say(f"    why: {one.why}; {one.mend}")
+    if not checkup.findings:
+        display.say("nothing is wrong")
+
+
+def _write_fixed(checkup: Checkup, folder: Path, options: DataOptions, display: Display) -> None:
+    """A copy without what is wrong, in the data set's own format where that is written, else COCO's."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: has files already; name a new folder with --fix")
+    findings = checkup.findings
+    if any(one.code == "scale" for one in findings):
+        checkup = check_up(checkup.data, detector=checkup.detector, options=replace(options, rescale_boxes=True))
+    kinds = {table.kind for table in checkup.tables.values()}
+    kind = kinds.pop() if len(kinds) == 1 and kinds <= set(WRITERS) else "coco"
+    WRITERS[kind](checkup.without_errors(), folder)
+    changed = [one for one in findings if one.code in CHANGES or one.code == "overlap"]
+    write_whole(folder / "changes.txt", "".join(map(_change, changed)).encode(errors="replace"))
+    display.say(f"written: {folder}, and the list of changes in {folder / 'changes.txt'}")
+
+
+def _change(one: Finding) -> str:
+    done = "the first of the two is left out" if one.code == "overlap" else CHANGES[one.code]
+    return f"{one.what} ({one.code}): {done}\n" + "".join(f"    {example.text}\n" for example in one.examples)

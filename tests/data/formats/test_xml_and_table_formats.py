@@ -1,0 +1,162 @@
+"""CVAT's XML, tables and KITTI's lines: what each tool's numbers mean, and that broken files are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from folders import write_image
+from read_back import objects, read, write
+
+from onestage.data import read_dataset
+from onestage.errors import UserError
+
+
+# ---------------------------------------------------------------- CVAT
+def cvat(shapes: str, labels: str = "dog cat bat", subset: str = "") -> str:
+    names = "".join(
+        f"<label><name>{name}</name><attributes><attribute><name>age</name></attribute></attributes></label>"
+        for name in labels.split()
+    )
+    image = f'<image id="0" name="a.jpg" width="80" height="60"{subset}>{shapes}</image>'
+    return f"<annotations><version>1.1</version><meta><task><labels>{names}</labels></task></meta>{image}</annotations>"
+
+
+def test_cvat_shapes_of_every_kind_and_the_order_of_its_labels(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/a.jpg")
+    shapes = (
+        '<box label="cat" xtl="10.5" ytl="20" xbr="40" ybr="50"><attribute name="age">7</attribute></box>'
+        '<box label="cat" xtl="10" ytl="20" xbr="40" ybr="30" rotation="90"/>'  # 30 x 10 around 25, 25
+        '<polygon label="dog" points="5,1;9,2;7,8"/><ellipse label="dog" cx="30" cy="30" rx="10" ry="5"/>'
+        '<mask label="dog" rle="3, 4" left="3" top="4" width="5" height="6"/>'
+        '<polyline label="dog" points="1,1;2,2"/><points label="dog" points="1,1"/>'
+    )
+    write(tmp_path, "annotations.xml", cvat(shapes))
+    table, problems = read(tmp_path, "cvat")
+    assert table.categories.names == ("dog", "cat", "bat")
+    assert objects(table) == [
+        ("cat", 10.5, 20, 40, 50),
+        ("cat", 20, 10, 30, 40),
+        ("dog", 5, 1, 9, 8),
+        ("dog", 20, 25, 40, 35),
+        ("dog", 3, 4, 8, 10),
+    ]
+    assert [kind for kind, _ in problems] == ["no-box"]
+
+
+def test_cvat_subsets_are_splits_and_broken_shapes_are_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    shapes = '<box label="cat" xtl="1" ytl="x" xbr="3" ybr="4"/><hexagon label="cat"/><box xtl="1"/>'
+    write(tmp_path, "annotations.xml", cvat(shapes, subset=' subset="Train"'))
+    table, problems = read(tmp_path, "cvat", "Train")
+    assert objects(table) == []
+    assert [line.partition(": ")[0] for _, line in problems] == [
+        f"annotations.xml, image 0, object {number}" for number in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<annotations><meta/><track id='0' label='cat'/></annotations>", 'export "CVAT for images 1.1"'),
+        (cvat("<box")[:-30], "damaged XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]>' + cvat(""), "it declares entities"),
+    ],
+)
+def test_cvat_for_video_and_damaged_files_are_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "annotations.xml", content)
+    with pytest.raises(UserError, match=message) as refusal:
+        read_dataset(tmp_path, "all")
+    assert "\n" not in str(refusal.value)
+
+
+# ---------------------------------------------------------------- tables
+@pytest.mark.parametrize(
+    ("name", "header", "row", "box"),
+    [
+        (
+            "train_labels.csv",
+            "filename,width,height,class,xmin,ymin,xmax,ymax",
+            "a.jpg,80,60,cat,11,21,40,50",
+            (10, 20, 40, 50),
+        ),
+        (
+            "train/_annotations.csv",
+            "filename,width,height,class,xmin,ymin,xmax,ymax",
+            "a.jpg,80,60,cat,10,20,40,50",
+            (10, 20, 40, 50),
+        ),
+        ("train.csv", "Image Path;x1;y1;x2;y2;Label", "C:\\x\\a.jpg;10;20;40;50.5;cat", (10, 20, 40, 50.5)),
+        ("train.tsv", "class_name\tx_min\tx_max\ty_min\ty_max\timage_id", "cat\t10\t40\t20\t50\ta", (10, 20, 40, 50)),
+    ],
+)
+def test_csv_headers_of_several_tools(tmp_path: Path, name: str, header: str, row: str, box: tuple) -> None:
+    write_image(tmp_path / "train/a.jpg")
+    write(tmp_path, name, f"\ufeff{header}\r\n{row}\r\n")
+    table, problems = read(tmp_path, "csv", "train")
+    assert (objects(table), problems) == ([("cat", *box)], [])
+
+
+def test_csv_rows_of_an_image_lie_apart_and_rows_without_box_are_no_objects(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        write_image(tmp_path / name)
+    rows = [
+        "a.jpg,cat,1,2,3,4",
+        "b.jpg,,,,,",
+        "a.jpg,dog,5,6,7,8",
+        "c.jpg,nothing,,,,",
+        "b.jpg,,1,2,3,4",
+        ",cat,1,2,3,4",
+    ]
+    write(tmp_path, "labels.csv", "\n".join(["image,label,x1,y1,x2,y2", *rows, "b.jpg,cat,1,two,3,4"]))
+    table, problems = read(tmp_path, "csv")
+    assert [objects(table, index) for index in range(3)] == [[("cat", 1, 2, 3, 4), ("dog", 5, 6, 7, 8)], [], []]
+    assert [kind for kind, _ in problems] == ["annotation", "annotation", "annotation", "no-box"]
+    assert problems[0][1].startswith("labels.csv, object 6: ")
+    assert problems[1][1] == "labels.csv, object 5: its class is '', expected a name; give it one"
+    assert "x1 1, y1 two, x2 3, y2 4 gives no box" in problems[2][1]
+
+
+@pytest.mark.parametrize("rows", ['a.jpg,"cat,1,2,3,4\nb.jpg,cat,1,2,3,4\n', "x" * 200_000])
+def test_csv_that_is_damaged_is_refused(tmp_path: Path, rows: str) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "labels.csv", f"image,label,x1,y1,x2,y2\n{rows}")
+    with pytest.raises(UserError, match=r"labels\.csv: not CSV"):
+        read_dataset(tmp_path, "all")
+
+
+def test_open_images_fractions_groups_and_names_of_codes(tmp_path: Path) -> None:
+    write_image(tmp_path / "validation/a.jpg")
+    header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf"
+    rows = ["a,x,/m/01,1,0.5,0.75,0.1,0.2,0,0,0", "a,x,/m/02,1,0,0.5,0,0.5,0,0,1", "a,x,/m/01,1,0,0.5,0,?,0,0,1"]
+    write(tmp_path, "validation-annotations-bbox.csv", "\n".join([header, *rows]))
+    write(tmp_path, "class-descriptions-boxable.csv", '/m/01,"Cat"\n/m/03,Dog\n')
+    table, problems = read(tmp_path, "open-images", "validation")
+    assert table.categories.names == ("/m/02", "Cat")
+    assert objects(table) == [("Cat", 40, 6, 60, 12), ("/m/02", 0, 0, 40, 30, True)]
+    assert [kind for kind, _ in problems] == ["annotation"]
+
+
+# ---------------------------------------------------------------- KITTI
+def test_kitti_dont_care_is_ignored_for_every_class(tmp_path: Path) -> None:
+    write_image(tmp_path / "training/image_2/000001.png")
+    write_image(tmp_path / "training/image_3/000001.png")
+    tail = "1 1 1 1 1 1 1"
+    lines = [
+        f"Misc 0 0 0 10 20 40.5 50 {tail}",
+        "",
+        f"DontCare -1 -1 -10 1 2 3 4 {tail}",
+        f"Car 0 0 0 1 2 9 9 {tail} 0.9",
+    ]
+    write(tmp_path, "training/label_2/000001.txt", "\n".join([*lines, "Car 0 0 0 1 2 9"]))
+    write(tmp_path, "training/calib/000001.txt", "P0: 7 0 0 0 0 0 0 0 0 0 0 0\n")
+    table, problems = read(tmp_path, "kitti", "training")
+    assert table.image_name(0) == "training/image_2/000001.png"
+    assert table.categories.names == ("Car", "Misc")
+    ignored = [("Car", 1, 2, 3, 4, True), ("Misc", 1, 2, 3, 4, True)]
+    assert objects(table) == [("Misc", 10, 20, 40.5, 50), *ignored, ("Car", 1, 2, 9, 9)]
+    assert [line for _, line in problems] == [
+        "training/label_2/000001.txt, object 5: 'Car 0 0 0 1 2 9' is not a class and 14 or 15 numbers; "
+        "correct or delete it"
+    ]
