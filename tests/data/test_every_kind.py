@@ -166,3 +166,30 @@ def test_new_splits_have_each_image_once(name: str, to: Any, tmp_path: Path) -> 
     assert set(tables) == {"train", "val", "test"}
     assert sum(map(len, tables.values())) == len(DRAWINGS)
     assert all_rows(tables) == all_rows(read_all(tmp_path / "data"))
+
+
+DOCUMENTED = {  # heading of docs/data.md -> how its kinds begin
+    "LabelImg": "voc-labelimg",
+    "labelme": "labelme",
+    "CVAT": "cvat",
+    "Label Studio": "label-studio",
+    "Roboflow": "coco-roboflow",
+    "VGG VIA": "via",
+    "Ultralytics YOLO": "yolo-other-yaml",
+    "Darknet YOLO": "yolo-darknet",
+    "Supervisely": "supervisely",
+    "CreateML": "createml",
+    "CSV tables": "csv",
+    "KITTI": "kitti",
+    "Open Images": "open-images",
+    "VOC": "voc-devkit",
+    "COCO": "coco",
+}
+
+
+def test_each_tool_that_the_docs_name_is_among_the_kinds() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    headings = [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
+    assert headings == list(DOCUMENTED)
+    for heading, kind in DOCUMENTED.items():
+        assert any(name.startswith(kind) for name in KINDS), heading

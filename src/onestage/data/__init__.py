@@ -60,7 +60,16 @@ def _find(root: Path, format: str | None) -> Found:
     if format is not None and format not in FORMATS:
         raise UserError(f"--format {format}: no such format; there is {', '.join(FORMATS)}")
     wanted = FORMATS if format is None else {format: FORMATS[format]}
-    fitting = {name: source for name, one in wanted.items() if (source := one.find(folder)) is not None}
+    fitting: dict[str, Source] = {}
+    refused: list[UserError] = []
+    for name, one in wanted.items():
+        try:
+            if (source := one.find(folder)) is not None:
+                fitting[name] = source
+        except UserError as error:  # a damaged or foreign file is no reason against the other formats
+            refused.append(error)
+    if refused and not fitting:
+        raise refused[0]
     if not fitting:
         raise UserError(f"{root}: {what_is_there(folder, wanted)}")
     kind, *others = fitting
@@ -72,6 +81,7 @@ def read_dataset(
     split: str,
     categories: Categories | None = None,
     options: DataOptions = AS_IT_IS,
+    found: list[Found] | None = None,
 ) -> tuple[Table, list[Problem]]:
     """Read one split of a data set: the table of everything usable, and everything that was wrong.
 
@@ -82,16 +92,17 @@ def read_dataset(
         split: the name of a split; the year may be left out if there is only one ("val" for "val2017"). Of a split
             X, "X:held-out" is the part that is held out, and "X:kept" the rest.
         categories: the classes that labels refer to, by name (those of a trained model); None takes the data set's own.
+        found: what `find_datasets` gave, if it was asked already.
 
     Raises:
         UserError: no such folder, format or split, or nothing usable in it.
     """
     if base_of(split) != split:
-        table, problems = read_dataset(path_spec, base_of(split), categories, options)
+        table, problems = read_dataset(path_spec, base_of(split), categories, options, found)
         return part_of(table, split, options.test_fraction), problems
     tables: list[Table] = []
     problems: list[Problem] = []
-    found = find_datasets(path_spec, options.format)
+    found = found or find_datasets(path_spec, options.format)
     for folder, kind, source, _ in found:
         root, known = folder.root, source.splits
         names = named(known, split)
@@ -128,9 +139,15 @@ def unite(lists: list[Categories]) -> Categories:
     return Categories.from_names(sorted(names) if in_order else names)
 
 
-def choose_splits(path_spec: str | Path, options: DataOptions = AS_IT_IS, *, hold_out: bool = True) -> Splits:
+def choose_splits(
+    path_spec: str | Path,
+    options: DataOptions = AS_IT_IS,
+    *,
+    hold_out: bool = True,
+    found: list[Found] | None = None,
+) -> Splits:
     """The splits to train on, to choose the best weights on, and to test on; see `splits.choose`."""
-    known = [split for one in find_datasets(path_spec, options.format) for split in one.source.splits]
+    known = [split for one in found or find_datasets(path_spec, options.format) for split in one.source.splits]
     return choose(known, str(path_spec), hold_out)
 
 

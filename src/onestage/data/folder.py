@@ -17,7 +17,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -73,7 +73,7 @@ def folder_of(file: str) -> str:
 
 def stem_of(file: str) -> str:
     """The name of a file without its folder and its extension."""
-    return PurePosixPath(file).stem
+    return os.path.splitext(file.rpartition("/")[2])[0]
 
 
 class DataFolder:
@@ -136,7 +136,7 @@ class DataFolder:
         """Extension in lower case -> files."""
         found: dict[str, list[str]] = defaultdict(list)
         for file in self.files if self.only is None else [self.only]:
-            found[PurePosixPath(file).suffix.lower()].append(file)
+            found[os.path.splitext(file)[1].lower()].append(file)
         return found
 
     def annotations(self, *extensions: str) -> list[str]:
@@ -271,13 +271,14 @@ class DataFolder:
     def read(self, name: str, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
         """The content of a file; a UserError if there is none, it can't be read, or it is larger than `max_bytes`."""
         found = self.find(name)
-        path = self.root / (found or name)
-        if found is None or not path.is_file():  # reading a pipe would wait for ever
+        path = f"{self.root}/{found or name}"
+        if found is None or not os.path.isfile(path):  # reading a pipe would wait for ever
             raise UserError(f"{path}: no such file")
         try:
-            if path.stat().st_size > max_bytes:
-                raise UserError(f"{path}: more than the {max_bytes:,} bytes allowed for it; make it smaller")
-            return path.read_bytes()
+            with open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_size > max_bytes:
+                    raise UserError(f"{path}: more than the {max_bytes:,} bytes allowed for it; make it smaller")
+                return file.read()
         except OSError as error:
             raise UserError(f"{path}: can't be read ({error.strerror}); mend its permissions") from error
 
@@ -296,8 +297,11 @@ class DataFolder:
             raise UserError(f"{path}: no such file")
         try:
             with open(path, "rb") as file:
-                utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-            with open(path, encoding="utf-16" if utf16 else "utf-8-sig", errors="replace", newline="") as text:
+                head = file.read(1 << 20)
+            encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+            if encoding == "utf-8-sig" and not _is_utf8(head):
+                encoding = "cp1252"
+            with open(path, encoding=encoding, errors="replace") as text:
                 yield from text
         except OSError as error:
             raise UserError(f"{path}: can't be read ({error.strerror}); mend its permissions") from error
@@ -333,11 +337,16 @@ def decode_text(data: bytes) -> str:
     """Text by its byte order mark, else UTF-8, else Windows' Latin; bytes that are none are replaced."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace")
+    return data.decode("utf-8-sig" if _is_utf8(data) else "cp1252", errors="replace")
+
+
+def _is_utf8(data: bytes) -> bool:
+    """True for UTF-8, also if its last character is cut off."""
     try:
-        return data.decode("utf-8-sig")
+        codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:
-        cut_off = data[:-3].decode("utf-8-sig", errors="replace")  # a head may end within a character
-        return cut_off if "\ufffd" not in cut_off else data.decode("cp1252", errors="replace")
+        return False
+    return True
 
 
 def key_of(name: str) -> str:
@@ -355,7 +364,12 @@ def _may_be(path: str, split: str) -> bool:
     folders = path.split("/")[:-1]
     keys = {split_key(folder) for folder in folders if is_split(folder)}
     of_another = bool(keys) and split_key(split) in EXCLUSIVE and not keys & {split_key(split), "trainval"}
-    return not of_another and not any(NO_PHOTOS.fullmatch(folder) for folder in folders)
+    return not of_another and is_photo(path)
+
+
+def is_photo(path: str) -> bool:
+    """False for an image in a folder of masks or drawings."""
+    return not any(NO_PHOTOS.fullmatch(folder) for folder in path.split("/")[:-1])
 
 
 def _common(one: Iterable[str], other: Iterable[str]) -> int:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,7 @@ class SeenImages:
         self._root = os.fspath(root)
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:24]
         self._file = cache_folder() / "images" / f"{name}-{question}.json"
-        self._known: dict[str, list[Any]] = {}
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            content = json.loads(self._file.read_bytes())
-            if content["format"] == FORMAT:
-                self._known = dict(content["files"])
+        self._known = dict(_load(self._file))
 
     def ask_all(self, files: Sequence[str], look: Callable[[str], Any]) -> list[Any]:
         """The value of each file (JSON-able): as remembered, else what `look` gives; that is remembered for later."""
@@ -70,3 +67,18 @@ class SeenImages:
         entry = self._known.get(file)
         fits = stamp is not None and isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp
         return entry[2] if fits and entry is not None else None
+
+
+def _load(file: Path) -> dict[str, list[Any]]:
+    """What a file remembers; nothing if there is none, or it is damaged."""
+    try:
+        status = os.stat(file)
+        return _parsed(file, status.st_mtime_ns, status.st_size)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+@lru_cache(maxsize=4)  # a start asks several times
+def _parsed(file: Path, mtime_ns: int, size: int) -> dict[str, list[Any]]:
+    content = json.loads(file.read_bytes())
+    return dict(content["files"]) if content["format"] == FORMAT else {}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onestage.checks import quick_findings
-from onestage.data import Splits, choose_splits, find_datasets, read_dataset, unite
+from onestage.data import Found, Splits, choose_splits, find_datasets, read_dataset, unite
 from onestage.data.splits import base_of, part_of
 from onestage.data.table import Table
 from onestage.data.validate import Problem, drop_bad, errors, significant_bits, summary, validate_images
@@ -22,15 +22,16 @@ def open_dataset(
     display: Display,
     options: DataOptions = AS_IT_IS,
     categories: Categories | None = None,
+    found: list[Found] | None = None,
 ) -> Table:
     """The table of one split of a data set, which is described on the display with its problems.
 
-    `categories` are the classes of a model; None takes the data's.
+    `categories` are the classes of a model; None takes the data's. `found`: see `read_dataset`.
 
     Raises:
         UserError: no such data, no image left to use, or bad data that is not to be skipped, with a summary of it.
     """
-    table, problems = read_dataset(data, split, categories, options)
+    table, problems = read_dataset(data, split, categories, options, found)
     problems = [*problems, *validate_images(table)]
     display.say(table.describe())
     table = without_bad(table, problems, display, options)
@@ -62,10 +63,12 @@ def _refusal(problems: list[Problem]) -> str:
     return f"{summary(problems)}\n{mend}"
 
 
-def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT_IS) -> None:
-    """One line a folder: what its annotations were taken for."""
-    for found in find_datasets(data, options.format):
-        display.say(found.describe())
+def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT_IS) -> list[Found]:
+    """Print what the annotations of each folder were taken for, and give it."""
+    found = find_datasets(data, options.format)
+    for one in found:
+        display.say(one.describe())
+    return found
 
 
 Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
@@ -84,13 +87,13 @@ def open_for_training(
     Raises:
         UserError: as `open_dataset`.
     """
-    say_what_was_found(data, display, options)
-    splits = _choose_splits(data, given, hold_out, options)
+    found = say_what_was_found(data, display, options)
+    splits = _choose_splits(data, given, hold_out, options, found)
     if splits.note:
         display.say(splits.note)
     names = dict.fromkeys((splits.train, splits.choose, splits.test))
     bases = dict.fromkeys(base_of(name) for name in names)
-    whole = {base: open_dataset(data, base, display=display, options=options) for base in bases}
+    whole = {base: open_dataset(data, base, display=display, options=options, found=found) for base in bases}
     tables = {name: part_of(whole[base_of(name)], name, options.test_fraction) for name in names}
     categories = unite([table.categories for table in tables.values()])
     bits = significant_bits(tables[splits.train])
@@ -107,12 +110,12 @@ def open_for_training(
     return {"train": train, "val": tables[splits.choose], "test": tables[splits.test]}
 
 
-def _choose_splits(data: str, given: Given, hold_out: bool, options: DataOptions) -> Splits:
+def _choose_splits(data: str, given: Given, hold_out: bool, options: DataOptions, found: list[Found]) -> Splits:
     """The splits that were given; the usual ones for the rest."""
     train, val, test = given
     if train and test:
         return Splits(train, val or test, test)
-    usual = choose_splits(data, options, hold_out=hold_out)
+    usual = choose_splits(data, options, hold_out=hold_out, found=found)
     if train and not val and base_of(usual.choose) == train:
         train = usual.train  # without the images that are held out of it
     choose = val or (test if test and usual.choose == usual.test and not hold_out else usual.choose)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
-from onestage.data.folder import DataFolder, folder_of, shown
+from onestage.data.folder import DataFolder, folder_of, shown, some_of
 from onestage.data.reading import AnnotatedImage, AnnotatedObject, Box, Faults, FilesSource, name_of, numbers_of
 from onestage.errors import UserError
 from onestage.structures import Categories
@@ -26,7 +26,7 @@ def find_kitti(folder: DataFolder) -> KittiSource | None:
         files_of[folder_of(file)].append(file)
     named = [one for one in files_of if re.search(r"(^|/)label_\d+$", one)]
     tried = named or list(files_of)
-    fitting = [one for one in tried if any(is_kitti(folder.head(file, 4096)) for file in files_of[one][:3])]
+    fitting = [one for one in tried if any(is_kitti(folder.head(file, 4096)) for file in some_of(files_of[one]))]
     return KittiSource(folder, [file for one in fitting for file in files_of[one]]) if fitting else None
 
 

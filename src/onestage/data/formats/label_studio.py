@@ -73,11 +73,11 @@ class LabelStudioSource(FilesSource):
 
 def _image_and_annotations(task: Mapping[str, Any]) -> tuple[str | None, list[list[Any]] | None]:
     """The image of a task, without what servers put before its name, and the regions of each of its annotations."""
-    data, annotations = task.get("data", task), task.get("annotations")
+    data, annotations = task.get("data", task), task.get("annotations", task.get("completions"))
     values = (value for value in (data.values() if isinstance(data, dict) else ()) if isinstance(value, str))
     names = (unquote(re.sub(r"^.*\?d=", "", value)).partition("?")[0] for value in values)
     name = next(filter(is_image, names), None)
-    if "annotations" not in task:  # JSON-MIN
+    if not {"annotations", "completions"} & set(task):  # JSON-MIN
         lists = (value for value in task.values() if isinstance(value, list))
         return name, [[region for regions in lists for region in regions if isinstance(region, dict)]]
     if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):

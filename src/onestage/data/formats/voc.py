@@ -162,8 +162,8 @@ class VocSource(Source):
         """The image of an annotation: by its stem if one alone has that; else by `<filename>`."""
         near, stem = folder_of(file), stem_of(file)
         found = self.folder.images_of_stem(stem)
-        if len(found) == 1 or (found and not filename):
-            return self.folder.find_image(stem, near, faults.split)
+        if len(found) == 1 or not filename:
+            return faults.find_image(stem, file)
         try:
             return self.folder.find_image(filename or stem, near, faults.split)
         except MissingImageError:

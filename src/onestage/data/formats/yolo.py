@@ -10,13 +10,23 @@ points, where the YAML has a `kpt_shape`. An image without a label file has no o
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import PurePosixPath
 
-from onestage.data.folder import IMAGE_FOLDERS, DataFolder, OutsideError, folder_of, is_image, key_of, shown, stem_of
+from onestage.data.folder import (
+    IMAGE_FOLDERS,
+    DataFolder,
+    OutsideError,
+    folder_of,
+    is_image,
+    is_photo,
+    key_of,
+    shown,
+    stem_of,
+)
 from onestage.data.formats.yolo_settings import (
     MAX_YAML_BYTES,
     Settings,
@@ -141,7 +151,7 @@ class YoloSource(Source):
     def _labelled_images(self) -> list[str]:
         """The images of the folders in which some have labels: not masks, drawings and thumbnails in others."""
         folders = {folder_of(image) for image in self.folder.images if self._label_file(image)}
-        return [image for image in self.folder.images if folder_of(image) in folders]
+        return [image for image in self.folder.images if folder_of(image) in folders and is_photo(image)]
 
     def categories(self, split: str) -> Categories:
         names = self._class_names
@@ -264,11 +274,13 @@ class YoloSource(Source):
         return self._label_by_rule(image) or self._label_by_stem.get(image)
 
     def _label_by_rule(self, image: str) -> str | None:
-        beside = str(PurePosixPath(image).with_suffix(".txt"))
+        bare, extension = os.path.splitext(image)
+        beside = f"{bare}.txt"
         parts = beside.split("/")
         places = [at for at in reversed(range(len(parts) - 1)) if IMAGE_FOLDERS.fullmatch(parts[at])]
         names = ["/".join([*parts[:at], word, *parts[at + 1 :]]) for at in places for word in LABEL_FOLDERS]
-        for name in (*names, beside, f"{image}.txt"):
+        doubled = [f"{name.removesuffix('.txt')}{extension}.txt" for name in (*names, beside)]  # a.jpg.txt
+        for name in (*names, beside, *doubled):
             if name in self._label_files:
                 return name
             file = self._files.get(key_of(name))
@@ -283,7 +295,7 @@ class YoloSource(Source):
 
     @cached_property
     def _label_files(self) -> frozenset[str]:
-        return frozenset(self._files.values())
+        return frozenset(file for file in self.folder.files if file.lower().endswith(".txt"))
 
     @cached_property
     def _label_by_stem(self) -> dict[str, str]:
