@@ -31,7 +31,7 @@ from onestage.jobs.dataset import open_for_training
 from onestage.data_options import DataOptions
 from onestage.terminal import quiet
 began = time.perf_counter()
-open_for_training(sys.argv[1], (None, None, None), True, None, options=DataOptions(), display=quiet())
+open_for_training(sys.argv[1], (None, None, None), None, True, options=DataOptions(), display=quiet())
 print(time.perf_counter() - began)
 """
 

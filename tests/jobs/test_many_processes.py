@@ -168,7 +168,17 @@ def stopped_in_evaluation(data: str, out: str) -> str:
 
     ends = mock.patch.object(trainer, "detect_all", then_a_signal), pytest.raises((KeyboardInterrupt, UserError))
     with ends[0], ends[1] as ended:
-        train(data, detector=DETECTOR, steps=2, backbone_weights="none", settings=SETTINGS, out=out, display=quiet())
+        train(
+            data,
+            detector=DETECTOR,
+            steps=2,
+            backbone_weights="none",
+            train_split="trainval",
+            test_split="test",
+            settings=SETTINGS,
+            out=out,
+            display=quiet(),
+        )
     return ended.typename
 
 

@@ -51,6 +51,7 @@ def test_a_run_folder_holds_what_the_design_promises(trained: Path) -> None:
         "checkpoint/training.safetensors",
         "checkpoint/previous.safetensors",
         "recipe.json",
+        "data.json",
         "recipe.toml",
         "log.csv",
         "metrics.json",

@@ -17,7 +17,8 @@ class Example:
     text: str  # the file and what is wrong there, one line
     split: str = ""  # with `image`, where it can be shown
     image: int | None = None  # row of the split's table
-    objects: tuple[int, ...] = ()  # of that image, from 0; none marks the whole image
+    objects: tuple[int, ...] = ()  # of that image, from 0; with no box either, the whole image is marked
+    box_xyxy: tuple[float, float, float, float] | None = None  # what is not labelled, pixels of the image
 
 
 class Candidate(NamedTuple):

@@ -71,7 +71,14 @@ def _findings(candidates: list[Candidate]) -> Iterator[Finding]:
         ones = [one for one in candidates if one.kind == kind]
         if ones:
             examples = [
-                Example(f"{one.text} (doubt {one.doubt:.2f})", one.split, one.image, one.objects) for one in ones
+                Example(
+                    f"{one.text} (doubt {one.doubt:.2f})",
+                    one.split,
+                    one.image,
+                    one.objects,
+                    None if one.objects else one.box_xyxy,
+                )
+                for one in ones
             ]
             mend = "look at them, and correct the labels that are wrong"
             yield finding(

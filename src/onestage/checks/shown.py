@@ -143,7 +143,7 @@ def _made(table: Table, image: int, wanted: _Wanted) -> _Made:
     boxes_xyxy = objects.boxes_xyxy.astype(np.float64) * scale
     names = table.categories.names
     drawn = {
-        key: jpeg_url(_drawn(pixels, boxes_xyxy, objects.labels, objects.ignored, names, example.objects))
+        key: jpeg_url(_drawn(pixels, boxes_xyxy, objects.labels, objects.ignored, names, example, scale))
         for key, example in wanted.examples.items()
     }
     return _Made(drawn, [(label, _tile(pixels, boxes_xyxy[number])) for label, number in wanted.crops])
@@ -165,14 +165,15 @@ def _drawn(
     labels: Int64[np.ndarray, " N"],
     ignored: np.ndarray,
     names: Sequence[str],
-    marked: Sequence[int],
+    example: Example,
+    scale_xyxy: Float[np.ndarray, 4],
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
     """The image at the size of the page with its objects, the marked ones on top; framed if none is marked."""
     scale = min(MAX_SIDE / max(image.shape[:2]), MAX_ENLARGED)
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     small = cv2.resize(image, (width, height), interpolation=method)
-    marked = [number for number in dict.fromkeys(marked) if 0 <= number < len(labels)]
+    marked = [number for number in dict.fromkeys(example.objects) if 0 <= number < len(labels)]
     order = [*marked, *(number for number in range(len(labels)) if number not in marked)]
     to_small = np.array([width, height, width, height]) / np.array(image.shape[:2])[[1, 0, 1, 0]]
     captions = [
@@ -183,7 +184,10 @@ def _drawn(
     drawn = draw_objects(
         small, boxes_xyxy[order] * to_small, labels[order], ignored[order], names, captions=captions, colors=colors
     )
-    if not marked:
+    if example.box_xyxy is not None:
+        x0, y0, x1, y1 = np.round(np.array(example.box_xyxy) * scale_xyxy * to_small).astype(int).tolist()
+        cv2.rectangle(drawn, (x0, y0), (x1, y1), MARKED, 2)
+    elif not marked:
         cv2.rectangle(drawn, (0, 0), (width - 1, height - 1), MARKED, 5)
     return drawn
 

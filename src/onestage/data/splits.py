@@ -47,11 +47,11 @@ def choose(known: Sequence[str], data: str, hold_out: bool = True) -> Splits:
     """
     train, trainval = named(known, "train"), named(known, "trainval")
     val, test = named(known, "val"), named(known, "test")
-    if trainval and val and not test and not (train and hold_out):
-        note = f"{data}: {val[-1]} is part of {trainval[-1]}, so its figures flatter"
-        return Splits(trainval[-1], val[-1], val[-1], note) if not train else Splits(train[-1], val[-1], val[-1])
-    if hold_out and train and val:
+    if train and val and (hold_out or (trainval and not test)):
         return Splits(train[-1], val[-1], (test or val)[-1])
+    if trainval and val and not test:
+        note = f"{data}: {val[-1]} is part of {trainval[-1]}, so its figures flatter"
+        return Splits(trainval[-1], val[-1], val[-1], note)
     base = (trainval or train or named(known, ALL) or ([] if len(set(known)) > 1 else list(known)))[-1:]
     if not base:
         raise UserError(f"{data}: which split trains? There is {', '.join(known) or 'none'}; name one train")

@@ -6,6 +6,7 @@ import numpy as np
 
 from onestage.checks import quick_findings
 from onestage.data import Found, Splits, choose_splits, find_datasets, read_dataset, unite
+from onestage.data.split_names import split_key
 from onestage.data.splits import base_of, part_of
 from onestage.data.table import Table
 from onestage.data.validate import Problem, drop_bad, errors, significant_bits, summary, validate_images
@@ -71,18 +72,19 @@ def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT
     return found
 
 
+PARTS_OF_TRAINVAL = ("train", "val", "trainval")  # of which one holds the others
 Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
 
 
 def open_for_training(
-    data: str, given: Given, hold_out: bool, subset: float | None, *, options: DataOptions, display: Display
+    data: str, given: Given, subset: float | None, hold_out: bool, *, options: DataOptions, display: Display
 ) -> dict[str, Table]:
     """The images that train, choose the weights and test, as "train", "val" and "test", with one list of classes.
 
     Args:
         given: None takes the usual splits.
-        hold_out: hold images out to choose the weights, where the data has no split for that.
         subset: train on some images only, a fraction below 1 or a count.
+        hold_out: hold images out to choose the weights, where the data has no split for that.
 
     Raises:
         UserError: as `open_dataset`.
@@ -93,6 +95,10 @@ def open_for_training(
         display.say(splits.note)
     names = dict.fromkeys((splits.train, splits.choose, splits.test))
     bases = dict.fromkeys(base_of(name) for name in names)
+    known = dict.fromkeys(split for one in found for split in one.source.splits)
+    unused = [split for split in known if split not in bases and split_key(split) not in PARTS_OF_TRAINVAL]
+    if unused:
+        display.say(f"not used: {', '.join(unused[:5])}{', ...' if unused[5:] else ''} (--train-split names a split)")
     whole = {base: open_dataset(data, base, display=display, options=options, found=found) for base in bases}
     tables = {name: part_of(whole[base_of(name)], name, options.test_fraction) for name in names}
     categories = unite([table.categories for table in tables.values()])
@@ -100,7 +106,7 @@ def open_for_training(
     if bits < 16:
         display.say(f"images of 16 bits have values of {bits} bits: their highest 8 are taken, here and by the model")
     tables = {name: table.with_categories(categories).with_bits(bits) for name, table in tables.items()}
-    display.say(_who_does_what(splits, tables))
+    display.say(_who_does_what(splits, tables, hold_out))
     for serious in quick_findings(tables):
         display.say(f"{serious.level}: {serious.what} [{serious.code}]; {serious.mend}")
     train = tables[splits.train]
@@ -124,8 +130,10 @@ def _choose_splits(data: str, given: Given, hold_out: bool, options: DataOptions
     )
 
 
-def _who_does_what(splits: Splits, tables: Mapping[str, Table]) -> str:
+def _who_does_what(splits: Splits, tables: Mapping[str, Table], hold_out: bool) -> str:
     train, choose, test = (f"{len(tables[name]):,} images ({name})" for name in splits[:3])
+    if not hold_out:
+        return f"{train} train, the last weights are kept, {test} test them"
     if splits.choose != splits.test:
         return f"{train} train, {choose} choose the best weights, {test} test them at the end"
     return f"{train} train, {choose} choose the best weights and test them: a little too kindly; add a test split"

@@ -16,7 +16,7 @@ from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
-from onestage.jobs.dataset import open_for_training
+from onestage.jobs.dataset import Given, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
 from onestage.models.imagenet import load_backbone_weights
 from onestage.models.model_file import RunFolder, load_model
@@ -49,6 +49,7 @@ class Plan:
     Attributes:
         folder: where the run lies, or will.
         train, val, test: the images that train, that choose the weights, and that give the figures.
+        given: the splits and the subset that the user asked for.
         recipe: the run's recipe; its batch size may still be found by trial.
         usual: the recipe before the user's changes.
         resume: True if the folder holds the run, which goes on.
@@ -58,6 +59,7 @@ class Plan:
     train: Table
     val: Table
     test: Table
+    given: tuple[Given, float | None]
     recipe: Recipe
     usual: Recipe
     resume: bool
@@ -126,13 +128,13 @@ def train(
             resumed = _recipe_of_run(folder) if goes_on and folder is not None else None
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
-            splits = (train_split, val_split, test_split)
-            tables = open_for_training(data, splits, keep == "best", subset, options=data_options, display=display)
+            given = _given(folder if goes_on else None, (train_split, val_split, test_split), subset)
+            tables = open_for_training(data, *given, keep == "best", options=data_options, display=display)
             usual = _choose_recipe(named, resumed, detector, tables["train"], weights != "none", display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             chosen.check_length()
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
-            return Plan(folder, **tables, recipe=chosen, usual=usual, resume=goes_on)
+            return Plan(folder, **tables, given=given, recipe=chosen, usual=usual, resume=goes_on)
 
         plan = world.on_main(plan_run)
         world.on_main(lambda: until_the_end.enter_context(sole_run(plan.folder.root)))
@@ -252,7 +254,7 @@ def _prepare(
         display.say(f"{plan.folder.root}: resumed at step {trainer.position.step}")
     else:
         trainer.save()
-    world.on_main(lambda: _write_recipe(plan.folder, recipe))
+    world.on_main(lambda: _write_settings(plan.folder, recipe, plan.given))
     display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
     return trainer
 
@@ -267,10 +269,28 @@ def _summary(network: Detector, compute: Compute, world: World) -> str:
     )
 
 
-def _write_recipe(folder: RunFolder, recipe: Recipe) -> None:
-    """Write `recipe.toml`, then `recipe.json`, which says that the folder holds a run."""
+def _write_settings(folder: RunFolder, recipe: Recipe, given: tuple[Given, float | None]) -> None:
+    """Write `data.json`, `recipe.toml`, then `recipe.json`, which says that the folder holds a run."""
+    write_whole(folder.data, (json.dumps({"splits": given[0], "subset": given[1]}) + "\n").encode())
     write_whole(folder.recipe.with_suffix(".toml"), as_toml(recipe).encode())
     write_whole(folder.recipe, (json.dumps(recipe.as_dict(), indent=1) + "\n").encode())
+
+
+def _given(folder: RunFolder | None, splits: Given, subset: float | None) -> tuple[Given, float | None]:
+    """The splits and the subset that the user asks for; of a run that goes on, those that it began with.
+
+    Raises:
+        UserError: the run's file of them is damaged.
+    """
+    if folder is None or not folder.data.exists():
+        return splits, subset
+    try:
+        saved = json.loads(folder.data.read_text())
+        train, val, test = (None if one is None else str(one) for one in saved["splits"])
+        part = None if saved["subset"] is None else float(saved["subset"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{folder.data}: damaged; delete it, and name the splits again") from error
+    return (splits if any(splits) else (train, val, test)), (part if subset is None else subset)
 
 
 def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:

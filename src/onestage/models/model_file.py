@@ -36,6 +36,7 @@ class RunFolder:
         self.checkpoint = root / "checkpoint" / "training.safetensors"
         self.previous_checkpoint = root / "checkpoint" / "previous.safetensors"  # in case the newest is damaged
         self.recipe = root / "recipe.json"
+        self.data = root / "data.json"  # the splits that were asked for
         self.log = root / "log.csv"
         self.metrics = root / "metrics.json"
         self.report = root / "report.html"
