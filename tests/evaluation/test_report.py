@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import base64
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from html_pages import Page
 
 from onestage.evaluation import measure
 from onestage.evaluation.report import ReportExample, write_report
 from onestage.structures import Categories, Detections, DetectionTable, GroundTruth
 
 EVIL = "<img src=x onerror=alert(1)>"
-VOID = {"meta", "img", "br", "link", "line", "circle", "polygon"}
 LOG = [
     {"step": s, "epoch": s / 10, "images": 8 * s, "lr": 0.01, "loss": 3 / s,
      "classification_loss": 2 / s, "distribution_loss": 1 / s,
      "images_per_second": 9, "seconds": 60 * s, "map_area": 0.4 if s % 5 == 0 else None}
     for s in range(1, 21)
 ]  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Collects what the tests ask about, and checks that elements are closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.sources: list[str] = []
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data.strip())
 
 
 def example(size_hw: tuple[int, int] = (90, 120)) -> ReportExample:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from onestage.checks.all_objects import AllObjects, all_objects
 from onestage.checks.checkup import Checkup
-from onestage.checks.findings import LEVELS, Finding
+from onestage.checks.findings import LEVELS, Finding, counted
 from onestage.checks.plots import heat_map, objects_histogram, ratio_histogram, size_histogram
 from onestage.checks.shown import Shown, show
 from onestage.evaluation.pages import page_template
@@ -60,7 +60,7 @@ def write_page(path: Path, checkup: Checkup) -> None:
 def _summary(findings: Sequence[Finding]) -> str:
     """How many findings there are of each level."""
     counts = Counter(one.level for one in findings)
-    parts = [f"{counts[level]} {level}{'s' if counts[level] > 1 else ''}" for level in LEVELS if counts[level]]
+    parts = [counted(counts[level], level) for level in LEVELS if counts[level]]
     return ", ".join(parts) or "nothing found"
 
 

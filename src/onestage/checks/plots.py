@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from jinja2 import Environment
 from markupsafe import Markup
 
+from onestage.checks.findings import counted
 from onestage.evaluation.charts import MARGIN_LEFT, ticks
 
 WIDTH, HEIGHT = 560, 240  # pixels
@@ -76,7 +77,7 @@ def heat_map(boxes_xyxy: Float[np.ndarray, "N 4"], image_sizes_hw: Float[np.ndar
             round(MAP_X + cell % CELLS * cell_width, 2),
             round(MAP_Y + cell // CELLS * cell_height, 2),
             round(0.1 + 0.9 * count / most, 2),
-            _counted(count, "object"),
+            counted(count, "object"),
         )
         for cell, count in enumerate(counts.tolist())
         if count
@@ -91,7 +92,7 @@ def heat_map(boxes_xyxy: Float[np.ndarray, "N 4"], image_sizes_hw: Float[np.ndar
         cell_width=round(cell_width, 2),
         cell_height=round(cell_height, 2),
         cells=cells,
-        most=_counted(most, "object"),
+        most=counted(most, "object"),
     )
     return Markup(svg)  # the template has escaped every value
 
@@ -99,7 +100,7 @@ def heat_map(boxes_xyxy: Float[np.ndarray, "N 4"], image_sizes_hw: Float[np.ndar
 def size_histogram(sizes: Float[np.ndarray, " N"]) -> Markup | None:
     """Objects by size; None where no size is known."""
     sizes = sizes[np.isfinite(sizes)]
-    small = f"{SMALL} px: {_counted(int((sizes < SMALL).sum()), 'object')} smaller"
+    small = f"{SMALL} px: {counted(int((sizes < SMALL).sum()), 'object')} smaller"
     return _log_histogram(
         sizes,
         (MIN_SIZE, MAX_SIZE),
@@ -136,7 +137,7 @@ def objects_histogram(counts: Int64[np.ndarray, " I"]) -> Markup | None:
     names = [f"{low}" if step == 1 else f"{low} to {low + step - 1}" for low in first.tolist()]
     if counts.max() >= first[-1] + step:
         names[-1] = f"{first[-1]} or more"
-    texts = [f"{_counted(n, 'image')} with {name} objects" for n, name in zip(images.tolist(), names, strict=True)]
+    texts = [f"{counted(n, 'image')} with {name} objects" for n, name in zip(images.tolist(), names, strict=True)]
     every = -(-len(first) // 14)
     x_ticks = [((i + 0.5) / len(first), name.replace(" to ", "-")) for i, name in enumerate(names)]
     x_ticks = [tick for i, tick in enumerate(x_ticks) if i % every == 0]
@@ -165,7 +166,7 @@ def _log_histogram(
     edges = np.geomspace(*span, BINS + 1)
     counts = np.histogram(values.clip(*span), edges)[0]
     texts = [
-        f"{_counted(n, 'object')} from {low:.3g} to {high:.3g}{unit}"
+        f"{counted(n, 'object')} from {low:.3g} to {high:.3g}{unit}"
         for n, low, high in zip(counts.tolist(), edges[:-1], edges[1:], strict=True)
     ]
     places = [(placed(value), text) for value, text in x_ticks]
@@ -208,10 +209,6 @@ def _histogram(
         mark=(x_of(mark[0]), mark[1]) if mark else None,
     )
     return Markup(svg)  # the template has escaped every value
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _short(count: float) -> str:

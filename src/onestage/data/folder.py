@@ -35,7 +35,8 @@ NO_PHOTOS = re.compile(
     r"masks?|segmentation(class|object)\w*|thumb(nail)?s?|overlays?|predict(ion)?s?\d*", re.IGNORECASE
 )
 EXCLUSIVE = ("train", "val", "test")  # splits that share no image
-MAX_UP = 3  # folders above an annotation file in which its images are looked for
+# folders beside those of the images
+ANNOTATION_FOLDERS = re.compile(r"annotations?|anns?|annots|labels?|json|configs?|cfg", re.IGNORECASE)
 # left by Macs, Windows, Jupyter and labelling tools; names that begin with a dot are hidden
 JUNK = {"__macosx", "thumbs.db", "desktop.ini", "__pycache__"}
 # digits and letters that Label Studio puts before the names of uploaded images
@@ -79,22 +80,15 @@ def stem_of(file: str) -> str:
 class DataFolder:
     """All files below a folder, named by their path below it, with forward slashes.
 
-    `named` may be an annotation file: then its folder is the root, and `only` the file's name.
+    `named` may be an annotation file: then `only` is its path below the root.
     """
 
     def __init__(self, named: str | Path) -> None:
         path = Path(named)
-        self.root, self.only = path, None
-        if path.is_file():
-            self.root, self.only = path.parent, path.name
-            above = path.absolute().parents[1:MAX_UP]
-            if not self.images and above:  # annotations/train.json, whose images are beside its folder
-                higher = next((DataFolder(one) for one in above if one != one.parent and DataFolder(one).images), None)
-                if higher is not None:
-                    del self.images, self.files  # they are listed again
-                    self.root, self.only = higher.root, path.absolute().relative_to(higher.root).as_posix()
+        self.root = _folder_of_data(path) if path.is_file() else path
         if not self.root.is_dir():
             raise UserError(f"{named}: no such folder or file; give the folder of your labelled images")
+        self.only = path.absolute().relative_to(self.root.absolute()).as_posix() if path.is_file() else None
 
     @cached_property
     def files(self) -> list[str]:
@@ -214,10 +208,6 @@ class DataFolder:
             raise OutsideError(f"{shown(name)} leads outside the data folder {self.root}; name a file inside it")
         return None
 
-    def first_existing(self, names: Iterable[str]) -> str | None:
-        """The first of the names that exists."""
-        return next((found for name in names if (found := self.find(name)) is not None), None)
-
     def find_image(self, name: str, near: str = "", split: str = "") -> str:
         """The path of the image that an annotation in the folder `near` calls `name`.
 
@@ -323,6 +313,13 @@ class DataFolder:
             return ""
 
 
+def _folder_of_data(file: Path) -> Path:
+    """The folder that an annotation file is of: its own, or that above a folder called annotations and the like."""
+    own = file.parent
+    is_inside = ANNOTATION_FOLDERS.fullmatch(own.absolute().name) is not None and not DataFolder(own).images
+    return own.absolute().parent if is_inside else own
+
+
 def parse_json(data: bytes, name: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value of a JSON text; a UserError that names it if it is none. `hook` makes each object of its pairs."""
     try:
@@ -347,6 +344,11 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def first_line(text: str) -> str:
+    """The first line of a text, however its lines end."""
+    return next(iter(text.splitlines()), "")
 
 
 def key_of(name: str) -> str:

@@ -40,9 +40,10 @@ def what_is_there(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
             f"not a data set ({images}; {found}): {listed[0]} lists images with files of boxes, in no format that is "
             "read; convert them to VOC, COCO or YOLO by a short script, or name another format with --format"
         )
-    *formats_but_last, last = [f"{one.expected} ({name})" for name, one in formats.items()]
-    expected = f"{', '.join(formats_but_last)} or {last}"
-    return f"not a data set: {images}, {found}, but no annotation that is read; expected {expected}"
+    read = ", ".join(formats)
+    return (
+        f"not a data set: {images}, {found}, but no annotation that is read; export it as one of {read} (docs/data.md)"
+    )
 
 
 def _is_list_of_papers(folder: DataFolder, file: str) -> bool:

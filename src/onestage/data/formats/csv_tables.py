@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from onestage.data.folder import DataFolder, shown
+from onestage.data.folder import DataFolder, first_line, shown
 from onestage.data.reading import (
     AnnotatedImage,
     AnnotatedObject,
@@ -66,7 +66,7 @@ def images_of_rows(rows: Iterable[Row], column: str, file: str, faults: Faults) 
 
 def is_table(head: str) -> bool:
     """True for the beginning of a table with a column for the image, the class and each side of the box."""
-    _, columns = columns_of(head.partition("\n")[0])
+    _, columns = columns_of(first_line(head))
     wanted = (IMAGE, CLASS, *SIDES)
     open_images = {"imageid", "labelname"} <= set(columns)
     return not open_images and all(any(column in names for column in columns) for names in wanted)
@@ -86,7 +86,7 @@ class CsvSource(FilesSource):
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
         without_box: Counter[str] = Counter()
         for file in self.of_split(split):
-            _, columns = columns_of(self.folder.head(file).partition("\n")[0])
+            _, columns = columns_of(first_line(self.folder.head(file)))
             image, name, *sides = (next(one for one in names if one in columns) for names in (IMAGE, CLASS, *SIDES))
             height, width = (next((one for one in names if one in columns), None) for names in SIZE)
             of_tensorflow = {"filename", "class", "xmin"} <= set(columns)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from math import degrees
 from typing import Any
 
-from onestage.data.folder import DataFolder, shown, stem_of
+from onestage.data.folder import DataFolder, first_line, shown, stem_of
 from onestage.data.formats.csv_tables import images_of_rows, read_rows
 from onestage.data.reading import (
     AnnotatedImage,
@@ -50,7 +50,7 @@ def is_via(head: str) -> bool:
 
 def is_via_table(head: str) -> bool:
     """True for the beginning of a CSV with VIA's columns."""
-    return "region_shape_attributes" in head.partition("\n")[0]
+    return "region_shape_attributes" in first_line(head)
 
 
 class ViaSource(FilesSource):

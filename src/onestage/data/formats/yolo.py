@@ -10,14 +10,11 @@ points, where the YAML has a `kpt_shape`. An image without a label file has no o
 
 from __future__ import annotations
 
-import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from onestage.data.folder import (
-    IMAGE_FOLDERS,
     DataFolder,
     OutsideError,
     folder_of,
@@ -27,6 +24,7 @@ from onestage.data.folder import (
     shown,
     stem_of,
 )
+from onestage.data.formats.yolo_labels import LabelFiles
 from onestage.data.formats.yolo_settings import (
     MAX_YAML_BYTES,
     Settings,
@@ -46,13 +44,12 @@ from onestage.data.reading import (
     class_list,
     numbers_of,
 )
-from onestage.data.split_names import is_split, split_key, split_of
+from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
 from onestage.structures import Categories
 
 MAX_LABEL_BYTES = 8 << 20
 CLASS_LISTS = ("classes.txt", "obj.names", "data.names", "labels.txt", "_darknet.labels", "class_names.txt")
-LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
 
 
 def find_yolo(folder: DataFolder) -> YoloSource | None:
@@ -78,15 +75,19 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
         if split_places(settings) and "names" in settings:
             found.append(YoloSource(folder, file, settings))
     if found:
-        best = min(found, key=lambda source: (stem_of(source.file).lower() != "data", source.file.count("/")))
-        best.others = [source.file for source in found if source is not best]
-        return best
+        best = min(found, key=lambda one: (stem_of(one.file).lower() != "data", one.file.count("/")))
+        others = [one.file for one in found if one is not best]
+        return YoloSource(folder, best.file, best.settings, others)
     return YoloSource(folder) if _has_labels(folder) else None
 
 
 def _has_labels(folder: DataFolder) -> bool:
     """True where the first text files that belong to an image hold lines of a class and fractions."""
-    belonging = (file for file in folder.annotations(".txt") if folder.images_of_stem(stem_of(file)))
+    belonging = (  # a.txt of a.jpg, or a.jpg.txt
+        file
+        for file in folder.annotations(".txt")
+        if folder.images_of_stem(stem_of(file)) or folder.images_of_stem(stem_of(stem_of(file)))
+    )
     looked_at = 0
     for file in belonging:
         lines = [line.split() for line in folder.head(file, 4096).splitlines()[:5] if line.strip()]
@@ -105,15 +106,16 @@ def _has_labels(folder: DataFolder) -> bool:
 class YoloSource(Source):
     """A YOLO data set; `file` and `settings` are of its YAML or `obj.data`, where it has one."""
 
-    def __init__(self, folder: DataFolder, file: str = "", settings: Settings | None = None) -> None:
-        self.folder, self.file, self.settings = folder, file, settings or {}
-        self.others: list[str] = []  # files of other data sets in the folder
-        self._absent: dict[str, list[str]] = {}  # split -> folders and lists that are named for it, but not here
+    def __init__(
+        self, folder: DataFolder, file: str = "", settings: Settings | None = None, others: Sequence[str] = ()
+    ) -> None:
+        """`others`: the YAML files of other data sets in the folder."""
+        self.folder, self.file, self.settings, self.others = folder, file, settings or {}, others
+        self.labels = LabelFiles(folder)
 
     @property
     def about(self) -> str:
-        named = split_places(self.settings) if self.file else {}
-        missing = [split for split in named if split not in self.places]
+        missing = [split for split in self._named if split not in self.places]
         without = f" ({', '.join(missing)} is named, but not here)" if missing else ""
         others = f"; {', '.join(self.others[:3])} is not read" if self.others else ""
         return f"YOLO: {self.file or 'text files of labels'} for {len(self.folder.images):,} images{without}{others}"
@@ -122,24 +124,24 @@ class YoloSource(Source):
     def places(self) -> dict[str, list[str]]:
         """Split -> its folders and lists of images. A split that is named but not there is left out."""
         if not self.file:
-            lists = [
-                file for file in self.folder.annotations(".txt") if is_split(stem_of(file)) and self._is_list(file)
-            ]
-            return {stem_of(file): [file] for file in lists}
-        found, missing = {}, []
-        for split, places in split_places(self.settings).items():
+            lists = (file for file in self.folder.annotations(".txt") if is_split(stem_of(file)))
+            return {stem_of(file): [file] for file in lists if self._is_list(file)}
+        here = {split: [place for _, place in ones if place is not None] for split, ones in self._named.items()}
+        if not any(here.values()):
+            absent = next(name for ones in self._named.values() for name, _ in ones)
+            where = f"{shown(absent)} is not in {self.folder.root}, or has no images"
+            raise UserError(f"{self.folder.root / self.file}: {where}; put the images below it")
+        return {split: places for split, places in here.items() if places}
+
+    @cached_property
+    def _named(self) -> dict[str, list[tuple[str, str | None]]]:
+        """Split -> each folder or list that is named for it, and where that is; None: not here."""
+        base = str(self.settings.get("path") or "")
+        named = split_places(self.settings)
+        for split, places in named.items():
             if any("\0" in place for place in places):
                 raise UserError(f"{self.folder.root / self.file}: {split} is {shown(places)}; give a path")
-            base = str(self.settings.get("path") or "")
-            here = [self._place(base, place) for place in places]
-            missing += [place for place, one in zip(places, here, strict=True) if one is None]
-            if any(one is not None for one in here):
-                found[split] = [one for one in here if one is not None]
-                self._absent[split] = [place for place, one in zip(places, here, strict=True) if one is None]
-        if not found:
-            where = f"{shown(missing[0])} is not in {self.folder.root}, or has no images"
-            raise UserError(f"{self.folder.root / self.file}: {where}; put the images below it")
-        return found
+        return {split: [(place, self._place(base, place)) for place in places] for split, places in named.items()}
 
     @property
     def splits(self) -> list[str]:
@@ -150,7 +152,7 @@ class YoloSource(Source):
     @cached_property
     def _labelled_images(self) -> list[str]:
         """The images of the folders in which some have labels: not masks, drawings and thumbnails in others."""
-        folders = {folder_of(image) for image in self.folder.images if self._label_file(image)}
+        folders = {folder_of(image) for image in self.folder.images if self.labels.of(image)}
         return [image for image in self.folder.images if folder_of(image) in folders and is_photo(image)]
 
     def categories(self, split: str) -> Categories:
@@ -162,14 +164,16 @@ class YoloSource(Source):
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
         names, background = self._class_names, 0
-        for place in self._absent.get(split, ()):
-            faults.report(self.file, "missing-folder", f"{split} names {shown(place)}, which is not here; correct it")
+        for name, place in self._named.get(split, ()):
+            if place is None:
+                message = f"{split} names {shown(name)}, which is not here; correct it"
+                faults.report(self.file, "missing-folder", message)
         paths = self._images_of(split, faults)
         if not paths and not faults.problems:
             where = ", ".join(self.places.get(split, ["."]))
             raise UserError(f"{self.folder.root / self.file}: the split {split} ({where}) has no images")
         for path in paths:
-            file = self._label_file(path)
+            file = self.labels.of(path)
             background += file is None
             try:
                 lines = self.folder.read_lines(file, MAX_LABEL_BYTES) if file else []
@@ -202,7 +206,7 @@ class YoloSource(Source):
         return [str(label) for label in range(self._largest_label() + 1)]
 
     def _largest_label(self) -> int:
-        labels = (self._label_file(image) for image in self.folder.images)
+        labels = (self.labels.of(image) for image in self.folder.images)
         lines = (line for file in labels if file for line in self.folder.read_lines(file, MAX_LABEL_BYTES))
         found = (numbers_of(line.split()[:1]) for line in lines if line)
         return max((int(one[0]) for one in found if one and 0 <= one[0] < 10_000), default=0)
@@ -269,50 +273,6 @@ class YoloSource(Source):
                 found |= dict.fromkeys(image for image in self.folder.images if image.startswith(below))
         return list(found)
 
-    def _label_file(self, image: str) -> str | None:
-        """The labels of an image: where YOLO looks for them, else in the nearest text file of its stem."""
-        return self._label_by_rule(image) or self._label_by_stem.get(image)
-
-    def _label_by_rule(self, image: str) -> str | None:
-        bare, extension = os.path.splitext(image)
-        beside = f"{bare}.txt"
-        parts = beside.split("/")
-        places = [at for at in reversed(range(len(parts) - 1)) if IMAGE_FOLDERS.fullmatch(parts[at])]
-        names = ["/".join([*parts[:at], word, *parts[at + 1 :]]) for at in places for word in LABEL_FOLDERS]
-        doubled = [f"{name.removesuffix('.txt')}{extension}.txt" for name in (*names, beside)]  # a.jpg.txt
-        for name in (*names, beside, *doubled):
-            if name in self._label_files:
-                return name
-            file = self._files.get(key_of(name))
-            if file is not None and not self._is_of_another(file, image):
-                return file
-        return None
-
-    def _is_of_another(self, file: str, image: str) -> bool:
-        """True for a.txt, seen from A.jpg, where there is a.jpg too."""
-        stem = stem_of(file)
-        return stem != stem_of(image) and any(stem_of(one) == stem for one in self.folder.images_of_stem(stem))
-
-    @cached_property
-    def _label_files(self) -> frozenset[str]:
-        return frozenset(file for file in self.folder.files if file.lower().endswith(".txt"))
-
-    @cached_property
-    def _label_by_stem(self) -> dict[str, str]:
-        """Image -> text file, for images and files that no rule brings together, if that is clear."""
-        ruled = {image: self._label_by_rule(image) for image in self.folder.images}
-        taken = set(ruled.values())
-        left: dict[str, list[str]] = defaultdict(list)
-        for file in self._files.values():
-            if file not in taken and file.lower().endswith(".txt"):
-                left[key_of(stem_of(file))].append(file)
-        found = {}
-        for image, file in ruled.items():
-            candidates = [one for one in left.get(key_of(stem_of(image)), ()) if _same_split(one, image)]
-            if file is None and candidates:
-                found[image] = min(candidates, key=lambda one: (-_alike(one, image), one))
-        return found
-
     def _objects(
         self, file: str, lines: Sequence[str], names: Sequence[str], faults: Faults
     ) -> Iterator[AnnotatedObject]:
@@ -353,14 +313,3 @@ class YoloSource(Source):
 
 def _is_yaml(file: str) -> bool:
     return file.lower().endswith((".yaml", ".yml"))
-
-
-def _same_split(file: str, image: str) -> bool:
-    """False where the folders of both name a split, but not the same."""
-    one, other = split_of(file), split_of(image)
-    return one is None or other is None or split_key(one) == split_key(other)
-
-
-def _alike(file: str, image: str) -> int:
-    """How many folders two paths share."""
-    return len(set(folder_of(file).split("/")) & set(folder_of(image).split("/")))

@@ -1,0 +1,78 @@
+"""Which text file holds the labels of an image.
+
+YOLO's rule: `.../images/.../a.jpg` has `.../labels/.../a.txt`, else the file lies beside the image. A folder of images
+of which none has labels by that rule is of another layout (`pets/` and `boxes/`): there the file of the same stem
+counts. Where the rule finds labels for some images of a folder, the others have none: they are background.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from functools import cached_property
+
+from onestage.data.folder import IMAGE_FOLDERS, DataFolder, folder_of, key_of, stem_of
+from onestage.data.split_names import split_key, split_of
+
+LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
+
+
+class LabelFiles:
+    """The text files of a folder, by image."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self.folder = folder
+        self.files = frozenset(file for file in folder.files if file.lower().endswith(".txt"))
+        self._file_of = {key_of(file): file for file in self.files}
+
+    def of(self, image: str) -> str | None:
+        """The text file with the labels of an image; None if it has none."""
+        return self._by_rule(image) or self._by_stem.get(image)
+
+    def _by_rule(self, image: str) -> str | None:
+        bare, extension = os.path.splitext(image)
+        parts = f"{bare}.txt".split("/")
+        places = [at for at in reversed(range(len(parts) - 1)) if IMAGE_FOLDERS.fullmatch(parts[at])]
+        names = ["/".join([*parts[:at], word, *parts[at + 1 :]]) for at in places for word in LABEL_FOLDERS]
+        names.append("/".join(parts))  # beside the image
+        names += [f"{name.removesuffix('.txt')}{extension}.txt" for name in names]  # a.jpg.txt
+        for name in names:
+            if name in self.files:
+                return name
+            file = self._file_of.get(key_of(name))
+            if file is not None and not self._is_of_another(file, image):
+                return file
+        return None
+
+    def _is_of_another(self, file: str, image: str) -> bool:
+        """True for a.txt, seen from A.jpg, where there is a.jpg too."""
+        stem = stem_of(file)
+        return stem != stem_of(image) and any(stem_of(one) == stem for one in self.folder.images_of_stem(stem))
+
+    @cached_property
+    def _by_stem(self) -> dict[str, str]:
+        """Image -> the file of its stem, in folders where the rule finds nothing and one file alone fits best."""
+        ruled = {image: self._by_rule(image) for image in self.folder.images}
+        known_layout = {folder_of(image) for image, file in ruled.items() if file is not None}
+        files: dict[str, list[str]] = defaultdict(list)
+        for file in sorted(self.files - {file for file in ruled.values() if file is not None}):
+            files[key_of(stem_of(file))].append(file)
+        found = {}
+        for image in ruled:
+            fitting = [file for file in files.get(key_of(stem_of(image)), ()) if _same_split(file, image)]
+            if folder_of(image) not in known_layout and fitting:
+                alike = {file: _shared_folders(file, image) for file in fitting}
+                most = max(alike.values())
+                if Counter(alike.values())[most] == 1:
+                    found[image] = max(alike, key=lambda file: alike[file])
+        return found
+
+
+def _same_split(file: str, image: str) -> bool:
+    """False where the folders of both name a split, but not the same."""
+    one, other = split_of(file), split_of(image)
+    return one is None or other is None or split_key(one) == split_key(other)
+
+
+def _shared_folders(file: str, image: str) -> int:
+    return len(set(folder_of(file).split("/")) & set(folder_of(image).split("/")))
