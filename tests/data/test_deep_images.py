@@ -1,0 +1,125 @@
+"""Images of 16 bits: the same pixels in training, prediction and exported files; and images of rarer formats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import voc_xml, write_voc_folder
+from PIL import Image
+
+import onestage
+from onestage.data import read_dataset
+from onestage.data.table import Table
+from onestage.data.validate import significant_bits, validate_images
+from onestage.data_options import DataOptions
+from onestage.detectors import build
+from onestage.errors import UserError
+from onestage.inference.predictor import BasePredictor, Predictor, read_image
+from onestage.models.model_file import load_model, read_tensors, save_model, write_tensors
+from onestage.runtime.decode import ImageError, decode_image, read_header
+from onestage.runtime.exported_file import ExportedFile
+from onestage.structures import Categories
+
+CATS = Categories.from_names(["cat"])
+VALUES = (np.arange(60 * 80, dtype=np.uint16) % 4096).reshape(60, 80)  # 12 bits
+
+
+def set_of(root: Path, values: np.ndarray) -> Table:
+    """A VOC folder with one 16-bit image."""
+    write_voc_folder(root, {"a": voc_xml([("cat", 5, 5, 20, 20)], filename="a.png")})
+    (root / "JPEGImages/a.jpg").unlink()
+    Image.fromarray(values).save(root / "JPEGImages/a.png")
+    return read_dataset(root, "train")[0]
+
+
+@pytest.mark.parametrize(("bits", "shift"), [(16, 8), (12, 4), (10, 2), (8, 0)])
+def test_the_highest_eight_of_the_bits_in_use_are_kept(bits: int, shift: int, tmp_path: Path) -> None:
+    values = VALUES & (2**bits - 1)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert read_header(tmp_path / "a.png").bits == 16
+    pixels = decode_image(tmp_path / "a.png", bits=bits)
+    np.testing.assert_array_equal(pixels, np.repeat((values >> shift)[:, :, None], 3, axis=2))
+
+
+def test_a_value_beyond_the_bits_in_use_is_white(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 60_000, dtype=np.uint16)).save(tmp_path / "a.png")
+    assert (decode_image(tmp_path / "a.png", bits=12) == 255).all()
+
+
+@pytest.mark.parametrize(("most", "bits"), [(255, 8), (256, 9), (4095, 12), (4096, 13), (65_535, 16)])
+def test_the_bits_in_use_are_those_of_the_largest_value(most: int, bits: int, tmp_path: Path) -> None:
+    values = np.zeros((60, 80), dtype=np.uint16)
+    values[0, 0] = most
+    assert significant_bits(set_of(tmp_path, values)) == bits
+
+
+def test_a_set_without_such_images_is_read_as_ever(tmp_path: Path) -> None:
+    table, _ = read_dataset(write_voc_folder(tmp_path, {"a": voc_xml()}), "train")
+    assert significant_bits(table) == 16
+
+
+def test_training_prediction_and_the_runtime_read_the_same_pixels(tmp_path: Path) -> None:
+    table = set_of(tmp_path, VALUES)
+    trained = table.with_bits(significant_bits(table)).pixels(0)
+    detector = build("retinanet-test_efficientnet", 1)
+    detector.input_bits = 12
+    save_model(tmp_path / "m.safetensors", detector, CATS)
+    predictor = onestage.load(tmp_path / "m.safetensors", device="cpu")
+    assert isinstance(predictor, BasePredictor)
+    predicted = read_image(table.image_path(0), predictor.input_bits)
+    exported = decode_image(table.image_path(0), bits=ExportedFile("m.onnx", b"", {"input_bits": 12}).input_bits)
+    np.testing.assert_array_equal(trained, np.repeat((VALUES >> 4).astype(np.uint8)[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(predicted, trained)
+    np.testing.assert_array_equal(exported, trained)
+
+
+def test_a_predictor_finds_in_a_file_what_it_finds_in_its_pixels(tmp_path: Path) -> None:
+    table = set_of(tmp_path, VALUES)
+    detector = build("retinanet-test_efficientnet", 1)
+    detector.input_bits = 12
+    selection = replace(detector.evaluation_selection, score_threshold=0.0)
+    predictor = Predictor(detector, CATS, selection, device="cpu", precision="fp32")
+    of_file = predictor(table.image_path(0))
+    (of_files,) = predictor.predict_files([table.image_path(0)])
+    of_pixels = predictor(table.with_bits(12).pixels(0))
+    assert len(of_pixels) > 0
+    np.testing.assert_array_equal(of_file.scores.numpy(), of_pixels.scores.numpy())
+    np.testing.assert_array_equal(of_files.outcome.scores.numpy(), of_pixels.scores.numpy())
+
+
+@pytest.mark.parametrize("bits", [7, 17, "12", 12.0])
+def test_a_header_with_bits_that_make_no_sense_is_refused(bits: object, tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", build("retinanet-test_efficientnet", 1), CATS)
+    tensors, header = read_tensors(tmp_path / "m.safetensors")
+    write_tensors(tmp_path / "m.safetensors", tensors, header | {"input_bits": bits})
+    with pytest.raises(UserError, match=r"input_bits in its header is .*, expected 8 to 16"):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("extension", ["avif", "jp2"])
+def test_avif_and_jpeg_2000_are_read(extension: str, tmp_path: Path) -> None:
+    image = Image.new("RGB", (80, 60), (200, 30, 60))
+    image.save(tmp_path / f"a.{extension}", quality=95) if extension == "avif" else image.save(tmp_path / "a.jp2")
+    np.testing.assert_allclose(decode_image(tmp_path / f"a.{extension}"), np.asarray(image), atol=6)
+    cut = (tmp_path / f"a.{extension}").read_bytes()[:-40]
+    with pytest.raises(ImageError):
+        decode_image(cut)
+
+
+def test_heic_is_named_as_what_it_is() -> None:
+    with pytest.raises(ImageError, match=r"a HEIC \(HEIF\) image, which is not read here; convert it to JPEG or PNG"):
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 400)
+
+
+def test_images_beyond_the_limit_are_read_where_an_option_allows_them(tmp_path: Path) -> None:
+    root = write_voc_folder(tmp_path, {"a": voc_xml()})
+    strict, _ = read_dataset(root, "train", options=DataOptions(max_pixels=60 * 80 - 1))
+    assert [problem.kind for problem in validate_images(strict)] == ["unreadable-image"]
+    with pytest.raises(ImageError, match="more than the 4,799 allowed"):
+        strict.pixels(0)
+    allowed, _ = read_dataset(root, "train", options=DataOptions(max_pixels=60 * 80))
+    assert validate_images(allowed) == []
+    assert allowed.pixels(0).shape == (60, 80, 3)
