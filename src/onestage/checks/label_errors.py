@@ -6,13 +6,12 @@ is low) says little about labels, so an object that is never found counts by its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torchvision.ops import box_iou
 
 from onestage.checks.checkup import Checkup
@@ -27,6 +26,7 @@ from onestage.training.detect_all import detect_all
 
 SURE = 0.5  # score of a detection that counts against a label
 TOUCHES, FITS = 0.3, 0.5  # IoU of boxes that are about one object, and that agree
+FAINT = 0.1  # score below which nothing was found
 LOOSE = 0.7  # IoU below which a sure detection doubts the box
 SHOWN = 200  # candidates that are listed
 
@@ -114,31 +114,42 @@ def _of_image(table: Table, split: str, index: int, found: Detections, recall: n
     names, image = table.categories.names, table.image_name(index)
     boxes, labels, ignored = table.objects(index)
     iou, scores, found_labels = _against(boxes, found)
-    same = found_labels[:, None] == labels
-    # the best score of each object's own class, and of any other class, among the detections that fit it
-    own = np.where(same & (iou >= FITS), scores[:, None], 0.0).max(axis=0, initial=0.0)
-    other = np.where(~same & (iou >= FITS), scores[:, None], 0.0)
-    touched = np.where(iou >= TOUCHES, scores[:, None], 0.0).max(axis=0, initial=0.0)
     for row in np.flatnonzero((iou < TOUCHES).all(axis=1) & (scores >= SURE)):
         x0, y0, x1, y1 = found.boxes_xyxy[row].tolist()
         text = f"{image}: a {names[found_labels[row]]} at {x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f} is not labelled"
         yield Candidate(float(scores[row]), "missing", split, index, (), (x0, y0, x1, y1), text)
     for place in np.flatnonzero(~ignored).tolist():
-        name, best_other = names[labels[place]], float(other[:, place].max(initial=0.0))
-        box = tuple(boxes[place].tolist())
+        label = int(labels[place])
+        doubted = _doubt(iou[:, place], scores, found_labels, label, names, float(recall[label]))
+        if doubted is not None:
+            doubt, kind, why = doubted
+            x0, y0, x1, y1 = boxes[place].tolist()
+            yield Candidate(doubt, kind, split, index, (place,), (x0, y0, x1, y1), f"{image}: {why}")
 
-        def candidate(doubt: float, kind: str, text: str, place: int = place, box: Any = box) -> Candidate:
-            return Candidate(doubt, kind, split, index, (place,), box, f"{image}: {text}")
 
-        if best_other >= SURE and best_other > own[place]:
-            wrong = names[found_labels[int(other[:, place].argmax())]]
-            yield candidate(best_other - float(own[place]), "class", f"the {name} looks like a {wrong}")
-        elif touched[place] < 0.1:
-            doubt = float(recall[labels[place]]) * (1 - float(touched[place]))
-            yield candidate(doubt, "never-found", f"the {name} is never found")
-        else:
-            about = same[:, place] & (iou[:, place] >= TOUCHES) & (scores >= SURE)
-            best = float(iou[about, place].max(initial=0.0))
-            if about.any() and best < LOOSE:
-                text = f"the box of the {name} and the model's overlap by {best:.0%}"
-                yield candidate(float(scores[about].max()) * (1 - best), "box", text)
+def _doubt(
+    iou: Float[np.ndarray, " M"],
+    scores: Float[np.ndarray, " M"],
+    found_labels: Int64[np.ndarray, " M"],
+    label: int,
+    names: Sequence[str],
+    recall: float,
+) -> tuple[float, str, str] | None:
+    """(doubt, kind, why) for one object; None where the detections agree with it.
+
+    `iou` is that of each detection with the object, `recall` that of its class.
+    """
+    name, same = names[label], found_labels == label
+    own = scores[same & (iou >= FITS)].max(initial=0.0)
+    others = np.where(~same & (iou >= FITS), scores, 0.0)
+    best_other, touched = others.max(initial=0.0), scores[iou >= TOUCHES].max(initial=0.0)
+    if best_other >= SURE and best_other > own:
+        return float(best_other - own), "class", f"the {name} looks like a {names[found_labels[others.argmax()]]}"
+    if touched < FAINT:
+        return float(recall * (1 - touched)), "never-found", f"the {name} is never found"
+    about = same & (iou >= TOUCHES) & (scores >= SURE)
+    best = iou[about].max(initial=0.0)
+    if about.any() and best < LOOSE:
+        why = f"the box of the {name} and the model's overlap by {best:.0%}"
+        return float(scores[about].max() * (1 - best)), "box", why
+    return None

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from onestage.checks.findings import counted
 from onestage.data import find_datasets, read_dataset, unite
 from onestage.data.reading import ALL
 from onestage.data.splits import held_out_images, in_order
@@ -58,13 +59,10 @@ def convert(
     folder.mkdir(parents=True, exist_ok=True)
     WRITERS[to](tables, folder, copy=copy)
     for name, table in tables.items():
-        ignored = int(table.ignored.sum())
-        lost = (
-            f"; its {ignored:,} ignored objects are left out, YOLO has no word for them"
-            if to == "yolo" and ignored
-            else ""
-        )
-        display.say(f"{folder}, {name}: {len(table):,} images, {len(table.labels):,} objects{lost}")
+        display.say(f"{folder}, {name}: {len(table):,} images, {len(table.labels):,} objects")
+        if to == "yolo" and table.ignored.any():
+            left_out = counted(int(table.ignored.sum()), "ignored object")
+            display.say(f"{name}: {left_out} left out, since YOLO has no word for them")
     return folder
 
 

@@ -15,6 +15,9 @@ from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.terminal import Display
 
+PARTS_OF_TRAINVAL = ("train", "val", "trainval")  # of which one holds the others
+Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
+
 
 def open_dataset(
     data: str,
@@ -70,10 +73,6 @@ def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT
     for one in found:
         display.say(one.describe())
     return found
-
-
-PARTS_OF_TRAINVAL = ("train", "val", "trainval")  # of which one holds the others
-Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
 
 
 def open_for_training(

@@ -109,10 +109,13 @@ class VocSource(Source):
         for file in self._files(split, faults):
             try:
                 annotation = parse_annotation(self.folder.read(file, MAX_XML_BYTES))
+            except OtherXmlError as error:
+                is_named = bool(self._lists) or bool(self.folder.images_of_stem(stem_of(file)))
+                kind, level = ("annotation", "error") if is_named else ("other-file", "notice")
+                faults.report(file, kind, str(error), level)
+                continue
             except ValueError as error:
-                of_an_image = bool(self._lists) or bool(self.folder.images_of_stem(stem_of(file)))
-                kind, level = ("annotation", "error") if of_an_image else ("other-file", "notice")
-                faults.report(file, kind, str(error).removeprefix(f"{self.folder.root / file}: "), level)
+                faults.report(file, "annotation", str(error).removeprefix(f"{self.folder.root / file}: "))
                 continue
             path = self._image_of(file, annotation.fields.get("filename", ""), faults)
             if path is not None:
@@ -172,6 +175,10 @@ class VocSource(Source):
             return faults.report(file, "path", str(error))
 
 
+class OtherXmlError(ValueError):
+    """An XML file of something else."""
+
+
 class Annotation:
     """What a parser fills, without a tree, from one XML file: texts by path below `<annotation>` and `<object>`s."""
 
@@ -217,7 +224,7 @@ def parse_annotation(data: bytes) -> Annotation:
     annotation = Annotation()
     parse_xml(data, annotation)
     if annotation.root != "annotation":
-        raise ValueError(f"the outer element is <{shown(annotation.root)}>, expected <annotation>")
+        raise OtherXmlError(f"the outer element is <{shown(annotation.root)}>, expected <annotation>")
     return annotation
 
 
