@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from missing_package import remove_package
 from small_model import trace_each_model_once, write_small_model
 
 import onestage
@@ -142,8 +143,7 @@ def test_a_missing_package_says_what_to_install(
 ) -> None:
     traced = sys.modules["onestage.export.onnx_graph"]._traced
     for module in ("onnx_graph", "graph_ends"):
-        monkeypatch.delitem(sys.modules, f"onestage.export.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, package, None)
+        remove_package(monkeypatch, package, importers=f"onestage.export.{module}")
     if package == "onnxruntime":  # the file is written without it
         monkeypatch.setattr(import_module("onestage.export.onnx_graph"), "_traced", traced)
     with pytest.raises(UserError, match=advice):

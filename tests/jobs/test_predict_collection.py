@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from folders import write_image
+from missing_package import remove_package
 from object_store import object_store
 from rich.console import Console
 from small_model import write_small_model
@@ -246,9 +247,7 @@ def test_a_collection_that_is_done_needs_no_cluster(
 def test_without_ray_the_error_names_the_package_to_install(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "onestage.inference.collection.workers", raising=False)
-    monkeypatch.delattr("onestage.inference.collection.workers", raising=False)
-    monkeypatch.setitem(sys.modules, "ray", None)
+    remove_package(monkeypatch, "ray", importers="onestage.inference.collection.workers")
     with pytest.raises(UserError, match=r"^ray is missing: pip install 'onestage\[ray\]'$"):
         onestage.predict_collection(model, [str(images)], out=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from missing_package import remove_package
 from served import ask
 
 import onestage
@@ -75,8 +76,6 @@ def test_a_port_that_is_taken_is_one_line(model: Path, capsys: pytest.CaptureFix
 
 
 def test_a_missing_package_names_the_extra(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("onestage.serving")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "fastapi", None)
+    remove_package(monkeypatch, "fastapi", importers="onestage.serving")
     with pytest.raises(UserError, match=r"fastapi is missing: pip install 'onestage\[serve\]'"):
         onestage.serve(model)
