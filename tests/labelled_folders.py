@@ -19,6 +19,7 @@ from labelling_tools import (
     open_images,
     supervisely,
     via,
+    via_of_version_3,
     via_table,
 )
 
@@ -256,6 +257,7 @@ KINDS: dict[str, Kind] = {
     ),
     "via-json": Kind(via, "via", "VGG VIA: via_region_data.json", False),
     "via-project": Kind(partial(via, project=True), "via", "VGG VIA: ", False),
+    "via-3": Kind(via_of_version_3, "via", "VGG VIA: via_project.json", False),
     "via-csv": Kind(via_table, "via", "VGG VIA: via_export_csv.csv", False),
     "cvat": Kind(cvat, "cvat", "CVAT for images: annotations.xml"),
     "cvat-subsets": Kind(lambda r: cvat(r, {"Train": DRAWINGS[:3], "Validation": DRAWINGS[3:]}), "cvat", "CVAT "),

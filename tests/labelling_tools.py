@@ -40,6 +40,25 @@ def via(root: Path, project: bool = False) -> Placed:
     return placed
 
 
+def via_of_version_3(root: Path) -> Placed:
+    """The class is a choice among numbered options; the views count from another number than the files."""
+    placed, numbers = draw(root, "images/{stem}.jpg"), {name: str(n) for n, name in enumerate(CLASSES)}
+    project = {"pid": "__VIA_PROJECT_ID__", "data_format_version": "3.1.1", "vid_list": []}
+    attribute = {"1": {"aname": "animal", "type": 4, "options": {n: name for name, n in numbers.items()}}}
+    files, views, regions = {}, {}, {}
+    for number, (_, name, one) in enumerate(each(placed)):
+        files[f"{number}"] = {"fid": f"{number}", "fname": name, "type": 2, "loc": 1, "src": ""}
+        views[f"{number + 7}"] = {"fid_list": [number]}
+        for place, (label, (x0, y0, x1, y1)) in enumerate(one.objects):
+            shapes = [2, x0, y0, x1 - x0, y1 - y0], [7, x0, y0, x1, y0, x1, y1], [8, x1, y0, x1, y1, x0, y1, x0, y0]
+            region = {"vid": f"{number + 7}", "flg": 0, "z": [], "xy": shapes[place % 3], "av": {"1": numbers[label]}}
+            regions[f"{number}_{place}"] = region
+    config = {"file": {"loc_prefix": {"1": ""}}}
+    parts = {"project": project, "config": config, "attribute": attribute, "file": files}
+    put(root, "via_project.json", parts | {"metadata": regions, "view": views})
+    return placed
+
+
 def table(root: Path, path: str, header: str, rows: Sequence[Sequence[object]], separator: str = ",") -> None:
     text = io.StringIO()
     csv.writer(text, delimiter=separator).writerows([header.split(","), *rows])

@@ -269,6 +269,15 @@ HEADER = "filename,class,xmin,ymin,xmax,ymax\n"
         (f"{HEADER}ä.jpg,cat,11,21,40,50\n".encode("utf-16"), "ä.jpg"),
         (f"{HEADER}a.jpg,cat,11,21,40,50\n".replace("\n", "\r").encode(), "a.jpg"),
         (b"folder,filename,class,xmin,ymin,xmax,ymax\ncam1,a.jpg,cat,11,21,40,50\n", "cam1/a.jpg"),
+        (b"a.jpg,10,20,40,50,cat\n", "a.jpg"),  # Keras RetinaNet
+        (b"images/b.jpg,,,,,\nimages/b.jpg,10,20,40,50,cat\n", "b.jpg"),
+        (b"cat,10,20,30,30,a.jpg,80,60\n", "a.jpg"),  # makesense
+        (
+            b"label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name,image_width,image_height\n"
+            b"cat,10,20,30,30,a.jpg,80,60\n",
+            "a.jpg",
+        ),
+        (b"image,label,x,y,width,height\na.jpg,cat,10,20,30,30\n", "a.jpg"),
     ],
 )
 def test_csv_as_other_programs_save_it(table: bytes, image: str, tmp_path: Path) -> None:
@@ -277,6 +286,15 @@ def test_csv_as_other_programs_save_it(table: bytes, image: str, tmp_path: Path)
     found, problems = read_split(tmp_path, "all")
     assert problems == []
     assert (found.image_names(), boxes(found)) == ([image], [[10, 20, 40, 50]])
+
+
+def test_a_column_of_a_csv_names_the_split(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / name)
+    put(tmp_path / "labels.csv", "image,label,x1,y1,x2,y2,split\na.jpg,cat,1,2,30,40,train\nb.jpg,cat,5,6,7,8,VALID\n")
+    train, val = read_dataset(tmp_path, "train")[0], read_dataset(tmp_path, "val")[0]
+    assert (train.image_names(), boxes(train)) == (["a.jpg"], [[1, 2, 30, 40]])
+    assert (val.image_names(), boxes(val)) == (["b.jpg"], [[5, 6, 7, 8]])
 
 
 def test_names_that_macs_take_apart_are_the_same(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""VGG Image Annotator, VIA 1 and 2: one JSON or CSV file of regions for many images, in pixels from 0.
+"""VGG Image Annotator, VIA 1 to 3: one JSON file of regions for many images, in pixels from 0; the CSV of VIA 1 and 2.
 
 The class of a region is its attribute called class, label, category, name or type, else its only attribute; where that
 is a set of ticks, {"cat": true}, the one that is ticked. The CSV has a row a region, with JSON in two of its columns.
@@ -33,6 +33,8 @@ CLASS_ATTRIBUTES = ("class", "label", "category", "name", "type")
 ONLY_CLASS = "object"  # of regions that were drawn without attributes, for a single class
 WITHOUT_BOX = ("point", "polyline", "line")
 SIDES = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
+SHAPES_OF_3 = ("", "point", "rect", "circle", "ellipse", "line", "polyline", "polygon", "polygon")  # by VIA 3's numbers
+Record = dict[str, Any]
 Region = tuple[Any, ...]  # number, shape_attributes, region_attributes
 
 
@@ -43,9 +45,11 @@ def find_via(folder: DataFolder) -> ViaSource | None:
 
 
 def is_via(head: str) -> bool:
-    """True for the beginning of a project of VIA 2, or of its regions."""
+    """True for the beginning of a project of VIA 2 or 3, or of its regions."""
     begins_with_image = re.match(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{', head)
-    return '"_via_' in head or bool(begins_with_image and '"filename"' in head and '"regions"' in head)
+    if '"_via_' in head or all(f'"{key}"' in head for key in ("vid_list", "loc_prefix")):
+        return True
+    return bool(begins_with_image and '"filename"' in head and '"regions"' in head)
 
 
 def is_via_table(head: str) -> bool:
@@ -79,6 +83,8 @@ class ViaSource(FilesSource):
         content = self.folder.read_json(file)
         if isinstance(content, dict) and "_via_img_metadata" in content:
             content = content["_via_img_metadata"]
+        elif isinstance(content, dict) and {"file", "view", "metadata"} <= set(content):
+            content = _as_of_version_2(content)
         if not isinstance(content, dict):
             raise UserError(f"{self.folder.root / file}: it holds {shown(content)}, expected VIA's images by name")
         for key, record in content.items():
@@ -99,6 +105,48 @@ class ViaSource(FilesSource):
             with_region = [(number, row) for number, row in rows if row.get("regioncount") != "0"]
             columns = ("regionshapeattributes", "regionattributes")
             yield name, [(number, *(_json(row.get(column, "")) for column in columns)) for number, row in with_region]
+
+
+def _as_of_version_2(project: Record) -> Record:
+    """The images of VIA 3's project as VIA 2 has them; a region belongs to a view, which is of one file here."""
+    files, views, regions, attributes = (_records_of(project, key) for key in ("file", "view", "metadata", "attribute"))
+    images = {number: {"filename": file.get("fname"), "regions": []} for number, file in files.items()}
+    for region in regions.values():
+        view, outline, values = views.get(str(region.get("vid")), {}), region.get("xy"), region.get("av")
+        image = next((images[one] for one in map(str, _list(view.get("fid_list"))) if one in images), None)
+        if image is None or not isinstance(outline, list) or not outline:  # of a whole image, or of a time
+            continue
+        named = {}
+        for number, value in (values if isinstance(values, dict) else {}).items():
+            attribute = attributes.get(number, {})
+            options = attribute.get("options")
+            chosen = options.get(str(value), value) if isinstance(options, dict) else value
+            named[str(attribute.get("aname", number))] = chosen
+        image["regions"].append({"shape_attributes": _shape_of_version_3(outline), "region_attributes": named})
+    return images
+
+
+def _shape_of_version_3(outline: list[Any]) -> Record:
+    """A shape as VIA 2 writes it, of the number of its kind and its coordinates."""
+    number, *sides = outline
+    known = isinstance(number, int) and 0 <= number < len(SHAPES_OF_3)
+    kind = SHAPES_OF_3[number] if known else shown(number)
+    if kind == "polygon":
+        return {"name": kind, "all_points_x": sides[0::2], "all_points_y": sides[1::2]}
+    keys = SIDES.get(kind, ())
+    sides += sides[-1:] * (len(keys) - len(sides))  # a circle has one radius
+    return {"name": kind} | dict(zip(keys, sides, strict=False))
+
+
+def _records_of(project: Record, key: str) -> dict[str, Record]:
+    """The records of a part of a project, by their numbers."""
+    part = project.get(key)
+    records = part if isinstance(part, dict) else {}
+    return {number: record for number, record in records.items() if isinstance(record, dict)}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _json(text: str) -> Any:
