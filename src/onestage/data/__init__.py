@@ -5,6 +5,7 @@ relative to the parent of the first: `VOCdevkit/VOC2007+VOC2012`.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from onestage.data.folder import DataFolder
 from onestage.data.formats import FORMATS
 from onestage.data.nothing_found import what_is_there
 from onestage.data.reading import Source, read_source
+from onestage.data.seen_tables import read_unless_seen
 from onestage.data.splits import Splits, base_of, choose, named, part_of
 from onestage.data.table import Table
 from onestage.data.validate import Problem, errors, summary, validate_images
@@ -107,7 +109,8 @@ def read_dataset(
         root, known = folder.root, source.splits
         names = named(known, split)
         if len(names) == 1:
-            table, faults = read_source(source, folder, kind, names[0], categories, options)
+            read = partial(read_source, source, folder, kind, names[0], categories, options)
+            table, faults = read_unless_seen(folder, (kind, names[0], categories, options), read)
             tables.append(table)
             problems += faults if len(found) == 1 else [replace(one, file=f"{root.name}/{one.file}") for one in faults]
         elif len(found) == 1:

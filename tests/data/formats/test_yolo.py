@@ -54,6 +54,16 @@ def test_labels_may_lie_beside_the_images(tmp_path: Path) -> None:
     assert read_split(tmp_path, "train")[0].labels.tolist() == [1]
 
 
+def test_one_file_in_pixels_does_not_hide_the_others(tmp_path: Path) -> None:
+    for stem, line in (("a", "0 40 30 20 10"), ("b", "0 0.5 0.5 0.2 0.4"), ("c", "0 0.5 0.5 0.2 0.4")):
+        write_image(tmp_path / f"{stem}.jpg")
+        (tmp_path / f"{stem}.txt").write_text(line)
+    table, problems = read_split(tmp_path, "all")
+    assert len(table.labels) == 2
+    assert [(problem.file, problem.kind) for problem in problems] == [("a.txt", "box-outside")]
+    assert "looks like pixels" in problems[0].message
+
+
 @pytest.mark.parametrize(
     "yaml",
     [

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 
 from onestage.data.folder import (
     DataFolder,
@@ -82,25 +83,21 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
 
 
 def _has_labels(folder: DataFolder) -> bool:
-    """True where the first text files that belong to an image hold lines of a class and fractions."""
+    """True where most of the first text files that belong to an image hold lines of a class and fractions."""
     belonging = (  # a.txt of a.jpg, or a.jpg.txt
         file
         for file in folder.annotations(".txt")
         if folder.images_of_stem(stem_of(file)) or folder.images_of_stem(stem_of(stem_of(file)))
     )
-    looked_at = 0
-    for file in belonging:
-        lines = [line.split() for line in folder.head(file, 4096).splitlines()[:5] if line.strip()]
-        if not lines:
-            continue
-        for words in lines:
-            numbers = numbers_of(words)
-            if numbers is None or len(numbers) < 5 or max(map(abs, numbers[1:])) > FRACTION_LIMIT:
-                return False
-        looked_at += 1
-        if looked_at == 20:
-            break
-    return looked_at > 0
+    heads = ([line.split() for line in folder.head(file, 4096).splitlines()[:5] if line.strip()] for file in belonging)
+    looked_at = [all(map(_is_label, lines)) for lines in islice(filter(None, heads), 20)]
+    return 2 * sum(looked_at) > len(looked_at)
+
+
+def _is_label(words: list[str]) -> bool:
+    """True for a class and at least four fractions."""
+    numbers = numbers_of(words)
+    return numbers is not None and len(numbers) >= 5 and max(map(abs, numbers[1:])) <= FRACTION_LIMIT
 
 
 class YoloSource(Source):
