@@ -287,6 +287,8 @@ class Convert(Common):
     """Folder to write, new or empty."""
     split: Maybe[str] = None
     """Parts of new splits train, val and test, as 0.8,0.1,0.1. Default: the splits of the data."""
+    rename: Annotated[tuple[str, ...], arg(metavar="OLD=NEW ...")] = ()
+    """Other names of classes; classes that get the same name become one."""
     copy: bool = False
     """Copy the images, instead of giving the same files a second name."""
     data_options: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)

@@ -90,7 +90,7 @@ def test_bad_data_stops_unless_it_is_to_be_left_out(tmp_path: Path) -> None:
     assert line.endswith("mend the data, or leave these out with --skip-bad-data")
     assert not (tmp_path / "out").exists()
     lines = said(root, to="yolo", out=tmp_path / "out", data_options=DataOptions(skip_bad_data=True))
-    assert "left out, as --skip-bad-data asks: 1 images and 0 objects" in lines
+    assert "left out: 1 image and 0 objects" in lines
     assert lines[-1] == f"{tmp_path / 'out'}, train: 1 images, 1 objects"
 
 
@@ -107,6 +107,18 @@ def test_it_says_what_was_read_and_what_was_written(data: Path, tmp_path: Path) 
         "JPEGImages/b.jpg",
         "classes.txt",
     ]
+
+
+def test_classes_that_get_the_same_name_become_one(data: Path, tmp_path: Path) -> None:
+    convert(data, to="voc", out=tmp_path / "out", rename=["dog=pet", "cat=pet"], display=quiet())
+    table, _ = read_dataset(tmp_path / "out", "train")
+    assert table.categories.names == ("pet",)
+    assert table.boxes_xyxy.tolist() == read_dataset(data, "train")[0].boxes_xyxy.tolist()
+    convert(data, to="yolo", out=tmp_path / "other", rename=["dog=hound"], display=quiet())
+    assert read_dataset(tmp_path / "other", "train")[0].categories.names == ("cat", "hound")
+    for wrong in ("bird=pet", "dog=", "dog"):
+        message = refusal(data, to="voc", out=tmp_path / "no", rename=[wrong])
+        assert message == f"--rename {wrong}: expected OLD=NEW, where OLD is one of cat, dog"
 
 
 def test_yolo_has_no_word_for_ignored_objects_so_they_are_counted(data: Path, tmp_path: Path) -> None:

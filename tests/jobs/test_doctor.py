@@ -165,6 +165,16 @@ def test_missing_images_and_images_without_annotation(tmp_path: Path) -> None:
     assert "JPEGImages/img_77.jpg: no annotation names it" in text
 
 
+def test_of_folders_that_are_joined_only_images_that_none_uses_are_said(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        KINDS["labelme-beside"].write(tmp_path / name)
+    write_image(tmp_path / "two" / "img_77.jpg")
+    checkup, text = examined(Path(f"{tmp_path}/one+two"))
+    found = {one.code: one for one in checkup.findings}
+    assert found["images-without-annotation"].count == 1
+    assert "    two/img_77.jpg: no annotation names it" in text
+
+
 def test_images_without_objects_and_a_split_without_any(tmp_path: Path) -> None:
     def emptied(*stems: str) -> Callable[[Drawing], Drawing]:
         return lambda one: one._replace(objects=()) if one.stem in stems else one
@@ -238,7 +248,9 @@ def test_a_copy_that_is_mended_is_found_clean(name: str, tmp_path: Path) -> None
     assert checkup.errors == []
     assert sum(map(len, checkup.tables.values())) == 5
     assert checkup.tables["train"].kind == (kind.format if kind.format in ("voc", "yolo") else "coco")
-    assert "img_01.jpg" in (tmp_path / "fixed" / "changes.txt").read_text()
+    changes = (tmp_path / "fixed" / "changes.txt").read_text()
+    assert "img_01.jpg" in changes
+    assert "(few-objects): not changed" in changes
     with pytest.raises(UserError, match="has files already; name a new folder with --fix"):
         examined(tmp_path / "data", fix=tmp_path / "fixed")
 

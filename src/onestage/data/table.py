@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
@@ -125,6 +125,15 @@ class Table:
         if missing := [name for name in self.categories.names if name not in label_of]:
             raise UserError(f"{self.root}: the class list {', '.join(categories.names)} lacks {', '.join(missing)}")
         new_labels = np.array([label_of[name] for name in self.categories.names], dtype=np.int64)
+        return replace(self, categories=categories, labels=new_labels[self.labels])
+
+    def with_renamed_classes(self, new_names: Mapping[str, str]) -> Table:
+        """The same objects under other names of their classes; classes that get the same name become one."""
+        renamed = [new_names.get(name, name) for name in self.categories.names]
+        ids = dict(zip(reversed(renamed), reversed(self.categories.source_ids), strict=True))  # of each name's first
+        names = list(dict.fromkeys(renamed))
+        categories = Categories(tuple(names), tuple(ids[name] for name in names))
+        new_labels = np.array([categories.label_of[name] for name in renamed], dtype=np.int64)
         return replace(self, categories=categories, labels=new_labels[self.labels])
 
     def join(self, *others: Table) -> Table:

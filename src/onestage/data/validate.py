@@ -27,6 +27,8 @@ stops a run unless bad data is skipped; a notice is only printed. What happens i
 | not-downloaded | notice | images of Open Images' tables that are not here: left out |
 | missing-folder | error | a folder or list that data.yaml names is not here: nothing of it is used |
 | other-file | notice | a file of something else among the annotations: passed over |
+| not-labelled | notice | tasks of Label Studio without an annotation: their images are left out |
+| several-annotations | notice | tasks of Label Studio with several: the first of each is taken |
 | class-not-given | notice | VIA regions without attributes: all of one class |
 | area | notice | COCO objects without a usable area: the area of the box is taken |
 | split | notice | one of several joined folders lacks the split: nothing of it is used |

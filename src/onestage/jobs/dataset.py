@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onestage.checks import quick_findings
+from onestage.checks.findings import counted
 from onestage.data import Found, Splits, choose_splits, find_datasets, read_dataset, unite
 from onestage.data.split_names import split_key
 from onestage.data.splits import base_of, part_of
@@ -53,7 +54,7 @@ def without_bad(table: Table, problems: list[Problem], display: Display, options
         display.say(summary(problems))
     if bad:
         objects = sum(problem.object_number is not None for problem in bad)
-        display.say(f"left out, as --skip-bad-data asks: {len(bad) - objects} images and {objects} objects")
+        display.say(f"left out: {counted(len(bad) - objects, 'image')} and {counted(objects, 'object')}")
         table = drop_bad(table, problems)
     return table
 
@@ -135,7 +136,8 @@ def _who_does_what(splits: Splits, tables: Mapping[str, Table], hold_out: bool) 
         return f"{train} train, the last weights are kept, {test} test them"
     if splits.choose != splits.test:
         return f"{train} train, {choose} choose the best weights, {test} test them at the end"
-    return f"{train} train, {choose} choose the best weights and test them: a little too kindly; add a test split"
+    kindly = "so they look a little better than they are; add a test split"
+    return f"{train} train, {choose} choose the best weights and test them, {kindly}"
 
 
 def table_lines(tables: Mapping[str, Table], input_sizes: Mapping[str, np.ndarray] | None = None) -> list[str]:

@@ -52,6 +52,8 @@ def doctor(
         UserError: no such data, nothing usable in it, or (`strict`) errors in it.
     """
     display, data = display or Display(), os.fspath(data)
+    if fix is not None and Path(fix).exists() and (not Path(fix).is_dir() or any(Path(fix).iterdir())):
+        raise UserError(f"{fix}: has files already; name a new folder with --fix")
     detector = detector or (load_model(model).detector.name if model is not None else "ssd300-vgg16")
     with display.stage("checking", 0):
         checkup = check_up(data, detector=detector, options=data_options)
@@ -88,19 +90,18 @@ def _print(checkup: Checkup, display: Display) -> None:
 
 def _write_fixed(checkup: Checkup, folder: Path, options: DataOptions, display: Display) -> None:
     """A copy without what is wrong, in the data set's own format where that is written, else COCO's."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: has files already; name a new folder with --fix")
     findings = checkup.findings
     if any(one.code == "scale" for one in findings):
         checkup = check_up(checkup.data, detector=checkup.detector, options=replace(options, rescale_boxes=True))
     kinds = {table.kind for table in checkup.tables.values()}
     kind = kinds.pop() if len(kinds) == 1 and kinds <= set(WRITERS) else "coco"
     WRITERS[kind](checkup.without_errors(), folder)
-    changed = [one for one in findings if one.code in CHANGES or one.code == "overlap"]
-    write_whole(folder / "changes.txt", "".join(map(_change, changed)).encode(errors="replace"))
-    display.say(f"written: {folder}, and the list of changes in {folder / 'changes.txt'}")
+    write_whole(folder / "changes.txt", "".join(map(_change, findings)).encode(errors="replace"))
+    left = [one.code for one in findings if one.code not in CHANGES and one.level != "notice"]
+    by_hand = f"; left for you to mend: {', '.join(left)}" if left else ""
+    display.say(f"written: {folder} as {kind.upper()}, with all changes in {folder / 'changes.txt'}{by_hand}")
 
 
 def _change(one: Finding) -> str:
-    done = "the first of the two is left out" if one.code == "overlap" else CHANGES[one.code]
+    done = CHANGES.get(one.code, "not changed")
     return f"{one.what} ({one.code}): {done}\n" + "".join(f"    {example.text}\n" for example in one.examples)

@@ -51,7 +51,7 @@ def find_coco(folder: DataFolder) -> CocoSource | None:
 
 def is_coco(head: str) -> bool:
     """True for the beginning of a file with COCO's lists, in whatever order."""
-    lists = re.search(r'"(images|annotations|categories)"\s*:\s*\[', head)
+    lists = re.search(r'"(images|annotations)"\s*:\s*\[', head)
     words = re.search(r'"(file_name|image_id|category_id|supercategory|licenses|categories|annotations)"', head)
     return head.lstrip().startswith("{") and bool(lists and words)
 

@@ -190,23 +190,34 @@ class YoloSource(Source):
             return list(filter(None, self.folder.read_lines(file, 1 << 20)))
         if self.file and ("names" in self.settings or "nc" in self.settings):
             return names_of(f"{self.folder.root / self.file}", names, self.settings.get("nc"))
-        if (listed := class_list(self.folder, *CLASS_LISTS)) is not None:
-            return list(listed.names)
-        notes_files = [file for file in self.folder.annotations(".json") if file.lower().endswith("notes.json")]
-        for file in notes_files:
-            notes = self.folder.read_json(file, 1 << 24)
+        listed, noted = class_list(self.folder, *CLASS_LISTS), self._noted_names()
+        if listed is not None and noted and list(listed.names) != noted:
+            raise UserError(
+                f"{self.folder.root}: notes.json names the classes {', '.join(noted[:10])}, the list of classes "
+                f"{', '.join(listed.names[:10])}; which is right? Delete the other"
+            )
+        if listed is not None or noted:
+            return noted if listed is None else list(listed.names)
+        return [str(label) for label in range(max(self._used_labels, default=0) + 1)]
+
+    def _noted_names(self) -> list[str]:
+        """The classes in Label Studio's `notes.json`; none where there is no such file."""
+        for file in self.folder.annotations(".json"):
+            notes = self.folder.read_json(file, 1 << 24) if file.lower().endswith("notes.json") else None
             records = notes.get("categories") if isinstance(notes, dict) else None
             ones = records if isinstance(records, list) else []
             named = [(one.get("id"), str(one.get("name"))) for one in ones if isinstance(one, dict)]
             if named and all(isinstance(number, int) for number, _ in named):
                 return [name for _, name in sorted(named)]
-        return [str(label) for label in range(self._largest_label() + 1)]
+        return []
 
-    def _largest_label(self) -> int:
+    @cached_property
+    def _used_labels(self) -> set[int]:
+        """The classes of all objects."""
         labels = (self.labels.of(image) for image in self.folder.images)
         lines = (line for file in labels if file for line in self.folder.read_lines(file, MAX_LABEL_BYTES))
         found = (numbers_of(line.split()[:1]) for line in lines if line)
-        return max((int(one[0]) for one in found if one and 0 <= one[0] < 10_000), default=0)
+        return {int(one[0]) for one in found if one and 0 <= one[0] < 10_000}
 
     def _is_list(self, file: str) -> bool:
         first = next((line for line in self.folder.head(file, 4096).splitlines() if line.strip()), "")
@@ -295,10 +306,11 @@ class YoloSource(Source):
                 message = f"{shown(line)} has {len(numbers)} numbers; expected class cx cy w h"
                 faults.report(file, "annotation", message, number=number)
             elif not (label.is_integer() and 0 <= label < len(names)):
-                hint = " (do they count from 1?)" if label == len(names) else ""
-                where = self.file or "the list of classes"
-                message = f"class {label:g}, but {where} names the classes 0 to {len(names) - 1}{hint}"
-                faults.report(file, "class", f"{message}; correct it or name it", number=number)
+                from_1 = label == len(names) and 0 not in self._used_labels
+                mend = "they count from 1; count them from 0" if from_1 else "correct it, or add its name to the list"
+                listed = f"{len(names)} class{'es' if len(names) > 1 else ''} (0 to {len(names) - 1})"
+                message = f"class {label:g}, but {self.file or 'the list of classes'} names {listed}; {mend}"
+                faults.report(file, "class", message, number=number)
             elif min(box[2:]) > FRACTION_LIMIT:
                 message = (
                     f"{written} is not in fractions of the image (0 to 1), but looks like pixels; divide by its size"
