@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import DisallowNone, Positional, arg, subcommand
 
 import onestage
 from onestage.errors import ReportedByAnotherRankError, UserError
@@ -93,8 +93,8 @@ class Train(Common):
     """Split that chooses the best weights. Default: val, else images that are held out of the training split."""
     test_split: Maybe[str] = None
     """Split that gives the final figures. Default: test, else the one that chooses."""
-    subset: Maybe[float] = None
-    """Number of training images to use, or a fraction below 1. Default: all."""
+    subset: Maybe[int | float] = None
+    """Number of training images to use, as 100, or a part of them, as 0.1. Default: all."""
     seed: Maybe[int] = None
     """Seed of fresh weights, the order of the images and their augmentation. Default: 0."""
     resume: bool = False
@@ -365,7 +365,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, command in commands.items():
         one = Annotated[command, subcommand(name)]
         union = one if union is None else union | one
-    sys.exit(_status(tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS)))
+    # Without DisallowNone, help texts would offer a None, too, that nobody needs to type.
+    command = tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS, config=(DisallowNone,))
+    sys.exit(_status(command))
 
 
 def _train_with_settings() -> type[Train]:
@@ -381,13 +383,27 @@ def _status(command: Any) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 1
-    except (UserError, OSError) as error:
+    except Exception as error:
+        line = _line_of(error)
+        if line is None:
+            raise
         if command.verbose:
             traceback.print_exc()
         if not isinstance(error, ReportedByAnotherRankError):
-            print(f"onestage: {error}", file=sys.stderr)
+            print(f"onestage: {line}", file=sys.stderr)
         return 1
     return 0
+
+
+def _line_of(error: Exception) -> str | None:
+    """What to print of an error that the user can mend; None for a fault of ours, which keeps its traceback."""
+    if isinstance(error, UserError | OSError):
+        return str(error)
+    from onestage.compute.memory import in_one_line, out_of_memory  # torch: whatever computes has imported it
+
+    if out_of_memory(error):
+        return f"{in_one_line(error)}; use a smaller --batch-size, smaller images or a smaller detector, or free memory"
+    return None
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ Without torch, since options of the command line are made from these fields.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from onestage.errors import UserError
-from onestage.settings import setting
+from onestage.settings import check_ranges, setting
 
 Nms = Literal["hard", "soft-linear", "soft-gaussian"]
 
@@ -34,6 +35,7 @@ class Selection:
                 raise UserError(f"{name} {getattr(self, name)}: expected 0 to 1")
         if self.max_detections is not None and self.max_detections < 1:
             raise UserError(f"max_detections {self.max_detections}: expected 1 or more")
+        check_ranges(self, {"candidates_per_class": (1, 10**9), "max_detections": (1, 10**9), "sigma": (1e-6, math.inf)})
 
     def changed(
         self,
