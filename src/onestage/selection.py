@@ -35,7 +35,9 @@ class Selection:
                 raise UserError(f"{name} {getattr(self, name)}: expected 0 to 1")
         if self.max_detections is not None and self.max_detections < 1:
             raise UserError(f"max_detections {self.max_detections}: expected 1 or more")
-        check_ranges(self, {"candidates_per_class": (1, 10**9), "max_detections": (1, 10**9), "sigma": (1e-6, math.inf)})
+        check_ranges(
+            self, {"candidates_per_class": (1, 10**9), "max_detections": (1, 10**9), "sigma": (1e-6, math.inf)}
+        )
 
     def changed(
         self,

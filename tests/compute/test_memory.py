@@ -116,9 +116,15 @@ def test_torch_says_out_of_memory_by_its_class_and_on_processors_in_words() -> N
 
 
 def test_memory_that_ran_out_is_one_line_with_advice() -> None:
-    with pytest.raises(UserError, match=r"^memory ran out \(Unable to allocate .*\); use less$"), readable_memory_errors("use less"):
+    with (
+        pytest.raises(UserError, match=r"^memory ran out \(Unable to allocate .*\); use less$"),
+        readable_memory_errors("use less"),
+    ):
         np.empty(1 << 60, dtype=np.uint8)
-    with pytest.raises(UserError, match=r"^memory ran out \(MemoryError\); use less$"), readable_memory_errors("use less"):
+    with (
+        pytest.raises(UserError, match=r"^memory ran out \(MemoryError\); use less$"),
+        readable_memory_errors("use less"),
+    ):
         raise MemoryError
     with pytest.raises(RuntimeError, match="size mismatch"), readable_memory_errors("use less"):
         raise RuntimeError("size mismatch")

@@ -180,7 +180,9 @@ def test_a_subset_is_a_count_or_a_fraction(data: Path, subset: int | float | Non
 
 def test_data_without_an_object_to_learn_from_is_refused(tmp_path: Path) -> None:
     write_voc_folder(tmp_path, {"a": voc_xml([("cat", 1, 1, 9, 9)], difficult=[1]), "b": voc_xml()})
-    with pytest.raises(UserError, match=r"train: 2 images without an object to learn from \(ignored ones do not count\)"):
+    with pytest.raises(
+        UserError, match=r"train: 2 images without an object to learn from \(ignored ones do not count\)"
+    ):
         onestage.train(tmp_path, train_split="train", test_split="train", display=quiet())
 
 
@@ -191,7 +193,10 @@ def test_a_split_without_objects_is_told_where_it_chooses_and_where_it_tests(tmp
     write_voc_folder(tmp_path, {"c": voc_xml([("cat", 1, 1, 9, 9)], difficult=[1])}, split="test")
     open_for_training(str(tmp_path), Request(), True, display=Display(Console(file=text, width=1000)))
     for split in ("val", "test"):
-        assert f"error: {split}: no objects in 1 image [no-objects]; check that the labels were exported" in text.getvalue()
+        assert (
+            f"error: {split}: no objects in 1 image [no-objects]; check that the labels were exported"
+            in text.getvalue()
+        )
 
 
 def test_memory_that_ran_out_is_one_line_of_every_command(

@@ -19,7 +19,6 @@ from onestage.models.model_file import RunFolder, read_tensors, write_tensors
 from onestage.training.saved_state import Header, Position, SplitFacts, check_identity, load_state, save_state
 from onestage.whole_file import remove_leftovers
 
-
 SPLIT = SplitFacts(images=1, objects=2, sha256="ab")
 
 
@@ -161,7 +160,10 @@ def test_resume_other_truth_of_any_split_is_refused_with_what_it_was(tmp_path: P
     _, saved = state(1)
     check_identity(RunFolder(tmp_path), saved, replace(saved, position=Position(2)))
     for split, word in {"data": "training", "val": "validation", "test": "test"}.items():
-        for other, said in ((replace(SPLIT, images=7), "now 7 images, 2 objects"), (replace(SPLIT, sha256="ba"), "as many now")):
+        for other, said in (
+            (replace(SPLIT, images=7), "now 7 images, 2 objects"),
+            (replace(SPLIT, sha256="ba"), "as many now"),
+        ):
             with pytest.raises(UserError, match=rf"its {word} data has changed \(1 images, 2 objects, {said}"):
                 check_identity(RunFolder(tmp_path), saved, replace(saved, **{split: other}))
 

@@ -81,14 +81,21 @@ def out_of_memory(error: BaseException) -> bool:
     Few of them have a class for it.
     """
     message = str(error).lower()
-    phrases = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "bad_alloc", "insufficient memory")
+    phrases = (
+        "out of memory",
+        "allocate memory",
+        "not enough memory",
+        "alloc_failed",
+        "bad_alloc",
+        "insufficient memory",
+    )
     by_words = isinstance(error, RuntimeError | cv2.error) and any(phrase in message for phrase in phrases)
     return by_words or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 @contextmanager
 def readable_memory_errors(mend: str) -> Iterator[None]:
-    """Inside of `with`, an error that says that memory ran out becomes a `UserError` of one line that ends in `mend`."""
+    """Inside of `with`, an error about memory that ran out becomes a `UserError` of one line, which ends in `mend`."""
     try:
         yield
     except Exception as error:

@@ -26,7 +26,7 @@ import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from onestage.errors import UserError
+from onestage.errors import PassingError, UserError
 
 StartMethod: TypeAlias = Literal["fork", "spawn", "forkserver"]
 Item = TypeVar("Item")
@@ -232,4 +232,4 @@ def _ended(pid: int | str | None, exit_code: int | None) -> UserError:
 
 def _died(pid: int | str | None, how: str) -> UserError:
     again = "run it again (training with --resume), with fewer --workers"
-    return UserError(f"a loader worker (process {pid}) {how}; {again}")
+    return PassingError(f"a loader worker (process {pid}) {how}; {again}")

@@ -39,7 +39,7 @@ class Request:
         if subset is not None and not (subset > 0 and (subset <= 1 or subset % 1 == 0)):  # NaN is neither
             raise UserError(f"--subset {subset}: expected a number of images, or a fraction up to 1.0")
 
-    def or_as(self, before: "Request") -> "Request":
+    def filled_from(self, before: "Request") -> "Request":
         """The same request; what it leaves open is as before."""
         train, val, test = (now or then for now, then in zip(self.splits, before.splits, strict=True))
         own = {one.name: getattr(self.options, one.name) for one in fields(DataOptions)}
@@ -104,9 +104,7 @@ def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT
     return found
 
 
-def open_for_training(
-    data: str, request: Request, hold_out: bool, *, display: Display
-) -> dict[str, Table]:
+def open_for_training(data: str, request: Request, hold_out: bool, *, display: Display) -> dict[str, Table]:
     """The images that train, choose the weights and test, as "train", "val" and "test", with one list of classes.
 
     Args:
@@ -143,8 +141,8 @@ def open_for_training(
         display.say(f"training on a subset of {len(train):,} images")
     if train.ignored.all():  # or there are none
         raise UserError(
-            f"{data}, {train.split}: {len(train):,} images without an object to learn from (ignored ones do not count); "
-            "look at the labels, or name another --train-split"
+            f"{data}, {train.split}: {len(train):,} images without an object to learn from (ignored ones do not "
+            "count); look at the labels, or name another --train-split"
         )
     return {"train": train, "val": tables[splits.choose], "test": tables[splits.test]}
 

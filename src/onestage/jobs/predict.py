@@ -289,7 +289,9 @@ def _voc_folder(folder: Path, categories: Categories, files: ExitStack) -> Add:
         else:
             write_image(image, result.image_rgb)
         corners = result.found.boxes_xyxy
-        found = result.found[(corners[:, 2:] > corners[:, :2]).all(dim=1)]  # VOC has no box without area, as at a border
+        found = result.found[
+            (corners[:, 2:] > corners[:, :2]).all(dim=1)
+        ]  # VOC has no box without area, as at a border
         names = [found.name_of(label) for label in found.labels.tolist()]
         boxes_xyxy, (height, width) = found.boxes_xyxy.cpu().numpy(), result.image_rgb.shape[:2]
         text = voc_annotation(image.name, (height, width), boxes_xyxy, names, [False] * len(names))

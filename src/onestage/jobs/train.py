@@ -126,11 +126,9 @@ def train(
             _check_request(log_to, detector, by_trial, save_minutes, world)
             folder = _named_folder(out, resume, world)
             goes_on = resume or (world.restarted and folder is not None and folder.recipe.exists())
-            resumed = _recipe_of_run(folder) if goes_on and folder is not None else None
+            resumed, request = _as_begun(folder, request) if goes_on and folder is not None else (None, request)
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
-            if goes_on and folder is not None:
-                request = request.or_as(_request_of_run(folder))
             tables = open_for_training(data, request, keep == "best", display=display)
             usual = _choose_recipe(named, resumed, detector, tables["train"], weights != "none", display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
@@ -182,6 +180,11 @@ def _take_folder(folder: RunFolder, until_the_end: ExitStack) -> None:
     until_the_end.enter_context(sole_run(folder.root))
     for place in (folder.root, folder.checkpoint.parent, folder.replay(0).parent):
         remove_leftovers(place)
+
+
+def _as_begun(folder: RunFolder, request: Request) -> tuple[Recipe, Request]:
+    """The recipe of the run that goes on, and the request, filled from the one that it began with."""
+    return _recipe_of_run(folder), request.filled_from(_request_of_run(folder))
 
 
 def _recipe_of_run(folder: RunFolder) -> Recipe:

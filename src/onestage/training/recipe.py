@@ -116,6 +116,8 @@ class Recipe:
                 expected = "a number above 0" if not value > 0 else f"at most {MOST:g}"
                 raise UserError(f"recipe: {name} is {value}; expected {expected}")
         check_ranges(self, RANGES)
+        if not all(0 <= factor < math.inf for _, factor in self.learning_rate_factors):
+            raise UserError(f"recipe: learning_rate_factors are {self.learning_rate_factors}; expected 0 or more each")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise UserError(f"recipe: milestones are {self.milestones}; expected rising fractions between 0 and 1")
         if self.milestone_factors is not None and len(self.milestone_factors) != len(self.milestones):

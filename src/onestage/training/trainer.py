@@ -73,6 +73,7 @@ class Trainer:
         logs. `usual` is the recipe before the user's changes; warnings compare with it. `test`, like the others, may
         not change until the run is done; None: `val` gives the figures too.
         """
+        recipe.check_length()
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
         self.train_table, self.val_table, self.log_to, self.usual = train, val, log_to, usual
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
