@@ -93,7 +93,7 @@ def _end_worker(error: Exception, item: object) -> None:
 
 def _start_worker(worker: int) -> None:
     # A batch that can't be sent would be lost with a traceback, and the training process would wait for it for ever.
-    Queue._on_queue_feeder_error = staticmethod(_end_worker)
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # pyright: ignore[reportAttributeAccessIssue]
     gc.freeze()  # the collector writes into what it looks at, so it would copy all that is shared with the parent
     cv2.setNumThreads(0)  # the workers are the threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which ends its workers
