@@ -38,6 +38,8 @@ class Request:
         subset = self.subset
         if subset is not None and not (subset > 0 and (subset <= 1 or subset % 1 == 0)):  # NaN is neither
             raise UserError(f"--subset {subset}: expected a number of images, or a fraction up to 1.0")
+        # Those of the command line are of a class made at run time, which can't be sent to other ranks.
+        object.__setattr__(self, "options", DataOptions(**vars(self.options)))
 
     def filled_from(self, before: "Request") -> "Request":
         """The same request; what it leaves open is as before."""
