@@ -6,17 +6,17 @@ Exit status: 0 done; 1 failed, with one readable line; 2 wrong usage.
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import DisallowNone, Positional, arg, subcommand
 
 import onestage
-from onestage.errors import ReportedByAnotherRankError, UserError
+from onestage.command import Command
+from onestage.errors import UserError
 from onestage.options import (
     Data,
     DataOptions,
@@ -33,24 +33,7 @@ from onestage.terminal import seconds
 
 
 @dataclass(frozen=True)
-class Common:
-    verbose: bool = False
-    """Show the traceback of a failure."""
-
-    def call(self, function: Callable[..., object], *, without: Collection[str] = (), **more: object) -> None:
-        """Call a function of the Python interface with the options that were given, by their names."""
-        given: dict[str, object] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            given |= vars(value) if one.name == "postprocessing" else {one.name: value}
-        left_out = (*without, "verbose")
-        given = {name: value for name, value in given.items() if name not in left_out}
-        given = {name: value for name, value in given.items() if value is not None and value is not False}
-        function(**given, **more)
-
-
-@dataclass(frozen=True)
-class Demo(Common):
+class Demo(Command):
     """Draw a small data set, train SSD300 on it, evaluate, and write a report: a few minutes on two CPU cores."""
 
     out: Path = Path("runs/demo")
@@ -65,7 +48,7 @@ class Demo(Common):
 
 
 @dataclass(frozen=True)
-class Train(Common):
+class Train(Command):
     """Train a detector on a folder of labelled images, as labelling tools write it (the format is found out).
 
     Options after --device are settings of the recipe; one that is left out stays as the recipe has it."""
@@ -93,8 +76,8 @@ class Train(Common):
     """Split that chooses the best weights. Default: val, else images that are held out of the training split."""
     test_split: Maybe[str] = None
     """Split that gives the final figures. Default: test, else the one that chooses."""
-    subset: Maybe[float] = None
-    """Number of training images to use, or a fraction below 1. Default: all."""
+    subset: Maybe[int | float] = None
+    """Number of training images to use, as 100, or a part of them, as 0.1. Default: all."""
     seed: Maybe[int] = None
     """Seed of fresh weights, the order of the images and their augmentation. Default: 0."""
     resume: bool = False
@@ -123,7 +106,7 @@ class Train(Common):
 
 
 @dataclass(frozen=True)
-class Evaluate(Common):
+class Evaluate(Command):
     """Measure a model on a labelled split by the VOC and COCO protocols: table, metrics.json, report.html."""
 
     model: Model = tyro.MISSING
@@ -144,7 +127,7 @@ class Evaluate(Common):
 
 
 @dataclass(frozen=True)
-class Predict(Common):
+class Predict(Command):
     """Detect in images and videos: writes them with boxes drawn, and detections.json."""
 
     model: Model = tyro.MISSING
@@ -213,7 +196,7 @@ _ONLY_WITH_RAY = ("address", "concurrency", "gpus_per_worker", "column", "source
 
 
 @dataclass(frozen=True)
-class Export(Common):
+class Export(Command):
     """Write a model as one file from images of any size to final boxes, and check it against the model."""
 
     model: Model = tyro.MISSING
@@ -233,7 +216,7 @@ class Export(Common):
 
 
 @dataclass(frozen=True)
-class Serve(Common):
+class Serve(Command):
     """Answer HTTP requests with detections (POST /v1/detect), and show a page to try the model in the browser."""
 
     model: Model = tyro.MISSING
@@ -254,7 +237,7 @@ class Serve(Common):
 
 
 @dataclass(frozen=True)
-class Import(Common):
+class Import(Command):
     """Turn another project's checkpoint into a model file, strictly: every entry is used or accounted for."""
 
     file: Annotated[Positional[Path], arg(metavar="FILE")] = tyro.MISSING
@@ -277,7 +260,7 @@ class Import(Common):
 
 
 @dataclass(frozen=True)
-class Convert(Common):
+class Convert(Command):
     """Write a data set of any format that is read as VOC, COCO or YOLO, boxes exact, images linked."""
 
     data: Data = tyro.MISSING
@@ -298,7 +281,7 @@ class Convert(Common):
 
 
 @dataclass(frozen=True)
-class Doctor(Common):
+class Doctor(Command):
     """Look through a data set before training: what is in it, and what is wrong, with a page to look at."""
 
     data: Data = tyro.MISSING
@@ -322,7 +305,7 @@ class Doctor(Common):
 
 
 @dataclass(frozen=True)
-class Info(Common):
+class Info(Command):
     """Parameters, GMACs, anchors, input and classes of a model or a detector's name; what is in a data set."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL")] = tyro.MISSING
@@ -335,7 +318,7 @@ class Info(Common):
 
 
 @dataclass(frozen=True)
-class Recipes(Common):
+class Recipes(Command):
     """List the named recipes, with the results to expect and those measured."""
 
     def run(self) -> None:
@@ -344,7 +327,7 @@ class Recipes(Common):
 
 _WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det) on your own labelled images, measure them, and use them."
 
-COMMANDS: dict[str, type[Common]] = {
+COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "train": Train,
     "evaluate": Evaluate,
@@ -367,7 +350,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, command in commands.items():
         one = Annotated[command, subcommand(name)]
         union = one if union is None else union | one
-    sys.exit(_status(tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS)))
+    # Without DisallowNone, help texts would offer a None, too, that nobody needs to type.
+    try:
+        command = tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS, config=(DisallowNone,))
+    except UserError as error:  # an option's value is out of its range
+        print(f"onestage: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(command.status())
 
 
 def _train_with_settings() -> type[Train]:
@@ -375,21 +364,6 @@ def _train_with_settings() -> type[Train]:
     settings = recipe_options()
     options: list[Any] = [("settings", Annotated[settings, arg(name="")], settings())]
     return make_dataclass("Train", options, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__})
-
-
-def _status(command: Any) -> int:
-    try:
-        command.run()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 1
-    except (UserError, OSError) as error:
-        if command.verbose:
-            traceback.print_exc()
-        if not isinstance(error, ReportedByAnotherRankError):
-            print(f"onestage: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

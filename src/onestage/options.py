@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagConversionOff, Positional, arg
 
 from onestage import data_options
 from onestage.errors import UserError
@@ -143,7 +143,7 @@ def _option(name: str, kind: Any, text: str) -> tuple[str, Any, Any]:
     nested = _is_nested(kind)
     how = arg(name=spelled, help=f"{text}.", help_behavior_hint="", metavar="VALUE ..." if nested else None)
     option = Annotated[(tuple[str, ...] if nested else kind) | None, how]
-    return name, option, field(default=None, metadata={"nested": nested})
+    return name, FlagConversionOff[option], field(default=None, metadata={"nested": nested})
 
 
 def _is_nested(kind: Any) -> bool:

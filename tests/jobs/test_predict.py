@@ -155,6 +155,19 @@ def test_a_voc_folder_can_be_trained_on(tmp_path: Path, quiet: Display) -> None:
     assert (tmp_path / "out/voc/JPEGImages/a.png").read_bytes() == (tmp_path / "x/a.png").read_bytes()
 
 
+def test_a_voc_folder_has_boxes_of_one_pixel_and_none_without_area(
+    tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes_xyxy = torch.tensor([[20.0, 30.0, 21.0, 90.0], [100.0, 10.0, 100.0, 50.0]])  # the second: clipped away
+    found = Detections(boxes_xyxy, torch.tensor([0.9, 0.8]), torch.ones(2, dtype=torch.int64))
+    monkeypatch.setattr(RedBoxDetector, "detect", lambda *arguments: [found])
+    write_red_box(tmp_path / "a.png")
+    onestage.predict("model", [str(tmp_path / "a.png")], out=tmp_path / "out", formats=("voc",), display=quiet)
+    table, problems = read_dataset(tmp_path / "out/voc", "trainval")
+    assert problems == []
+    np.testing.assert_array_equal(table.boxes_xyxy, [[20, 30, 21, 90]])
+
+
 def test_nothing_found_gives_empty_lists(tmp_path: Path, quiet: Display) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((50, 50, 3), dtype=np.uint8))
     formats = ("csv", "coco", "voc")

@@ -35,7 +35,7 @@ def check_empty(tables: Mapping[str, Table]) -> Iterator[Finding]:
     for split, table in tables.items():
         counts = np.diff(table.first_object)
         empty = np.flatnonzero(counts == 0)
-        if not len(table.labels):
+        if table.ignored.all():  # or there are none at all
             what = f"{split}: no objects in {counted(len(table), 'image')}"
             why, mend = "there is nothing to learn or to measure", "check that the labels were exported"
             yield finding("no-objects", "error", len(table), what, why, mend, [Example(what, split, 0)])

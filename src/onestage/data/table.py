@@ -107,9 +107,18 @@ class Table:
         return replace(self, first_object=first, **columns)
 
     def pixels(self, index: SupportsIndex, *, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
-        """An image, decoded; see `decode_image`, also for what it raises."""
+        """An image, decoded; see `decode_image`, also for what it raises.
+
+        With a `min_side` it may be smaller than the image is. Without, a UserError says that it is not of the size that
+        its boxes are for.
+        """
         path = self.image_path(index)
-        return decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
+        image = decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
+        height, width = self.image_sizes_hw[int(index)].tolist()
+        if min_side is None and image.shape[:2] != (height, width):
+            found = f"the image is {image.shape[1]}x{image.shape[0]}"
+            raise UserError(f"{path}: {found}, its annotation says {width}x{height}; correct it")
+        return image
 
     def with_bits(self, bits: int) -> Table:
         """The same images, whose 16-bit ones are read as having so many bits."""

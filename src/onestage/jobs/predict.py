@@ -288,8 +288,12 @@ def _voc_folder(folder: Path, categories: Categories, files: ExitStack) -> Add:
             shutil.copyfile(result.file, image)
         else:
             write_image(image, result.image_rgb)
-        names = [result.found.name_of(label) for label in result.found.labels.tolist()]
-        boxes_xyxy, (height, width) = result.found.boxes_xyxy.cpu().numpy(), result.image_rgb.shape[:2]
+        corners = result.found.boxes_xyxy
+        found = result.found[
+            (corners[:, 2:] > corners[:, :2]).all(dim=1)
+        ]  # VOC has no box without area, as at a border
+        names = [found.name_of(label) for label in found.labels.tolist()]
+        boxes_xyxy, (height, width) = found.boxes_xyxy.cpu().numpy(), result.image_rgb.shape[:2]
         text = voc_annotation(image.name, (height, width), boxes_xyxy, names, [False] * len(names))
         (root / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
         names_file.write(f"{stem}\n")
