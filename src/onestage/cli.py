@@ -5,6 +5,7 @@ Exit status: 0 done; 1 failed, with one readable line; 2 wrong usage.
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
@@ -30,6 +31,7 @@ from onestage.options import (
     recipe_options,
 )
 from onestage.terminal import seconds
+from onestage.texts import one_line
 
 
 @dataclass(frozen=True)
@@ -359,6 +361,9 @@ COMMANDS: dict[str, type[Common]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of `arguments` (default: the process's), and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that takes Latin-1 only has no bullet for the help
+            stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else list(arguments)
     commands = {**COMMANDS, "train": _train_with_settings()} if words[:1] == ["train"] else COMMANDS
     union: Any = None
@@ -383,9 +388,10 @@ def _status(command: Any) -> int:
         return 1
     except (UserError, OSError) as error:
         if command.verbose:
-            traceback.print_exc()
+            print(*map(one_line, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
         if not isinstance(error, ReportedByAnotherRankError):
-            print(f"onestage: {error}", file=sys.stderr)
+            lines = error.args if isinstance(error, UserError) else (error,)
+            print("onestage: " + "\n".join(one_line(str(line)) for line in lines), file=sys.stderr)
         return 1
     return 0
 

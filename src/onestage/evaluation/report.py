@@ -69,7 +69,7 @@ def write_report(
         score_threshold=f"{SHOWN_SCORE:g}",
         settings=flat(settings or {}).items(),
     )
-    path.write_text(page, encoding="utf-8", errors="replace")
+    path.write_text(page, encoding="utf-8")
 
 
 def _cards(metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

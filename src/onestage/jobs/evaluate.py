@@ -1,6 +1,5 @@
 """Measure a model on a labelled split: the table, `metrics.json`, `report.html`."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from onestage.selection import Nms, Selection
 from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
+from onestage.texts import json_text
 from onestage.training.detect_all import detect_all
 from onestage.training.processes import ALONE, World
 
@@ -148,7 +148,7 @@ def _measure_and_report(
 
     folder.mkdir(parents=True, exist_ok=True)
     files = RunFolder(folder)
-    files.metrics.write_text(json.dumps(measurement.metrics, indent=1) + "\n")
+    files.metrics.write_text(json_text(measurement.metrics, indent=1) + "\n", encoding="utf-8")
     write_report(
         files.report,
         title=f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}",

@@ -230,7 +230,9 @@ def _prepare(
     network = build(recipe.detector, len(plan.train.categories), config=recipe.network)
     network.evaluation_selection, network.input_bits = recipe.postprocessing, plan.train.bits
     if not plan.resume:
-        world.on_main(lambda: display.say(str(load_backbone_weights(network, weights))))  # the others get them from it
+        world.on_main(
+            lambda: display.say(*load_backbone_weights(network, weights).lines())
+        )  # the others get them from it
     display.say(_summary(network, compute, world))
     if by_trial and not plan.resume:
         freeze_untrained(network, recipe)

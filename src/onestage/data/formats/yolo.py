@@ -47,7 +47,7 @@ from onestage.data.reading import (
 )
 from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
-from onestage.structures import Categories
+from onestage.structures import Categories, repeated
 
 MAX_LABEL_BYTES = 8 << 20
 CLASS_LISTS = ("classes.txt", "obj.names", "data.names", "labels.txt", "_darknet.labels", "class_names.txt")
@@ -133,7 +133,8 @@ class YoloSource(Source):
     @cached_property
     def _named(self) -> dict[str, list[tuple[str, str | None]]]:
         """Split -> each folder or list that is named for it, and where that is; None: not here."""
-        base = str(self.settings.get("path") or "")
+        path = self.settings.get("path")
+        base = path if isinstance(path, str) else ""
         named = split_places(self.settings)
         for split, places in named.items():
             if any("\0" in place for place in places):
@@ -154,8 +155,7 @@ class YoloSource(Source):
 
     def categories(self, split: str) -> Categories:
         names = self._class_names
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
+        if (twice := repeated(names)) is not None:
             raise UserError(f"{self.folder.root / self.file}: two classes are called {twice!r}; give each its own name")
         return Categories.from_names(names)
 
