@@ -48,6 +48,11 @@ def test_nasty_names_in_json_are_unicode_whatever_reads_it() -> None:
     assert json.loads(text) == {r"caf\xe9": [r"\ud83d", ["🦊", 1, None]], "a\n": "b"}
 
 
+def test_names_of_new_files_can_stand_on_a_line() -> None:
+    names = [" a\n\\b .png ", ".hidden.jpg", " .png", "b..", "käse 2.tar.gz"]
+    assert [as_file_name(name) for name in names] == ["a__b.png", "hidden.jpg", "_.png", "b.", "käse 2.tar.gz"]
+
+
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_names_of_files_in_a_list_are_those_on_the_disk(mark: bytes) -> None:
     names = [name for name in FILE_NAMES if len(name.splitlines()) == 1]

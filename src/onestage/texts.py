@@ -40,8 +40,13 @@ def one_line(text: str) -> str:
 
 
 def as_file_name(name: str) -> str:
-    r"""A name for a new file which `one_line` leaves as it is: what it would spell out becomes `_`, and so does `\`."""
-    return _not_in_a_name.sub("_", name)
+    r"""A name for a new file that a line of a list can hold: `_` for what `one_line` spells out and for a backslash.
+
+    It has no space around it and its stem, and is not hidden.
+    """
+    stem, suffix = os.path.splitext(_not_in_a_name.sub("_", name))
+    stem = re.sub(r"^[\s.]+|[\s.]+$", "", stem) or "_"
+    return stem + suffix.strip()
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -218,6 +218,9 @@ class DataFolder:
             MissingImageError: there is none.
         """
         for start in dict.fromkeys((near, "")):
+            exact = f"{start}/{name}" if start else name
+            if is_image(name) and exact in self._files_of:  # also with spaces around it, or a backslash in it
+                return exact
             parts, outside = self.parts_of(name, start)
             if not outside and is_image(name) and "/".join(parts) in self._files_of:
                 return "/".join(parts)

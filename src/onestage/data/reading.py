@@ -386,7 +386,7 @@ def class_list(folder: DataFolder, *names: str) -> Categories | None:
         lists = {file: lines for file, lines in lists.items() if lines}
         for file, lines in lists.items():
             if (twice := repeated(lines)) is not None:
-                raise UserError(f"{folder.root / file}: two classes are called {twice!r}; give each its own name")
+                raise UserError(f"{folder.root / file}: two classes are called {shown(twice)}; give each its own name")
         if len(set(lists.values())) > 1:
             one, other = list(lists)[:2]
             raise UserError(f"{folder.root}: {one} and {other} list other classes; which is right? Delete the other")

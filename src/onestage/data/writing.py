@@ -125,13 +125,11 @@ def _categories(tables: Tables) -> Categories:
 def _new_names(tables: Tables) -> dict[Path, str]:
     """Image -> its name in the new folder: its own, with its folders before it where another has the same stem."""
     paths = {
-        table.image_path(index): as_file_name(table.image_name(index))
-        for table in tables.values()
-        for index in range(len(table))
+        table.image_path(index): table.image_name(index) for table in tables.values() for index in range(len(table))
     }
     stems = Counter(stem_of(name).lower() for name in paths.values())
     names = {
-        path: name.replace("/", "_") if stems[stem_of(name).lower()] > 1 else name.rpartition("/")[2]
+        path: as_file_name(name.replace("/", "_") if stems[stem_of(name).lower()] > 1 else name.rpartition("/")[2])
         for path, name in paths.items()
     }
     taken: set[str] = set()

@@ -67,5 +67,5 @@ def _class_names(file: Path) -> list[str]:
     if not names:
         raise UserError(f"{file}: no class name in it; write one a line")
     if (twice := repeated(names)) is not None:
-        raise UserError(f"{file}: two classes are called {twice!r}; give each its own name")
+        raise UserError(f"{file}: two classes are called {twice[:80]!r}; give each its own name")
     return names

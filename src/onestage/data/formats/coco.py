@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from onestage.structures import Categories, repeated
 from onestage.texts import as_unicode
 
 LISTS = ("images", "annotations", "categories")
+LARGEST_AREA = 1e30  # square pixels: more is no area, and the table holds no more
 MAX_ID = 200  # letters: the table keeps as many for each image as the longest needs
 Record = dict[str, Any]
 IdOf = Callable[[object], str | None]  # one spelling for an id; None for what is no id
@@ -203,7 +203,7 @@ def _own_categories(file: str, records: list[Record]) -> Categories:
     numbers, names = tuple(number for number, _ in named), tuple(name for _, name in named)
     for what, twice in (("id", repeated(numbers)), ("name", repeated(names))):
         if twice is not None:
-            raise UserError(f"{file}: two categories have the {what} {twice!r}; give each its own")
+            raise UserError(f"{file}: two categories have the {what} {shown(twice)}; give each its own")
     return Categories(names, numbers)
 
 
@@ -312,4 +312,4 @@ def _unpacked(text: str) -> list[int] | None:
 def _area(record: Record) -> float | None:
     area = record.get("area")
     found = None if isinstance(area, str) else numbers_of((area,))
-    return found[0] if found is not None and 0 < found[0] < inf else None
+    return found[0] if found is not None and 0 < found[0] < LARGEST_AREA else None

@@ -66,7 +66,7 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
             settings = read_yaml(folder, file)
             if by_name or split_places(settings):
                 source = YoloSource(folder, file, settings)
-                found += [source] if source.places else []
+                found += [source] if source.places or ("names" in settings and _has_labels(folder)) else []
         except UserError:
             if by_name or folder.only is not None:
                 raise  # others are settings of something else
@@ -124,7 +124,7 @@ class YoloSource(Source):
             lists = (file for file in self.folder.annotations(".txt") if is_split(stem_of(file)))
             return {stem_of(file): [file] for file in lists if self._is_list(file)}
         here = {split: [place for _, place in ones if place is not None] for split, ones in self._named.items()}
-        if not any(here.values()):
+        if here and not any(here.values()):
             absent = next(name for ones in self._named.values() for name, _ in ones)
             where = f"{shown(absent)} is not in {self.folder.root}, or has no images"
             raise UserError(f"{self.folder.root / self.file}: {where}; put the images below it")
@@ -156,7 +156,9 @@ class YoloSource(Source):
     def categories(self, split: str) -> Categories:
         names = self._class_names
         if (twice := repeated(names)) is not None:
-            raise UserError(f"{self.folder.root / self.file}: two classes are called {twice!r}; give each its own name")
+            raise UserError(
+                f"{self.folder.root / self.file}: two classes are called {shown(twice)}; give each its own name"
+            )
         return Categories.from_names(names)
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:

@@ -169,7 +169,7 @@ def predict_pieces(
         for name, image in batch:
             row: dict[str, Any] = {"source": name, "width": None, "height": None, "error": None, "detections": None}
             if isinstance(image, ImageError):
-                yield row | {"error": one_line(str(image))}
+                yield row | {"error": one_line(" ".join(str(image).split()))}
             else:
                 height, width = image.original_hw
                 yield row | {"width": width, "height": height, "detections": _structs(next(found))}
