@@ -37,7 +37,7 @@ from onestage.texts import as_unicode
 
 LISTS = ("images", "annotations", "categories")
 LARGEST_AREA = 1e30  # square pixels: more is no area, and the table holds no more
-MAX_ID = 200  # letters: the table keeps as many for each image as the longest needs
+MAX_ID = 400  # letters: the table keeps as many for each image as the longest needs
 Record = dict[str, Any]
 IdOf = Callable[[object], str | None]  # one spelling for an id; None for what is no id
 
@@ -166,6 +166,8 @@ def phantom_root(content: Record) -> Record | None:
 
 def normal_id(value: object) -> str | None:
     """One spelling for an id written as 7, 7.0, "7" or a word; None for what is no id."""
+    if type(value) is int and abs(value) < 1 << 62:  # nearly all are, and files have millions
+        return str(value)
     text = _written_id(value)
     return str(int(text)) if text and text.isascii() and text.isdigit() and len(text) < 20 else text
 
