@@ -5,9 +5,7 @@ Exit status: 0 done; 1 failed, with one readable line; 2 wrong usage.
 
 from __future__ import annotations
 
-import io
 import sys
-import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 import onestage
-from onestage.errors import ReportedByAnotherRankError, UserError
+from onestage.errors import UserError
 from onestage.options import (
     Data,
     DataOptions,
@@ -30,8 +28,7 @@ from onestage.options import (
     given_settings,
     recipe_options,
 )
-from onestage.terminal import seconds
-from onestage.texts import one_line
+from onestage.terminal import print_error, seconds, spell_out_what_streams_lack
 
 
 @dataclass(frozen=True)
@@ -361,9 +358,7 @@ COMMANDS: dict[str, type[Common]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of `arguments` (default: the process's), and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that takes Latin-1 only has no bullet for the help
-            stream.reconfigure(errors="backslashreplace")
+    spell_out_what_streams_lack()
     words = sys.argv[1:] if arguments is None else list(arguments)
     commands = {**COMMANDS, "train": _train_with_settings()} if words[:1] == ["train"] else COMMANDS
     union: Any = None
@@ -387,11 +382,7 @@ def _status(command: Any) -> int:
         print("stopped", file=sys.stderr)
         return 1
     except (UserError, OSError) as error:
-        if command.verbose:
-            print(*map(one_line, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
-        if not isinstance(error, ReportedByAnotherRankError):
-            lines = error.args if isinstance(error, UserError) else (error,)
-            print("onestage: " + "\n".join(one_line(str(line)) for line in lines), file=sys.stderr)
+        print_error(error, with_traceback=command.verbose)
         return 1
     return 0
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -11,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from onestage.errors import UserError
+from onestage.errors import ReportedByAnotherRankError, UserError
 from onestage.texts import one_line
 
 
@@ -65,6 +68,23 @@ class Display:
 def cell(text: str, console: Console) -> Text:
     """A text of any origin as a line, or a cell of a table: no markup, no escapes, no letter that can't be printed."""
     return Text(one_line(text).encode(console.encoding, "backslashreplace").decode(console.encoding))
+
+
+def print_error(error: Exception, *, with_traceback: bool) -> None:
+    """Print an error for the user on standard error: the lines of a `UserError`, one line of others."""
+    if with_traceback:
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        print(*map(one_line, lines), sep="\n", file=sys.stderr)
+    if not isinstance(error, ReportedByAnotherRankError):
+        lines = error.args if isinstance(error, UserError) else (error,)
+        print("onestage: " + "\n".join(one_line(str(line)) for line in lines), file=sys.stderr)
+
+
+def spell_out_what_streams_lack() -> None:
+    """Let standard output take letters that its encoding lacks; Latin-1 has no bullet for the help."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def quiet() -> Display:
