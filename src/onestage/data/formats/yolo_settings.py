@@ -30,7 +30,7 @@ class _TextLoader(yaml.BaseLoader):
             raise yaml.MarkedYAMLError(problem="an alias of more than a word", problem_mark=alias.start_mark)
         return node
 
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
         text = super().construct_scalar(node)  # of JSON, with both halves of an emoji apart
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
