@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from nasty_names import NASTY_NAMES, NO_UTF_8
 
 from onestage.drawing import class_color, draw_objects
 from onestage.structures import Detections
@@ -135,3 +136,12 @@ def test_eighty_classes_have_eighty_colours() -> None:
     apart = np.abs(colors[:12, None] - colors[None, :12]).sum(axis=2) + 1000 * np.eye(12, dtype=int)
     assert apart.min() > 90
     assert class_color(42) == class_color(42)
+
+
+def test_nasty_names_are_drawn_as_text() -> None:
+    names = (*NASTY_NAMES, NO_UTF_8, "half \ud83d")  # OpenCV ends the process where a text can't be encoded
+    boxes_xyxy, labels = np.array([[20.0, 50, 220, 150]] * len(names)), np.arange(len(names))
+    image = draw_objects(gray(200, 300), boxes_xyxy, labels, np.zeros(len(names), dtype=bool), names)
+    assert image.shape == (200, 300, 3)
+    one, same = (draw_objects(gray(99, 300), boxes_xyxy[:1], labels[:1], labels[:1] > 0, (n,)) for n in ("a\n", r"a\n"))
+    assert (one == same).all()

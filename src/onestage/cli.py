@@ -5,6 +5,7 @@ Exit status: 0 done; 1 failed, with one readable line; 2 wrong usage.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -29,7 +30,7 @@ from onestage.options import (
     given_settings,
     recipe_options,
 )
-from onestage.terminal import seconds
+from onestage.terminal import print_error, seconds, spell_out_what_streams_lack
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,21 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of `arguments` (default: the process's), and exit."""
+    spell_out_what_streams_lack()
     words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = _run(words)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        status = 1
+    except BrokenPipeError:  # whoever reads what is printed has enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter flushes what is left
+        status = 1
+    sys.exit(status)
+
+
+def _run(words: list[str]) -> int:
+    """The exit status of the command that the words of a command line ask for."""
     commands = {**COMMANDS, "train": _train_with_settings()} if words[:1] == ["train"] else COMMANDS
     union: Any = None
     for name, command in commands.items():
@@ -354,9 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS, config=(DisallowNone,))
     except UserError as error:  # an option's value is out of its range
-        print(f"onestage: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(command.status())
+        print_error(error, with_traceback=False)
+        return 2
+    return command.status()
 
 
 def _train_with_settings() -> type[Train]:

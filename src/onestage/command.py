@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 
-from onestage.errors import ReportedByAnotherRankError, UserError
+from onestage.errors import UserError
+from onestage.terminal import print_error
 
 
 @dataclass(frozen=True)
@@ -32,30 +31,33 @@ class Command:
         raise NotImplementedError
 
     def status(self) -> int:
-        """Run the command; gives its exit status. Of an error that the user can mend, one line is printed."""
+        """Run the command; gives its exit status. Of an error that the user can mend, one line is printed.
+
+        Raises:
+            KeyboardInterrupt, BrokenPipeError: as in `run`.
+        """
         try:
             self.run()
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            return 1
+        except (KeyboardInterrupt, BrokenPipeError):
+            raise
         except Exception as error:
-            line = _line_of(error)
-            if line is None:
+            for_user = _for_user(error)
+            if for_user is None:
                 raise
-            if self.verbose:
-                traceback.print_exc()
-            if not isinstance(error, ReportedByAnotherRankError):
-                print(f"onestage: {line}", file=sys.stderr)
+            print_error(for_user, with_traceback=self.verbose)
             return 1
         return 0
 
 
-def _line_of(error: Exception) -> str | None:
+def _for_user(error: Exception) -> Exception | None:
     """What to print of an error that the user can mend; None for a fault of ours, which keeps its traceback."""
     if isinstance(error, UserError | OSError):
-        return str(error)
+        return error
     from onestage.compute.memory import in_one_line, out_of_memory  # torch: whatever computes has imported it
 
-    if out_of_memory(error):
-        return f"{in_one_line(error)}; use a smaller --batch-size, smaller images or a smaller detector, or free memory"
-    return None
+    if not out_of_memory(error):
+        return None
+    mend = "use a smaller --batch-size, smaller images or a smaller detector, or free memory"
+    for_user = UserError(f"{in_one_line(error)}; {mend}")
+    for_user.__cause__ = error
+    return for_user

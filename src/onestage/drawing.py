@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from onestage.runtime.detections import name_of
+from onestage.texts import one_line
 
 Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1: half-open pixels
@@ -89,6 +90,7 @@ def draw_objects(
     boxes = [_inside(box * factor, size_hw) for box in boxes_xyxy]
     colors = [class_color(int(label)) for label in labels] if colors is None else colors
     captions = [name_of(int(label), names) for label in labels] if captions is None else captions
+    captions = [one_line(caption) for caption in captions]
     tags: list[tuple[str, Rectangle, Color]] = []
     for box, caption, color in zip(boxes, captions, colors, strict=True):
         if not caption:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,15 @@ from torch import Tensor
 from onestage.drawing import draw_detections
 from onestage.errors import UserError
 from onestage.runtime.detections import detection_dicts, name_of, wanted_labels
+from onestage.texts import as_unicode
+
+T = TypeVar("T")
+
+
+def repeated(values: Iterable[T]) -> T | None:
+    """The first value that stands there a second time; None if there is none."""
+    seen: set[T] = set()
+    return next((value for value in values if value in seen or seen.add(value)), None)
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,10 @@ class Categories:
     source_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise UserError(f"categories: {', '.join(twice)} named more than once; give each class its own name")
+        if halves := [name for name in self.names if as_unicode(name) != name]:
+            raise UserError(f"categories: {halves[0]!r} holds half a character, which can't be written; rename it")
+        if (twice := repeated(self.names)) is not None:
+            raise UserError(f"categories: {twice} named more than once; give each class its own name")
         if len(self.source_ids) != len(self.names) or len(set(self.source_ids)) != len(self.source_ids):
             raise UserError(
                 f"categories: source ids {self.source_ids} do not name {len(self.names)} classes, once each"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from nasty_names import FILE_NAMES
 
 from onestage.errors import UserError
 from onestage.inference.sources import ImageSource, VideoSource, open_sources, open_video
@@ -172,3 +174,19 @@ def test_an_image_is_no_video(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     with pytest.raises(UserError, match=r"a.jpg: no video"):
         open_video(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_are_no_part_of_a_list(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "a.jpg", "käse.jpg")
+    Path("list.txt").write_bytes("a.jpg\r\nkäse.jpg\r\n".encode(encoding))
+    assert [source.name for source in open_sources(["@list.txt"])] == ["a.jpg", "käse.jpg"]
+
+
+def test_nasty_names_stand_in_lists_as_they_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"{name}.jpg" for name in FILE_NAMES if len(name.splitlines()) == 1]
+    touch(tmp_path, *names)
+    Path("list.txt").write_bytes(b"\n".join(map(os.fsencode, names)))
+    assert [source.name for source in open_sources(["@list.txt"])] == names

@@ -13,7 +13,9 @@ import pytest
 import torch
 from drawings import CLASSES, DRAWINGS, Drawing, centred, drawn, fractions, put
 from folders import voc_xml, write_image, write_voc_folder
+from html_pages import Page
 from labelled_folders import KINDS, NAMES_TXT, voc_text
+from nasty_names import FILE_NAMES, NASTY_NAMES, is_seen
 from PIL import Image
 from rich.console import Console
 
@@ -298,6 +300,26 @@ def detected(*rows: tuple[int, float, tuple[float, float, float, float]]) -> Det
     boxes = torch.tensor([box for *_, box in rows]).reshape(-1, 4)
     scores, labels = torch.tensor([score for _, score, _ in rows]), torch.tensor([label for label, *_ in rows])
     return Detections(boxes.float(), scores.float(), labels.long())
+
+
+def test_nasty_names_are_text_in_findings_changes_and_pages(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in FILE_NAMES:
+        write_image(data / "images" / f"{name}.png")
+        (data / "labels").mkdir(exist_ok=True)
+        (data / "labels" / f"{name}.txt").write_text("0 .5 .5 .5 .5\n1 .9 .5 .5 .5\n")
+    put(data, "data.yaml", json.dumps({"train": "images", "names": list(NASTY_NAMES)}))
+    _, text = examined(data, json_file=tmp_path / "all.json", out=tmp_path / "page")
+    assert all(map(is_seen, text.splitlines()))
+    assert not any(line.startswith("onestage: all good") for line in text.splitlines())
+    written = json.loads((tmp_path / "all.json").read_text(encoding="ascii"))
+    assert list(written["splits"]["train"]["classes"]) == list(NASTY_NAMES)
+    assert all(map(is_seen, Page((tmp_path / "page/report.html").read_text(encoding="utf-8")).words))
+    put(data, "data.yaml", json.dumps({"train": "images", "names": ["cat", "dog"]}))
+    examined(data, fix=tmp_path / "fixed")
+    changes = (tmp_path / "fixed" / "changes.txt").read_text(encoding="utf-8").splitlines()
+    assert len(changes) == 1 + len(FILE_NAMES)  # each clipped box
+    assert all(map(is_seen, changes))
 
 
 A, B, C = (0.0, 0.0, 20.0, 20.0), (40.0, 0.0, 60.0, 20.0), (0.0, 60.0, 30.0, 90.0)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import av
 import cv2
@@ -16,6 +19,7 @@ import psutil
 import pytest
 import torch
 from films import place, write_film, write_repeated
+from nasty_names import FILE_NAMES, NASTY_NAMES, is_seen
 from pycocotools.coco import COCO
 from red_box import CATEGORIES, RedBoxDetector, red_box
 from rich.console import Console
@@ -25,8 +29,9 @@ import onestage
 from onestage.data import read_dataset
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
-from onestage.structures import Detections
+from onestage.structures import Categories, Detections
 from onestage.terminal import Display
+from onestage.texts import as_unicode, one_line
 
 
 @pytest.fixture(autouse=True)
@@ -197,10 +202,49 @@ def test_a_video_that_can_not_be_opened_is_named_and_the_rest_go_on(tmp_path: Pa
     assert [one["frame"] for one in detections_of(tmp_path / "out")] == [0, 1, 2]
 
 
+def test_nasty_names_of_files_are_text_in_every_result(tmp_path: Path, quiet: Display) -> None:
+    data = write_red_box(tmp_path / "a.png").read_bytes()
+    (tmp_path / "in").mkdir()
+    for name in FILE_NAMES:
+        (tmp_path / "in" / f"{name}.png").write_bytes(data)
+    (tmp_path / "in" / "broken \x1b[31m\nonestage: all good.png").write_bytes(b"junk")
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=f"1 of {len(FILE_NAMES) + 1} sources could"):
+        onestage.predict("model", [str(tmp_path / "in")], out=out, formats=("csv", "coco", "voc"), display=quiet)
+    assert len(said(quiet).splitlines()) == 2
+    assert all(map(is_seen, said(quiet).splitlines()))
+    sources = sorted(f"{tmp_path}/in/{as_unicode(name)}.png" for name in FILE_NAMES)
+    assert sorted(one["source"] for one in detections_of(out)) == sources
+    assert sorted(one["file_name"] for one in json.loads((out / "coco_images.json").read_text())) == sources
+    with (out / "detections.csv").open(encoding="utf-8", newline="") as file:
+        assert sorted(row["source"] for row in csv.DictReader(file)) == sources
+    assert all((out / f"{name}.png").exists() for name in FILE_NAMES)
+    table, problems = read_dataset(out / "voc", "trainval")
+    assert (len(table), len(table.labels), problems) == (len(FILE_NAMES), len(FILE_NAMES), [])
+
+
+def test_nasty_names_of_classes_are_text_in_every_result(
+    tmp_path: Path, quiet: Display, red_box_predictor: Predictor
+) -> None:
+    image, out = str(write_red_box(tmp_path / "a.png")), tmp_path / "out"
+    for name in NASTY_NAMES:
+        red_box_predictor.categories = Categories.from_names(["blue", name])
+        onestage.predict("model", [image], out=out, formats=("csv", "coco", "voc"), display=quiet)
+        assert detections_of(out)[0]["detections"][0]["name"] == name
+        with (out / "detections.csv").open(encoding="utf-8", newline="") as file:
+            assert [row["name"] for row in csv.DictReader(file)] == [name]
+        xml = ElementTree.parse(out / "voc/Annotations/a.xml")
+        assert [found.text for found in xml.iter("name")] == [one_line(name)]
+
+
 def test_a_full_disk_is_reported(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
-    with pytest.raises(UserError, match=r"a.png: can't be written"):
-        onestage.predict("model", [str(_touched(tmp_path))], out=tmp_path / "out", display=quiet)
+    def fail(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    image = str(_touched(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(UserError, match=r"a.png: can't be written \(No space left"):
+        onestage.predict("model", [image], out=tmp_path / "out", display=quiet)
 
 
 def _touched(folder: Path) -> Path:

@@ -58,6 +58,25 @@ def test_help_says_what_each_option_is_for(capsys: pytest.CaptureFixture[str]) -
     assert all(option in words for option in options)
 
 
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["convert", "x", "--to", "käse", "--out", "y"]])
+def test_nasty_names_and_help_are_printed_on_a_terminal_of_ascii(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict"))
+    with pytest.raises(SystemExit) as done:
+        cli.main(words)
+    assert done.value.code == (0 if "--help" in words else 2)
+
+
+def test_nasty_names_in_an_error_are_one_line_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+    line = failed(["train", "x\x1b[31mRED\nonestage: all good\udce9"], capsys)
+    assert line == (
+        r"onestage: x\x1b[31mRED\nonestage: all good\xe9: no such folder or file; give the folder of your labelled "
+        "images"
+    )
+
+
 def test_without_a_folder_it_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert failed(["train"], capsys) == "onestage: train: which data? give a folder: onestage train DATA"
 

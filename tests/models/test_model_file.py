@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nasty_names import NASTY_NAMES, NO_UTF_8
 from safetensors.torch import save_file
 
 from onestage.detectors import build, detector_config
@@ -97,3 +98,17 @@ def test_a_header_that_asks_for_a_huge_network_is_refused_before_memory_is_taken
     write_tensors(tmp_path / "huge.safetensors", tensors, header)
     with pytest.raises(UserError, match="the weights do not fit the network it names"):
         load_model(tmp_path / "huge.safetensors")
+
+
+def test_nasty_names_a_file_whose_name_is_no_utf_8_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / f"{NO_UTF_8}.safetensors"
+    write_tensors(path, TENSORS, {"step": 7})
+    tensors, header = read_tensors(path)
+    assert header["step"] == 7
+    assert torch.equal(tensors["a"], TENSORS["a"])
+
+
+def test_nasty_names_no_class_holds_half_a_character() -> None:
+    with pytest.raises(UserError, match=r"'a\\ud83d' holds half a character, which can't be written; rename it"):
+        Categories.from_names(["cat", "a\ud83d"])
+    assert Categories.from_names(NASTY_NAMES).names == NASTY_NAMES

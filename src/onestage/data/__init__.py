@@ -155,12 +155,24 @@ def choose_splits(
 
 
 def dataset_roots(path_spec: str | Path) -> list[Path]:
-    """The folders that a data set joins with `+`."""
-    if Path(path_spec).exists() or "+" not in str(path_spec):
-        return [Path(path_spec)]
-    parent, *names = Path(path_spec).parent, *(name for name in Path(path_spec).name.split("+") if name)
-    if all((parent / name).is_dir() for name in names):
-        return [parent / name for name in names]
-    first, *others = (part for part in str(path_spec).split("+") if part)
-    parent = Path(first).parent
-    return [Path(first), *(Path(other) if Path(other).is_dir() else parent / other for other in others)]
+    """The folders that a data set joins with `+`; a plus sign may also be part of a name, as what is there tells."""
+    whole = Path(path_spec)
+    if whole.exists() or "+" not in str(whole):
+        return [whole]
+    named = [whole.parent / name for name in whole.name.split("+") if name]
+    return _joined(str(whole).split("+"), None) or named or [whole]
+
+
+def _joined(words: list[str], beside: Path | None) -> list[Path] | None:
+    """The folders that words between plus signs name; None where one is not there.
+
+    The later ones are `beside` the first, or named from here.
+    """
+    if not any(words):
+        return []
+    for count in range(1, len(words) + 1):
+        name = "+".join(words[:count])
+        for path in [folder / name for folder in (beside, Path()) if folder is not None and name]:
+            if path.exists() and (rest := _joined(words[count:], beside or path.parent)) is not None:
+                return [path, *rest]
+    return None

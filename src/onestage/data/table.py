@@ -35,7 +35,7 @@ class Objects(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The annotations of one split. Paths and ids are fixed-width bytes (`os.fsencode`)."""
+    """The annotations of one split. Paths (`os.fsencode`) and ids (UTF-8) are bytes of one width."""
 
     root: Path  # the folder that `image_paths` start from
     split: str  # its name in the data set
@@ -68,7 +68,7 @@ class Table:
 
     def image_id(self, index: SupportsIndex) -> str:
         """The name of an image in its data set: a stem (VOC, YOLO) or an id (COCO)."""
-        return os.fsdecode(bytes(self.image_ids[index]))
+        return bytes(self.image_ids[index]).decode("utf-8", "surrogateescape")
 
     def objects(self, index: SupportsIndex) -> Objects:
         """The objects of one image (views; copy before changing them)."""
@@ -244,7 +244,7 @@ class TableBuilder:
         if areas is None:
             areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
         self._paths.append(os.fsencode(path))
-        self._ids.append(os.fsencode(image_id))
+        self._ids.append(image_id.encode("utf-8", "surrogateescape"))
         rows = (size_hw, len(boxes_xyxy), boxes_xyxy, labels, ignored, areas)
         for (name, kind), values in zip(_NUMBERS.items(), rows, strict=True):
             self._numbers[name] += np.asarray(values, dtype=kind).tobytes()

@@ -124,7 +124,7 @@ def drop_bad(table: Table, problems: Iterable[Problem]) -> Table:
     return table.subset(indices=[index for index in range(len(table)) if table.image_name(index) not in bad])
 
 
-def summary(problems: Sequence[Problem], limit: int = 20) -> str:
+def summary(problems: Sequence[Problem], limit: int = 20) -> list[str]:
     """The problems as lines to print: the count of each kind, then the first `limit` problems, errors first."""
     ordered = sorted(problems, key=lambda problem: problem.severity != "error")
     counts = Counter((problem.severity, problem.kind) for problem in ordered)
@@ -132,7 +132,7 @@ def summary(problems: Sequence[Problem], limit: int = 20) -> str:
     lines += [f"  {problem}" for problem in ordered[:limit]]
     if len(ordered) > limit:
         lines.append(f"  ... and {len(ordered) - limit:,} more")
-    return "\n".join(lines)
+    return lines
 
 
 def _problem_of_image(table: Table, index: int, check: Checked | str) -> Problem | None:

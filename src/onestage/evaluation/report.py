@@ -70,7 +70,7 @@ def write_report(
         score_threshold=f"{SHOWN_SCORE:g}",
         settings=flat(settings or {}).items(),
     )
-    write_whole(path, page.encode("utf-8", errors="replace"))
+    write_whole(path, page.encode())
 
 
 def _cards(metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

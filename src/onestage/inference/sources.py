@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from onestage.errors import UserError
 from onestage.runtime.decode import MAX_FILE_BYTES, ImageError
+from onestage.texts import decode_file_names
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 VIDEO_SUFFIXES = frozenset(
@@ -120,7 +121,7 @@ def _named(text: str) -> list[Source]:
 
 def _words_of_list(text: str) -> list[str]:
     try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        lines = decode_file_names(Path(text).read_bytes()).splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"@{text}: the list can't be read ({getattr(error, 'strerror', None) or error})") from error
     words = [word for word in map(str.strip, lines) if word and not word.startswith("#")]

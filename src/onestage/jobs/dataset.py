@@ -16,6 +16,7 @@ from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.terminal import Display
+from onestage.texts import one_line
 
 PARTS_OF_TRAINVAL = ("train", "val", "trainval")  # of which one holds the others
 Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
@@ -80,9 +81,9 @@ def without_bad(table: Table, problems: list[Problem], display: Display, options
     """The table without what an error names, if bad data is to be skipped; else a UserError with all problems."""
     bad = errors(problems)
     if bad and not options.skip_bad_data:
-        raise UserError(_refusal(problems))
+        raise UserError(*_refusal(problems))
     if problems:
-        display.say(summary(problems))
+        display.say(*summary(problems))
     if bad:
         objects = sum(problem.object_number is not None for problem in bad)
         display.say(f"left out: {counted(len(bad) - objects, 'image')} and {counted(objects, 'object')}")
@@ -90,13 +91,13 @@ def without_bad(table: Table, problems: list[Problem], display: Display, options
     return table
 
 
-def _refusal(problems: list[Problem]) -> str:
-    """All problems; in one line if they are one and the same."""
+def _refusal(problems: list[Problem]) -> list[str]:
+    """All problems as lines; one line if they are one and the same."""
     mend = "mend the data, or leave these out with --skip-bad-data"
     first, *others = problems
     if all((one.kind, one.message, one.object_number) == (first.kind, first.message, None) for one in problems):
-        return f"{first.file}{f' and {len(others):,} more' if others else ''}: {first.message}; {mend}"
-    return f"{summary(problems)}\n{mend}"
+        return [f"{first.file}{f' and {len(others):,} more' if others else ''}: {first.message}; {mend}"]
+    return [*summary(problems), mend]
 
 
 def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT_IS) -> list[Found]:
@@ -186,7 +187,7 @@ def table_lines(tables: Mapping[str, Table], input_sizes: Mapping[str, np.ndarra
         ("ignored objects", [int(table.ignored.sum()) for table in tables.values()]),
     ]
     counts = [np.bincount(table.labels, minlength=len(names)).tolist() for table in tables.values()]
-    rows += [(name[:40], [one[label] for one in counts]) for label, name in enumerate(names)]
+    rows += [(one_line(name)[:40], [one[label] for one in counts]) for label, name in enumerate(names)]
     if input_sizes is not None:
         sides = [np.sqrt(input_sizes[split].prod(axis=1)) for split in tables]
         for part, percent in (("smallest", 0), ("median", 50), ("largest", 100)):

@@ -1,6 +1,5 @@
 """Measure a model on a labelled split: the table, `metrics.json`, `report.html`."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from onestage.selection import Nms, Selection
 from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
+from onestage.texts import json_text
 from onestage.training.detect_all import detect_all
 from onestage.training.processes import ALONE, World
 from onestage.whole_file import write_whole
@@ -151,7 +151,7 @@ def _measure_and_report(
 
     folder.mkdir(parents=True, exist_ok=True)
     files = RunFolder(folder)
-    write_whole(files.metrics, (json.dumps(measurement.metrics, indent=1) + "\n").encode())
+    write_whole(files.metrics, (json_text(measurement.metrics, indent=1) + "\n").encode())
     write_report(
         files.report,
         title=f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}",

@@ -46,9 +46,8 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         lines.append(f"  classes     {', '.join(loaded.categories.names)}")
         if "map_area" in loaded.header:
             lines.append(f"  AP50        {loaded.header['map_area']:.4f} (VOC, area) at step {loaded.header['step']}")
-    text = "\n".join(lines)
-    display.say(text)
-    return text
+    display.say(*lines)
+    return "\n".join(lines)
 
 
 def _detector_lines(about: Description) -> list[str]:

@@ -4,7 +4,6 @@ Everything is written image by image, so that memory stays flat however long a v
 """
 
 import csv
-import json
 import os
 import shutil
 from collections import Counter
@@ -30,6 +29,7 @@ from onestage.inference.threads import behind
 from onestage.inference.video import VideoReader, VideoWriter
 from onestage.structures import Categories, Detections
 from onestage.terminal import Display
+from onestage.texts import as_file_name, as_unicode, json_text
 
 ResultFormat = Literal["csv", "coco", "voc"]
 CSV_COLUMNS = ["source", "frame", "time_s", "name", "label", "score", "x0", "y0", "x1", "y1", "track_id"]
@@ -222,7 +222,7 @@ def _json_list(path: Path, files: ExitStack) -> Callable[[Any], None]:
 
     def append(entry: Any) -> None:
         nonlocal separator
-        file.write(separator + json.dumps(entry))
+        file.write(separator + json_text(entry))
         separator = ",\n"
 
     files.callback(lambda: file.write("[]\n" if separator == "[\n" else "\n]\n"))
@@ -249,7 +249,8 @@ def _csv_file(folder: Path, categories: Categories, files: ExitStack) -> Add:
     def add(result: ImageResult) -> None:
         for row in result.found.to_dict():
             sides = dict(zip(("x0", "y0", "x1", "y1"), row.pop("box_xyxy"), strict=True))
-            writer.writerow({**result.where, **row, **sides})
+            texts = {"source": as_unicode(result.where["source"]), "name": as_unicode(row["name"])}
+            writer.writerow({**result.where, **row, **sides, **texts})
 
     return add
 
@@ -278,7 +279,7 @@ def _voc_folder(folder: Path, categories: Categories, files: ExitStack) -> Add:
     names_file = files.enter_context((root / "ImageSets/Main/trainval.txt").open("w", encoding="utf-8"))
 
     def add(result: ImageResult) -> None:
-        flat = Path(result.name.replace("/", "-"))
+        flat = Path(as_file_name(result.name.replace("/", "-")))
         stem, numbers = flat.stem, count(2)
         while stem.lower() in taken:
             stem = f"{flat.stem}-{next(numbers)}"
@@ -311,5 +312,8 @@ WRITERS: dict[str, Callable[[Path, Categories, ExitStack], Add]] = {
 
 def write_image(path: Path, image_rgb: UInt8[np.ndarray, "H W 3"]) -> None:
     """Write an image in the format that the path's suffix says, or raise a UserError."""
-    if not cv2.imwrite(str(path), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"{path}: can't be written; is the disk full?")
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))[1]
+    try:
+        path.write_bytes(encoded.tobytes())  # `cv2.imwrite` ends the process where a name is no UTF-8
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror}); make room, or choose another --out") from error

@@ -245,8 +245,8 @@ def _prepare(
     torch.manual_seed(recipe.seed)
     network = build(recipe.detector, len(plan.train.categories), config=recipe.network)
     network.evaluation_selection, network.input_bits = recipe.postprocessing, plan.train.bits
-    if not plan.resume:
-        world.on_main(lambda: display.say(str(load_backbone_weights(network, weights))))  # the others get them from it
+    if not plan.resume:  # the other ranks get them from the main one
+        world.on_main(lambda: display.say(*load_backbone_weights(network, weights).lines()))
     display.say(_summary(network, compute, world))
     if by_trial and not plan.resume:
         freeze_untrained(network, recipe)

@@ -23,6 +23,7 @@ from onestage.drawing import draw_objects
 from onestage.errors import UserError
 from onestage.structures import Batch, Detections
 from onestage.terminal import Display, duration, eta
+from onestage.texts import one_line
 from onestage.training.experiment_logs import ExperimentLogs, evaluation_scalars
 from onestage.training.saved_state import Position
 from onestage.training.step import StepLosses
@@ -194,6 +195,5 @@ def detection_images(table: Table, found: Sequence[Detections]) -> dict[str, UIn
         scaled = replace(one, boxes_xyxy=one.boxes_xyxy * torch.from_numpy(scales))
         right = scaled.filter(score=SHOWN_SCORE).draw(image, min_side=min_side)
         gap = np.full((len(left), GAP, 3), 255, dtype=np.uint8)
-        name = table.image_id(index).encode(errors="replace").decode()  # a file's name may hold bytes that are not text
-        images[f"{index + 1} {name}"] = np.concatenate([left, gap, right], axis=1)
+        images[f"{index + 1} {one_line(table.image_id(index))}"] = np.concatenate([left, gap, right], axis=1)
     return images

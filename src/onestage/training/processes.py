@@ -27,6 +27,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[re
 from torch.nn.parallel import DistributedDataParallel
 
 from onestage.errors import PassingError, ReportedByAnotherRankError, UserError
+from onestage.texts import one_line
 from onestage.training.heartbeat import Heartbeat
 from onestage.training.optimizer import trained_batch_norms
 
@@ -112,11 +113,11 @@ class World:
         errors, stops, passing = self.sum(torch.tensor(told, dtype=torch.int64)).tolist()
         if errors:
             self.may_pass = passing > 0
-            messages = self.gather(None if error is None else str(error))
+            messages = self.gather(None if error is None else error.args)
             if self.is_main and error is not None:
                 raise error
             kind = UserError if self.is_main else ReportedByAnotherRankError
-            raise kind(next(message for message in messages if message is not None))
+            raise kind(*next(lines for lines in messages if lines is not None))
         return stops > 0
 
     def warn(self, line: str, say: Callable[[str], None]) -> None:
@@ -124,7 +125,7 @@ class World:
         if self.is_main:
             say(f"warning: {line}")
         else:
-            print(f"onestage: warning: rank {self.rank} of the run: {line}", file=sys.stderr, flush=True)
+            print(f"onestage: warning: rank {self.rank} of the run: {one_line(line)}", file=sys.stderr, flush=True)
 
 
 ALONE = World()
@@ -179,7 +180,7 @@ class _ManyRanks(World):
     def reports(self, error: UserError) -> bool:
         """True on the rank that reports an error which all ranks may have: the first to ask."""
         try:
-            return self._launchers_store.add(f"{self._own_keys}/reported/{error}", 1) == 1
+            return self._launchers_store.add(f"{self._own_keys}/reported/{one_line(str(error))}", 1) == 1
         except RuntimeError:  # the store is gone
             return self.is_main
 

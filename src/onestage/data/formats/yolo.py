@@ -47,7 +47,7 @@ from onestage.data.reading import (
 )
 from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
-from onestage.structures import Categories
+from onestage.structures import Categories, repeated
 
 MAX_LABEL_BYTES = 8 << 20
 CLASS_LISTS = ("classes.txt", "obj.names", "data.names", "labels.txt", "_darknet.labels", "class_names.txt")
@@ -66,7 +66,7 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
             settings = read_yaml(folder, file)
             if by_name or split_places(settings):
                 source = YoloSource(folder, file, settings)
-                found += [source] if source.places else []
+                found += [source] if source.places or ("names" in settings and _has_labels(folder)) else []
         except UserError:
             if by_name or folder.only is not None:
                 raise  # others are settings of something else
@@ -124,7 +124,7 @@ class YoloSource(Source):
             lists = (file for file in self.folder.annotations(".txt") if is_split(stem_of(file)))
             return {stem_of(file): [file] for file in lists if self._is_list(file)}
         here = {split: [place for _, place in ones if place is not None] for split, ones in self._named.items()}
-        if not any(here.values()):
+        if here and not any(here.values()):
             absent = next(name for ones in self._named.values() for name, _ in ones)
             where = f"{shown(absent)} is not in {self.folder.root}, or has no images"
             raise UserError(f"{self.folder.root / self.file}: {where}; put the images below it")
@@ -133,7 +133,8 @@ class YoloSource(Source):
     @cached_property
     def _named(self) -> dict[str, list[tuple[str, str | None]]]:
         """Split -> each folder or list that is named for it, and where that is; None: not here."""
-        base = str(self.settings.get("path") or "")
+        path = self.settings.get("path")
+        base = path if isinstance(path, str) else ""
         named = split_places(self.settings)
         for split, places in named.items():
             if any("\0" in place for place in places):
@@ -154,9 +155,10 @@ class YoloSource(Source):
 
     def categories(self, split: str) -> Categories:
         names = self._class_names
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise UserError(f"{self.folder.root / self.file}: two classes are called {twice!r}; give each its own name")
+        if (twice := repeated(names)) is not None:
+            raise UserError(
+                f"{self.folder.root / self.file}: two classes are called {shown(twice)}; give each its own name"
+            )
         return Categories.from_names(names)
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
