@@ -72,11 +72,14 @@ def memory_of(device: torch.device) -> Memory:
     return GPUMemory(device) if device.type == "cuda" else Memory()
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """True for an error of PyTorch, cuDNN or cuBLAS that says that memory ran out; few of them have a class for it."""
+def out_of_memory(error: Exception) -> bool:
+    """True for an error of an engine (PyTorch, cuDNN, cuBLAS, ONNX Runtime) that says that memory ran out.
+
+    Few of them have a class for it.
+    """
     message = str(error).lower()
-    phrases = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    return isinstance(error, torch.OutOfMemoryError) or any(phrase in message for phrase in phrases)
+    phrases = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc", "bad alloc")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in message for phrase in phrases)
 
 
 def keep_freed_memory() -> None:
