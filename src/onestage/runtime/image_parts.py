@@ -1,4 +1,4 @@
-"""Counts the parts of an image file, before it is decoded, that would keep a decoder busy for longer than its size does.
+"""Counts the parts of an image file that would keep a decoder busy for longer than its size does, before it is decoded.
 
 Each scan of a JPEG may cost as much as all pixels, each compressed text of a PNG 8 MB, each strip of a TIFF a Python
 object. Within these bounds, and those on sizes and reads in `decode.py`, no known bomb takes two seconds at 25 million

@@ -20,6 +20,7 @@ from onestage.serving.limits import Limits
 KEEP_ALIVE_SECONDS = 20  # a connection may stay idle so long between two requests
 SHUTDOWN_SECONDS = 10.0  # requests that are being answered have so long when the server is stopped
 MAX_HEAD_BYTES = 1 << 16  # of a request's line and headers, of a chunk's header, of the headers behind the body
+SYSTEM_BUFFER_BYTES = 1 << 17  # of an answer; the system tells of room when a third of its buffer has been read
 LEAST_READ_BYTES = 1 << 16  # of an answer, at each look at it
 MAX_OPEN_FILES = 65_536
 
@@ -94,6 +95,7 @@ class DeadlineProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BUFFER_BYTES)
         transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every answer that waits
         self._half_closed = False
         self._request_timer = self.loop.call_later(self.seconds, transport.close)

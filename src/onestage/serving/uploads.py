@@ -52,16 +52,20 @@ class BodyReader:
         size = 0
         try:
             await self._receive(request, chunks)
-            content_type = request.headers.get("content-type", "")
-            async with self._parsing:  # one at a time, or there would be two copies of all bodies
-                size = sum(map(len, chunks))
-                body = b"".join(chunks)
-                chunks.clear()
-                images = await run_in_threadpool(uploads, content_type, body, self._limits)
-                del body
+            size = sum(map(len, chunks))
+            body = b"".join(chunks)
+            chunks.clear()
+            images = await self._uploads(request.headers.get("content-type", ""), body)
+            del body
             yield images
         finally:
             self._held -= size or sum(map(len, chunks))
+
+    async def _uploads(self, content_type: str, body: bytes) -> list[Upload]:
+        if parse_options_header(content_type)[0] != MULTIPART:
+            return uploads(content_type, body, self._limits)
+        async with self._parsing:  # one form at a time: its parts are copied
+            return await run_in_threadpool(uploads, content_type, body, self._limits)
 
     async def _receive(self, request: Request, chunks: list[bytes]) -> None:
         limits, size = self._limits, 0
