@@ -3,8 +3,9 @@
     python benchmarks/reliability/fuzzed_forms.py --forms 2000
 
 A form of one to four images of all formats is made and spoilt: bytes changed, cut or doubled, other boundaries, odd
-headers, chunks with extensions and trailers. The server must answer each by 200 or a 4xx with one line, in little
-memory, print nothing, and find what it found before in a good image afterwards. Linux only.
+headers, with a length or in chunks. The server must answer each by 200 or a 4xx with one line, in little memory, print
+next to nothing (decoders have a line for some damage), and find what it found before in a good image afterwards.
+Linux only.
 """
 
 from __future__ import annotations

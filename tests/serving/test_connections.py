@@ -73,6 +73,7 @@ ENDLESS = {
     "a trailer": (CHUNKED + b"0\r\na:", b"b" * 50_000),
     "a chunk's extension": (CHUNKED + b"1;", b"a" * 50_000),
     "a chunk's length": (CHUNKED, b"0" * 50_000),
+    "small chunks": (CHUNKED, b"1\r\na\r\n" * 10_000),
     "headers": (b"POST /v1/detect HTTP/1.1\r\n", b"a:b\r\n" * 10_000),
     "an address": (b"GET /", b"a" * 50_000),
 }
@@ -155,8 +156,11 @@ def test_never_reads_drawn_images_that_wait_are_bounded_together() -> None:
             await unread.wait()
 
     async def scene() -> None:
+        drawn.check_room()
         first = asyncio.create_task(drawn.answer(bytes(200), {})({}, None, send))  # as large as it likes
         await asyncio.sleep(0)
+        with pytest.raises(HTTPException, match="waiting to be read"):
+            drawn.check_room()
         with pytest.raises(HTTPException) as refused:
             drawn.answer(bytes(1), {})
         assert (refused.value.status_code, refused.value.headers) == (503, {"Retry-After": "1"})

@@ -214,6 +214,8 @@ class Server:
         async with self._bodies.images(request) as images:
             if drawn and len(images) > 1:
                 raise HTTPException(400, f"{len(images)} images can't be one PNG; send one, or accept JSON")
+            if drawn:
+                self._drawn.check_room()
             results = await shared.detect([image.content for image in images])
             done = [one for one in results if isinstance(one, ImageResult)]
             self.counters.count_images(read=len(done), unreadable=len(results) - len(done))

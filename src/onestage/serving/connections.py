@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
@@ -19,7 +20,8 @@ from onestage.serving.limits import Limits
 
 KEEP_ALIVE_SECONDS = 20  # a connection may stay idle so long between two requests
 SHUTDOWN_SECONDS = 10.0  # requests that are being answered have so long when the server is stopped
-MAX_HEAD_BYTES = 1 << 16  # of a request's line and headers, of a chunk's header, of the headers behind the body
+MAX_HEAD_BYTES = 1 << 15  # of a request's line and headers, of a chunk's header, of the headers behind the body
+MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 1_000, 64  # of a body; each costs as much as a thousand bytes
 SYSTEM_BUFFER_BYTES = 1 << 17  # of an answer; the system tells of room when a third of its buffer has been read
 LEAST_READ_BYTES = 1 << 16  # of an answer, at each look at it
 MAX_OPEN_FILES = 65_536
@@ -53,7 +55,6 @@ def http_server(app: FastAPI) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
     return StoppableServer(config)
 
@@ -84,6 +85,22 @@ class StoppableServer(uvicorn.Server):
             raise
 
 
+class CountedConnection(h11.Connection):
+    """h11's parser, which refuses a body in too many small chunks: while it reads them nobody is served."""
+
+    _chunks = _bytes = 0
+
+    def next_event(self) -> Any:  # an h11.Event, or one of its marks
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks, self._bytes = self._chunks + 1, self._bytes + len(event.data)
+            if self._chunks > MAX_SMALL_CHUNKS + self._bytes // SMALL_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("too many small chunks")
+        return event
+
+
 class DeadlineProtocol(H11Protocol):
     """A connection, closed where its client does not send the rest of a request, or does not read its answer, in time.
 
@@ -95,6 +112,7 @@ class DeadlineProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.conn = CountedConnection(h11.SERVER, MAX_HEAD_BYTES)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BUFFER_BYTES)
         transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every answer that waits
         self._half_closed = False

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -18,11 +19,20 @@ class DrawnImages:
         self._limits = limits
         self.unread_bytes = 0
 
+    def check_room(self) -> None:
+        """503 where the answer would likely have no room, before the work is done for it."""
+        if 2 * self.unread_bytes > self._limits.all_drawn_bytes:
+            raise _no_room()
+
     def answer(self, png: bytes, headers: Mapping[str, str]) -> Response:
         """The answer with an image. One is always taken, however large; it is a 503 where others leave no room."""
         if self.unread_bytes and self.unread_bytes + len(png) > self._limits.all_drawn_bytes:
-            raise busy("too many drawn images are waiting to be read")
+            raise _no_room()
         return _DrawnImage(self, png, headers)
+
+
+def _no_room() -> HTTPException:
+    return busy("too many drawn images are waiting to be read")
 
 
 class _DrawnImage(Response):
