@@ -60,8 +60,11 @@ class SharedPredictor:
         """`on_batch` is called after each batch with its number of images and its seconds."""
         self.waiting = 0  # images that have no answer yet
         self._predictor, self._limits, self._batch_size, self._on_batch = predictor, limits, batch_size, on_batch
-        self._budget = PixelBudget(limits.decoded_pixels)
-        self._decoders = ThreadPoolExecutor(max_workers=cpu_threads(), thread_name_prefix="onestage-decode")
+        # Large images, of which the budget has room for one at a time, have a thread of their own: others pass them.
+        self._decoders, self._large_decoder = (
+            ThreadPoolExecutor(threads, thread_name_prefix="onestage-decode") for threads in (cpu_threads(), 1)
+        )
+        self._budget, self._large_budget = (PixelBudget(limits.decoded_pixels) for _ in range(2))
         self._decoding = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._line: SimpleQueue[_InLine | None] = SimpleQueue()
@@ -105,6 +108,7 @@ class SharedPredictor:
     def close(self) -> None:
         """End the threads, once they have done what they were given."""
         self._decoders.shutdown(wait=True)
+        self._large_decoder.shutdown(wait=True)
         self._line.put(None)
         self._network.join(timeout=STUCK_SECONDS)
 
@@ -137,10 +141,11 @@ class SharedPredictor:
         header = await loop.run_in_executor(self._decoders, lambda: read_header(encoded, max_pixels=max_pixels))
         if header.format not in WEIGHTS:
             raise ImageError(f"image: {header.format} takes too long to decode for a server; send JPEG or PNG")
-        weight = WEIGHTS[header.format] + more_memory
-        async with self._budget.taken(int(weight * header.height * header.width), deadline):
+        pixels = int((WEIGHTS[header.format] + more_memory) * header.height * header.width)
+        large = 2 * pixels > self._limits.decoded_pixels
+        async with (self._large_budget if large else self._budget).taken(pixels, deadline):
             return await loop.run_in_executor(
-                self._decoders,
+                self._large_decoder if large else self._decoders,
                 lambda: work(decode_image(encoded, max_pixels=max_pixels, bits=self._predictor.input_bits)),
             )
 
