@@ -70,7 +70,7 @@ async def client(port: int, bodies: list[bytes], until: float, tally: Tally) -> 
         begun = time.monotonic()
         if begun >= until:
             break
-        writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head)
         assert length is not None
@@ -85,7 +85,7 @@ async def slow_client(port: int, until: float) -> None:
     """Send a byte a second of a body that is announced as large; begin again when the server hangs up."""
     while time.monotonic() < until:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n")
         answer = asyncio.create_task(reader.read(1))
         while not answer.done() and time.monotonic() < until:
             writer.write(b"a")

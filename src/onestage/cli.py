@@ -6,6 +6,7 @@ Exit status: 0 done; 1 failed, with one readable line; 2 wrong usage.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -228,6 +229,8 @@ class Serve(Command):
     """Port to listen at; 0 takes a free one."""
     token: Maybe[str] = None
     """Token that every client must send. Default: the environment variable ONESTAGE_TOKEN, else none."""
+    allowed_hosts: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Names by which clients call the server, * any. Default: at a loopback address this machine's own, else any."""
     batch_size: int = 8
     """Most images of several requests that go through the network together."""
     device: Device = None
@@ -235,6 +238,8 @@ class Serve(Command):
 
     def run(self) -> None:
         self.call(onestage.serve)
+        for number in (signal.SIGINT, signal.SIGTERM):  # the interpreter takes a moment to end: no traceback there
+            signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +18,7 @@ from served import ask, form, png, red_png, running
 
 import onestage
 from onestage.inference.predictor import Predictor
+from onestage.serving import shared_predictor
 from onestage.serving.app import create_app
 from onestage.serving.limits import Limits
 
@@ -238,6 +241,50 @@ def test_the_token_opens_and_the_page_is_open_to_all(guarded_port: int) -> None:
     assert ask(guarded_port, "/v1/model", headers=TOKEN).status == 200
     for path in ("/", "/page.js", "/page.css", "/healthz"):
         assert ask(guarded_port, path).status == 200
+
+
+def test_rebinding_the_name_of_the_tokens_scheme_has_no_case_and_the_token_has(guarded_port: int) -> None:
+    for scheme in ("bearer", "BEARER", "Bearer "):
+        assert ask(guarded_port, "/v1/model", headers={"Authorization": f"{scheme} correct horse"}).status == 200
+    for wrong in ("Bearer CORRECT HORSE", "Basic correct horse", "correct horse", "Bearer", ""):
+        assert ask(guarded_port, "/v1/model", headers={"Authorization": wrong}).status == 401
+
+
+def test_refused_forms_and_odd_tags_leave_no_line_on_stderr(
+    port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as where nobody logs: warnings go to stderr
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    tags = b"".join(struct.pack("<HHII", tag, 2, 1 << 30, 8) for tag in range(1, 200))
+    for body in (b"--x\r\nno header\r\n\r\n--x--", b"--x\r\n", b"no form", b"--x\r\n: \r\n\r\n--x--"):
+        assert ask(port, "/v1/detect", body, headers).status == 400
+    assert ask(port, "/v1/detect", b"II*\0" + struct.pack("<IH", 8, 199) + tags + bytes(4)).status == 422
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("where", ["decoding", "network"])
+def test_memory_is_not_damage_a_shortage_is_503(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise (
+            MemoryError if where == "decoding" else RuntimeError("DefaultCPUAllocator: can't allocate memory: you ...")
+        )
+
+    detector = RedBoxDetector()
+    with running(create_app(Predictor(detector, CATEGORIES, device="cpu"))) as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(*((shared_predictor, "decode_image") if where == "decoding" else (detector, "detect")), short)
+            answer = ask(port, "/v1/detect", red_png(BOX))
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json == {"error": "the machine is short of memory; try again in a moment"}
+        assert ask(port, "/v1/detect", red_png(BOX)).status == 200
+
+
+def test_scan_bomb_jpeg_2000_is_not_decoded_by_a_server(port: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(red_box(100, 100, BOX)).save(file, format="JPEG2000")
+    answer = ask(port, "/v1/detect", file.getvalue())
+    assert answer.status == 422
+    assert answer.json["error"] == "image: JPEG 2000 takes too long to decode for a server; send JPEG or PNG"
 
 
 def test_the_page_allows_nothing_from_elsewhere(port: int) -> None:

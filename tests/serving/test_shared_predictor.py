@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from red_box import CATEGORIES, RedBoxDetector
 from served import red_png
 from starlette.exceptions import HTTPException
 
 from onestage.inference.predictor import Predictor
-from onestage.runtime.decode import ImageError
+from onestage.runtime.decode import ImageError, decode_image
 from onestage.serving.limits import Limits
 from onestage.serving.shared_predictor import ImageResult, PixelBudget, SharedPredictor
 
@@ -155,6 +156,28 @@ def test_the_server_is_healthy_until_its_network_hangs(monkeypatch: pytest.Monke
         assert one.healthy
 
     with shared(detector) as one:
+        asyncio.run(scene(one))
+
+
+def test_scan_bomb_small_images_pass_a_large_one_that_is_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    def slow_if_large(encoded: bytes, **options: int) -> np.ndarray:
+        image = decode_image(encoded, **options)
+        assert len(image) < 200 or go.wait(timeout=30)
+        return image
+
+    async def scene(one: SharedPredictor) -> None:
+        large = [asyncio.create_task(one.detect([red_png(BOX, size=200)])) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        for _ in range(3):
+            await one.detect([red_png(BOX)])
+        assert not any(task.done() for task in large)
+        go.set()
+        await asyncio.gather(*large)
+
+    monkeypatch.setattr("onestage.serving.shared_predictor.decode_image", slow_if_large)
+    with shared(RedBoxDetector(), Limits(decoded_pixels=100_000)) as one:
         asyncio.run(scene(one))
 
 

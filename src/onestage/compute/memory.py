@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import cv2
 import psutil
 import torch
 
@@ -76,7 +75,7 @@ def memory_of(device: torch.device) -> Memory:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True for an error of Python, PyTorch, cuDNN, cuBLAS or OpenCV that says that memory ran out.
+    """True for an error of Python, PyTorch, cuDNN, cuBLAS, OpenCV or ONNX Runtime that says that memory ran out.
 
     Few of them have a class for it.
     """
@@ -87,9 +86,10 @@ def out_of_memory(error: BaseException) -> bool:
         "not enough memory",
         "alloc_failed",
         "bad_alloc",
+        "bad alloc",
         "insufficient memory",
     )
-    by_words = isinstance(error, RuntimeError | cv2.error) and any(phrase in message for phrase in phrases)
+    by_words = not isinstance(error, UserError | OSError) and any(phrase in message for phrase in phrases)
     return by_words or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 

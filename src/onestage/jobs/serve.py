@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import socket
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from onestage.errors import UserError
@@ -19,6 +20,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    allowed_hosts: Sequence[str] | None = None,
     batch_size: int = 8,
     device: str | None = None,
     score_threshold: float = 0.5,
@@ -30,11 +32,16 @@ def serve(
 ) -> None:
     """Answer requests with detections, and show a page to try it at `/`. Returns when it is stopped.
 
+    A signal (Ctrl-C, SIGTERM) stops it; where requests that have begun are not answered in time, or at a second signal,
+    the process ends at once, with status 0.
+
     Args:
         model: a run folder, a model file or an exported file.
         host: the address to listen at. Any but this machine's own (loopback) needs a token.
         port: the port to listen at; 0 takes a free one.
         token: secret that every client must send; None: the environment variable ONESTAGE_TOKEN, if it is set.
+        allowed_hosts: names by which clients call the server, "*" any. None: at a loopback address this machine's own
+            names, else any. Requests under other names, and from pages of other servers, are refused.
         batch_size: most images that go through the network together; they may come from several requests.
         device: where the network runs; None takes a GPU where there is one.
         score_threshold: of clients that ask for none.
@@ -56,6 +63,7 @@ def serve(
     try:
         from onestage.serving.app import create_app
         from onestage.serving.connections import run
+        from onestage.serving.hosts import THIS_MACHINE
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[serve]'") from error
     if batch_size < 1:
@@ -66,7 +74,10 @@ def serve(
         score_threshold  # only refused here, where it is none: the app keeps all above its lowest
     )
     predictor.selection = predictor.selection.changed(**asked, class_agnostic=class_agnostic or None)
-    app = create_app(predictor, token=token, batch_size=batch_size, score_threshold=score_threshold)
+    hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
+    app = create_app(
+        predictor, token=token, batch_size=batch_size, score_threshold=score_threshold, allowed_hosts=hosts
+    )
     with _listening(host, port) as listening:
         place = f"[{host}]" if ":" in host else host
         address = f"http://{place}:{listening.getsockname()[1]}/" + (f"#token={quote(token, safe='')}" if token else "")

@@ -32,6 +32,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .errors import UserError
+from .image_parts import CountedTiff, too_many_parts
 
 ImageSource: TypeAlias = str | Path | bytes
 
@@ -39,6 +40,7 @@ MAX_FILE_BYTES = 1 << 29  # a stored image larger than 512 MiB is a mistake
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB, where Pillow begins to warn
 MAX_HEADER_READS = 4_000  # a segment, chunk or tag takes some; the header of a photo takes some dozens in all
 MAX_EXIF_BYTES = 1 << 16  # of an EXIF block, as in a JPEG; a PNG may have it behind its pixels
+MAX_PIXEL_READS = 1_000_000  # the same for the pixels: a run of a BMP takes two
 
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -199,7 +201,9 @@ def _opened(source: ImageSource, max_pixels: int) -> _Opened:
             raise TooManyPixelsError(
                 f"{name}: {width}x{height} pixels, more than the {max_pixels:,} allowed; make it smaller"
             )
-    content.reads_left = MAX_FILE_BYTES  # enough for the pixels
+    if problem := too_many_parts(image, data, content.tell()):
+        raise ImageError(f"{name}: {problem}, which would take too long to decode; store it anew, as PNG or JPEG")
+    content.reads_left = MAX_PIXEL_READS
     width, height = image.size if orientation < 5 else image.size[::-1]
     bits = 16 if image.mode.startswith("I") else 8
     return _Opened(name, content, image, ImageHeader(width, height, kind, orientation, bits))
@@ -248,8 +252,8 @@ class _Jpeg(JpegImageFile):
 
 def _plugin(kind: str) -> type[ImageFile]:
     """Pillow's reader of one format. Not by `Image.open`, which tries all formats: some run other programs (EPS)."""
-    if kind == "JPEG":
-        return _Jpeg
+    if kind in ("JPEG", "TIFF"):
+        return _Jpeg if kind == "JPEG" else CountedTiff
     name = {"WebP": "WebP", "JPEG 2000": "Jpeg2K"}.get(kind, kind.capitalize())
     return getattr(importlib.import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
 
@@ -291,7 +295,9 @@ def _refuse_if_cut_off(file: _Opened) -> None:
 
 
 def _is_ordinary(image: ImageFile) -> bool:
-    """True for one frame of 8-bit gray, RGB or (PNG) RGBA, which OpenCV decodes as Pillow does."""
+    """True for one frame of 8-bit gray, RGB or (PNG) RGBA, which OpenCV decodes as Pillow does, in less memory."""
+    if image.format == "WEBP":
+        return getattr(image, "n_frames", 1) == 1
     if image.format == "JPEG":
         return image.mode in ("L", "RGB")
     if image.format != "PNG" or "loop" in image.info:  # which every animation has

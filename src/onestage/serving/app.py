@@ -5,7 +5,8 @@ Pydantic's models are for the OpenAPI document and `/v1/model`; detections are w
 
 import hmac
 import logging
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,13 +24,14 @@ from onestage.drawing import class_color
 from onestage.inference.predictor import BasePredictor
 from onestage.runtime import __version__
 from onestage.runtime.decode import ImageError, TooManyPixelsError
-from onestage.serving.limits import Limits
+from onestage.serving.drawn_images import PNG, DrawnImages
+from onestage.serving.hosts import HostCheck
+from onestage.serving.limits import Limits, busy
 from onestage.serving.metrics import Metrics
 from onestage.serving.shared_predictor import ImageResult, SharedPredictor
-from onestage.serving.uploads import BodyReader, Upload, uploads
+from onestage.serving.uploads import BodyReader, Upload
 
 LOWEST_THRESHOLD, USUAL_THRESHOLD = 0.05, 0.5  # score thresholds: the lowest that a client can ask for, the default
-PNG = "image/png"
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")}
@@ -92,6 +94,7 @@ _FORM = {"schema": {"type": "object", "properties": {"images": {"type": "array",
 _FAILURES = {
     400: "no image, or a form that can't be read",
     401: "no token, or a wrong one",
+    403: "a host or an origin that is not this server's",
     408: "the body came too slowly",
     413: "too many bytes, pixels or images",
     422: "no image that can be read, or a wrong value",
@@ -118,6 +121,7 @@ def create_app(
     limits: Limits | None = None,
     batch_size: int = 8,
     score_threshold: float = USUAL_THRESHOLD,
+    allowed_hosts: Sequence[str] | None = None,
 ) -> FastAPI:
     """The ASGI application of a model, for any ASGI server (in one process: its batches are shared there).
 
@@ -127,13 +131,14 @@ def create_app(
         limits: bounds on what clients may send.
         batch_size: most images that go through the network together; they may come from several requests.
         score_threshold: score threshold for clients that ask for none.
+        allowed_hosts: names by which clients may call the server (see `HostCheck`); None: any.
     """
     predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
     server = Server(predictor, limits or Limits(), batch_size, score_threshold)
 
     async def guard(request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), f"{token}".encode()):
             raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 
     def page_file(name: str, media_type: str) -> Response:
@@ -149,7 +154,8 @@ def create_app(
         # Open to all: the page asks for the token itself. A response is an ASGI application, as a route wants.
         routes=[Route(path, page_file(*file), methods=["GET"]) for path, file in PAGE_FILES.items()],
         exception_handlers={
-            kind: _error_as_json for kind in (RequestValidationError, HTTPException, ClientDisconnect, Exception)
+            kind: _error_as_json
+            for kind in (RequestValidationError, HTTPException, ClientDisconnect, MemoryError, Exception)
         },
     )
     guarded = [Depends(guard)] if token is not None else []
@@ -164,7 +170,8 @@ def create_app(
     app.get("/metrics", dependencies=guarded, response_class=Response)(server.metrics)
     app.get("/healthz")(server.health)
     paths = frozenset({*PAGE_FILES, "/v1/detect", "/v1/model", "/healthz", "/metrics", "/openapi.json"})
-    app.add_middleware(server.counters.measured, paths=paths)
+    app.add_middleware(HostCheck, allowed_hosts=allowed_hosts)
+    app.add_middleware(server.counters.measured, paths=paths)  # the outermost
     return app
 
 
@@ -175,11 +182,12 @@ class Server:
         self.counters = Metrics()
         self._predictor, self._limits, self._batch_size = predictor, limits, batch_size
         self._usual_threshold = max(usual_threshold, LOWEST_THRESHOLD)
-        self._bodies = BodyReader(limits)
+        self._bodies, self._drawn = BodyReader(limits), DrawnImages(limits)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Keep the network's threads as long as the server runs."""
+        warnings.filterwarnings("ignore", module="PIL")  # of each odd tag: strangers would fill a disk with the log
         app.state.shared = SharedPredictor(
             self._predictor, self._limits, batch_size=self._batch_size, on_batch=self.counters.count_batch
         )
@@ -203,10 +211,11 @@ class Server:
         drawn = PNG in accepted and "application/json" not in accepted
         shared: SharedPredictor = request.app.state.shared
         # The body is read even where the answer will be 503: a connection closed over unread bytes loses the answer.
-        async with self._bodies.body(request) as body:
-            images = await run_in_threadpool(uploads, request.headers.get("content-type", ""), body, self._limits)
+        async with self._bodies.images(request) as images:
             if drawn and len(images) > 1:
                 raise HTTPException(400, f"{len(images)} images can't be one PNG; send one, or accept JSON")
+            if drawn:
+                self._drawn.check_room()
             results = await shared.detect([image.content for image in images])
             done = [one for one in results if isinstance(one, ImageResult)]
             self.counters.count_images(read=len(done), unreadable=len(results) - len(done))
@@ -218,7 +227,7 @@ class Server:
             timing = {"Server-Timing": f"wait;dur={wait:.1f}, network;dur={network:.1f}"}
             if drawn:
                 png = await shared.draw(images[0].content, done[0].found.filter(score=threshold))
-                return Response(png, media_type=PNG, headers=timing)
+                return self._drawn.answer(png, headers=timing)
         answers = [_as_json(image, one, threshold) for image, one in zip(images, results, strict=True)]
         return JSONResponse(answers, headers=timing)
 
@@ -269,6 +278,8 @@ async def _error_as_json(_request: Request, error: Exception) -> Response:
     elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
         status, message = 422, f"{first['loc'][-1]}: {first['msg']}"
+    elif isinstance(error, MemoryError):
+        return await _error_as_json(_request, busy("the machine is short of memory"))
     elif isinstance(error, ClientDisconnect):
         status, message = 400, "the client went away"
     else:

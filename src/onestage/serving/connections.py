@@ -1,27 +1,38 @@
-"""The HTTP server under the application: uvicorn, with deadlines for slow clients.
+"""The HTTP server under the application: uvicorn with h11, and a deadline wherever a client is waited for.
 
-uvicorn itself waits without limit for the head of a request, of any length: clients that send a byte a second could
-hold connections for ever. Here a request must be whole in time, and its head short, or its connection is closed.
+h11 takes a request in small parts, bounds each of them (head, chunk header, trailers), and reads on when the answer to
+the request before is out. uvicorn itself waits without limit for a request, and for a client that reads no answer.
 """
 
 import asyncio
 import contextlib
+import os
 import socket
+from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from onestage.serving.limits import Limits
 
 KEEP_ALIVE_SECONDS = 20  # a connection may stay idle so long between two requests
-SHUTDOWN_SECONDS = 10  # requests that are being answered have so long when the server is stopped
-MAX_HEAD_BYTES = 1 << 19  # of a request's line and headers, with whatever came in one piece before them
+SHUTDOWN_SECONDS = 10.0  # requests that are being answered have so long when the server is stopped
+MAX_HEAD_BYTES = 1 << 15  # of a request's line and headers, of a chunk's header, of the headers behind the body
+MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 1_000, 64  # of a body; each costs as much as a thousand bytes
+SYSTEM_BUFFER_BYTES = 1 << 17  # of an answer; the system tells of room when a third of its buffer has been read
+LEAST_READ_BYTES = 1 << 16  # of an answer, at each look at it
 MAX_OPEN_FILES = 65_536
 
 
 def run(app: FastAPI, listening: socket.socket) -> None:
-    """Answer requests at an open socket until Ctrl-C or SIGTERM; requests that have begun are answered first."""
+    """Answer requests at an open socket until Ctrl-C or SIGTERM.
+
+    Requests that have begun are answered first, for SHUTDOWN_SECONDS at most: then, or at a second signal, the process
+    ends at once, with status 0.
+    """
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
 
@@ -44,53 +55,116 @@ def http_server(app: FastAPI) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    return uvicorn.Server(config)
+    return StoppableServer(config)
 
 
-class DeadlineProtocol(HttpToolsProtocol):
-    """Closes a connection whose request is not whole in time, or whose head is too long.
+class StoppableServer(uvicorn.Server):
+    """Ends by signals with status 0, in time, and whatever its threads do.
 
-    This is for heads, and for what is still sent after an answer: the application itself answers a slow body with 408.
+    A decoder or a network can't be interrupted, and an interpreter waits for its threads before it ends, so a process
+    that is late is not ended by the interpreter.
     """
 
-    seconds = 1.5 * Limits().body_seconds
+    _signalled = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal lets the requests that have begun come to their end; the second is the end."""
+        if self._signalled:
+            os._exit(0)
+        self._signalled = self.should_exit = True  # uvicorn would raise the signal again afterwards
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the requests that have begun, then for the application's threads."""
+        try:
+            async with asyncio.timeout(SHUTDOWN_SECONDS):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            if self._signalled:
+                os._exit(0)
+            raise
+
+
+class CountedConnection(h11.Connection):
+    """h11's parser, which refuses a body in too many small chunks: while it reads them nobody is served."""
+
+    _chunks = _bytes = 0
+
+    def next_event(self) -> Any:  # an h11.Event, or one of its marks
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks, self._bytes = self._chunks + 1, self._bytes + len(event.data)
+            if self._chunks > MAX_SMALL_CHUNKS + self._bytes // SMALL_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("too many small chunks")
+        return event
+
+
+class DeadlineProtocol(H11Protocol):
+    """A connection, closed where its client does not send the rest of a request, or does not read its answer, in time.
+
+    The application itself answers a slow body with 408; this is for heads, and for what is sent after an answer.
+    """
+
+    seconds = 1.5 * Limits().body_seconds  # for a head, and then for its body
+    unread_seconds = 10.0  # between two looks at how much of an answer has been read
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._in_head, self._head_bytes = True, 0
-        self._timer: asyncio.TimerHandle | None = self.loop.call_later(self.seconds, self._hang_up)
+        self.conn = CountedConnection(h11.SERVER, MAX_HEAD_BYTES)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BUFFER_BYTES)
+        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every answer that waits
+        self._half_closed = False
+        self._request_timer = self.loop.call_later(self.seconds, transport.close)
+        self._answer_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._timer = self.loop.call_later(self.seconds, self._hang_up)
+        before = self.cycle, self.conn.their_state
         super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._hang_up()
+        if before != (self.cycle, self.conn.their_state):  # a head or a body is whole
+            self._request_timer.cancel()
+        if self._request_timer.cancelled() and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._request_timer = self.loop.call_later(self.seconds, self.transport.close)
 
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        super().on_message_begin()
+    def send_400_response(self, msg: str) -> None:
+        with contextlib.suppress(h11.LocalProtocolError):  # an answer has begun, so there is no room for another
+            super().send_400_response(msg)
+        self.transport.close()
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
+    def eof_received(self) -> bool:
+        """A client that has closed its side gets the answer to a request that is whole."""
+        self._half_closed = self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
+        return self._half_closed  # else the connection is closed
 
-    def on_message_complete(self) -> None:
-        self._stop_timer()
-        super().on_message_complete()
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._half_closed and self.cycle.response_complete:  # no other request was waiting
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_again_at_answer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_answer_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._request_timer.cancel()
+        self._stop_answer_timer()
         super().connection_lost(exc)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _look_again_at_answer(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._answer_timer = self.loop.call_later(self.unread_seconds, self._look_at_answer, unread)
 
-    def _hang_up(self) -> None:
-        self._timer = None
-        self.transport.close()
+    def _look_at_answer(self, unread_before: int) -> None:
+        if unread_before - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._look_again_at_answer()
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()

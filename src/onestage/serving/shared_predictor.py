@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import cv2
 import numpy as np
 
+from onestage.compute.memory import out_of_memory
 from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.inference.predictor import BasePredictor
 from onestage.runtime.decode import ImageError, decode_image, read_header
@@ -27,6 +28,9 @@ from onestage.structures import Detections
 
 GATHER_SECONDS = 0.01  # a batch waits at most so long for images that are being decoded
 STUCK_SECONDS = 30.0  # a batch that takes longer means that the network hangs
+# Pixels of an ordinary JPEG whose decoding takes the memory of one pixel: 9 bytes. Measured, with the file's bytes.
+WEIGHTS = {"JPEG": 1.0, "PNG": 2.0, "BMP": 1.5, "TIFF": 1.7, "GIF": 1.5, "AVIF": 2.0, "WebP": 1.2}
+DRAWING_WEIGHT = 1.5  # the drawn copy, another order of colours, the PNG
 
 T = TypeVar("T")
 _InLine: TypeAlias = tuple[Any, Future]  # an image of the network's size, so that many may wait; see `_detect_one`
@@ -56,8 +60,11 @@ class SharedPredictor:
         """`on_batch` is called after each batch with its number of images and its seconds."""
         self.waiting = 0  # images that have no answer yet
         self._predictor, self._limits, self._batch_size, self._on_batch = predictor, limits, batch_size, on_batch
-        self._budget = PixelBudget(limits.decoded_pixels)
-        self._decoders = ThreadPoolExecutor(max_workers=cpu_threads(), thread_name_prefix="onestage-decode")
+        # Large images, of which the budget has room for one at a time, have a thread of their own: others pass them.
+        self._decoders, self._large_decoder = (
+            ThreadPoolExecutor(threads, thread_name_prefix="onestage-decode") for threads in (cpu_threads(), 1)
+        )
+        self._budget, self._large_budget = (PixelBudget(limits.decoded_pixels) for _ in range(2))
         self._decoding = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._line: SimpleQueue[_InLine | None] = SimpleQueue()
@@ -95,11 +102,13 @@ class SharedPredictor:
             drawn = found.draw(image, min_side=SMALLEST_DRAWN_SIDE)
             return cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
 
-        return (await self._results([self._with_pixels(encoded, drawn_png, self._deadline())]))[0]
+        work = self._with_pixels(encoded, drawn_png, self._deadline(), more_memory=DRAWING_WEIGHT)
+        return (await self._results([work]))[0]
 
     def close(self) -> None:
         """End the threads, once they have done what they were given."""
         self._decoders.shutdown(wait=True)
+        self._large_decoder.shutdown(wait=True)
         self._line.put(None)
         self._network.join(timeout=STUCK_SECONDS)
 
@@ -124,13 +133,19 @@ class SharedPredictor:
         finally:
             self.waiting -= 1
 
-    async def _with_pixels(self, encoded: bytes, work: Callable[[np.ndarray], T], deadline: float) -> T:
+    async def _with_pixels(
+        self, encoded: bytes, work: Callable[[np.ndarray], T], deadline: float, more_memory: float = 0.0
+    ) -> T:
         """Work on a decoded image in a thread. The header gives its size first; pixels come once there is room."""
         loop, max_pixels = asyncio.get_running_loop(), self._limits.pixels
         header = await loop.run_in_executor(self._decoders, lambda: read_header(encoded, max_pixels=max_pixels))
-        async with self._budget.taken(header.height * header.width, deadline):
+        if header.format not in WEIGHTS:
+            raise ImageError(f"image: {header.format} takes too long to decode for a server; send JPEG or PNG")
+        pixels = int((WEIGHTS[header.format] + more_memory) * header.height * header.width)
+        large = 2 * pixels > self._limits.decoded_pixels
+        async with (self._large_budget if large else self._budget).taken(pixels, deadline):
             return await loop.run_in_executor(
-                self._decoders,
+                self._large_decoder if large else self._decoders,
                 lambda: work(decode_image(encoded, max_pixels=max_pixels, bits=self._predictor.input_bits)),
             )
 
@@ -178,7 +193,7 @@ class SharedPredictor:
         except Exception as error:
             self._batch_began = None
             if len(batch) == 1:
-                batch[0][1].set_exception(error)
+                batch[0][1].set_exception(MemoryError(str(error)) if out_of_memory(error) else error)
             else:
                 for one in batch:  # one of them is to blame: the others get their answers
                     self._answer([one])
@@ -190,7 +205,10 @@ class SharedPredictor:
 
 
 class PixelBudget:
-    """Number of pixels that may be decoded at a time, which bounds the memory of decoding. First come, first served."""
+    """Number of pixels that may be decoded at a time, which bounds the memory of decoding. First come, first served.
+
+    They are pixels of an ordinary JPEG; others count by their weight.
+    """
 
     def __init__(self, pixels: int) -> None:
         self._all = self._free = pixels

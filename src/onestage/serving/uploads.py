@@ -4,12 +4,14 @@ Bytes are counted as they come, before anything is parsed.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import FormParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -19,6 +21,9 @@ CLOSE = {"Connection": "close"}  # the rest of the body is not worth reading
 MULTIPART = b"multipart/form-data"
 MAX_FIELDS_BESIDE_IMAGES = 8
 MAX_NAME = 200  # characters of a file's name
+
+# It warns of each form that can't be read, on stderr where nobody logs: strangers would fill a disk.
+logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 
 class Upload(NamedTuple):
@@ -34,20 +39,33 @@ class BodyReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._held = 0  # bytes of the requests that are being read or answered
+        self._parsing = asyncio.Lock()
 
     @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """A request's body, which counts until the end of `with`.
+    async def images(self, request: Request) -> AsyncIterator[list[Upload]]:
+        """The images of a request, whose bytes count until the end of `with`.
 
         Raises:
-            HTTPException: the body is too large or too slow, or there is no room for it now.
+            HTTPException: the body is too large or too slow, or there is no room for it now; as `uploads`.
         """
         chunks: list[bytes] = []
+        size = 0
         try:
             await self._receive(request, chunks)
-            yield b"".join(chunks)
+            size = sum(map(len, chunks))
+            body = b"".join(chunks)
+            chunks.clear()
+            images = await self._uploads(request.headers.get("content-type", ""), body)
+            del body
+            yield images
         finally:
-            self._held -= sum(map(len, chunks))
+            self._held -= size or sum(map(len, chunks))
+
+    async def _uploads(self, content_type: str, body: bytes) -> list[Upload]:
+        if parse_options_header(content_type)[0] != MULTIPART:
+            return uploads(content_type, body, self._limits)
+        async with self._parsing:  # one form at a time: its parts are copied
+            return await run_in_threadpool(uploads, content_type, body, self._limits)
 
     async def _receive(self, request: Request, chunks: list[bytes]) -> None:
         limits, size = self._limits, 0
@@ -96,9 +114,8 @@ def _files_of_form(boundary: bytes, body: bytes, limits: Limits) -> list[Upload]
     def on_file(file: Any) -> None:
         if len(files) == limits.images:
             raise HTTPException(413, f"more than {limits.images} images; send them in several requests")
-        file.file_object.seek(0)
         name = (file.file_name or b"").decode("utf-8", "replace")[:MAX_NAME]
-        files.append(Upload(name, file.file_object.read()))
+        files.append(Upload(name, file.file_object.getvalue()))  # in memory, see below
         file.close()
 
     def on_field(_field: Any) -> None:
