@@ -27,7 +27,8 @@ from onestage.inference.object_tracking import ObjectTracker
 from onestage.inference.predictor import BasePredictor, FramePrediction, load
 from onestage.inference.sources import ImageSource, Source, VideoSource, open_sources
 from onestage.inference.threads import behind
-from onestage.inference.video import VideoReader, VideoWriter
+from onestage.inference.video import TIME_DIGITS, VideoReader
+from onestage.inference.video_writer import VideoWriter
 from onestage.structures import Categories, Detections
 from onestage.terminal import Display
 
@@ -180,7 +181,17 @@ def _predict_video(
             return
         begin, (height, width) = first.frame.time, first.frame.image.shape[:2]
         path.parent.mkdir(parents=True, exist_ok=True)
-        copy = VideoWriter(path, (height, width), rate, reader.time_base, source, reader.begin + begin)
+        copy = VideoWriter(
+            path,
+            (height, width),
+            rate,
+            reader.time_base,
+            source,
+            reader.begin + begin,
+            colours=reader.colours,
+            pixel_aspect=first.frame.pixel_aspect,
+            report=display.say,
+        )
 
         def draw(prediction: FramePrediction) -> None:
             copy.write(prediction.found.draw(prediction.frame.image), prediction.frame.time - begin)
@@ -191,7 +202,7 @@ def _predict_video(
                     prediction = replace(prediction, found=tracker.update(prediction.found))
                 frame = prediction.frame
                 name = f"{Path(source.output_name).with_suffix('')}-{frame.index:06d}.jpg"
-                where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), 4)}
+                where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), TIME_DIGITS)}
                 add(ImageResult(where, name, None, frame.image, prediction.found))
                 draw_behind(prediction)
                 stage.advance()
