@@ -83,8 +83,8 @@ class FrameNumbers:
         self.constant = True  # so far each frame was at its number / rate
         self.damaged = False
 
-    def note_damage(self, frames: int = 1) -> None:
-        """Some frames are broken or lost here."""
+    def note_damage(self, frames: int) -> None:
+        """Some frames are broken here, and others may be lost."""
         self.damaged = True
         self.broken += frames
 
@@ -128,15 +128,17 @@ class VideoReader:
         self._open()
         stream = self.stream
         rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
-        self.clocked = LOWEST_RATE <= rate <= HIGHEST_RATE  # its clock can be believed
-        if not self.clocked:
+        self.sane = LOWEST_RATE <= rate <= HIGHEST_RATE  # what the header says of times
+        # An AVI has no times; FFmpeg's guesses are wrong where frames are stored in another order than they are shown
+        self.clocked = self.sane and not (self.container.format.name == "avi" and stream.codec_context.has_b_frames)
+        if not self.sane:
             report(f"{source.name}: says {float(rate):.3g} frames a second; {USUAL_RATE} are taken")
             rate = USUAL_RATE
         self.rate = rate  # frames a second on average
         self.time_base = Fraction(stream.time_base)  # length of a tick of the source's clock, seconds
         self.begin = (stream.start_time or 0) * self.time_base  # time of the first frame by that clock, seconds
         self.colours = Colours(stream.colorspace, stream.color_primaries, stream.color_trc)
-        self.broken = 0
+        self.broken = self.packets = 0
 
     def _open(self) -> None:
         name = self.source.name
@@ -160,7 +162,8 @@ class VideoReader:
 
     def _length_s(self) -> float:
         """The video's length as its header says it, seconds; 0 where it does not."""
-        return float((self.stream.duration or 0) * self.time_base) or (self.container.duration or 0) / 1_000_000
+        length_s = float((self.stream.duration or 0) * self.time_base) or (self.container.duration or 0) / 1_000_000
+        return length_s if self.sane else 0.0
 
     def frames(self) -> Iterator[Frame]:
         """The chosen frames in order. A broken frame is reported and left out, and its number with it."""
@@ -201,13 +204,18 @@ class VideoReader:
             if time is not None and last is not None and not last - 1 < time < last + LONGEST_PAUSE_S:
                 pause += last + 1 / self.rate - time
                 time = last + 1 / self.rate
-            number = numbers.next(time)
+            previous, number = numbers.last, numbers.next(time)
+            if number > previous + 1 and not self.broken and not self.source.live:
+                self._note_broken(numbers, "lost data", frames=0)
             last = number / self.rate if time is None else time
             yield number, last, decoded
 
     def _numbers(self) -> FrameNumbers:
         rate = Fraction(self.stream.guessed_rate or self.rate) if self.clocked else self.rate
-        return FrameNumbers(rate, self.time_base if self.clocked else Fraction(0))
+        numbers = FrameNumbers(rate, self.time_base if self.clocked else Fraction(0))
+        if self.container.format.name not in FORMATS_WITH_AN_INDEX:  # these lose frames without a word
+            numbers.note_damage(0)
+        return numbers
 
     def _decoded(self, numbers: FrameNumbers) -> Iterator[Any]:
         """PyAV's frames without the broken ones, which are noted."""
@@ -217,7 +225,7 @@ class VideoReader:
                 try:
                     decoded = packet.decode()
                 except failure as error:
-                    self._note_broken(numbers, str(error))
+                    self._note_broken(numbers, error.strerror or str(error))
                     continue
                 for frame in decoded:
                     if frame.is_corrupt or not frame.width * frame.height <= MAX_PIXELS:
@@ -225,35 +233,48 @@ class VideoReader:
                     else:
                         yield frame
         except failure as error:  # nothing after this can be read
-            self._note_broken(numbers, str(error))
+            self._note_broken(numbers, error.strerror or str(error))
 
-    def _note_broken(self, numbers: FrameNumbers, reason: str) -> None:
-        numbers.note_damage()
+    def _note_broken(self, numbers: FrameNumbers, reason: str, frames: int = 1) -> None:
+        numbers.note_damage(frames)
         self.broken += 1
         if self.broken <= BROKEN_FRAMES_REPORTED:
             self.report(f"{self.source.name}: a broken frame was passed over ({reason})")
 
     def _packets(self, numbers: FrameNumbers) -> Iterator[Any]:
-        """The video's packets. Says it if the file ends before its header does, and notes where bytes were lost."""
+        """The video's packets. Notes where bytes were lost, and says it if the file ends before its header does."""
         if self.source.live:
             yield from self.container.demux(self.stream)
             return
-        matroska, header = self.container.format.name == "matroska,webm", self.stream.duration
+        header = self.stream.duration or self.stream.frames  # else only the length of the longest stream is known
         end_s, place = Fraction(0), None  # what was read up to here, in time and in the file
-        for packet in self.container.demux():  # all streams: a container's length is that of its longest
-            if place is not None and packet.pos is not None and packet.pos - place > LONGEST_GAP_BYTES and matroska:
-                numbers.note_damage(0)
-            place = None if packet.pos is None else packet.pos + packet.size
-            stamp = _stamp(packet)
-            if stamp is not None and (header is None or packet.stream is self.stream):
+        for packet in self.container.demux():
+            stamp, ours = _stamp(packet), packet.stream is self.stream
+            if packet.is_corrupt and ours:
+                self._note_broken(numbers, "damaged data", frames=0)
+            if self.container.format.name == "matroska,webm" and packet.pos is not None:
+                if place is not None and packet.pos - place > LONGEST_GAP_BYTES:
+                    self._note_broken(numbers, "lost data", frames=0)
+                place = packet.pos + packet.size
+            if stamp is not None and (ours or not header):
                 end_s = max(end_s, (stamp + (packet.duration or 0)) * packet.time_base)
-            if packet.stream is self.stream:
+            if ours:
+                self.packets += packet.size > 0
+                if packet.size == 0 and stamp is None:  # the last one, which makes the decoder give what it holds
+                    self._check_end(numbers, end_s)
                 yield packet
+
+    def _check_end(self, numbers: FrameNumbers, end_s: Fraction) -> None:
+        """Say it if the file ended before it should: by its number of frames, or by its length."""
         missing_s = self._length_s() - float(end_s - self.begin)
-        if self.clocked and missing_s > 0.1 + float(2 / self.rate):
-            self.report(
-                f"{self.source.name}: ends {missing_s:.1f} s before its header says; it was cut off or is damaged"
-            )
+        if self.packets < self.stream.frames:
+            missing = f"{self.packets} of {self.stream.frames} frames are there"
+        elif missing_s > 2.5 / self.rate:
+            missing = f"it ends {missing_s:.1f} s before its header says"
+        else:
+            return
+        numbers.note_damage(0)
+        self.report(f"{self.source.name}: cut off or damaged, {missing}")
 
     def _seek(self, numbers: FrameNumbers) -> FrameNumbers:
         """Go to the last keyframe before `start_s`; the numbers after the frames that are left out.
@@ -275,6 +296,7 @@ class VideoReader:
             self._open()
             return numbers
         self.container.seek(keyframe, stream=self.stream)
+        self.packets = sum(stamp < keyframe for stamp in stamps)
         for stamp in sorted(stamp for stamp in stamps if stamp < keyframe):
             numbers.next(stamp * self.time_base - self.begin if self.clocked else None)
         return numbers
