@@ -93,7 +93,7 @@ def test_a_folder_may_hold_images_and_videos(tmp_path: Path, quiet: Display) -> 
     write_film(tmp_path / "in/b.mp4", 3)
     predicted = onestage.predict("model", [str(tmp_path / "in")], out=tmp_path / "out", display=quiet)
     assert (predicted.images, predicted.frames) == (1, 3)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.mp4", "detections.json"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.png", "b.mp4", "detections.json"]
     assert "1 images and 3 frames, 4 detections" in said(quiet)
 
 

@@ -46,6 +46,10 @@ def import_av() -> Any:
     return av
 
 
+class VideoError(UserError):
+    """A video that can't be read or written; the text is one line that names it and says why."""
+
+
 @dataclass(frozen=True)
 class Colours:
     """How a video's numbers stand for colours, as in ITU-T H.273; 2 is "unspecified"."""
@@ -118,7 +122,8 @@ class VideoReader:
             report: called with a message about broken frames.
 
         Raises:
-            UserError: PyAV is missing, the source can't be opened or holds no video, or its frames are too large.
+            UserError: PyAV is missing, or settings that make no sense.
+            VideoError: the source can't be opened or holds no video, or its frames are too large.
         """
         if every < 1:
             raise UserError(f"every {every}: give 1 or more")
@@ -145,11 +150,11 @@ class VideoReader:
         self.container = open_container(self.source)
         self.stream = stream = self.container.streams.best("video")
         if stream is None:
-            raise UserError(f"{name}: holds no video")
+            raise VideoError(f"{name}: holds no video")
         if stream.codec_context is None:
-            raise UserError(f"{name}: no decoder knows what it holds; is it a video? Convert it to MP4 with H.264")
+            raise VideoError(f"{name}: no decoder knows what it holds; is it a video? Convert it to MP4 with H.264")
         if not 0 < stream.width * stream.height <= MAX_PIXELS:
-            raise UserError(f"{name}: frames of {stream.width} x {stream.height} pixels; at most {MAX_PIXELS:,}")
+            raise VideoError(f"{name}: frames of {stream.width} x {stream.height} pixels; at most {MAX_PIXELS:,}")
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # later frames may be larger than the header's
         # Decoding several frames in parallel delays each by a few frames, which is too late for a live source.
         stream.thread_type = "SLICE" if self.source.live else "AUTO"
@@ -319,7 +324,7 @@ class VideoReader:
 
 
 def open_container(source: VideoSource) -> Any:
-    """PyAV's container of a source, or a `UserError` that names it."""
+    """PyAV's container of a source, or a `VideoError` that names it."""
     av = import_av()
     address, options = source.address, {"max_pixels": str(MAX_PIXELS)}
     remote = "://" in address
@@ -338,7 +343,7 @@ def open_container(source: VideoSource) -> Any:
             timeout=(SECONDS_TO_ANSWER, SECONDS_OF_SILENCE if remote else None),
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise UserError(f"{source.name}: can't be opened as a video ({getattr(error, 'strerror', error)})") from error
+        raise VideoError(f"{source.name}: can't be opened as a video ({getattr(error, 'strerror', error)})") from error
 
 
 def _stamp(packet: Any) -> int | None:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from onestage.errors import UserError
 from onestage.inference.sources import VideoSource
-from onestage.inference.video import SWSCALE_MATRICES, Colours, import_av, open_container
+from onestage.inference.video import SWSCALE_MATRICES, Colours, VideoError, import_av, open_container
 
 # H.264 encoders by preference, each with options that keep thin lines sharp
 ENCODERS: dict[str, dict[str, str]] = {"libx264": {"preset": "veryfast", "crf": "20"}, "libopenh264": {}}
@@ -54,7 +54,8 @@ class VideoWriter:
             report: called with a message if the sound can't be copied.
 
         Raises:
-            UserError: no H.264 encoder, or a file that can't be written.
+            UserError: no H.264 encoder.
+            VideoError: the file can't be written.
         """
         av = import_av()
         self.encoder = next((name for name in ENCODERS if name in av.codecs_available), "")
@@ -72,7 +73,7 @@ class VideoWriter:
             return
         try:
             self._begin(original, sound_from)
-        except UserError as error:
+        except VideoError as error:
             report(f"{error}; it is written without sound")
             self._begin(None, sound_from)
 
@@ -95,11 +96,11 @@ class VideoWriter:
         except self.failure as error:
             raise self._refusal(error) from error
 
-    def _refusal(self, error: Exception) -> UserError:
-        return UserError(f"{self.path}: can't be written ({getattr(error, 'strerror', None) or error})")
+    def _refusal(self, error: Exception) -> VideoError:
+        return VideoError(f"{self.path}: can't be written ({getattr(error, 'strerror', None) or error})")
 
     def write(self, image_rgb: UInt8[np.ndarray, "H W 3"], time_s: Fraction) -> None:
-        """Show an image from this time on; times rise from call to call. Raises `UserError` if it can't be written."""
+        """Show an image from this time on; times rise from call to call. Raises `VideoError` if it can't be written."""
         if image_rgb.shape[:2] != self.size_hw:  # the video's size changed
             image_rgb = cv2.resize(image_rgb, self.size_hw[::-1])
         if any(self.padding):
@@ -126,7 +127,7 @@ class VideoWriter:
             self.sound = None
 
     def close(self) -> None:
-        """Finish the file; its sound ends with the last image. Raises `UserError` if it can't be written."""
+        """Finish the file; its sound ends with the last image. Raises `VideoError` if it can't be written."""
         try:
             self.container.mux(self.stream.encode(None))
             self._copy_sound(self.end_s)
