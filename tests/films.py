@@ -34,7 +34,7 @@ def write_film(
     path: Path,
     frames: int,
     *,
-    rate: int = 10,
+    rate: int | Fraction = 10,
     codec: str = "libx264",
     keyframe_every: int = 12,
     ticks: Sequence[int] | None = None,
@@ -61,11 +61,11 @@ def write_film(
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(red_box(WIDTH, HEIGHT, place(index)), format="rgb24")
             frame.pts = index if ticks is None else ticks[index]
-            frame.time_base = Fraction(1, rate) if ticks is None else Fraction(1, 100)
+            frame.time_base = 1 / Fraction(rate) if ticks is None else Fraction(1, 100)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if heard is not None:
-            _write_tone(container, heard, seconds=frames / rate)
+            _write_tone(container, heard, seconds=float(frames / rate))
     return path
 
 

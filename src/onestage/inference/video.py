@@ -27,6 +27,7 @@ SECONDS_OF_SILENCE = 60.0  # after which a stream that sends nothing has ended
 # Elsewhere FFmpeg looks for a keyframe by guesses, and times after it differ
 FORMATS_WITH_AN_INDEX = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
 DEPENDENT_PICTURES = (2, 3)  # FFmpeg's numbers of P and B pictures, which are coded by what differs from others
+MOST_DECODED = str(MAX_PIXELS * 11 // 10)  # FFmpeg's limit is on memory, in which rows are a bit longer
 BROKEN_FRAMES_REPORTED = 3
 LONGEST_PAUSE_S = 1800  # between two frames of a video; a longer one, or a second back, is a clock that began anew
 LONGEST_GAP_BYTES = 500  # between two packets of a Matroska file; headers take less
@@ -155,7 +156,7 @@ class VideoReader:
             raise VideoError(f"{name}: no decoder knows what it holds; is it a video? Convert it to MP4 with H.264")
         if not 0 < stream.width * stream.height <= MAX_PIXELS:
             raise VideoError(f"{name}: frames of {stream.width} x {stream.height} pixels; at most {MAX_PIXELS:,}")
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # later frames may be larger than the header's
+        stream.codec_context.options = {"max_pixels": MOST_DECODED}  # later frames may be larger than the header's
         # Decoding several frames in parallel delays each by a few frames, which is too late for a live source.
         stream.thread_type = "SLICE" if self.source.live else "AUTO"
 
@@ -209,6 +210,9 @@ class VideoReader:
             if time is not None and last is not None and not last - 1 < time < last + LONGEST_PAUSE_S:
                 pause += last + 1 / self.rate - time
                 time = last + 1 / self.rate
+            if time is not None and last is not None and time <= last and numbers.damaged:
+                self._note_broken(numbers, "damaged times", frames=0)
+                continue
             previous, number = numbers.last, numbers.next(time)
             if number > previous + 1 and not self.broken and not self.source.live:
                 self._note_broken(numbers, "lost data", frames=0)
@@ -326,7 +330,7 @@ class VideoReader:
 def open_container(source: VideoSource) -> Any:
     """PyAV's container of a source, or a `VideoError` that names it."""
     av = import_av()
-    address, options = source.address, {"max_pixels": str(MAX_PIXELS)}
+    address, options = source.address, {"max_pixels": MOST_DECODED}
     remote = "://" in address
     if source.device_format is None:
         options["protocol_whitelist"] = REMOTE_PROTOCOLS if remote else LOCAL_PROTOCOLS
