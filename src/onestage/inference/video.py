@@ -255,26 +255,33 @@ class VideoReader:
         if self.source.live:
             yield from self.container.demux(self.stream)
             return
-        header = self.stream.duration or self.stream.frames  # else only the length of the longest stream is known
-        end_s, place = Fraction(0), None  # what was read up to here, in time and in the file
+        ends: dict[int, int] = {}  # stream -> the end of its last packet, in its own ticks
+        place, matroska = None, self.container.format.name == "matroska,webm"
         for packet in self.container.demux():
             stamp, ours = _stamp(packet), packet.stream is self.stream
             if packet.is_corrupt and ours:
                 self._note_broken(numbers, "damaged data", frames=0)
-            if self.container.format.name == "matroska,webm" and packet.pos is not None:
+            if matroska and packet.pos is not None:
                 if place is not None and packet.pos - place > LONGEST_GAP_BYTES:
                     self._note_broken(numbers, "lost data", frames=0)
                 place = packet.pos + packet.size
-            if stamp is not None and (ours or not header):
-                end_s = max(end_s, (stamp + (packet.duration or 0)) * packet.time_base)
+            if stamp is not None:
+                index, end = packet.stream_index, stamp + (packet.duration or 0)
+                ends[index] = max(end, ends.get(index, end))
             if ours:
                 self.packets += packet.size > 0
                 if packet.size == 0 and stamp is None:  # the last one, which makes the decoder give what it holds
-                    self._check_end(numbers, end_s)
+                    self._check_end(numbers, ends)
                 yield packet
 
-    def _check_end(self, numbers: FrameNumbers, end_s: Fraction) -> None:
-        """Say it if the file ended before it should: by its number of frames, or by its length."""
+    def _check_end(self, numbers: FrameNumbers, ends: dict[int, int]) -> None:
+        """Say it if the file ended before it should: by its number of frames, or by its length.
+
+        Without a length of its own, a video may end before the sound does: the header's is that of the longest stream.
+        """
+        if self.stream.duration:
+            ends = {index: end for index, end in ends.items() if index == self.stream.index}
+        end_s = max((end * self.container.streams[index].time_base for index, end in ends.items()), default=0)
         missing_s = self._length_s() - float(end_s - self.begin)
         if self.packets < self.stream.frames:
             missing = f"{self.packets} of {self.stream.frames} frames are there"

@@ -146,10 +146,11 @@ class SoundCopy:
 
         `container` is the video file, opened once more. Sound before `begin_s` of the file's clock is left out.
         """
-        self.container, self.begin_s, self.output = container, begin_s, output
         stream = container.streams.best("audio")
         if stream.codec_context is None:
             raise ValueError("no decoder knows its sound")
+        self.container, self.output, self.time_base = container, output, Fraction(stream.time_base)
+        self.begin = round(begin_s / self.time_base)  # in ticks of the sound's clock, as all stamps here
         self.as_it_is = stream.codec_context.name in SOUND_CODECS_OF_MP4
         if self.as_it_is:
             self.stream = output.add_stream_from_template(stream)
@@ -159,25 +160,25 @@ class SoundCopy:
         self.packets = self._packets(stream)
         self.next_packet = next(self.packets, None)
 
-    def _packets(self, stream: Any) -> Iterator[tuple[Any, int, Fraction]]:
-        """Packets with their stamps and times in the output, up to the end or to damage: images go on without sound."""
+    def _packets(self, stream: Any) -> Iterator[tuple[Any, int]]:
+        """Packets with their stamps, up to the end or to damage: images go on without sound."""
         with suppress(import_av().FFmpegError):
             for packet in self.container.demux(stream):
                 stamp = packet.pts if packet.pts is not None else packet.dts
-                if stamp is not None and stamp * packet.time_base >= self.begin_s:
-                    yield packet, stamp, stamp * packet.time_base - self.begin_s
+                if stamp is not None and stamp >= self.begin:
+                    yield packet, stamp
 
     def copy(self, until_s: Fraction) -> None:
         """Copy the sound before this time of the output, so that sound and images lie side by side in the file."""
-        while self.next_packet is not None and self.next_packet[2] < until_s:
-            packet, stamp, _ = self.next_packet
-            self._write(packet, stamp)
+        until = self.begin + until_s / self.time_base
+        while self.next_packet is not None and self.next_packet[1] < until:
+            self._write(*self.next_packet)
             self.next_packet = next(self.packets, None)
 
     def _write(self, packet: Any, stamp: int) -> None:
         if self.as_it_is:
-            begin = round(self.begin_s / packet.time_base)
-            packet.pts, packet.dts = stamp - begin, (stamp if packet.dts is None else packet.dts) - begin
+            dts = stamp if packet.dts is None else packet.dts
+            packet.pts, packet.dts = stamp - self.begin, dts - self.begin
             packet.stream = self.stream
             self.output.mux(packet)
             return
@@ -186,7 +187,7 @@ class SoundCopy:
         except import_av().FFmpegError:  # a damaged moment is silent
             return
         for frame in frames:
-            frame.pts = None if frame.pts is None else frame.pts - round(self.begin_s / frame.time_base)
+            frame.pts = None if frame.pts is None else frame.pts - round(self.begin * self.time_base / frame.time_base)
             self.output.mux(self.stream.encode(frame))
 
     def close(self) -> None:
