@@ -74,6 +74,25 @@ def test_video_from_mpg_wmv_ts_avi_and_intra_refresh_gives_the_frames_of_the_who
         assert read(path, start_s=start_s) == [frame for frame in whole if frame[1] >= start_s]
 
 
+def test_a_film_whose_beginning_was_cut_away_by_an_edit_list_is_whole(tmp_path: Path) -> None:
+    """As telephones trim: frames 0 to 15 are in the file and are not shown."""
+    path, said = tmp_path / "trimmed.mp4", []
+    with av.open(str(write_film(tmp_path / "film.mp4", 60, rate=25))) as film, av.open(str(path), "w") as trimmed:
+        shown = film.streams.video[0]
+        stream = trimmed.add_stream_from_template(shown)
+        for packet in film.demux(shown):
+            if packet.dts is not None:
+                packet.pts -= round(16 / 25 / shown.time_base)
+                packet.dts -= round(16 / 25 / shown.time_base)
+                packet.stream = stream
+                trimmed.mux(packet)
+    whole = read(path, report=said.append)
+    assert whole == [(i, i / 25, i + 16) for i in range(44)]
+    for start_s in (0.2, 1.0):
+        assert read(path, start_s=start_s, report=said.append) == [one for one in whole if one[1] >= start_s]
+    assert said == []
+
+
 @pytest.mark.parametrize("rate", [25, Fraction(30000, 1001)])
 def test_video_cut_times_at_a_frames_own_time_belong_to_the_later_part(tmp_path: Path, rate: Fraction) -> None:
     """0.28 as a float is a hair above 7/25; detections.json has 0.2336 for 7 * 1001 / 30000."""

@@ -65,7 +65,8 @@ class ObjectTracker:
         followed = self._tracker.update(detections, timestamp=self._time_s)
         track_ids = torch.full((len(found),), NO_TRACK)
         if len(followed):
-            track_ids[followed.data["row"]] = torch.from_numpy(followed.tracker_id.astype(np.int64))
+            rows, numbers = torch.from_numpy(np.array([followed.data["row"], followed.tracker_id], dtype=np.int64))
+            track_ids[rows] = numbers
         boxes = found.boxes_xyxy.numpy()
         begun = [
             (track, int(np.abs(boxes - track.get_state_bbox()).sum(axis=1).argmin()))

@@ -299,10 +299,13 @@ class _Patience(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         allowed_s = SECONDS_TO_ANSWER + self.received / LEAST_BYTES_PER_SECOND
         left_s = self.begun + allowed_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError(f"{self.received:,} bytes in {allowed_s:.0f} s")
-        self.connection.settimeout(left_s)
-        count = self.incoming.readinto1(buffer)
+        try:
+            if left_s <= 0:
+                raise TimeoutError
+            self.connection.settimeout(left_s)
+            count = self.incoming.readinto1(buffer)
+        except TimeoutError:
+            raise TimeoutError(f"only {self.received:,} bytes came in {allowed_s:.0f} s") from None
         self.received += count
         return count
 

@@ -6,6 +6,7 @@ stays one and a drawn video is as long as its original.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -164,12 +165,11 @@ class VideoReader:
     def expected_frames(self) -> int:
         """Estimated number of frames that `frames` gives; 0 where the source does not say its length."""
         seconds = min(self._length_s(), self.end_s or math.inf) - self.start_s
-        return 0 if self.source.live else max(0, round(seconds * float(self.rate) / self.every))
+        return 0 if self.source.live or not self.sane else max(0, round(seconds * float(self.rate) / self.every))
 
     def _length_s(self) -> float:
         """The video's length as its header says it, seconds; 0 where it does not."""
-        length_s = float((self.stream.duration or 0) * self.time_base) or (self.container.duration or 0) / 1_000_000
-        return length_s if self.sane else 0.0
+        return float((self.stream.duration or 0) * self.time_base) or (self.container.duration or 0) / 1_000_000
 
     def frames(self) -> Iterator[Frame]:
         """The chosen frames in order. A broken frame is reported and left out, and its number with it."""
@@ -202,22 +202,25 @@ class VideoReader:
         numbers = self._numbers()
         if self.start_s > 0 and not self.source.live and self.container.format.name in FORMATS_WITH_AN_INDEX:
             numbers = self._seek(numbers)
-        last: Fraction | None = None
-        pause = Fraction(0)
+        last, pause = -1 / self.rate, Fraction(0)  # time of the frame before, and what its clock left out
         for decoded in self._decoded(numbers):
-            stamp = decoded.pts if self.clocked else None
-            time = None if stamp is None else stamp * self.time_base - self.begin + pause
-            if time is not None and last is not None and not last - 1 < time < last + LONGEST_PAUSE_S:
+            if not self.clocked or decoded.pts is None:
+                number = numbers.next(None)
+                last = number / self.rate
+                yield number, last, decoded
+                continue
+            time = decoded.pts * self.time_base - self.begin + pause
+            if numbers.last >= 0 and not last - 1 < time < last + LONGEST_PAUSE_S:
                 pause += last + 1 / self.rate - time
                 time = last + 1 / self.rate
-            if time is not None and last is not None and time <= last and numbers.damaged:
+            if time <= last and numbers.damaged:
                 self._note_broken(numbers, "damaged times", frames=0)
                 continue
             previous, number = numbers.last, numbers.next(time)
             if number > previous + 1 and not self.broken and not self.source.live:
                 self._note_broken(numbers, "lost data", frames=0)
-            last = number / self.rate if time is None else time
-            yield number, last, decoded
+            last = time
+            yield number, time, decoded
 
     def _numbers(self) -> FrameNumbers:
         rate = Fraction(self.stream.guessed_rate or self.rate) if self.clocked else self.rate
@@ -275,19 +278,18 @@ class VideoReader:
                 yield packet
 
     def _check_end(self, numbers: FrameNumbers, ends: dict[int, int]) -> None:
-        """Say it if the file ended before it should: by its number of frames, or by its length.
-
-        Without a length of its own, a video may end before the sound does: the header's is that of the longest stream.
-        """
-        if self.stream.duration:
-            ends = {index: end for index, end in ends.items() if index == self.stream.index}
-        end_s = max((end * self.container.streams[index].time_base for index, end in ends.items()), default=0)
-        missing_s = self._length_s() - float(end_s - self.begin)
-        if self.packets < self.stream.frames:
-            missing = f"{self.packets} of {self.stream.frames} frames are there"
-        elif missing_s > 2.5 / self.rate:
-            missing = f"it ends {missing_s:.1f} s before its header says"
+        """Say it if the file ended before it should: by its index of frames, or by the length in its header."""
+        if self.container.format.name.startswith("mov"):
+            expected = len(self.stream.index_entries)
+            missing = f"{self.packets} of {expected} frames are there" if self.packets < expected else ""
         else:
+            length_s = float(self.stream.frames / self.rate) or self._length_s()
+            if self.stream.duration or self.stream.frames:  # else the length is that of the longest stream
+                ends = {index: end for index, end in ends.items() if index == self.stream.index}
+            end_s = max((end * self.container.streams[index].time_base for index, end in ends.items()), default=0)
+            missing_s = length_s - float(end_s - self.begin)
+            missing = f"it ends {missing_s:.1f} s before its header says" if missing_s > 2.5 / self.rate else ""
+        if not missing or not self.sane:
             return
         numbers.note_damage(0)
         self.report(f"{self.source.name}: cut off or damaged, {missing}")
@@ -297,7 +299,22 @@ class VideoReader:
 
         Frames, numbers and times must be those of a whole reading. Where that is not sure, none is left out.
         """
-        wanted = (Fraction(self.start_s) + self.begin) / self.time_base
+        keyframe, stamps = None, []
+        with suppress(import_av().FFmpegError):
+            keyframe, stamps = self._keyframe_before((Fraction(self.start_s) + self.begin) / self.time_base)
+        if keyframe is None or not self._decodes_from(keyframe):
+            self.container.close()
+            self._open()
+            return numbers
+        self.container.seek(keyframe, stream=self.stream)
+        self.packets = len(stamps)
+        for time in sorted(stamp * self.time_base - self.begin for stamp in stamps):
+            if time >= 0:  # what an MP4 has before its beginning was cut away by an edit list
+                numbers.next(time if self.clocked else None)
+        return numbers
+
+    def _keyframe_before(self, wanted: Fraction) -> tuple[int | None, list[int]]:
+        """The stamp of the last keyframe up to a time of the video's clock, and the stamps before it."""
         keyframe, stamps = None, []
         for packet in self.container.demux(self.stream):
             stamp = _stamp(packet)
@@ -307,15 +324,7 @@ class VideoReader:
                 break
             keyframe = stamp if packet.is_keyframe else keyframe
             stamps.append(stamp)
-        if keyframe is None or not self._decodes_from(keyframe):
-            self.container.close()
-            self._open()
-            return numbers
-        self.container.seek(keyframe, stream=self.stream)
-        self.packets = sum(stamp < keyframe for stamp in stamps)
-        for stamp in sorted(stamp for stamp in stamps if stamp < keyframe):
-            numbers.next(stamp * self.time_base - self.begin if self.clocked else None)
-        return numbers
+        return keyframe, [stamp for stamp in stamps if keyframe is not None and stamp < keyframe]
 
     def _decodes_from(self, keyframe: int) -> bool:
         """True if a keyframe is found by its stamp and is coded by itself.
