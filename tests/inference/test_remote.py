@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import socket
 import threading
 import time
@@ -16,7 +17,8 @@ from red_box import CATEGORIES, RedBoxDetector, red_box
 
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
-from onestage.inference.sources import content_type, fetch_image, open_sources
+from onestage.inference.sources import content_type, fetch_image, open_sources, open_video
+from onestage.inference.video import VideoReader
 from onestage.runtime.decode import ImageError
 
 BOX = (20, 30, 80, 90)
@@ -82,6 +84,15 @@ def test_a_cameras_motion_jpeg_is_a_stream(server: str, predictor: Predictor) ->
     assert 1 <= len(predictions) <= STREAMED  # frames that come while the network works are dropped
     for one in predictions:
         np.testing.assert_allclose(one.found.boxes_xyxy[0].numpy(), BOX, atol=2.0)
+
+
+def test_frames_of_a_motion_jpeg_are_at_the_times_when_they_come(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no times, and 25 frames a second would be made up: a track would be kept for frames, not for a second."""
+    clock = itertools.count(5.0, 0.4)
+    monkeypatch.setattr("onestage.inference.video.monotonic", lambda: next(clock))
+    frames = list(VideoReader(open_video(f"{server}/live"), report=lambda line: None).frames())
+    assert [frame.index for frame in frames] == list(range(STREAMED))
+    np.testing.assert_allclose(np.diff([float(frame.time) for frame in frames]), 0.4)
 
 
 def test_what_is_not_there_is_named(server: str, predictor: Predictor) -> None:

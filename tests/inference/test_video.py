@@ -18,7 +18,8 @@ from red_box import CATEGORIES, RedBoxDetector, red_box
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
 from onestage.inference.sources import open_video
-from onestage.inference.video import Colours, VideoReader
+from onestage.inference.video import VideoReader
+from onestage.inference.video_display import Colours
 from onestage.inference.video_writer import VideoWriter
 
 CODECS = [("film.mp4", "libx264"), ("film.avi", "mpeg4"), ("film.mkv", "libx264"), ("film.webm", "libvpx")]

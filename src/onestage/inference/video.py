@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxtyping import UInt8
 
 from onestage.errors import UserError
 from onestage.inference.sources import SECONDS_TO_ANSWER, VideoSource
+from onestage.inference.video_display import Colours, as_shown, display_matrix, pixel_aspect
 from onestage.runtime.decode import MAX_PIXELS
 
 USUAL_RATE = Fraction(25)  # frames a second of a source that does not say
@@ -27,16 +29,13 @@ REMOTE_PROTOCOLS = "http,https,tcp,tls,crypto,udp,rtp,rtsp,rtsps,rtmp,rtmps,srt"
 SECONDS_OF_SILENCE = 60.0  # after which a stream that sends nothing has ended
 # Elsewhere FFmpeg looks for a keyframe by guesses, and times after it differ
 FORMATS_WITH_AN_INDEX = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
+FORMATS_WITHOUT_TIMES = frozenset({"mpjpeg", "mjpeg", "h264", "hevc"})  # FFmpeg makes them up, by 25 frames a second
+ARRIVAL_TICK_S = Fraction(1, 1000)
 DEPENDENT_PICTURES = (2, 3)  # FFmpeg's numbers of P and B pictures, which are coded by what differs from others
 MOST_DECODED = str(MAX_PIXELS * 11 // 10)  # FFmpeg's limit is on memory, in which rows are a bit longer
 BROKEN_FRAMES_REPORTED = 3
 LONGEST_PAUSE_S = 1800  # between two frames of a video; a longer one, or a second back, is a clock that began anew
 LONGEST_GAP_BYTES = 500  # between two packets of a Matroska file; headers take less
-PIXEL_ASPECTS = (Fraction(1, 100), Fraction(100))  # outside, a header's number is taken for a mistake
-# swscale's matrix by the number of a video's (ITU-T H.273, table 4); 2 is "unspecified"
-SWSCALE_MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020"}
-BT709, BT601, UNSPECIFIED = 1, 6, 2
-HD_HEIGHT = 720  # players take BT.709 for an unspecified matrix from this height on, below BT.601
 
 
 def import_av() -> Any:
@@ -50,20 +49,6 @@ def import_av() -> Any:
 
 class VideoError(UserError):
     """A video that can't be read or written; the text is one line that names it and says why."""
-
-
-@dataclass(frozen=True)
-class Colours:
-    """How a video's numbers stand for colours, as in ITU-T H.273; 2 is "unspecified"."""
-
-    matrix: int = UNSPECIFIED
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
-
-    def known(self, height: int) -> "Colours":
-        """The same with a matrix that can be computed with: where there is none, the one that players take."""
-        matrix = self.matrix if self.matrix in SWSCALE_MATRICES else BT709 if height >= HD_HEIGHT else BT601
-        return Colours(matrix, self.primaries, self.transfer)
 
 
 @dataclass(frozen=True)
@@ -136,13 +121,16 @@ class VideoReader:
         stream = self.stream
         rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
         self.sane = LOWEST_RATE <= rate <= HIGHEST_RATE  # what the header says of times
+        # Frames of such a camera are at the times when they come
+        self.arriving = source.live and self.container.format.name in FORMATS_WITHOUT_TIMES
         # An AVI has no times; FFmpeg's guesses are wrong where frames are stored in another order than they are shown
-        self.clocked = self.sane and not (self.container.format.name == "avi" and stream.codec_context.has_b_frames)
+        reordered = self.container.format.name == "avi" and stream.codec_context.has_b_frames
+        self.clocked = self.sane and not reordered and not self.arriving
         if not self.sane:
             report(f"{source.name}: says {float(rate):.3g} frames a second; {USUAL_RATE} are taken")
             rate = USUAL_RATE
         self.rate = rate  # frames a second on average
-        self.time_base = Fraction(stream.time_base)  # length of a tick of the source's clock, seconds
+        self.time_base = ARRIVAL_TICK_S if self.arriving else Fraction(stream.time_base)  # of the clock, seconds
         self.begin = (stream.start_time or 0) * self.time_base  # time of the first frame by that clock, seconds
         self.colours = Colours(stream.colorspace, stream.color_primaries, stream.color_trc)
         self.broken = self.packets = 0
@@ -190,11 +178,10 @@ class VideoReader:
                 self.report(f"{self.source.name}: {self.broken} broken frames in all were passed over")
 
     def _frame(self, decoded: Any, number: int, time: Fraction) -> Frame:
-        matrix = Colours(decoded.colorspace).known(decoded.height).matrix
-        pixels = decoded.to_ndarray(format="rgb24", src_colorspace=SWSCALE_MATRICES[matrix])
-        upright, turned = as_shown(pixels, _display_matrix(decoded))
-        aspect = Fraction(self.stream.sample_aspect_ratio or 1)
-        aspect = aspect if PIXEL_ASPECTS[0] <= aspect <= PIXEL_ASPECTS[1] else Fraction(1)
+        colours = Colours(decoded.colorspace).known(decoded.height)
+        pixels = decoded.to_ndarray(format="rgb24", src_colorspace=colours.swscale_name)
+        upright, turned = as_shown(pixels, display_matrix(decoded))
+        aspect = pixel_aspect(self.stream)
         return Frame(np.ascontiguousarray(upright), number, time, 1 / aspect if turned else aspect)
 
     def _numbered(self) -> Iterator[tuple[int, Fraction, Any]]:
@@ -203,10 +190,12 @@ class VideoReader:
         if self.start_s > 0 and not self.source.live and self.container.format.name in FORMATS_WITH_AN_INDEX:
             numbers = self._seek(numbers)
         last, pause = -1 / self.rate, Fraction(0)  # time of the frame before, and what its clock left out
+        begun: float | None = None
         for decoded in self._decoded(numbers):
+            begun = monotonic() if begun is None else begun
             if not self.clocked or decoded.pts is None:
                 number = numbers.next(None)
-                last = number / self.rate
+                last = Fraction(round(monotonic() - begun, 3)) if self.arriving else number / self.rate
                 yield number, last, decoded
                 continue
             time = decoded.pts * self.time_base - self.begin + pause
@@ -244,8 +233,8 @@ class VideoReader:
                         self._note_broken(numbers, "damaged data" if frame.is_corrupt else "too many pixels")
                     else:
                         yield frame
-        except failure as error:  # nothing after this can be read
-            self._note_broken(numbers, error.strerror or str(error))
+        except failure as error:
+            self.report(f"{self.source.name}: nothing after this can be read ({error.strerror or error})")
 
     def _note_broken(self, numbers: FrameNumbers, reason: str, frames: int = 1) -> None:
         numbers.note_damage(frames)
@@ -256,11 +245,11 @@ class VideoReader:
     def _packets(self, numbers: FrameNumbers) -> Iterator[Any]:
         """The video's packets. Notes where bytes were lost, and says it if the file ends before its header does."""
         if self.source.live:
-            yield from self.container.demux(self.stream)
+            yield from packets_of(self.container, self.stream)
             return
         ends: dict[int, int] = {}  # stream -> the end of its last packet, in its own ticks
         place, matroska = None, self.container.format.name == "matroska,webm"
-        for packet in self.container.demux():
+        for packet in packets_of(self.container):
             stamp, ours = _stamp(packet), packet.stream is self.stream
             if packet.is_corrupt and ours:
                 self._note_broken(numbers, "damaged data", frames=0)
@@ -316,7 +305,7 @@ class VideoReader:
     def _keyframe_before(self, wanted: Fraction) -> tuple[int | None, list[int]]:
         """The stamp of the last keyframe up to a time of the video's clock, and the stamps before it."""
         keyframe, stamps = None, []
-        for packet in self.container.demux(self.stream):
+        for packet in packets_of(self.container, self.stream):
             stamp = _stamp(packet)
             if stamp is None:
                 continue
@@ -334,7 +323,7 @@ class VideoReader:
         av = import_av()
         try:
             self.container.seek(keyframe, stream=self.stream)
-            packet = next(self.container.demux(self.stream))
+            packet = next(packets_of(self.container, self.stream))
             if _stamp(packet) != keyframe:
                 return False
             decoded = [*packet.decode(), *self.stream.decode(None)]
@@ -366,31 +355,11 @@ def open_container(source: VideoSource) -> Any:
         raise VideoError(f"{source.name}: can't be opened as a video ({getattr(error, 'strerror', error)})") from error
 
 
+def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
+    """The packets of these streams, or of all, to the end."""
+    with suppress(IndexError):  # PyAV's, at the end, where damage looked like a further stream
+        yield from container.demux(*streams)
+
+
 def _stamp(packet: Any) -> int | None:
     return packet.pts if packet.pts is not None else packet.dts
-
-
-def _display_matrix(decoded: Any) -> tuple[int, int, int, int]:
-    """The numbers a, b, c, d by which a player turns and mirrors PyAV's frame (see `as_shown`)."""
-    try:
-        side_data = decoded.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # beside it there is a kind of data that PyAV does not know
-        side_data = None
-    if side_data is None or len(bytes(side_data)) < 36:
-        return 1, 0, 0, 1
-    a, b, _, c, d, *_ = np.frombuffer(bytes(side_data), dtype=np.int32).tolist()
-    return a, b, c, d
-
-
-def as_shown(
-    pixels: UInt8[np.ndarray, "H W 3"], matrix: tuple[int, int, int, int]
-) -> tuple[UInt8[np.ndarray, "H2 W2 3"], bool]:
-    """The image as a player shows it, and whether its rows became columns.
-
-    A pixel at x, y is shown at a x + c y, b x + d y (ISO 14496-12, 6.2.2). Of angles in between, the nearest is taken.
-    """
-    a, b, c, d = matrix
-    turned = abs(b) + abs(c) > abs(a) + abs(d)
-    right, down = (c, b) if turned else (a, d)
-    shown = pixels.swapaxes(0, 1) if turned else pixels
-    return shown[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1], turned

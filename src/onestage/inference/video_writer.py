@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 
 from onestage.errors import UserError
 from onestage.inference.sources import VideoSource
-from onestage.inference.video import SWSCALE_MATRICES, Colours, VideoError, import_av, open_container
+from onestage.inference.video import VideoError, import_av, open_container, packets_of
+from onestage.inference.video_display import Colours
 
 # H.264 encoders by preference, each with options that keep thin lines sharp
 ENCODERS: dict[str, dict[str, str]] = {"libx264": {"preset": "veryfast", "crf": "20"}, "libopenh264": {}}
@@ -106,8 +107,8 @@ class VideoWriter:
         if any(self.padding):
             image_rgb = cv2.copyMakeBorder(image_rgb, *self.padding, cv2.BORDER_REPLICATE)
         frame = import_av().VideoFrame.from_ndarray(image_rgb, format="rgb24")
-        matrix = SWSCALE_MATRICES[self.colours.matrix]
-        frame = frame.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=LIMITED_RANGE)
+        space = self.colours.swscale_name
+        frame = frame.reformat(format="yuv420p", dst_colorspace=space, dst_color_range=LIMITED_RANGE)
         self.last_tick = max(self.last_tick + 1, round(time_s / self.time_base))
         frame.pts, frame.time_base = self.last_tick, self.time_base
         self.end_s = time_s + 1 / self.rate
@@ -163,7 +164,7 @@ class SoundCopy:
     def _packets(self, stream: Any) -> Iterator[tuple[Any, int]]:
         """Packets with their stamps, up to the end or to damage: images go on without sound."""
         with suppress(import_av().FFmpegError):
-            for packet in self.container.demux(stream):
+            for packet in packets_of(self.container, stream):
                 stamp = packet.pts if packet.pts is not None else packet.dts
                 if stamp is not None and stamp >= self.begin:
                     yield packet, stamp
