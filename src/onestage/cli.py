@@ -152,6 +152,8 @@ class Predict(Command):
     batch_size: int = 8
     """Images that go through the network together."""
     device: Device = None
+    overwrite: bool = False
+    """Replace files in --out, too, that no earlier predict wrote or that were changed since."""
     engine: Literal["local", "ray"] = "local"
     """ray is for collections too large for one machine: images also from Parquet files and object storage (s3://,
     gs://), results as Parquet, workers on all cores and GPUs; the same command again goes on where it stopped."""
@@ -184,6 +186,7 @@ class Predict(Command):
             end_s=None if self.end is None else seconds(self.end),
             track=self.track,
             formats=self.write,
+            overwrite=self.overwrite,
         )
 
     def _refuse(self, names: Collection[str], why: str) -> None:
@@ -193,7 +196,7 @@ class Predict(Command):
                 raise UserError(f"--{spelled.get(option.name, option.name).replace('_', '-')}: {why}")
 
 
-_ONLY_LOCAL = ("every", "start", "end", "track", "write")
+_ONLY_LOCAL = ("every", "start", "end", "track", "write", "overwrite")
 _ONLY_WITH_RAY = ("address", "concurrency", "gpus_per_worker", "column", "source_column", "part_size")
 
 

@@ -53,7 +53,8 @@ def draw_detections(
     best_first = np.argsort(-scores, kind="stable")
     captions = [f"{name_of(label, names)} {score:.2f}" for label, score in zip(labels.tolist(), scores, strict=True)]
     if track_ids is not None:
-        captions = [f"#{track} {caption}" for track, caption in zip(track_ids.tolist(), captions, strict=True)]
+        numbered = zip(track_ids.tolist(), captions, strict=True)
+        captions = [caption if track < 0 else f"#{track} {caption}" for track, caption in numbered]
     captions, solid = [captions[row] for row in best_first], np.zeros(len(scores), dtype=bool)
     boxes_xyxy, labels = boxes_xyxy[best_first], labels[best_first]
     return draw_objects(image_rgb, boxes_xyxy, labels, solid, names, captions=captions, min_side=min_side)

@@ -154,7 +154,7 @@ class Detections:
     scores: Float[Tensor, " N"]
     labels: Int64[Tensor, " N"]
     names: tuple[str, ...] = ()  # of every class, by label; () straight from a detector
-    track_ids: Int64[Tensor, " N"] | None = None  # numbers that objects keep through a video's frames
+    track_ids: Int64[Tensor, " N"] | None = None  # numbers that objects keep through a video's frames; -1: none
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -197,7 +197,8 @@ class Detections:
         """Rows of `detections.json`: name, label, score (4 digits), box_xyxy (hundredths of a pixel), track_id."""
         rows = detection_dicts(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
         if self.track_ids is not None:
-            rows = [{**row, "track_id": track} for row, track in zip(rows, self.track_ids.tolist(), strict=True)]
+            numbered = zip(rows, self.track_ids.tolist(), strict=True)
+            rows = [row if track < 0 else {**row, "track_id": track} for row, track in numbered]
         return rows
 
     def to_coco(self, image_id: int, categories: Categories) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from onestage.errors import UserError
 from onestage.inference.collection.storage import TRIES, Storage, first_line, in_storage, named, tried_again
-from onestage.inference.sources import IMAGE_SUFFIXES, STREAM_SCHEMES, VIDEO_SUFFIXES, is_address
+from onestage.inference.sources import IMAGE_SUFFIXES, STREAM_SCHEMES, VIDEO_SUFFIXES, is_address, matching, walk
 from onestage.inference.threads import mapped_ahead
 from onestage.runtime.decode import ImageError
 from onestage.texts import as_unicode
@@ -102,7 +102,7 @@ def _expanded(word: str, storage: Storage) -> Iterator[str]:
     if _suffix(name) in VIDEO_SUFFIXES:
         raise UserError(f"{word}: a video; predict it without --engine ray")
     if glob.has_magic(name) and "://" not in name and not os.path.exists(name):
-        for match in glob.iglob(name, recursive=True):
+        for match in matching(name):
             if os.path.isfile(match) and _is_wanted(os.path.basename(match)):
                 yield match
             elif os.path.isdir(match) and "**" not in name:  # "**" matches the files below by itself
@@ -131,9 +131,8 @@ def _files_of_list(path: str, storage: Storage) -> Iterator[str]:
 
 
 def _files_below(folder: str) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(filter(_is_wanted, files)):
+    for parent, files in walk(folder):
+        for name in filter(_is_wanted, files):
             yield os.path.join(parent, name)
 
 
