@@ -8,6 +8,7 @@ Files are read into them by `read`, which names the key of what does not fit; op
 the same fields by `settings_of`.
 """
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -106,7 +107,7 @@ def fitted(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return _fitted_tuple(kind, value, where)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _finite(value, where)
     if kind is type(None) and (value is None or value == "none"):
         return None
     if get_origin(kind) is Literal:
@@ -116,6 +117,13 @@ def fitted(kind: Any, value: Any, where: str) -> Any:
     if not fits:
         raise UserError(f"{where} is {_shown(value)}; expected {in_words(kind)}")
     return value
+
+
+def _finite(value: float, where: str) -> float:
+    with suppress(OverflowError):  # of a whole number of hundreds of digits
+        if math.isfinite(value):
+            return float(value)
+    raise UserError(f"{where} is {_shown(value)}; expected a finite number")
 
 
 def _fitted_tuple(kind: Any, value: Sequence[Any], where: str) -> tuple[Any, ...]:
