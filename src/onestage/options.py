@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 
 else:
     DataOptions = _data_options()
-    Postprocessing = _postprocessing_options(score_threshold="0.5", max_detections="200")
+    Postprocessing = _postprocessing_options(score_threshold="0.5", max_detections="200, or what an exported file has")
     PostprocessingOfModel = _postprocessing_options("as the model's own", "as the model's own")
 
 # --- settings of a recipe

@@ -61,6 +61,17 @@ class Categories:
         names = tuple(names)
         return cls(names, tuple(range(len(names))))
 
+    @classmethod
+    def from_dict(cls, values: Any) -> Categories:
+        """Read `dataclasses.asdict` back, from a file's JSON; a UserError if it is something else."""
+        lists: dict[str, tuple[Any, ...]] = {}
+        for key, kind in (("names", str), ("source_ids", int)):
+            items = values.get(key) if isinstance(values, dict) else None
+            if not isinstance(items, list) or not items or any(type(item) is not kind for item in items):
+                raise UserError("its categories are not a list of names and one of whole numbers; use another copy")
+            lists[key] = tuple(items)
+        return cls(**lists)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -159,17 +170,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Detections:
-        """The detections of a row, a slice, a mask or a list of rows.
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.integer | np.ndarray) -> Detections:
+        """The detections of a row (a whole number of Python, NumPy or torch), a slice, a mask or a list of rows.
 
         Raises:
-            IndexError: no such row, or a mask of another length.
+            IndexError: no such row, a mask of another length, or neither whole numbers nor a mask.
         """
-        if isinstance(rows, int):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"row {rows} of {len(self)} detections")
-            rows = [rows % len(self)]
-        chosen = torch.arange(len(self), device=self.scores.device)[rows if isinstance(rows, slice) else _rows(rows)]
+        chosen = rows if isinstance(rows, slice) else _rows(rows, len(self))
+        chosen = torch.arange(len(self), device=self.scores.device)[chosen]
         track_ids = None if self.track_ids is None else self.track_ids[chosen]
         return Detections(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names, track_ids)
 
@@ -247,9 +255,18 @@ class Detections:
         )
 
 
-def _rows(rows: Sequence[int] | Tensor | np.ndarray) -> Tensor:
+def _rows(rows: int | Sequence[int] | Tensor | np.integer | np.ndarray, count: int) -> Tensor:
+    """A mask, or the numbers of rows (M,), of `count` there are; a single number as a list of one."""
     chosen = torch.as_tensor(rows)
-    return chosen if chosen.dtype == torch.bool else chosen.long()  # an empty list becomes no rows
+    if chosen.ndim == 1 and chosen.dtype == torch.bool:
+        return chosen
+    if chosen.ndim > 1 or chosen.dtype == torch.bool or (chosen.is_floating_point() and chosen.numel()):
+        raise IndexError(f"{rows!r}: give whole numbers of rows, a slice, or a mask of {count} values")
+    chosen = chosen.reshape(-1).long()  # an empty list becomes no rows
+    for row in chosen.tolist():
+        if not -count <= row < count:
+            raise IndexError(f"row {row} of {count} detections")
+    return chosen
 
 
 @dataclass(frozen=True)

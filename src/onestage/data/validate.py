@@ -99,7 +99,8 @@ def checked_images(root: Path, names: Sequence[str], max_pixels: int) -> list[Ch
 
 def _check(path: str, max_pixels: int) -> list[Any] | str:
     try:
-        return list(check_image(path, max_pixels=max_pixels))
+        header = check_image(path, max_pixels=max_pixels)
+        return [getattr(header, name) for name in Checked._fields]
     except ImageError as error:
         return str(error).removeprefix(f"{path}: ")
 

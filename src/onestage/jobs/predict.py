@@ -76,7 +76,7 @@ def predict(
     nms: Literal["hard", "soft"] | None = None,
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
-    max_detections: int = 200,
+    max_detections: int | None = None,
     every: int = 1,
     start_s: float = 0.0,
     end_s: float | None = None,
@@ -96,7 +96,7 @@ def predict(
             are drawn enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
         score_threshold: the score above which a detection is kept and drawn.
         nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
-            keeps the model's own.
+            keeps the model's own; of detections 200, or as many as an exported file gives.
         every: detect in each n-th frame of a video only.
         start_s, end_s: detect in the frames of a video from one time to before the other, seconds.
         track: give each object of a video a number that it keeps from frame to frame (ByteTrack). Detections with
@@ -119,7 +119,7 @@ def predict(
         nms=nms,
         iou_threshold=iou_threshold,
         class_agnostic=class_agnostic or None,  # an exported file may have it inside
-        max_detections=max_detections,
+        max_detections=predictor.usual_detections if max_detections is None else max_detections,
     )
     opened, folder = open_sources(sources), Path(out)
     if track:
