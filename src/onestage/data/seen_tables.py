@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onestage import texts
 from onestage.data.folder import DataFolder
 from onestage.data.seen_images import cache_folder
 from onestage.data.table import Table
@@ -70,9 +71,9 @@ def _stamp(folder: DataFolder) -> str:
 def _version_of_readers() -> str:
     """A digest of the code that reads data sets and images."""
     digest = hashlib.sha256()
-    for module in (__file__, decode.__file__):
-        for file in sorted(Path(module).parent.rglob("*.py")):
-            digest.update(file.read_bytes())
+    folders = (Path(__file__).parent, Path(decode.__file__).parent)
+    for file in (Path(texts.__file__), *(file for folder in folders for file in sorted(folder.rglob("*.py")))):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
