@@ -27,11 +27,10 @@ GOAL_S = 5.0
 MEASURE = """
 import sys, time
 from onestage.data import choose_splits
-from onestage.jobs.dataset import open_for_training
-from onestage.data_options import DataOptions
+from onestage.jobs.dataset import Request, open_for_training
 from onestage.terminal import quiet
 began = time.perf_counter()
-open_for_training(sys.argv[1], (None, None, None), None, True, options=DataOptions(), display=quiet())
+open_for_training(sys.argv[1], Request(), True, display=quiet())
 print(time.perf_counter() - began)
 """
 

@@ -34,29 +34,38 @@ def write_film(
     path: Path,
     frames: int,
     *,
-    rate: int = 10,
+    rate: int | Fraction = 10,
     codec: str = "libx264",
     keyframe_every: int = 12,
     ticks: Sequence[int] | None = None,
     sound: str | None = None,
+    layout: str = "mono",
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    **fields: Any,
 ) -> Path:
-    """Write a film; `ticks` (hundredths of a second) give each frame its own time, `sound` is its codec."""
-    container: Any = av.open(str(path), mode="w")
+    """Write a film; `ticks` (hundredths of a second) give each frame its own time, `sound` is its codec.
+
+    `options` are the codec's; `fields` are set on the codec context, as `color_primaries=1`.
+    """
+    container: Any = av.open(str(path), mode="w", options=container_options or {})
     with container:
-        stream = container.add_stream(codec, rate=rate, options={"g": str(keyframe_every)})
+        stream = container.add_stream(codec, rate=rate, options={"g": str(keyframe_every), **(options or {})})
+        for name, value in fields.items():
+            setattr(stream.codec_context, name, value)
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if ticks is not None:
             stream.codec_context.time_base = Fraction(1, 100)
-        heard = container.add_stream(sound, rate=SOUND_RATE, layout="mono") if sound else None
+        heard = container.add_stream(sound, rate=SOUND_RATE, layout=layout) if sound else None
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(red_box(WIDTH, HEIGHT, place(index)), format="rgb24")
             frame.pts = index if ticks is None else ticks[index]
-            frame.time_base = Fraction(1, rate) if ticks is None else Fraction(1, 100)
+            frame.time_base = 1 / Fraction(rate) if ticks is None else Fraction(1, 100)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if heard is not None:
-            _write_tone(container, heard, seconds=frames / rate)
+            _write_tone(container, heard, seconds=float(frames / rate))
     return path
 
 

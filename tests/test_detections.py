@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,11 @@ def nothing() -> Detections:
         ([], []),
         (np.array([True, False, True]), [0.9, 0.25]),
         (torch.tensor([1]), [0.66666]),
+        (np.int64(1), [0.66666]),
+        (np.uint8(2), [0.25]),
+        (np.array(-1), [0.25]),
+        (torch.tensor(0), [0.9]),
+        (torch.tensor([0.1, 0.3, 0.2]).argmax(), [0.66666]),
     ],
 )
 def test_rows_are_chosen_as_an_arrays_are(rows: object, scores: list[float]) -> None:
@@ -40,8 +47,16 @@ def test_rows_are_chosen_as_an_arrays_are(rows: object, scores: list[float]) -> 
     assert len(chosen) == len(chosen.boxes_xyxy) == len(chosen.labels) == len(scores)
 
 
-@pytest.mark.parametrize("row", [3, -4])
-def test_a_row_that_is_not_there_is_an_index_error(row: int) -> None:
+@pytest.mark.parametrize(
+    "rows", [torch.tensor(1.5), np.array([0.0, 1.0]), np.array([[0, 1]]), torch.tensor(True), np.ones(4, bool)]
+)
+def test_what_is_neither_row_numbers_nor_a_mask_is_an_index_error(rows: Any) -> None:
+    with pytest.raises(IndexError):
+        three()[rows]
+
+
+@pytest.mark.parametrize("row", [3, -4, np.int64(3), torch.tensor(-4)])
+def test_a_row_that_is_not_there_is_an_index_error(row: Any) -> None:
     with pytest.raises(IndexError, match="of 3 detections"):
         three()[row]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
+from nasty_names import NASTY_NAMES, NO_UTF_8
 
 from onestage.drawing import class_color, draw_objects
 from onestage.structures import Detections
@@ -135,3 +138,33 @@ def test_eighty_classes_have_eighty_colours() -> None:
     apart = np.abs(colors[:12, None] - colors[None, :12]).sum(axis=2) + 1000 * np.eye(12, dtype=int)
     assert apart.min() > 90
     assert class_color(42) == class_color(42)
+
+
+def test_nasty_names_are_drawn_as_text() -> None:
+    names = (*NASTY_NAMES, NO_UTF_8, "half \ud83d")  # OpenCV ends the process where a text can't be encoded
+    boxes_xyxy, labels = np.array([[20.0, 50, 220, 150]] * len(names)), np.arange(len(names))
+    image = draw_objects(gray(200, 300), boxes_xyxy, labels, np.zeros(len(names), dtype=bool), names)
+    assert image.shape == (200, 300, 3)
+    one, same = (draw_objects(gray(99, 300), boxes_xyxy[:1], labels[:1], labels[:1] > 0, (n,)) for n in ("a\n", r"a\n"))
+    assert (one == same).all()
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "drawn_hw"),
+    [((100, 150), (400, 600)), ((4, 700), (20, 3500)), ((700, 4), (3500, 20)), ((1, 9000), (1, 9000))],
+)
+def test_thin_images_are_enlarged_within_bounds(size_hw: tuple[int, int], drawn_hw: tuple[int, int]) -> None:
+    """By a whole factor that gives the shorter side 400 pixels, or the longer one at most 4,000."""
+    assert draw(gray(*size_hw), found([[0, 0, 1, 1]], [0.9], [0]), min_side=400).shape == (*drawn_hw, 3)
+
+
+@pytest.mark.parametrize("name", ["m" * 20_000, "i" * 1_000_000])
+def test_class_name_long_is_cut_to_what_fits_in_a_moment(name: str) -> None:
+    box = torch.tensor([[10.0, 60.0, 290.0, 290.0]])
+    began = time.process_time()
+
+    image = Detections(box, torch.tensor([0.9]), torch.tensor([0]), (name,)).draw(gray(300, 300))
+
+    assert time.process_time() - began < 1
+    x0, _, x1, _ = extent(image[:55], class_color(0))  # the tag, above the box
+    assert 0.9 * 300 < x1 - x0 <= 300  # as many letters as fit

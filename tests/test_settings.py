@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,8 @@ def test_the_word_none_stands_for_none_where_a_setting_may_be_none() -> None:
         ({"rat": 1.0}, "file: unknown setting 'rat'; expected kind, rate, limit, sizes, edges, layers, fast"),
         ({"rate": "fast"}, "file: rate is 'fast'; expected a number"),
         ({"rate": True}, "file: rate is True; expected a number"),
+        ({"rate": math.nan}, "file: rate is nan; expected a finite number"),
+        ({"rate": 10**400}, f"file: rate is 1{'0' * 56}...; expected a finite number"),
         ({"limit": 1.5}, "file: limit is 1.5; expected a whole number or none"),
         ({"kind": "wide"}, "file: kind is 'wide'; expected 'plain' or 'deep'"),
         ({"edges": [1, 2, 3]}, "file: edges is [1, 2, 3]; expected a list of 2, each a whole number"),

@@ -1,13 +1,15 @@
-"""What a command prints: progress, and times as people write them."""
+"""What a command prints: progress, and times as people write them. Reliability case: nasty-names."""
 
 import io
 from types import SimpleNamespace
 
 import pytest
+from nasty_names import NASTY_NAMES, NO_UTF_8
 from rich.console import Console
+from rich.table import Table
 
 from onestage.errors import UserError
-from onestage.terminal import Display, duration, eta, seconds
+from onestage.terminal import Display, cell, duration, eta, seconds
 
 
 def test_without_a_terminal_there_is_one_line_an_epoch() -> None:
@@ -48,6 +50,36 @@ def test_a_stage_says_how_far_it_is_how_fast_and_when_it_ends(monkeypatch: pytes
         unknown.advance(20)
         assert known.facts() == "20/40  2.0/s  ETA 0:10"
         assert unknown.facts() == "20  2.0/s"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_nasty_names_are_text_on_any_terminal(encoding: str) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict", newline="")
+    display = Display(Console(file=file, width=200, soft_wrap=True))
+    names, table = [*NASTY_NAMES, NO_UTF_8, "\ud83d"], Table(box=None)
+    for name in names:
+        display.say(f"passed over: {name}: damaged")
+        table.add_row(cell(name, display.console), "0.5")
+    display.console.print(table)
+    file.seek(0)
+    text = file.read()
+    lines = text.splitlines()
+    assert "\x1b" not in text
+    assert sum(line.startswith("passed over: ") and line.endswith(": damaged") for line in lines) == len(names)
+    assert len(lines) == 2 * len(names) + 1  # and the heads of the table
+    for name in ("bolt [m6]", "cat [/x]", "[bold]b[/bold]", "a:car:b", "<script>alert(1)</script>"):
+        assert f"passed over: {name}: damaged" in lines
+        assert any(name in line and line.rstrip().endswith("0.5") for line in lines)
+    assert r"passed over: caf\xe9: damaged" in lines
+
+
+def test_nasty_names_of_a_stage_are_text() -> None:
+    text = io.StringIO()
+    for name in (*NASTY_NAMES, NO_UTF_8):
+        with Display(Console(file=text, force_terminal=True, width=200)).stage(name, 4) as stage:
+            stage.advance(2)
+    assert "cat [/x]" in text.getvalue()
+    assert r"x\x1b[31mRED" in text.getvalue()
 
 
 def test_times_are_written_as_people_write_them() -> None:

@@ -5,19 +5,20 @@ Exit status: 0 done; 1 failed, with one readable line; 2 wrong usage.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import DisallowNone, Positional, arg, subcommand
 
 import onestage
-from onestage.errors import ReportedByAnotherRankError, UserError
+from onestage.command import Command
+from onestage.errors import UserError
 from onestage.options import (
     Data,
     DataOptions,
@@ -30,28 +31,11 @@ from onestage.options import (
     given_settings,
     recipe_options,
 )
-from onestage.terminal import seconds
+from onestage.terminal import print_error, seconds, spell_out_what_streams_lack
 
 
 @dataclass(frozen=True)
-class Common:
-    verbose: bool = False
-    """Show the traceback of a failure."""
-
-    def call(self, function: Callable[..., object], *, without: Collection[str] = (), **more: object) -> None:
-        """Call a function of the Python interface with the options that were given, by their names."""
-        given: dict[str, object] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            given |= vars(value) if one.name == "postprocessing" else {one.name: value}
-        left_out = (*without, "verbose")
-        given = {name: value for name, value in given.items() if name not in left_out}
-        given = {name: value for name, value in given.items() if value is not None and value is not False}
-        function(**given, **more)
-
-
-@dataclass(frozen=True)
-class Demo(Common):
+class Demo(Command):
     """Draw a small data set, train SSD300 on it, evaluate, and write a report: a few minutes on two CPU cores."""
 
     out: Path = Path("runs/demo")
@@ -66,7 +50,7 @@ class Demo(Common):
 
 
 @dataclass(frozen=True)
-class Train(Common):
+class Train(Command):
     """Train a detector on a folder of labelled images, as labelling tools write it (the format is found out).
 
     Options after --device are settings of the recipe; one that is left out stays as the recipe has it."""
@@ -94,8 +78,8 @@ class Train(Common):
     """Split that chooses the best weights. Default: val, else images that are held out of the training split."""
     test_split: Maybe[str] = None
     """Split that gives the final figures. Default: test, else the one that chooses."""
-    subset: Maybe[float] = None
-    """Number of training images to use, or a fraction below 1. Default: all."""
+    subset: Maybe[int | float] = None
+    """Number of training images to use, as 100, or a part of them, as 0.1. Default: all."""
     seed: Maybe[int] = None
     """Seed of fresh weights, the order of the images and their augmentation. Default: 0."""
     resume: bool = False
@@ -124,7 +108,7 @@ class Train(Common):
 
 
 @dataclass(frozen=True)
-class Evaluate(Common):
+class Evaluate(Command):
     """Measure a model on a labelled split by the VOC and COCO protocols: table, metrics.json, report.html."""
 
     model: Model = tyro.MISSING
@@ -145,7 +129,7 @@ class Evaluate(Common):
 
 
 @dataclass(frozen=True)
-class Predict(Common):
+class Predict(Command):
     """Detect in images and videos: writes them with boxes drawn, and detections.json."""
 
     model: Model = tyro.MISSING
@@ -168,6 +152,8 @@ class Predict(Common):
     batch_size: int = 8
     """Images that go through the network together."""
     device: Device = None
+    overwrite: bool = False
+    """Replace files in --out, too, that no earlier predict wrote or that were changed since."""
     engine: Literal["local", "ray"] = "local"
     """ray is for collections too large for one machine: images also from Parquet files and object storage (s3://,
     gs://), results as Parquet, workers on all cores and GPUs; the same command again goes on where it stopped."""
@@ -200,6 +186,7 @@ class Predict(Common):
             end_s=None if self.end is None else seconds(self.end),
             track=self.track,
             formats=self.write,
+            overwrite=self.overwrite,
         )
 
     def _refuse(self, names: Collection[str], why: str) -> None:
@@ -209,12 +196,12 @@ class Predict(Common):
                 raise UserError(f"--{spelled.get(option.name, option.name).replace('_', '-')}: {why}")
 
 
-_ONLY_LOCAL = ("every", "start", "end", "track", "write")
+_ONLY_LOCAL = ("every", "start", "end", "track", "write", "overwrite")
 _ONLY_WITH_RAY = ("address", "concurrency", "gpus_per_worker", "column", "source_column", "part_size")
 
 
 @dataclass(frozen=True)
-class Export(Common):
+class Export(Command):
     """Write a model as one file from images of any size to final boxes, and check it against the model."""
 
     model: Model = tyro.MISSING
@@ -234,7 +221,7 @@ class Export(Common):
 
 
 @dataclass(frozen=True)
-class Serve(Common):
+class Serve(Command):
     """Answer HTTP requests with detections (POST /v1/detect), and show a page to try the model in the browser."""
 
     model: Model = tyro.MISSING
@@ -259,7 +246,7 @@ class Serve(Common):
 
 
 @dataclass(frozen=True)
-class Import(Common):
+class Import(Command):
     """Turn another project's checkpoint into a model file, strictly: every entry is used or accounted for."""
 
     file: Annotated[Positional[Path], arg(metavar="FILE")] = tyro.MISSING
@@ -282,7 +269,7 @@ class Import(Common):
 
 
 @dataclass(frozen=True)
-class Convert(Common):
+class Convert(Command):
     """Write a data set of any format that is read as VOC, COCO or YOLO, boxes exact, images linked."""
 
     data: Data = tyro.MISSING
@@ -292,6 +279,8 @@ class Convert(Common):
     """Folder to write, new or empty."""
     split: Maybe[str] = None
     """Parts of new splits train, val and test, as 0.8,0.1,0.1. Default: the splits of the data."""
+    rename: Annotated[tuple[str, ...], arg(metavar="OLD=NEW ...")] = ()
+    """Other names of classes; classes that get the same name become one."""
     copy: bool = False
     """Copy the images, instead of giving the same files a second name."""
     data_options: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
@@ -301,7 +290,7 @@ class Convert(Common):
 
 
 @dataclass(frozen=True)
-class Doctor(Common):
+class Doctor(Command):
     """Look through a data set before training: what is in it, and what is wrong, with a page to look at."""
 
     data: Data = tyro.MISSING
@@ -325,7 +314,7 @@ class Doctor(Common):
 
 
 @dataclass(frozen=True)
-class Info(Common):
+class Info(Command):
     """Parameters, GMACs, anchors, input and classes of a model or a detector's name; what is in a data set."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL")] = tyro.MISSING
@@ -338,7 +327,7 @@ class Info(Common):
 
 
 @dataclass(frozen=True)
-class Recipes(Common):
+class Recipes(Command):
     """List the named recipes, with the results to expect and those measured."""
 
     def run(self) -> None:
@@ -347,7 +336,7 @@ class Recipes(Common):
 
 _WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det) on your own labelled images, measure them, and use them."
 
-COMMANDS: dict[str, type[Common]] = {
+COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "train": Train,
     "evaluate": Evaluate,
@@ -364,13 +353,33 @@ COMMANDS: dict[str, type[Common]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of `arguments` (default: the process's), and exit."""
+    spell_out_what_streams_lack()
     words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = _run(words)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        status = 1
+    except BrokenPipeError:  # whoever reads what is printed has enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter flushes what is left
+        status = 1
+    sys.exit(status)
+
+
+def _run(words: list[str]) -> int:
+    """The exit status of the command that the words of a command line ask for."""
     commands = {**COMMANDS, "train": _train_with_settings()} if words[:1] == ["train"] else COMMANDS
     union: Any = None
     for name, command in commands.items():
         one = Annotated[command, subcommand(name)]
         union = one if union is None else union | one
-    sys.exit(_status(tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS)))
+    # Without DisallowNone, help texts would offer a None, too, that nobody needs to type.
+    try:
+        command = tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS, config=(DisallowNone,))
+    except UserError as error:  # an option's value is out of its range
+        print_error(error, with_traceback=False)
+        return 2
+    return command.status()
 
 
 def _train_with_settings() -> type[Train]:
@@ -378,21 +387,6 @@ def _train_with_settings() -> type[Train]:
     settings = recipe_options()
     options: list[Any] = [("settings", Annotated[settings, arg(name="")], settings())]
     return make_dataclass("Train", options, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__})
-
-
-def _status(command: Any) -> int:
-    try:
-        command.run()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 1
-    except (UserError, OSError) as error:
-        if command.verbose:
-            traceback.print_exc()
-        if not isinstance(error, ReportedByAnotherRankError):
-            print(f"onestage: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Draws boxes and their names on images: a colour for each class, tags that stay inside the image and apart."""
 
 import colorsys
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from onestage.runtime.detections import name_of
+from onestage.texts import one_line
 
 Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1: half-open pixels
@@ -21,6 +23,7 @@ GOLDEN_RATIO = 0.618033988749895  # steps around the hue circle by which colours
 SHADES = ((0.75, 1.0), (1.0, 0.72), (0.45, 0.95))  # (saturation, value) of generated colours, in turn
 FONT, WEIGHT = "sans", 500  # comes with OpenCV 5 and has the letters of all common scripts
 SMALLEST_DRAWN_SIDE = 400  # pixels; smaller images are enlarged before drawing, so that tags can be read
+LONGEST_ENLARGED_SIDE = 4000  # pixels; a thin image is enlarged less, or it would take gigabytes
 OUTLINE: Color = (20, 20, 20)  # around every line, so that it shows on any background
 
 
@@ -47,12 +50,13 @@ def draw_detections(
 
     Boxes are pixels of `image_rgb`. A label without a name is written as its number, a track as `#` and its number.
     An image whose shorter side is below `min_side` pixels is first enlarged by a whole factor, so that tags can be
-    read; otherwise the size stays (H2, W2 = H, W).
+    read, but not beyond `LONGEST_ENLARGED_SIDE`; otherwise the size stays (H2, W2 = H, W).
     """
     best_first = np.argsort(-scores, kind="stable")
     captions = [f"{name_of(label, names)} {score:.2f}" for label, score in zip(labels.tolist(), scores, strict=True)]
     if track_ids is not None:
-        captions = [f"#{track} {caption}" for track, caption in zip(track_ids.tolist(), captions, strict=True)]
+        numbered = zip(track_ids.tolist(), captions, strict=True)
+        captions = [caption if track < 0 else f"#{track} {caption}" for track, caption in numbered]
     captions, solid = [captions[row] for row in best_first], np.zeros(len(scores), dtype=bool)
     boxes_xyxy, labels = boxes_xyxy[best_first], labels[best_first]
     return draw_objects(image_rgb, boxes_xyxy, labels, solid, names, captions=captions, min_side=min_side)
@@ -74,7 +78,8 @@ def draw_objects(
     `captions` None takes the names of the objects' labels, `colors` None the colours of their classes. An empty
     caption has no tag. For the rest see `draw_detections`.
     """
-    factor = max(1, -(-min_side // max(1, min(image_rgb.shape[:2]))))
+    shorter, longer = sorted(image_rgb.shape[:2])
+    factor = max(1, min(-(-min_side // max(1, shorter)), LONGEST_ENLARGED_SIDE // max(1, longer)))
     image = np.ascontiguousarray(image_rgb).copy()
     if factor > 1:
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
@@ -89,14 +94,12 @@ def draw_objects(
     boxes = [_inside(box * factor, size_hw) for box in boxes_xyxy]
     colors = [class_color(int(label)) for label in labels] if colors is None else colors
     captions = [name_of(int(label), names) for label in labels] if captions is None else captions
+    captions = [one_line(caption) for caption in captions]
     tags: list[tuple[str, Rectangle, Color]] = []
     for box, caption, color in zip(boxes, captions, colors, strict=True):
         if not caption:
             continue
-        # The caption, or as many of its first letters as fit into the image and three dots.
-        shorter = (f"{caption[:length]}..." for length in range(len(caption), 0, -1))
-        fitting = (text for text in (caption, *shorter) if tag_width(text) <= size_hw[1])
-        text = next(fitting, f"{caption[:1]}...")
+        text = _shortened(caption, tag_width, size_hw[1])
         tag_wh = tag_width(text), round(1.35 * text_size) + 1
         tags.append((text, _free_spot(box, tag_wh, size_hw, [spot for _, spot, _ in tags]), color))
     for box, color, broken in reversed(list(zip(boxes, colors, ignored, strict=True))):
@@ -109,6 +112,15 @@ def draw_objects(
         letters = (0, 0, 0) if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 125 else (255, 255, 255)
         cv2.putText(image, text, (x0 + 3, y0 + text_size), letters, face, text_size, WEIGHT)
     return image
+
+
+def _shortened(caption: str, width_of: Callable[[str], int], most: int) -> str:
+    """The caption, or as many of its first letters (one at least) and three dots as are `most` pixels wide together."""
+    letters = caption[: most // 2]  # a letter takes two pixels at least; to measure thousands of them takes seconds
+    if letters == caption and width_of(caption) <= most:
+        return caption
+    fitting = bisect_right(range(1, len(letters) + 1), most, key=lambda count: width_of(f"{letters[:count]}..."))
+    return f"{letters[: max(1, fitting)]}..."
 
 
 def _free_spot(

@@ -2,7 +2,11 @@
 
 from onestage.runtime.errors import UserError
 
-__all__ = ["ReportedByAnotherRankError", "UserError"]
+__all__ = ["PassingError", "ReportedByAnotherRankError", "UserError"]
+
+
+class PassingError(UserError):
+    """An error that may not come again when the same command is started again: a process died, a connection broke."""
 
 
 class ReportedByAnotherRankError(UserError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagConversionOff, Positional, arg
 
 from onestage import data_options
 from onestage.errors import UserError
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 
 else:
     DataOptions = _data_options()
-    Postprocessing = _postprocessing_options(score_threshold="0.5", max_detections="200")
+    Postprocessing = _postprocessing_options(score_threshold="0.5", max_detections="200, or what an exported file has")
     PostprocessingOfModel = _postprocessing_options("as the model's own", "as the model's own")
 
 # --- settings of a recipe
@@ -143,7 +143,7 @@ def _option(name: str, kind: Any, text: str) -> tuple[str, Any, Any]:
     nested = _is_nested(kind)
     how = arg(name=spelled, help=f"{text}.", help_behavior_hint="", metavar="VALUE ..." if nested else None)
     option = Annotated[(tuple[str, ...] if nested else kind) | None, how]
-    return name, option, field(default=None, metadata={"nested": nested})
+    return name, FlagConversionOff[option], field(default=None, metadata={"nested": nested})
 
 
 def _is_nested(kind: Any) -> bool:

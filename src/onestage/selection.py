@@ -11,6 +11,7 @@ from typing import Literal
 from onestage.errors import UserError
 from onestage.settings import setting
 
+MOST = 1_000_000_000  # candidates, detections; far more than any network has anchors
 Nms = Literal["hard", "soft-linear", "soft-gaussian"]
 
 
@@ -32,8 +33,12 @@ class Selection:
         for name in ("score_threshold", "iou_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected 0 to 1")
-        if self.max_detections is not None and self.max_detections < 1:
-            raise UserError(f"max_detections {self.max_detections}: expected 1 or more")
+        for name in ("candidates_per_class", "max_detections"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= MOST:
+                raise UserError(f"{name} {value}: expected 1 or more" + (f", up to {MOST:,}" if value > MOST else ""))
+        if not self.sigma > 0:
+            raise UserError(f"sigma {self.sigma}: expected more than 0")
 
     def changed(
         self,

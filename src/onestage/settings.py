@@ -8,6 +8,7 @@ Files are read into them by `read`, which names the key of what does not fit; op
 the same fields by `settings_of`.
 """
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -106,16 +107,23 @@ def fitted(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return _fitted_tuple(kind, value, where)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _finite(value, where)
     if kind is type(None) and (value is None or value == "none"):
         return None
     if get_origin(kind) is Literal:
         fits = value in get_args(kind) and not isinstance(value, bool)
     else:
-        fits = kind is Any or type(value) is kind
+        fits = kind is Any or type(value) is (get_origin(kind) or kind)
     if not fits:
         raise UserError(f"{where} is {_shown(value)}; expected {in_words(kind)}")
     return value
+
+
+def _finite(value: float, where: str) -> float:
+    with suppress(OverflowError):  # of a whole number of hundreds of digits
+        if math.isfinite(value):
+            return float(value)
+    raise UserError(f"{where} is {_shown(value)}; expected a finite number")
 
 
 def _fitted_tuple(kind: Any, value: Sequence[Any], where: str) -> tuple[Any, ...]:
@@ -132,6 +140,19 @@ def _fitted_to_one(kinds: Sequence[Any], value: Any, where: str) -> Any:
         with suppress(UserError):
             return fitted(kind, value, where)
     raise UserError(f"{where} is {_shown(value)}; expected {' or '.join(map(in_words, kinds))}")
+
+
+def check_ranges(values: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raise a UserError for a field, or an item of one, that is out of its range (ends included) or not finite.
+
+    None is in every range.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(values, name)
+        items = value if isinstance(value, tuple) else (value,)
+        if not all(one is None or (least <= one <= most and one < math.inf) for one in items):
+            expected = f"{least} to {most}" if most < math.inf else f"{least} or more"
+            raise UserError(f"{type(values).__name__}: {name} is {value}; expected {expected}")
 
 
 def in_words(kind: Any) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,15 @@ from torch import Tensor
 from onestage.drawing import draw_detections
 from onestage.errors import UserError
 from onestage.runtime.detections import detection_dicts, name_of, wanted_labels
+from onestage.texts import as_unicode
+
+T = TypeVar("T")
+
+
+def repeated(values: Iterable[T]) -> T | None:
+    """The first value that stands there a second time; None if there is none."""
+    seen: set[T] = set()
+    return next((value for value in values if value in seen or seen.add(value)), None)
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,10 @@ class Categories:
     source_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise UserError(f"categories: {', '.join(twice)} named more than once; give each class its own name")
+        if halves := [name for name in self.names if as_unicode(name) != name]:
+            raise UserError(f"categories: {halves[0]!r} holds half a character, which can't be written; rename it")
+        if (twice := repeated(self.names)) is not None:
+            raise UserError(f"categories: {twice} named more than once; give each class its own name")
         if len(self.source_ids) != len(self.names) or len(set(self.source_ids)) != len(self.source_ids):
             raise UserError(
                 f"categories: source ids {self.source_ids} do not name {len(self.names)} classes, once each"
@@ -50,6 +60,17 @@ class Categories:
         """Categories whose ids in the file are their labels (VOC, YOLO)."""
         names = tuple(names)
         return cls(names, tuple(range(len(names))))
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Categories:
+        """Read `dataclasses.asdict` back, from a file's JSON; a UserError if it is something else."""
+        lists: dict[str, tuple[Any, ...]] = {}
+        for key, kind in (("names", str), ("source_ids", int)):
+            items = values.get(key) if isinstance(values, dict) else None
+            if not isinstance(items, list) or not items or any(type(item) is not kind for item in items):
+                raise UserError("its categories are not a list of names and one of whole numbers; use another copy")
+            lists[key] = tuple(items)
+        return cls(**lists)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -144,22 +165,19 @@ class Detections:
     scores: Float[Tensor, " N"]
     labels: Int64[Tensor, " N"]
     names: tuple[str, ...] = ()  # of every class, by label; () straight from a detector
-    track_ids: Int64[Tensor, " N"] | None = None  # numbers that objects keep through a video's frames
+    track_ids: Int64[Tensor, " N"] | None = None  # numbers that objects keep through a video's frames; -1: none
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Detections:
-        """The detections of a row, a slice, a mask or a list of rows.
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.integer | np.ndarray) -> Detections:
+        """The detections of a row (a whole number of Python, NumPy or torch), a slice, a mask or a list of rows.
 
         Raises:
-            IndexError: no such row, or a mask of another length.
+            IndexError: no such row, a mask of another length, or neither whole numbers nor a mask.
         """
-        if isinstance(rows, int):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"row {rows} of {len(self)} detections")
-            rows = [rows % len(self)]
-        chosen = torch.arange(len(self), device=self.scores.device)[rows if isinstance(rows, slice) else _rows(rows)]
+        chosen = rows if isinstance(rows, slice) else _rows(rows, len(self))
+        chosen = torch.arange(len(self), device=self.scores.device)[chosen]
         track_ids = None if self.track_ids is None else self.track_ids[chosen]
         return Detections(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names, track_ids)
 
@@ -187,7 +205,8 @@ class Detections:
         """Rows of `detections.json`: name, label, score (4 digits), box_xyxy (hundredths of a pixel), track_id."""
         rows = detection_dicts(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
         if self.track_ids is not None:
-            rows = [{**row, "track_id": track} for row, track in zip(rows, self.track_ids.tolist(), strict=True)]
+            numbered = zip(rows, self.track_ids.tolist(), strict=True)
+            rows = [row if track < 0 else {**row, "track_id": track} for row, track in numbered]
         return rows
 
     def to_coco(self, image_id: int, categories: Categories) -> list[dict[str, Any]]:
@@ -236,9 +255,18 @@ class Detections:
         )
 
 
-def _rows(rows: Sequence[int] | Tensor | np.ndarray) -> Tensor:
+def _rows(rows: int | Sequence[int] | Tensor | np.integer | np.ndarray, count: int) -> Tensor:
+    """A mask, or the numbers of rows (M,), of `count` there are; a single number as a list of one."""
     chosen = torch.as_tensor(rows)
-    return chosen if chosen.dtype == torch.bool else chosen.long()  # an empty list becomes no rows
+    if chosen.ndim == 1 and chosen.dtype == torch.bool:
+        return chosen
+    if chosen.ndim > 1 or chosen.dtype == torch.bool or (chosen.is_floating_point() and chosen.numel()):
+        raise IndexError(f"{rows!r}: give whole numbers of rows, a slice, or a mask of {count} values")
+    chosen = chosen.reshape(-1).long()  # an empty list becomes no rows
+    for row in chosen.tolist():
+        if not -count <= row < count:
+            raise IndexError(f"row {row} of {count} detections")
+    return chosen
 
 
 @dataclass(frozen=True)

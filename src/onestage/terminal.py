@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
-from onestage.errors import UserError
+from onestage.errors import ReportedByAnotherRankError, UserError
+from onestage.texts import one_line
 
 
 class Display:
@@ -22,9 +27,10 @@ class Display:
         self._training_bar = TaskID(0)
         self._last_epoch_line = -1
 
-    def say(self, line: str) -> None:
-        """Print a line that stays on the screen."""
-        self.console.print(line, markup=False)
+    def say(self, *lines: str) -> None:
+        """Print lines that stay on the screen. A name in them makes no other line, whatever it holds."""
+        for line in lines:
+            self.console.print(cell(line, self.console))
 
     def __enter__(self) -> Display:
         self._bars = self._new_bars()
@@ -49,13 +55,36 @@ class Display:
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Show a bar for another piece of work (evaluation, checks, drawing) of `total` units; 0: an unknown number."""
         with self._new_bars() if self._bars is None else nullcontext(self._bars) as bars:
-            stage = Stage(bars, name, total)
+            stage = Stage(bars, one_line(name), total)
             yield stage
             bars.remove_task(stage.task)
 
     def _new_bars(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[facts]}"))
-        return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        name, facts = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[facts]}"))
+        bar = BarColumn(bar_width=24)
+        return Progress(name, bar, facts, console=self.console, transient=True, disable=not self.console.is_terminal)
+
+
+def cell(text: str, console: Console) -> Text:
+    """A text of any origin as a line, or a cell of a table: no markup, no escapes, no letter that can't be printed."""
+    return Text(one_line(text).encode(console.encoding, "backslashreplace").decode(console.encoding))
+
+
+def print_error(error: Exception, *, with_traceback: bool) -> None:
+    """Print an error for the user on standard error: the lines of a `UserError`, one line of others."""
+    if with_traceback:
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        print(*map(one_line, lines), sep="\n", file=sys.stderr)
+    if not isinstance(error, ReportedByAnotherRankError):
+        lines = error.args if isinstance(error, UserError) else (error,)
+        print("onestage: " + "\n".join(one_line(str(line)) for line in lines), file=sys.stderr)
+
+
+def spell_out_what_streams_lack() -> None:
+    """Let standard output take letters that its encoding lacks; Latin-1 has no bullet for the help."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def quiet() -> Display:

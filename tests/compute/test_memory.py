@@ -3,11 +3,19 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
-from onestage.compute.memory import container_free, keep_freed_memory, memory_of, out_of_memory
+from onestage.compute.memory import (
+    container_free,
+    keep_freed_memory,
+    memory_of,
+    out_of_memory,
+    readable_memory_errors,
+)
+from onestage.errors import UserError
 
 MB = 10**6
 
@@ -107,12 +115,29 @@ def test_torch_says_out_of_memory_by_its_class_and_on_processors_in_words() -> N
     assert out_of_memory(raised.value)
 
 
+def test_memory_that_ran_out_is_one_line_with_advice() -> None:
+    with (
+        pytest.raises(UserError, match=r"^memory ran out \(Unable to allocate .*\); use less$"),
+        readable_memory_errors("use less"),
+    ):
+        np.empty(1 << 60, dtype=np.uint8)
+    with (
+        pytest.raises(UserError, match=r"^memory ran out \(MemoryError\); use less$"),
+        readable_memory_errors("use less"),
+    ):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="size mismatch"), readable_memory_errors("use less"):
+        raise RuntimeError("size mismatch")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("CUDA error: out of memory", True),
+        ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate", True),
+        ("std::bad_alloc", True),
         ("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.", True),
         ("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)", False),
         ("CUDA error: an illegal memory access was encountered", False),

@@ -135,6 +135,16 @@ def test_a_folder_whose_name_has_a_plus_is_one_folder(tmp_path: Path) -> None:
     assert dataset_roots(f"{tmp_path}/a+{tmp_path}/b") == [tmp_path / "a", tmp_path / "b"]
 
 
+@pytest.mark.parametrize("parent", ["plain", "c++", "a+b", "+"])
+def test_plus_signs_in_the_name_of_a_folder_join_nothing(parent: str, tmp_path: Path) -> None:
+    folders = [tmp_path / parent / name for name in ("VOC2007", "VOC2012", "other/VOC")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert dataset_roots(f"{tmp_path}/{parent}/VOC2007+VOC2012+other/VOC") == folders
+    assert dataset_roots(f"{folders[0]}+{folders[1]}+") == folders[:2]
+    assert dataset_roots(f"{folders[0]}+VOC2099") == [folders[0], tmp_path / parent / "VOC2099"]
+
+
 def write_noise(root: Path) -> None:
     """Other pixels in every image, so that none is like another."""
     for seed, path in enumerate(sorted((root / "JPEGImages").iterdir())):

@@ -103,6 +103,43 @@ def test_yolo_class_lists_that_differ_are_refused(tmp_path: Path) -> None:
         read_dataset(tmp_path, "train")
 
 
+def test_yolo_a_list_of_classes_and_notes_that_differ_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/a.jpg")
+    put(tmp_path / "labels/a.txt", LINE)
+    put(tmp_path / "notes.json", json.dumps({"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}))
+    (found,) = find_datasets(tmp_path)
+    assert found.others == []  # its list of categories makes the notes no COCO
+    assert found.source.categories("all").names == ("dog", "cat")
+    put(tmp_path / "classes.txt", "cat\ndog\n")
+    with pytest.raises(UserError, match=r"notes\.json names the classes dog, cat, the list of classes cat, dog; which"):
+        read_dataset(tmp_path, "all")
+
+
+def test_an_archive_and_a_file_of_something_else_are_named_as_what_they_are(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    put(tmp_path / "film.txt", "a film")
+    put(tmp_path / "q/both.zip", "PK")
+    for data, message in (
+        (tmp_path / "q/both.zip", r"both\.zip: an archive; unpack it"),
+        (tmp_path / "q", r"no image in it, but the archive both\.zip; unpack it"),
+        (tmp_path / "film.txt", r"film\.txt: not an annotation file that is read; give the folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_datasets(data)
+
+
+def test_label_studio_tasks_that_are_not_labelled_yet_are_no_fault(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / name)
+    value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["cat"]}
+    result = {"type": "rectanglelabels", "original_width": 80, "original_height": 60, "value": value}
+    done = {"data": {"image": "/data/upload/1/a.jpg"}, "annotations": [{"result": [result]}]}
+    put(tmp_path / "tasks.json", json.dumps([done, {"data": {"image": "/data/upload/1/b.jpg"}, "annotations": []}]))
+    table, problems = read_split(tmp_path, "all")
+    assert table.image_names() == ["a.jpg"]
+    assert [(one.kind, one.severity) for one in problems] == [("not-labelled", "notice")]
+
+
 def test_yolo_what_is_named_but_not_here_is_said(tmp_path: Path) -> None:
     write_image(tmp_path / "images/train/a.jpg")
     put(tmp_path / "labels/train/a.txt", LINE)

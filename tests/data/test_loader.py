@@ -60,6 +60,16 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
             assert torch.equal(targets.ignored, others.ignored)
 
 
+def test_image_replaced_by_one_of_another_size_ends_the_reading_with_its_name(tmp_path: Path) -> None:
+    table = a_table(tmp_path)
+    write_image(tmp_path / "3.png", (60, 43))  # it was 43 high and 60 wide
+    message = r"3\.png: the image is 43x60, its annotation says 60x43; correct it"
+    with pytest.raises(UserError, match=message):
+        train(table, 3)
+    with pytest.raises(UserError, match=message):
+        list(evaluation_loader(table, resize=Stretch(32), batch_size=3))
+
+
 def test_an_epoch_is_a_permutation_and_shows_every_image_before_one_comes_again() -> None:
     order = epoch_order(num_images=10, repeat=3, seed=1, epoch=4)
     assert sorted(order.tolist()) == list(range(30))

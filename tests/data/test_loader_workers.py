@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from torch.utils.data import Dataset, _utils
 
 from onestage.data import loader_workers
 from onestage.data.loader import evaluation_loader, training_loader
-from onestage.data.loader_workers import by_thread, readable_worker_errors
+from onestage.data.loader_workers import by_processes, by_thread, readable_worker_errors
 from onestage.data.table import Table
 from onestage.errors import UserError
 from onestage.input_size import Stretch
@@ -93,7 +94,7 @@ def test_a_worker_that_is_killed_ends_the_loop_in_one_line_and_leaves_no_process
     assert time.monotonic() - begun < 30
     assert str(caught.value) == (
         f"a loader worker (process {killed}) was killed by SIGKILL, perhaps because memory ran out; run it again "
-        "(training with --resume), with fewer --workers or a smaller --batch-size"
+        "(training with --resume), with fewer --workers"
     )
     loader.close()
     assert worker_pids() == []
@@ -177,6 +178,37 @@ def test_pytorchs_message_about_a_dead_worker_becomes_one_line(message: str, exp
 def test_other_errors_stay_as_they_are() -> None:
     with pytest.raises(RuntimeError, match="size mismatch"), readable_worker_errors():
         raise RuntimeError("size mismatch")
+
+
+class Unsendable(Dataset[Any]):
+    """Its items fail where PyTorch puts a batch into shared memory that is full: on the way to another process."""
+
+    def __getitem__(self, key: object) -> Unsendable:
+        return self
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+@pytest.mark.filterwarnings(UNCLOSED)
+@pytest.mark.usefixtures("collected")
+def test_small_shared_memory_ends_the_loop_in_one_line_instead_of_a_wait_for_ever() -> None:
+    loader = by_processes(Unsendable(), [0], 1, pin_memory=False, start_method="fork", warn=None)
+    message = r"^a loader worker \(process \d+\) has no shared memory for a batch; run it again .* with --workers 0, or"
+    with pytest.raises(UserError, match=message), readable_worker_errors():
+        next(loader)
+    assert worker_pids() == []
+
+
+@pytest.mark.filterwarnings(UNCLOSED)
+def test_small_shared_memory_for_the_locks_of_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(loader: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loader_workers.DataLoader, "__iter__", full)
+    loader = by_processes(Unsendable(), [0], 2, pin_memory=False, start_method="fork", warn=None)
+    with pytest.raises(UserError, match=r"--workers 2: can't be started \(No space left on device\); run it again"):
+        next(loader)
 
 
 # --- stopped

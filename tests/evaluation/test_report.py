@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from html_pages import Page
+from nasty_names import NASTY_NAMES, NO_UTF_8, is_seen
 
 from onestage.evaluation import measure
 from onestage.evaluation.report import ReportExample, write_report
@@ -25,10 +26,10 @@ LOG = [
 ]  # fmt: skip
 
 
-def example(size_hw: tuple[int, int] = (90, 120)) -> ReportExample:
+def example(size_hw: tuple[int, int] = (90, 120), name: str = "000012.jpg") -> ReportExample:
     found = Detections(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([0.8]), torch.tensor([1]))
     return ReportExample(
-        name="000012.jpg",
+        name=name,
         image=np.full((*size_hw, 3), 128, dtype=np.uint8),
         boxes_xyxy=np.array([[10, 10, 60, 60], [70, 5, 110, 40]], dtype=np.float32),
         labels=np.array([1, 0]),
@@ -38,7 +39,9 @@ def example(size_hw: tuple[int, int] = (90, 120)) -> ReportExample:
     )
 
 
-def written(path: Path, *, names: tuple[str, ...] = ("scratch", "dent", "rust"), with_run: bool = True) -> str:
+def written(
+    path: Path, *, names: tuple[str, ...] = ("scratch", "dent", "rust"), with_run: bool = True, shown: str = "a.jpg"
+) -> str:
     categories = Categories.from_names(names)
     boxes_xyxy = np.array([[0.0, 0.0, 40.0, 40.0], [5.0, 5.0, 25.0, 25.0]])
     two = np.array([0, 1])
@@ -51,7 +54,7 @@ def written(path: Path, *, names: tuple[str, ...] = ("scratch", "dent", "rust"),
         measurement=measured,
         categories=categories,
         training_log=LOG if with_run else (),
-        examples={"Best images": [example()], "Worst images": [example((900, 1200))]} if with_run else None,
+        examples={"Best images": [example(name=shown)], "Worst images": [example((900, 1200))]} if with_run else None,
         settings={"detector": "ssd300", "optimizer": {"momentum": 0.9}} if with_run else None,
     )
     return file.read_text(encoding="utf-8")
@@ -86,6 +89,21 @@ def test_example_images_are_readable_and_of_a_size_for_the_page(tmp_path: Path) 
         shapes.append(image.shape[:2])
 
     assert shapes == [(360, 480)] * 2 + [(420, 560)] * 2
+
+
+def test_nasty_names_are_text_in_the_page(tmp_path: Path) -> None:
+    text = written(tmp_path, names=NASTY_NAMES, shown=NO_UTF_8)
+    page = Page(text)
+    assert "script" not in page.tags
+    assert all(map(is_seen, page.words))
+    for word in (
+        "bolt [m6]",
+        "<script>alert(1)</script>",
+        r"x\x1b[31mRED\x1b[0m",
+        r"caf\xe9",
+        "{{ 7 * 7 }} %s {0} \\n",
+    ):
+        assert word in page.words
 
 
 def test_class_names_cannot_add_markup(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -199,6 +202,30 @@ def test_what_is_part_of_the_file_cannot_be_replaced(ssd_file: Path) -> None:
     predictor = ExportedPredictor(ssd_file)
     with pytest.raises(UserError, match="nms 'soft-gaussian', but 'hard' is part of this file"):
         predictor.selection = replace(predictor.selection, nms="soft-gaussian")
+
+
+@pytest.mark.parametrize("asked", [201, None])
+def test_exported_limit_more_detections_than_the_file_gives_are_refused(ssd_file: Path, asked: int | None) -> None:
+    """SSD's own limit is 200 (Liu 2016, 3.1)."""
+    predictor = ExportedPredictor(ssd_file)
+    with pytest.raises(
+        UserError, match=rf"ssd\.onnx: max_detections {asked}, but this file gives at most 200 an image"
+    ):
+        predictor.selection = replace(predictor.selection, max_detections=asked)
+    assert predictor.selection.max_detections == 200
+
+
+def test_a_pickled_file_and_threads_find_the_same(ssd_file: Path) -> None:
+    predictor = ExportedPredictor(ssd_file)
+    predictor.selection = replace(predictor.selection, score_threshold=0.2)
+    images = [draw_image(np.random.default_rng(seed), 100 + 50 * seed).image for seed in range(4)]
+    alone = [predictor(image) for image in images]
+    for other in (predictor, pickle.loads(pickle.dumps(predictor)), copy.deepcopy(predictor)):
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(other, 2 * images))
+        for one, expected in zip(found, 2 * alone, strict=True):
+            assert len(expected) > 5
+            assert_allclose(one.boxes_xyxy, expected.boxes_xyxy, atol=0.01)
 
 
 def test_a_device_that_is_not_there_is_named(ssd_file: Path) -> None:

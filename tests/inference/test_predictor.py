@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +15,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from red_box import CATEGORIES, RedBoxDetector, red_box
+from small_model import write_small_model
 
+from onestage.compute.device import Precision
 from onestage.detectors import build
 from onestage.errors import UserError
 from onestage.inference.predictor import AnyImage, Predictor, load, read_image
@@ -163,6 +170,63 @@ def test_a_pillow_image_is_turned_upright_as_its_file_is(orientation: int) -> No
     expected = decode_image(encoded.getvalue())
     assert expected.shape == ((8, 16, 3) if orientation <= 4 else (16, 8, 3))
     np.testing.assert_allclose(given.astype(int), expected, atol=2)  # two JPEG decoders
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WebP"])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_image_xmp_orientation_turns_a_pillow_image_no_more_than_its_file(kind: str, loaded: bool) -> None:
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description tiff:Orientation=\"6\"/></x:xmpmeta>"
+    about = PngInfo()
+    about.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    options: dict[str, Any] = {"PNG": {"pnginfo": about}, "TIFF": {"tiffinfo": {700: xmp}}}.get(kind, {"xmp": xmp})
+    encoded = io.BytesIO()
+    Image.new("P", (16, 8), 3).convert("P" if kind in ("PNG", "TIFF") else "RGB").save(encoded, kind, **options)
+    with Image.open(io.BytesIO(encoded.getvalue())) as opened:
+        if loaded and kind != "TIFF":  # Pillow turns a TIFF as it loads it
+            opened.load()
+        assert read_image(opened).shape == decode_image(encoded.getvalue()).shape == (8, 16, 3)
+        assert "xmp" in opened.info
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WebP"])
+def test_a_pillow_image_is_turned_once_whether_it_is_loaded_or_not(kind: str, loaded: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = io.BytesIO()
+    Image.fromarray(np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)).save(
+        encoded, kind, exif=exif, lossless=True
+    )
+    with Image.open(io.BytesIO(encoded.getvalue())) as opened:
+        if loaded:
+            opened.load()
+        np.testing.assert_array_equal(read_image(opened), decode_image(encoded.getvalue()))
+
+
+def test_a_cut_off_pillow_image_is_an_image_error() -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(encoded, "JPEG")
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(Image.open(io.BytesIO(encoded.getvalue()[:2000])))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_copies_of_a_predictor_and_its_pickle_find_the_same(precision: Precision, tmp_path: Path) -> None:
+    first = load(write_small_model(tmp_path / "m.safetensors"), device="cpu", precision=precision)
+    first.selection = replace(first.selection, score_threshold=0.2)
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    found = first(image)
+    assert len(found) > 5
+    torch.save(cast(Predictor, first).detector, tmp_path / "d.pt")
+    for other in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
+        torch.testing.assert_close(other(image).boxes_xyxy, found.boxes_xyxy)
+
+
+def test_threads_each_get_the_detections_of_their_own_image(predictor: Predictor) -> None:
+    boxes = [(0, 0, 10 * n, 20) for n in range(1, 9)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda box: predictor(red_box(100, 100, box)).boxes_xyxy.tolist(), 5 * boxes))
+    assert found == [[list(map(float, box))] for box in 5 * boxes]
 
 
 def test_a_pillow_mode_without_rgb_meaning_is_named() -> None:

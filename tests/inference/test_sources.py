@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from nasty_names import FILE_NAMES
 
 from onestage.errors import UserError
 from onestage.inference.sources import ImageSource, VideoSource, open_sources, open_video
@@ -29,6 +31,34 @@ def test_a_folder_gives_its_images_sorted_with_those_of_the_folders_in_it(tmp_pa
     touch(tmp_path, "b.png", "a.JPG", "notes.txt", "night/c.webp", "night/deep/d.tiff", ".hidden.jpg", ".trash/e.jpg")
     names = [source.output_name for source in open_sources([str(tmp_path)])]
     assert names == ["a.jpg", "b.png", "night/c.png", "night/deep/d.png"]
+
+
+def test_predict_folder_leaves_nothing_out_but_pipes(tmp_path: Path) -> None:
+    """Pipes would wait for somebody to write (video_pipe_in_folder)."""
+    names = ["a.jpg", "b.jfif", "c.jpe", "d.dib", "e.avif", "f.heic", "g.mp4"]
+    touch(tmp_path, *(f"in/{name}" for name in names), "store/deep/h.jpg")
+    (tmp_path / "in/linked").symlink_to("../store")
+    for pipe in ("x.jpg", "y.mp4"):
+        os.mkfifo(tmp_path / "in" / pipe)
+    sources = open_sources([str(tmp_path / "in")])
+    assert [Path(source.name).name for source in sources] == [*names, "h.jpg"]
+    assert [source.output_name for source in sources[1:4]] == ["b.jpg", "c.jpg", "d.png"]
+    assert sources[-1].output_name == "linked/deep/h.jpg"
+    found = open_sources([str(tmp_path / "in/*")])
+    assert [Path(source.name).name for source in found] == [*names, "h.jpg"]
+
+
+@pytest.mark.parametrize(
+    "word", ["tree", "tree/**", "tree/**/*.jpg", "**/*.jpg", "**/**/x.jpg", "tree/a/*", "*/**/a/**"]
+)
+def test_predict_glob_link_loops_end_and_give_each_file_once(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "tree/a/x.jpg", "tree/a/notes.txt", "tree/.hidden/y.jpg")
+    for link in ("back", "again"):
+        (tmp_path / "tree/a" / link).symlink_to("..")
+    monkeypatch.chdir(tmp_path)
+    assert [Path(source.name).resolve() for source in open_sources([word])] == [tmp_path.resolve() / "tree/a/x.jpg"]
 
 
 def test_a_glob_gives_the_images_it_matches_sorted(tmp_path: Path) -> None:
@@ -69,6 +99,8 @@ def test_names_differ_before_the_suffix_so_that_no_result_overwrites_another(tmp
         (["texts/*.jpg"], r"texts/\*.jpg: the glob matches no image and no video"),
         (["good", "missing"], "missing: no such file or folder"),
         (["a\0b.jpg"], "no such file or folder"),
+        (["pipe.jpg"], "pipe.jpg: neither a file nor a folder"),
+        (["@pipe.jpg"], "@pipe.jpg: neither a file nor a folder"),
     ],
 )
 def test_a_word_that_stands_for_nothing_is_named(
@@ -76,6 +108,7 @@ def test_a_word_that_stands_for_nothing_is_named(
 ) -> None:
     touch(tmp_path, "texts/readme.txt", "good/1.jpg")
     monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.jpg")
     with pytest.raises(UserError, match=message):
         open_sources(words)
 
@@ -154,6 +187,19 @@ def test_a_film_behind_an_address_without_a_suffix_is_read_whole(
     assert (source.live, source.output_name) == (live, "download.mp4")
 
 
+@pytest.mark.parametrize("word", ["http://[::1", "https://[x]/a.jpg", "rtsp://[::1", "http://a:99999/b.jpg"])
+def test_predict_bad_addresses_are_named_in_one_line(word: str) -> None:
+    with pytest.raises(UserError, match=r"^[^\n]+: no address \([^\n]+$") as refused:
+        open_sources([word])
+    assert word in str(refused.value)
+
+
+def test_predict_closed_stdin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input can't be read"):
+        open_sources(["-"])
+
+
 def test_other_addresses_are_refused() -> None:
     with pytest.raises(UserError, match="addresses begin with"):
         open_sources(["ftp://example.org/a.jpg"])
@@ -172,3 +218,19 @@ def test_an_image_is_no_video(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     with pytest.raises(UserError, match=r"a.jpg: no video"):
         open_video(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_are_no_part_of_a_list(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "a.jpg", "käse.jpg")
+    Path("list.txt").write_bytes("a.jpg\r\nkäse.jpg\r\n".encode(encoding))
+    assert [source.name for source in open_sources(["@list.txt"])] == ["a.jpg", "käse.jpg"]
+
+
+def test_nasty_names_stand_in_lists_as_they_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"{name}.jpg" for name in FILE_NAMES if len(name.splitlines()) == 1]
+    touch(tmp_path, *names)
+    Path("list.txt").write_bytes(b"\n".join(map(os.fsencode, names)))
+    assert [source.name for source in open_sources(["@list.txt"])] == names

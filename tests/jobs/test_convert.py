@@ -11,6 +11,7 @@ import pytest
 from drawings import DRAWINGS, put
 from folders import voc_xml, write_image, write_voc_folder
 from labelled_folders import KINDS
+from nasty_names import FILE_NAMES, NASTY_NAMES
 from rich.console import Console
 
 import onestage
@@ -18,6 +19,7 @@ from onestage.data import read_dataset
 from onestage.data_options import DataOptions
 from onestage.errors import UserError
 from onestage.terminal import Display
+from onestage.texts import one_line
 
 CAT, DOG = ("cat", 1, 1, 20, 20), ("dog", 5, 5, 30, 30)
 convert = onestage.convert  # imported here, not in the first test
@@ -90,7 +92,7 @@ def test_bad_data_stops_unless_it_is_to_be_left_out(tmp_path: Path) -> None:
     assert line.endswith("mend the data, or leave these out with --skip-bad-data")
     assert not (tmp_path / "out").exists()
     lines = said(root, to="yolo", out=tmp_path / "out", data_options=DataOptions(skip_bad_data=True))
-    assert "left out, as --skip-bad-data asks: 1 images and 0 objects" in lines
+    assert "left out: 1 image and 0 objects" in lines
     assert lines[-1] == f"{tmp_path / 'out'}, train: 1 images, 1 objects"
 
 
@@ -107,6 +109,18 @@ def test_it_says_what_was_read_and_what_was_written(data: Path, tmp_path: Path) 
         "JPEGImages/b.jpg",
         "classes.txt",
     ]
+
+
+def test_classes_that_get_the_same_name_become_one(data: Path, tmp_path: Path) -> None:
+    convert(data, to="voc", out=tmp_path / "out", rename=["dog=pet", "cat=pet"], display=quiet())
+    table, _ = read_dataset(tmp_path / "out", "train")
+    assert table.categories.names == ("pet",)
+    assert table.boxes_xyxy.tolist() == read_dataset(data, "train")[0].boxes_xyxy.tolist()
+    convert(data, to="yolo", out=tmp_path / "other", rename=["dog=hound"], display=quiet())
+    assert read_dataset(tmp_path / "other", "train")[0].categories.names == ("cat", "hound")
+    for wrong in ("bird=pet", "dog=", "dog"):
+        message = refusal(data, to="voc", out=tmp_path / "no", rename=[wrong])
+        assert message == f"--rename {wrong}: expected OLD=NEW, where OLD is one of cat, dog"
 
 
 def test_yolo_has_no_word_for_ignored_objects_so_they_are_counted(data: Path, tmp_path: Path) -> None:
@@ -154,6 +168,22 @@ def test_names_that_files_and_markup_need_care_with_survive(tmp_path: Path) -> N
         assert table.categories.names == ("- 1", "Kätzchen: no", 'a & "b" <c>')
         named = {table.categories.names[table.labels[row]]: table.image_path(row).stem for row in range(3)}
         assert all(name == stem for name, stem in named.items())
+
+
+def test_nasty_names_of_files_survive_or_are_replaced(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in FILE_NAMES:
+        write_image(data / "images" / f"{name}.png")
+        (data / "labels").mkdir(exist_ok=True)
+        (data / "labels" / f"{name}.txt").write_text("0 .5 .5 .5 .5\n")
+    put(data, "data.yaml", json.dumps({"train": "images", "names": list(NASTY_NAMES)}))
+    lines = [name for name in NASTY_NAMES if one_line(name) != name]
+    assert refusal(data, to="voc", out=tmp_path / "out").startswith(f"class {lines[0]!r}: its name has a line break")
+    put(data, "data.yaml", json.dumps({"train": "images", "names": ["cat"]}))
+    for to in ("voc", "coco", "yolo"):
+        convert(data, to=to, out=tmp_path / to, display=quiet())
+        table, problems = read_dataset(tmp_path / to, "train")
+        assert (len(table), len(table.labels), problems) == (len(FILE_NAMES), len(FILE_NAMES), [])
 
 
 def test_two_folders_are_written_as_one(tmp_path: Path) -> None:

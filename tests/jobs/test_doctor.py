@@ -13,7 +13,9 @@ import pytest
 import torch
 from drawings import CLASSES, DRAWINGS, Drawing, centred, drawn, fractions, put
 from folders import voc_xml, write_image, write_voc_folder
+from html_pages import Page
 from labelled_folders import KINDS, NAMES_TXT, voc_text
+from nasty_names import FILE_NAMES, NASTY_NAMES, is_seen
 from PIL import Image
 from rich.console import Console
 
@@ -165,6 +167,16 @@ def test_missing_images_and_images_without_annotation(tmp_path: Path) -> None:
     assert "JPEGImages/img_77.jpg: no annotation names it" in text
 
 
+def test_of_folders_that_are_joined_only_images_that_none_uses_are_said(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        KINDS["labelme-beside"].write(tmp_path / name)
+    write_image(tmp_path / "two" / "img_77.jpg")
+    checkup, text = examined(Path(f"{tmp_path}/one+two"))
+    found = {one.code: one for one in checkup.findings}
+    assert found["images-without-annotation"].count == 1
+    assert "    two/img_77.jpg: no annotation names it" in text
+
+
 def test_images_without_objects_and_a_split_without_any(tmp_path: Path) -> None:
     def emptied(*stems: str) -> Callable[[Drawing], Drawing]:
         return lambda one: one._replace(objects=()) if one.stem in stems else one
@@ -238,7 +250,9 @@ def test_a_copy_that_is_mended_is_found_clean(name: str, tmp_path: Path) -> None
     assert checkup.errors == []
     assert sum(map(len, checkup.tables.values())) == 5
     assert checkup.tables["train"].kind == (kind.format if kind.format in ("voc", "yolo") else "coco")
-    assert "img_01.jpg" in (tmp_path / "fixed" / "changes.txt").read_text()
+    changes = (tmp_path / "fixed" / "changes.txt").read_text()
+    assert "img_01.jpg" in changes
+    assert "(few-objects): not changed" in changes
     with pytest.raises(UserError, match="has files already; name a new folder with --fix"):
         examined(tmp_path / "data", fix=tmp_path / "fixed")
 
@@ -286,6 +300,26 @@ def detected(*rows: tuple[int, float, tuple[float, float, float, float]]) -> Det
     boxes = torch.tensor([box for *_, box in rows]).reshape(-1, 4)
     scores, labels = torch.tensor([score for _, score, _ in rows]), torch.tensor([label for label, *_ in rows])
     return Detections(boxes.float(), scores.float(), labels.long())
+
+
+def test_nasty_names_are_text_in_findings_changes_and_pages(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in FILE_NAMES:
+        write_image(data / "images" / f"{name}.png")
+        (data / "labels").mkdir(exist_ok=True)
+        (data / "labels" / f"{name}.txt").write_text("0 .5 .5 .5 .5\n1 .9 .5 .5 .5\n")
+    put(data, "data.yaml", json.dumps({"train": "images", "names": list(NASTY_NAMES)}))
+    _, text = examined(data, json_file=tmp_path / "all.json", out=tmp_path / "page")
+    assert all(map(is_seen, text.splitlines()))
+    assert not any(line.startswith("onestage: all good") for line in text.splitlines())
+    written = json.loads((tmp_path / "all.json").read_text(encoding="ascii"))
+    assert list(written["splits"]["train"]["classes"]) == list(NASTY_NAMES)
+    assert all(map(is_seen, Page((tmp_path / "page/report.html").read_text(encoding="utf-8")).words))
+    put(data, "data.yaml", json.dumps({"train": "images", "names": ["cat", "dog"]}))
+    examined(data, fix=tmp_path / "fixed")
+    changes = (tmp_path / "fixed" / "changes.txt").read_text(encoding="utf-8").splitlines()
+    assert len(changes) == 1 + len(FILE_NAMES)  # each clipped box
+    assert all(map(is_seen, changes))
 
 
 A, B, C = (0.0, 0.0, 20.0, 20.0), (40.0, 0.0, 60.0, 20.0), (0.0, 60.0, 30.0, 90.0)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -112,7 +117,7 @@ def test_the_command_line_writes_a_file_with_the_selection_asked_for(
     predictor = onestage.load(out)
     assert predictor.papers_selection.nms == "soft-gaussian"
     assert predictor.papers_selection.class_agnostic
-    assert predictor.papers_selection.max_detections == 9
+    assert predictor.papers_selection.max_detections == predictor.usual_detections == 9
     onestage.predict(out, [str(images[0])], out=tmp_path / "found", score_threshold=0.1)
     assert 0 < len(rows(tmp_path / "found")) <= 9
 
@@ -232,6 +237,64 @@ def test_ctrl_c_is_heard_after_two_openvino_files_and_a_file_that_is_written_ane
     xml, weights = (shutil.copy(in_openvino.with_suffix(suffix), tmp_path) for suffix in (".xml", ".bin"))
     done = subprocess.run([sys.executable, "-c", IN_A_PROCESS, xml, weights], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("interrupted\n0 1\n", 0)
+
+
+def test_threads_each_get_the_boxes_of_their_own_image_from_openvino(in_openvino: Path) -> None:
+    predictor = onestage.load(in_openvino)
+    predictor.selection = replace(predictor.selection, score_threshold=0.2)
+    images = [draw_image(np.random.default_rng(seed), 100 + 50 * seed).image for seed in range(6)]
+    alone = [predictor(image) for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(predictor, 8 * images))
+    assert min(map(len, alone)) > 5
+    for one, expected in zip(found, 8 * alone, strict=True):
+        assert one.boxes_xyxy.tolist() == expected.boxes_xyxy.tolist()
+
+
+def test_a_pickled_openvino_file_is_opened_again_unless_it_is_another_one_now(
+    in_openvino: Path, tmp_path: Path
+) -> None:
+    for suffix in (".xml", ".bin"):
+        shutil.copy(in_openvino.with_suffix(suffix), tmp_path / f"m{suffix}")
+    predictor, image = onestage.load(tmp_path / "m.xml"), draw_image(np.random.default_rng(0), 200).image
+    predictor.selection = replace(predictor.selection, score_threshold=0.2)
+    pickled = pickle.dumps(predictor)
+    assert pickle.loads(pickled)(image).boxes_xyxy.tolist() == predictor(image).boxes_xyxy.tolist()
+    xml, digest = (tmp_path / "m.xml").read_text(), cast(ExportedPredictor, predictor).session.file.header["sha256"]
+    (tmp_path / "m.bin").write_bytes((tmp_path / "m.bin").read_bytes()[:-1] + b"x")
+    changed = hashlib.sha256((tmp_path / "m.bin").read_bytes()).hexdigest()
+    (tmp_path / "m.xml").write_text(xml.replace(digest, changed))
+    with pytest.raises(UserError, match=r"m\.xml: was exported anew since the predictor was pickled; load it again"):
+        pickle.loads(pickled)
+
+
+IN_A_FORK = """
+import os, signal, sys
+import numpy as np
+import onestage
+predictors, image = [onestage.load(path) for path in sys.argv[1:]], np.zeros((50, 50, 3), np.uint8)
+for predictor in predictors:
+    predictor(image)
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(30)  # seconds, then it would not have come to an end
+for predictor in predictors:
+    try:
+        print(len(predictor(image)))
+    except onestage.UserError as error:
+        print(str(error).split(": ", 1)[1])
+sys.stdout.flush()
+os._exit(0)  # as multiprocessing ends its processes: the engines would wait for the threads that a fork does not have
+"""
+
+
+def test_a_fork_detects_or_says_in_a_line_that_it_can_not(model: Path, exported: Path, in_openvino: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", IN_A_FORK, model, exported, in_openvino]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    refusal = "opened before this process was forked, and OpenVINO works only where it was opened"
+    assert (done.stdout, done.returncode) == (f"0\n0\n{refusal}; load the file in each process\n", 0)
 
 
 def test_openvinos_files_that_were_changed_or_are_not_ours_are_refused(in_openvino: Path, tmp_path: Path) -> None:

@@ -31,12 +31,13 @@ def test_a_golden_checkpoint_imported_by_the_command_line_gives_the_golden_outpu
 ) -> None:
     theirs, names, model = tmp_path / "theirs.safetensors", tmp_path / "names.txt", tmp_path / "model.safetensors"
     save_file(checkpoint(case), theirs)
-    names.write_text("\n".join(f"class {number}" for number in range(classes)))
+    listed = ["__background__", "N/A", "N/A", *(f"class {number}" for number in range(2, classes))]  # as torchvision's
+    names.write_text("\r\n".join(listed), encoding="utf-8-sig")  # byte-order-marks: as Windows' editors write
     words = ("--layout", layout, "--detector", detector, "--categories", names, "--out", model)
     assert run("import", theirs, *words) == 0
     assert "entries loaded" in capsys.readouterr().out
     loaded = load_model(model)
-    assert len(loaded.categories) == classes
+    assert loaded.categories.names == ("N/A 1", "N/A 2", *listed[3:])
     with torch.no_grad():
         predictions = loaded.detector.raw(images(size))
     for output, found in (("box_deltas", predictions.box_deltas), ("class_logits", predictions.class_logits)):
@@ -56,3 +57,11 @@ def test_a_model_file_ends_in_safetensors(tmp_path: Path, capsys: pytest.Capture
     words = ("--detector", "ssd300-vgg16", "--categories", tmp_path / "names.txt", "--out", tmp_path / "model.bin")
     assert run("import", tmp_path / "theirs.pth", *words) == 1
     assert "a model file ends in .safetensors" in capsys.readouterr().err
+
+
+def test_a_class_twice_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\ncat\n")
+    words = ("--detector", "ssd300-vgg16", "--categories", tmp_path / "names.txt", "--out", tmp_path / "m.safetensors")
+    assert run("import", tmp_path / "theirs.pth", *words) == 1
+    line = f"onestage: {tmp_path}/names.txt: two classes are called 'cat'; give each its own name\n"
+    assert capsys.readouterr().err == line

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import av
 import cv2
@@ -16,6 +19,7 @@ import psutil
 import pytest
 import torch
 from films import place, write_film, write_repeated
+from nasty_names import FILE_NAMES, NASTY_NAMES, is_seen
 from pycocotools.coco import COCO
 from red_box import CATEGORIES, RedBoxDetector, red_box
 from rich.console import Console
@@ -25,8 +29,9 @@ import onestage
 from onestage.data import read_dataset
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
-from onestage.structures import Detections
+from onestage.structures import Categories, Detections
 from onestage.terminal import Display
+from onestage.texts import as_unicode, one_line
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +98,7 @@ def test_a_folder_may_hold_images_and_videos(tmp_path: Path, quiet: Display) -> 
     write_film(tmp_path / "in/b.mp4", 3)
     predicted = onestage.predict("model", [str(tmp_path / "in")], out=tmp_path / "out", display=quiet)
     assert (predicted.images, predicted.frames) == (1, 3)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.mp4", "detections.json"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.png", "b.mp4", "detections.json"]
     assert "1 images and 3 frames, 4 detections" in said(quiet)
 
 
@@ -155,6 +160,19 @@ def test_a_voc_folder_can_be_trained_on(tmp_path: Path, quiet: Display) -> None:
     assert (tmp_path / "out/voc/JPEGImages/a.png").read_bytes() == (tmp_path / "x/a.png").read_bytes()
 
 
+def test_a_voc_folder_has_boxes_of_one_pixel_and_none_without_area(
+    tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes_xyxy = torch.tensor([[20.0, 30.0, 21.0, 90.0], [100.0, 10.0, 100.0, 50.0]])  # the second: clipped away
+    found = Detections(boxes_xyxy, torch.tensor([0.9, 0.8]), torch.ones(2, dtype=torch.int64))
+    monkeypatch.setattr(RedBoxDetector, "detect", lambda *arguments: [found])
+    write_red_box(tmp_path / "a.png")
+    onestage.predict("model", [str(tmp_path / "a.png")], out=tmp_path / "out", formats=("voc",), display=quiet)
+    table, problems = read_dataset(tmp_path / "out/voc", "trainval")
+    assert problems == []
+    np.testing.assert_array_equal(table.boxes_xyxy, [[20, 30, 21, 90]])
+
+
 def test_nothing_found_gives_empty_lists(tmp_path: Path, quiet: Display) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((50, 50, 3), dtype=np.uint8))
     formats = ("csv", "coco", "voc")
@@ -174,6 +192,86 @@ def test_a_source_is_never_overwritten_by_its_drawn_copy(tmp_path: Path, quiet: 
     assert [source.read_bytes() for source in sources] == before
 
 
+def test_predict_overwrites_sources_nor_anything_else_it_did_not_write(tmp_path: Path, quiet: Display) -> None:
+    one, other = write_red_box(tmp_path / "a/x.png"), write_red_box(tmp_path / "b/x.png", (1, 2, 30, 40))
+    kept = write_red_box(tmp_path / "album/x.png", (5, 5, 20, 20))
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/x.png").symlink_to("../album/x.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/detections.json").write_text("mine")
+    (tmp_path / "deep/x.png").mkdir(parents=True)
+    before = [path.read_bytes() for path in (one, other, kept)]
+    with pytest.raises(UserError, match=r"b/x\.png: the drawn copy would take its place"):
+        onestage.predict("model", [str(one), str(other)], out=other.parent, display=quiet)
+    for folder in ("b", "links", "notes"):
+        with pytest.raises(UserError, match=f"{folder}/.*: not as an earlier predict wrote it; .* or give --overwrite"):
+            onestage.predict("model", [str(one)], out=tmp_path / folder, display=quiet)
+    with pytest.raises(UserError, match=r"deep/x\.png: a folder"):
+        onestage.predict("model", [str(one)], out=tmp_path / "deep", display=quiet)
+    assert [path.read_bytes() for path in (one, other, kept)] == before
+    assert (tmp_path / "notes/detections.json").read_text() == "mine"
+    onestage.predict("model", [str(one)], out=tmp_path / "links", overwrite=True, display=quiet)
+    assert kept.read_bytes() == before[2]
+    assert not (tmp_path / "links/x.png").is_symlink()
+
+
+def test_what_an_earlier_run_wrote_is_replaced_unless_it_was_changed_since(tmp_path: Path, quiet: Display) -> None:
+    image, film = write_red_box(tmp_path / "x.png"), write_film(tmp_path / "film.mp4", 3)
+    words, out = [str(image), str(film)], tmp_path / "out"
+    for _ in range(2):
+        onestage.predict("model", words, out=out, formats=("csv", "coco", "voc"), display=quiet)
+    annotation = out / "voc/Annotations/x.xml"
+    annotation.write_text(annotation.read_text().replace("red", "blue"))  # corrected
+    with pytest.raises(UserError, match=r"x\.xml: not as an earlier predict wrote it"):
+        onestage.predict("model", words, out=out, formats=("voc",), display=quiet)
+    onestage.predict("model", words, out=out, display=quiet)
+    assert "blue" in annotation.read_text()
+    (out / "film.mp4").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"film\.mp4: not as an earlier predict wrote it"):
+        onestage.predict("model", words, out=out, display=quiet)
+
+
+def test_a_run_that_was_killed_can_be_started_again(
+    tmp_path: Path, quiet: Display, red_box_predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(write_red_box(tmp_path / f"in/{name}.png")) for name in "ab"]
+    with monkeypatch.context() as patched:
+        patched.setattr("onestage.jobs.written_files.WrittenFiles.done", lambda *_: None)  # it gets to no end
+        onestage.predict("model", words, out=tmp_path / "out", display=quiet)
+    with (tmp_path / "out/.onestage-predict.jsonl").open("a") as file:
+        file.write('["b.p')  # torn
+    onestage.predict("model", words, out=tmp_path / "out", display=quiet)
+    assert len(detections_of(tmp_path / "out")) == 2
+
+
+def test_tracks_of_a_video_have_their_first_frame(tmp_path: Path, quiet: Display, red_box_predictor: Predictor) -> None:
+    film = write_film(tmp_path / "film.mp4", 12)
+    onestage.predict("model", [str(film)], out=tmp_path / "out", track=True, formats=("csv",), display=quiet)
+    tracks = [[one["track_id"] for one in entry["detections"]] for entry in detections_of(tmp_path / "out")]
+    assert tracks == [[0]] * 12
+    assert red_box_predictor.selection.score_threshold == 0.1  # what ByteTrack's second stage gets
+    assert "12 detections with scores above 0.5 or a track" in said(quiet)
+
+
+def test_a_video_that_can_not_be_written_is_named_and_the_rest_go_on(
+    tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thin, good = write_film(tmp_path / "a.mp4", 3), write_film(tmp_path / "b.mp4", 3)
+    monkeypatch.setattr("onestage.inference.video_writer.ENCODERS", {"libx264": {"level": "wrong"}})
+    with pytest.raises(UserError, match="2 of 2 sources could not be read"):
+        onestage.predict("model", [str(thin), str(good)], out=tmp_path / "o:1", display=quiet)
+    assert "a.mp4: can't be written" in said(quiet).replace("\n", " ")
+
+
+def test_a_folder_with_a_colon_takes_images_and_videos(tmp_path: Path, quiet: Display) -> None:
+    """`--out o:1`: what stands before a colon is no protocol."""
+    words = [str(write_red_box(tmp_path / "a.png")), str(write_film(tmp_path / "12:30.mp4", 3))]
+    onestage.predict("model", words, out=tmp_path / "o:1", display=quiet)
+    assert (tmp_path / "o:1/a.png").exists()
+    with av.open(f"file:{tmp_path}/o:1/12:30.mp4") as drawn:
+        assert drawn.streams.video[0].frames == 3
+
+
 def test_a_video_that_can_not_be_opened_is_named_and_the_rest_go_on(tmp_path: Path, quiet: Display) -> None:
     bad, good = tmp_path / "bad.mp4", write_film(tmp_path / "good.mp4", 3)
     bad.write_text("<html>not a video</html>")
@@ -184,10 +282,49 @@ def test_a_video_that_can_not_be_opened_is_named_and_the_rest_go_on(tmp_path: Pa
     assert [one["frame"] for one in detections_of(tmp_path / "out")] == [0, 1, 2]
 
 
+def test_nasty_names_of_files_are_text_in_every_result(tmp_path: Path, quiet: Display) -> None:
+    data = write_red_box(tmp_path / "a.png").read_bytes()
+    (tmp_path / "in").mkdir()
+    for name in FILE_NAMES:
+        (tmp_path / "in" / f"{name}.png").write_bytes(data)
+    (tmp_path / "in" / "broken \x1b[31m\nonestage: all good.png").write_bytes(b"junk")
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=f"1 of {len(FILE_NAMES) + 1} sources could"):
+        onestage.predict("model", [str(tmp_path / "in")], out=out, formats=("csv", "coco", "voc"), display=quiet)
+    assert len(said(quiet).splitlines()) == 2
+    assert all(map(is_seen, said(quiet).splitlines()))
+    sources = sorted(f"{tmp_path}/in/{as_unicode(name)}.png" for name in FILE_NAMES)
+    assert sorted(one["source"] for one in detections_of(out)) == sources
+    assert sorted(one["file_name"] for one in json.loads((out / "coco_images.json").read_text())) == sources
+    with (out / "detections.csv").open(encoding="utf-8", newline="") as file:
+        assert sorted(row["source"] for row in csv.DictReader(file)) == sources
+    assert all((out / f"{name}.png").exists() for name in FILE_NAMES)
+    table, problems = read_dataset(out / "voc", "trainval")
+    assert (len(table), len(table.labels), problems) == (len(FILE_NAMES), len(FILE_NAMES), [])
+
+
+def test_nasty_names_of_classes_are_text_in_every_result(
+    tmp_path: Path, quiet: Display, red_box_predictor: Predictor
+) -> None:
+    image, out = str(write_red_box(tmp_path / "a.png")), tmp_path / "out"
+    for name in NASTY_NAMES:
+        red_box_predictor.categories = Categories.from_names(["blue", name])
+        onestage.predict("model", [image], out=out, formats=("csv", "coco", "voc"), display=quiet)
+        assert detections_of(out)[0]["detections"][0]["name"] == name
+        with (out / "detections.csv").open(encoding="utf-8", newline="") as file:
+            assert [row["name"] for row in csv.DictReader(file)] == [name]
+        xml = ElementTree.parse(out / "voc/Annotations/a.xml")
+        assert [found.text for found in xml.iter("name")] == [one_line(name)]
+
+
 def test_a_full_disk_is_reported(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
-    with pytest.raises(UserError, match=r"a.png: can't be written"):
-        onestage.predict("model", [str(_touched(tmp_path))], out=tmp_path / "out", display=quiet)
+    def fail(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    image = str(_touched(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(UserError, match=r"a.png: can't be written \(No space left"):
+        onestage.predict("model", [image], out=tmp_path / "out", display=quiet)
 
 
 def _touched(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import signal
@@ -12,13 +13,17 @@ from typing import Any
 import pytest
 import torch
 from lives import outcome
+from rich.console import Console
 
 import onestage
 from onestage.data.generated import write_generated_voc
+from onestage.data_options import DataOptions
 from onestage.errors import UserError
 from onestage.jobs.train import train
 from onestage.models.model_file import read_tensors
+from onestage.terminal import Display
 from onestage.training import trainer
+from onestage.training.journal import read_log
 
 LIVES = 20
 STEPS = 24
@@ -137,6 +142,47 @@ def test_a_moved_box_is_other_data_and_a_renamed_class_is_refused(straight: Path
         path.write_text(path.read_text().replace("ball", "bowl"))
     with pytest.raises(UserError, match=r"its classes are ball, .*, now bowl, "):
         onestage.train(tmp_path / "renamed", out=straight, resume=True, **RUN)
+
+
+def test_resume_other_truth_of_the_split_that_chooses_is_refused(straight: Path, tmp_path: Path) -> None:
+    write_generated_voc(tmp_path / "moved", seed=1, train=6, test=2)
+    name = (tmp_path / "moved/ImageSets/Main/test.txt").read_text().split()[0]
+    annotation = tmp_path / "moved/Annotations" / f"{name}.xml"
+    text = annotation.read_text()
+    x = text.split("<xmin>")[1].split("</xmin>")[0]
+    annotation.write_text(text.replace(f"<xmin>{x}</xmin>", f"<xmin>{float(x) + 1:g}</xmin>", 1))
+    with pytest.raises(UserError, match=r"its validation data has changed \(2 images, \d+ objects, as many now, but "):
+        onestage.train(tmp_path / "moved", out=straight, resume=True, **RUN)
+
+
+def test_resume_subset_splits_and_data_options_without_saying_them_again_also_from_a_log_torn_and_leftover_files(
+    tmp_path: Path,
+) -> None:
+    data, run, lines = tmp_path / "data", tmp_path / "run", io.StringIO()
+    write_generated_voc(data, seed=1, train=6, test=2)
+    splits = data / "ImageSets/Main"
+    broken, *others = (splits / "trainval.txt").read_text().split()
+    (data / "JPEGImages" / f"{broken}.jpg").write_bytes(b"no image")
+    (splits / "mine.txt").write_text("\n".join([broken, *others[:4]]))
+    (splits / "fifth.txt").write_text(others[4])
+    asked = {"train_split": "mine", "val_split": "test", "test_split": "fifth", "subset": 3}
+    options = DataOptions(skip_bad_data=True)
+    onestage.train(data, out=run, data_options=options, **{**RUN, **asked, "steps": 2})
+    leftover, log = run / f"checkpoint/.training.safetensors.{'0f' * 16}", run / "log.csv"
+    leftover.touch()
+    log.write_text(log.read_text()[:-9])
+    onestage.train(data, out=run, resume=True, steps=4, display=Display(Console(file=lines, width=1000)))
+    assert "training on a subset of 3 images" in lines.getvalue()
+    assert "3 images (mine) train" not in lines.getvalue()  # the line is about the split
+    assert "4 images (mine) train, 2 images (test) choose the best weights, 1 images (fifth) test" in lines.getvalue()
+    assert not leftover.exists()
+    assert read_log(log)[-1]["step"] == 4
+
+
+def test_recipe_deep_in_brackets_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(UserError, match=r"recipe\.json: damaged"):
+        onestage.train(tmp_path, out=tmp_path, resume=True)
 
 
 def test_a_run_may_be_made_longer_without_repeating_its_settings(data: Path, tmp_path: Path) -> None:

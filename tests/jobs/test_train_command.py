@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -9,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from folders import voc_xml, write_voc_folder
+from rich.console import Console
 
 import onestage
 from onestage import cli
 from onestage.data.generated import write_generated_voc
 from onestage.errors import ReportedByAnotherRankError, UserError
 from onestage.jobs import train as job
+from onestage.jobs.dataset import Request, open_for_training
 from onestage.models.model_file import RunFolder
+from onestage.terminal import Display, quiet
 from onestage.training.processes import World
 from onestage.training.recipe import TABLES, Recipe
 
@@ -43,13 +49,32 @@ def test_help_says_what_each_option_is_for(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     words = " ".join(capsys.readouterr().out.replace("│", "").split())
-    assert "--batch-size {None}|INT|{auto} Images a step, over all ranks. --acc" in words
-    assert "--augmentation.expand-max {None}|FLOAT Largest side of the canvas, in sides of the image. --" in words
-    assert "--postprocessing.iou-threshold {None}|FLOAT IoU above which NMS takes two detections" in words
-    assert "--detector {None}|STR ssd300-vgg16, " in words
-    assert "default: None" not in words
+    assert "--batch-size INT|{auto} Images a step, over all ranks. --acc" in words
+    assert "--augmentation.expand-max FLOAT Largest side of the canvas, in sides of the image. --" in words
+    assert "--postprocessing.iou-threshold FLOAT IoU above which NMS takes two detections" in words
+    assert "--detector STR ssd300-vgg16, " in words
+    assert "None" not in words
     options = {f"--{field.name.replace('_', '-')} " for field in fields(Recipe)} - {f"--{name} " for name in TABLES}
     assert all(option in words for option in options)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["convert", "x", "--to", "käse", "--out", "y"]])
+def test_nasty_names_and_help_are_printed_on_a_terminal_of_ascii(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict"))
+    with pytest.raises(SystemExit) as done:
+        cli.main(words)
+    assert done.value.code == (0 if "--help" in words else 2)
+
+
+def test_nasty_names_in_an_error_are_one_line_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+    line = failed(["train", "x\x1b[31mRED\nonestage: all good\udce9"], capsys)
+    assert line == (
+        r"onestage: x\x1b[31mRED\nonestage: all good\xe9: no such folder or file; give the folder of your labelled "
+        "images"
+    )
 
 
 def test_without_a_folder_it_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +153,80 @@ def test_a_run_that_may_be_restarted_needs_a_folder_that_is_found_again(
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(UserError, match="--max-restarts goes on with the run in --out"):
         onestage.train(data)
+
+
+def test_odd_numbers_are_refused_before_anything_is_made(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    lines = {
+        ("--subset", "nan"): "onestage: --subset nan: expected a number of images, or a fraction up to 1.0",
+        ("--seed", "-1"): "onestage: Recipe: seed is -1; expected 0 to 9223372036854775807",
+    }
+    for words, line in lines.items():
+        assert failed(["train", str(data), "--out", str(out), "--steps", "1", *TINY, *words], capsys).startswith(line)
+    odd: list[dict[str, Any]] = [
+        *({"subset": number} for number in (0, -3, 2.5, float("inf"), -0.5)),
+        *({"save_minutes": number} for number in (float("nan"), -1.0)),
+        {"seed": 2**70},
+        {"epochs": float("nan")},
+        {"settings": {"learning_rate": float("inf")}},
+        {"settings": {"postprocessing.score_threshold": 50.0}},
+        {"settings": {"postprocessing.sigma": float("nan")}},
+        {"settings": {"postprocessing.candidates_per_class": 0}},
+    ]
+    for number in odd:
+        with pytest.raises(UserError, match="expected") as refused:
+            onestage.train(data, out=out, display=quiet(), **number)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="subset: count 700, but there are "):
+        onestage.train(data, out=out, subset=700, train_split="trainval", display=quiet())
+    assert not out.exists()
+
+
+def test_odd_numbers_of_a_demo_are_refused_before_it_is_drawn(tmp_path: Path) -> None:
+    for number in ({"seed": -1}, {"minutes": float("nan")}):
+        with pytest.raises(UserError, match="expected"):
+            onestage.demo(out=tmp_path / "demo", display=quiet(), **number)
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(("subset", "images"), [(1, 1), (1.0, 6), (0.5, 3), (4, 4), (4.0, 4), (None, 6)])
+def test_a_subset_is_a_count_or_a_fraction(data: Path, subset: int | float | None, images: int) -> None:
+    request = Request(("trainval", None, "test"), subset)
+    assert len(open_for_training(str(data), request, True, display=quiet())["train"]) == images
+
+
+def test_data_without_an_object_to_learn_from_is_refused(tmp_path: Path) -> None:
+    write_voc_folder(tmp_path, {"a": voc_xml([("cat", 1, 1, 9, 9)], difficult=[1]), "b": voc_xml()})
+    with pytest.raises(
+        UserError, match=r"train: 2 images without an object to learn from \(ignored ones do not count\)"
+    ):
+        onestage.train(tmp_path, train_split="train", test_split="train", display=quiet())
+
+
+def test_a_split_without_objects_is_told_where_it_chooses_and_where_it_tests(tmp_path: Path) -> None:
+    text = io.StringIO()
+    write_voc_folder(tmp_path, {"a": voc_xml([("cat", 1, 1, 9, 9)])})
+    write_voc_folder(tmp_path, {"b": voc_xml()}, split="val")
+    write_voc_folder(tmp_path, {"c": voc_xml([("cat", 1, 1, 9, 9)], difficult=[1])}, split="test")
+    open_for_training(str(tmp_path), Request(), True, display=Display(Console(file=text, width=1000)))
+    for split in ("val", "test"):
+        assert (
+            f"error: {split}: no objects in 1 image [no-objects]; check that the labels were exported"
+            in text.getvalue()
+        )
+
+
+def test_memory_that_ran_out_is_one_line_of_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raise_it(*arguments: Any, **more: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the manual.")
+
+    monkeypatch.setattr(onestage, "evaluate", raise_it, raising=False)
+    line = failed(["evaluate", "model", "data"], capsys)
+    assert line.startswith("onestage: memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB.); use a smaller")
 
 
 def test_the_plan_keeps_the_recipe_before_the_users_changes(

@@ -1,7 +1,11 @@
+import copy
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from nasty_names import NASTY_NAMES, NO_UTF_8
 from safetensors.torch import save_file
 
 from onestage.detectors import build, detector_config
@@ -89,6 +93,78 @@ def test_what_is_not_a_model_file_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "checkpoint.safetensors")
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and header of a small model's file."""
+    path = tmp_path_factory.mktemp("small") / "m.safetensors"
+    save_model(path, build("ssd300-test_efficientnet", 2), Categories.from_names(["cat", "dog"]))
+    return read_tensors(path)
+
+
+Small = tuple[dict[str, torch.Tensor], dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(None, [], "x", {}, {"names": None, "source_ids": None}, {"names": [], "source_ids": []}),
+        *({"names": ["a", "a"], "source_ids": [0, 1]}, {"names": ["a", "b"], "source_ids": [0, 0]}),
+        *({"names": [[], {}], "source_ids": [0, 1]}, {"names": ["a", "b"], "source_ids": [0, True]}),
+        *({"names": ["a", "b"], "source_ids": [0]}, {"names": "ab", "source_ids": [0, 1]}),
+    ],
+)
+def test_model_header_categories_that_are_none_are_refused_in_one_line(small: Small, tmp_path: Path, odd: Any) -> None:
+    tensors, header = small
+    write_tensors(tmp_path / "odd.safetensors", tensors, {**header, "categories": odd})
+    with pytest.raises(UserError, match=r"^[^\n]*odd\.safetensors: [^\n]*categories[^\n]*$"):
+        load_model(tmp_path / "odd.safetensors")
+
+
+def test_model_header_categories_of_another_number_than_the_networks_are_refused(small: Small, tmp_path: Path) -> None:
+    tensors, header = small
+    write_tensors(tmp_path / "odd.safetensors", tensors, {**header, "categories": {"names": ["a"], "source_ids": [0]}})
+    with pytest.raises(UserError, match=r"odd\.safetensors: 1 class names for a network of 2"):
+        load_model(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("place", "odd"),
+    [
+        *(((), None), ((), []), (("name",), 5), (("name",), []), (("num_classes",), "x"), (("num_classes",), -1)),
+        *((("normalization",), None), (("normalization", "mean"), [None] * 3), (("normalization", "std"), "abc")),
+        *((("normalization", "mean", 0), math.nan), (("settings",), "x"), (("settings", "strides", 0), None)),
+        *((("settings", "image_size"), 10**30), (("settings", "anchor_sizes", 0), math.nan)),
+        *((("settings", "aspect_ratios", 0, 0), -1.0), (("settings", "extras", 0, "stride"), 0)),
+        *((("settings", "extras", 0, "channels"), -1), (("settings", "variances", 0), math.inf)),
+        *((("selection", "candidates_per_class"), 0), (("selection", "sigma"), 0.0), (("selection", "nms"), [])),
+    ],
+)
+def test_model_header_settings_that_make_no_network_are_refused_in_one_line(
+    small: Small, tmp_path: Path, place: tuple[str | int, ...], odd: Any
+) -> None:
+    tensors, header = small
+    header = copy.deepcopy(header)
+    at: Any = header
+    *way, last = ("config", *place)
+    for key in way:
+        at = at[key]
+    at[last] = odd
+    write_tensors(tmp_path / "odd.safetensors", tensors, header)
+    with pytest.raises(UserError, match=r"^[^\n]*odd\.safetensors: [^\n]+$"):
+        load_model(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_model_weights_not_finite_are_refused_at_load(small: Small, tmp_path: Path, value: float) -> None:
+    tensors, header = small
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
+    weight = tensors[name].clone()
+    weight[0, 0, 0, 0] = value
+    write_tensors(tmp_path / "odd.safetensors", {**tensors, name: weight}, header)
+    with pytest.raises(UserError, match=rf"odd\.safetensors: {name} holds NaN or infinite values"):
+        load_model(tmp_path / "odd.safetensors")
+
+
 def test_a_header_that_asks_for_a_huge_network_is_refused_before_memory_is_taken_for_it(tmp_path: Path) -> None:
     detector = build("ssd300-test_efficientnet", 2)
     save_model(tmp_path / "m.safetensors", detector, Categories.from_names(["cat", "dog"]))
@@ -97,3 +173,17 @@ def test_a_header_that_asks_for_a_huge_network_is_refused_before_memory_is_taken
     write_tensors(tmp_path / "huge.safetensors", tensors, header)
     with pytest.raises(UserError, match="the weights do not fit the network it names"):
         load_model(tmp_path / "huge.safetensors")
+
+
+def test_nasty_names_a_file_whose_name_is_no_utf_8_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / f"{NO_UTF_8}.safetensors"
+    write_tensors(path, TENSORS, {"step": 7})
+    tensors, header = read_tensors(path)
+    assert header["step"] == 7
+    assert torch.equal(tensors["a"], TENSORS["a"])
+
+
+def test_nasty_names_no_class_holds_half_a_character() -> None:
+    with pytest.raises(UserError, match=r"'a\\ud83d' holds half a character, which can't be written; rename it"):
+        Categories.from_names(["cat", "a\ud83d"])
+    assert Categories.from_names(NASTY_NAMES).names == NASTY_NAMES

@@ -91,3 +91,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_what_is_written_is_toml() -> None:
     assert tomllib.loads(as_toml(Recipe(steps=1)))["network"]["image_size"] == 300
+
+
+def test_byte_order_marks_are_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('detector = "ssd300-vgg16"\nepochs = 3\n', encoding="utf-8-sig")
+    assert named_recipe(str(tmp_path / "r.toml")).epochs == 3

@@ -1,10 +1,12 @@
-"""The one decode function. Reliability cases: bad-images, modes, huge."""
+"""The one decode function. Reliability cases: bad-images, modes, huge, two-headers, memory-is-not-damage."""
 
 from __future__ import annotations
 
 import io
 import os
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
@@ -331,3 +333,100 @@ def test_huge_the_bound_is_the_callers() -> None:
     assert decode_image(data, max_pixels=48 * 72).shape == (48, 72, 3)
     with pytest.raises(ImageError, match="72x48 pixels, more than the 3,455 allowed"):
         decode_image(data, max_pixels=48 * 72 - 1)
+
+
+def jpeg2000(said: tuple[int, int], held: tuple[int, int]) -> bytes:
+    """A JPEG 2000 file whose box (ihdr: height, width) and codestream (SIZ: Xsiz, Ysiz) say these (width, height)."""
+    data = bytearray(encoded(Image.fromarray(scene()), "JPEG2000"))
+    box, codestream = data.index(b"ihdr") + 4, data.index(b"\xff\x4f\xff\x51") + 8
+    data[box : box + 8] = struct.pack(">II", *said[::-1])
+    data[codestream : codestream + 8] = struct.pack(">II", *held)
+    return bytes(data)
+
+
+def tiled_tiff(side: int, *tiles: int, big: bool = False) -> bytes:
+    """A gray TIFF of side x side pixels in one deflated tile; where several sizes are given, each has its own tags."""
+    tags = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (277, 1)]
+    tags += [(tag, tile) for tile in tiles for tag in (322, 323)] + [(324, 400), (325, 100)]
+    head = b"II" + (struct.pack("<HHHQQ", 43, 8, 0, 16, len(tags)) if big else struct.pack("<HIH", 42, 8, len(tags)))
+    entries = b"".join(struct.pack("<HHQQ" if big else "<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (head + entries + bytes(8)).ljust(400, b"\0") + zlib.compress(bytes(100))
+
+
+TWO_SIZES = {
+    "PNG, large then small": (PNG + png_header(4000, 4000) + png_header(10, 10) + chunk(b"IDAT", b"") + PNG_END),
+    "JPEG 2000": jpeg2000((10, 10), (4000, 4000)),
+    "JPEG 2000, the other way round": jpeg2000((4000, 4000), (72, 48)),
+    "TIFF": tiled_tiff(10, 4000),
+    "TIFF, tags twice": tiled_tiff(10, 4000, 16),
+    "TIFF, tags twice, the other way round": tiled_tiff(10, 16, 4000),
+    "BigTIFF": tiled_tiff(10, 4000, big=True),
+}
+
+
+@pytest.mark.parametrize("which", TWO_SIZES)
+def test_two_headers_the_decoder_never_unpacks_another_size_than_the_header_says(which: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(ImageError, match=r"header says \d+x\d+ pixels, but its (data|tiles) \d+x\d+; replace"):
+        decode_image(TWO_SIZES[which])
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    with pytest.raises(ImageError, match="4000x4000 pixels, more than the 1,000,000 allowed"):
+        read_header(TWO_SIZES[which], max_pixels=1_000_000)
+
+
+def test_huge_a_tiff_of_many_tags_is_refused_without_a_word_on_each(capfd: pytest.CaptureFixture[str]) -> None:
+    entries = b"".join(struct.pack("<HHII", 40_000 + tag, 7, 1 << 20, 8) for tag in range(1000))
+    with pytest.raises(ImageError, match="1,000 tags, more than the 200 allowed"):
+        decode_image(struct.pack("<2sHIH", b"II", 42, 8, 1000) + entries + bytes(4))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_two_headers_files_that_say_one_size_are_decoded() -> None:
+    image = Image.fromarray(scene())
+    assert decode_image(jpeg2000((72, 48), (72, 48))).shape == (48, 72, 3)
+    for options in ({"lossless": True}, {"quality": 80}, {"exif": b"Exif\0\0"}):  # VP8L, VP8, VP8X
+        assert decode_image(encoded(image, "WebP", **options)).shape == (48, 72, 3)
+
+
+WITH_LITTLE_MEMORY = """
+import io, resource, sys
+from PIL import Image
+from onestage.runtime.decode import ImageError, decode_image
+
+image, files = Image.new("RGB", (3000, 3000), "red"), {}
+for kind, options in {"JPEG": {}, "PNG": {}, "WebP": {"method": 0}, "TIFF": {"compression": "tiff_lzw"}}.items():
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    decode_image(file.getvalue())
+    files[kind] = file.getvalue()
+del image
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+size = int(status["VmSize"].split()[0]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 4_000_000, resource.RLIM_INFINITY))
+for kind, data in files.items():
+    try:
+        decode_image(data)
+    except MemoryError as error:
+        print(kind, "no memory", "not enough memory" in str(error) or not str(error))
+    except ImageError as error:
+        print(kind, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it limits its address space")
+def test_memory_is_not_damage_a_lack_of_it_says_nothing_of_the_file() -> None:
+    done = subprocess.run([sys.executable, "-c", WITH_LITTLE_MEMORY], capture_output=True, text=True)
+    assert set(done.stdout.splitlines()) == {f"{kind} no memory True" for kind in ("JPEG", "PNG", "WebP", "TIFF")}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "P"), ("PNG", "1"), ("JPEG", "CMYK"), ("JPEG", "L"), ("TIFF", "P")])
+def test_modes_exif_turns_header_and_pixels_alike_in_every_mode(kind: str, mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the stored top is the upright right side
+    stored = Image.fromarray(scene()).convert(mode)
+    options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    turned, plain = (encoded(stored, kind, **options, **more) for more in ({"exif": exif}, {}))
+    np.testing.assert_array_equal(decode_image(turned), np.rot90(decode_image(plain), -1))
+    header = check_image(turned)
+    assert (header.width, header.height) == (48, 72)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import itertools
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from lives import at_event
 from red_box import red_box
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -36,6 +41,7 @@ from onestage.training.recipe import Recipe
 from onestage.training.saved_state import Position
 from onestage.training.step import StepLosses
 from onestage.training.watch import Watch
+from onestage.whole_file import write_whole
 
 BLUE, RED = range(2)
 CATEGORIES = Categories.from_names(["blue", "red"])
@@ -124,6 +130,73 @@ def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path: Path) -> No
     assert path.read_text().splitlines() == before[:3]
     append_rows(path, [row_of(12_345_680)])
     assert [one["step"] for one in read_log(path)] == [10, 12_345_678, 12_345_680]
+
+
+REMAINS = ["", "3", "30,7.5,2", "30,7.5,240,0.001,3,2,1,5.5,4", "\0" * 4096, "\0" * 200_000 + "\n", "a,b\n", "\xff,\n"]
+
+
+@pytest.mark.parametrize("rest", REMAINS)
+def test_log_torn_in_a_row_keeps_the_others(tmp_path: Path, rest: str) -> None:
+    path, rows = tmp_path / "log.csv", [row_of(10), row_of(20, map_area=0.25)]
+    append_rows(path, rows)
+    with path.open("a", encoding="latin-1", newline="") as file:
+        file.write(rest)
+    assert read_log(path) == rows
+    begin_log(path, resume_at_step=30)
+    append_rows(path, [row_of(40)])
+    assert read_log(path) == [*rows, row_of(40)]
+
+
+def test_log_torn_in_its_header_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for text in ("step,epo", "\n", "a,b\n1,2\n"):
+        path.write_text(text)
+        begin_log(path, resume_at_step=10)
+        append_rows(path, [row_of(20)])
+        assert read_log(path) == [row_of(20)]
+
+
+class DeathError(BaseException):
+    """Ends a process at once, as nearly as it can be done from inside."""
+
+
+def test_log_emptied_by_no_death_whichever_file_operation_was_the_last(tmp_path: Path) -> None:
+    def die() -> None:
+        raise DeathError
+
+    path, rows = tmp_path / "log.csv", [row_of(10), row_of(20)]
+    append_rows(path, rows)
+    for moment in itertools.count(1):
+        with at_event(moment, die) as events, suppress(DeathError):
+            begin_log(path, resume_at_step=20)
+        assert read_log(path) == rows
+        if len(events) < moment:
+            break
+    assert moment > 3
+
+
+def test_log_disk_full_is_one_line_with_the_files_name(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"log\.csv: can't be written \(No space left on device\); make room") as caught:
+        append_rows(tmp_path / "log.csv", [row_of(10)])
+    assert "\n" not in str(caught.value)
+    begin_log(tmp_path / "log.csv")  # takes the link's place
+    append_rows(tmp_path / "log.csv", [row_of(10)])
+    assert read_log(tmp_path / "log.csv") == [row_of(10)]
+
+
+def test_disk_full_an_error_of_a_file_that_is_written_whole_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = tmp_path / "metrics.json"
+    file.write_text("before")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{file}'$"):
+        write_whole(file, b"after")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
 def test_a_new_run_begins_a_new_log(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from onestage.compute.device import Compute
 from onestage.detectors import Detector, build, detector_config
 from onestage.detectors.multibox import MultiBoxDetector
-from onestage.errors import UserError
+from onestage.errors import PassingError, UserError
 from onestage.structures import Batch, Detections, Targets
+from onestage.training import processes
 from onestage.training.detect_all import detect_all
 from onestage.training.optimizer import freeze, train_mode
 from onestage.training.processes import ALONE, World, joined_processes
@@ -164,10 +166,36 @@ def test_an_interrupt_is_reported_by_the_main_rank() -> None:
 def test_after_a_rank_died_or_had_a_bug_the_others_say_that_the_connection_broke() -> None:
     broke = "the connection to another rank of the run broke; see torchrun's lines for what became of it"
     first, second, third = results_of(fail, 3, "death")
-    assert (first, second, third) == (["UserError", broke], None, ["ReportedByAnotherRankError", broke])
+    assert (first, second, third) == (["PassingError", broke], None, ["ReportedByAnotherRankError", broke])
     first, second, third = results_of(fail, 3, "bug")
-    assert (first, third) == (["UserError", broke], ["ReportedByAnotherRankError", broke])
+    assert (first, third) == (["PassingError", broke], ["ReportedByAnotherRankError", broke])
     assert second == ["ZeroDivisionError", "in our code"]
+
+
+def test_what_would_come_again_ends_torchrun_while_it_has_restarts_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[Callable[[], None]] = []
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(processes.atexit, "register", at_exit.append)
+    monkeypatch.setattr(processes.os, "kill", lambda *process_and_signal: told.append(process_and_signal))
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+
+    def ends(error: UserError, **torchrun: str) -> int:
+        """Number of times that torchrun is told to end."""
+        for name, value in torchrun.items():
+            monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+        at_exit.clear()
+        with pytest.raises(UserError), joined_processes("cpu"):
+            raise error
+        for function in at_exit:
+            function()
+        return len(at_exit)
+
+    mistake = UserError("no such folder")
+    assert ends(mistake, MAX_RESTARTS="3", RESTART_COUNT="1") == 0  # another launcher
+    assert ends(mistake, RUN_ID="a") == 1
+    assert ends(PassingError("a loader worker was killed")) == 0
+    assert ends(mistake, RESTART_COUNT="3") == 0
+    assert told == [(os.getppid(), signal.SIGTERM)]
 
 
 def join_often() -> list[Any]:

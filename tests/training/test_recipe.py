@@ -46,6 +46,17 @@ def test_another_length_replaces_the_recipes_own() -> None:
         ({"batch_size": -1}, "batch_size is -1"),
         ({"milestones": (0.9, 0.5)}, "milestones"),
         ({"milestones": (80_000.0,)}, "milestones"),
+        ({"epochs": float("nan")}, "epochs is nan; expected a number above 0"),
+        ({"minutes": float("inf")}, r"minutes is inf; expected at most 1e\+12"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"seed": -1}, r"seed is -1; expected 0 to 9223372036854775807"),
+        ({"seed": 2**70}, r"seed is 1180591620717411303424; expected 0 to"),
+        ({"workers": -1}, "workers is -1; expected 0 to 1000"),
+        ({"repeat": 10**9}, "repeat is 1000000000; expected 1 to 10000"),
+        ({"momentum": float("nan")}, "momentum is nan; expected 0 to 1"),
+        ({"ema_decay": 1.5}, "ema_decay is 1.5; expected 0 to 1"),
+        ({"weight_decay": float("inf")}, "weight_decay is inf; expected 0 or more"),
+        ({"gradient_clip": 0.0}, r"gradient_clip is 0\.0; expected a number above 0"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_refused(settings: dict[str, object], words: str) -> None:

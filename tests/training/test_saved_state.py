@@ -1,11 +1,13 @@
-"""Checkpoints that survive: the cases kill-write, disk-full, torn."""
+"""Checkpoints that survive: the cases kill-write, disk-full, torn, leftover-files, checkpoint-of-another-kind."""
 
 from __future__ import annotations
 
 import errno
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +15,17 @@ from lives import at_event, outcome
 from torch import Tensor
 
 from onestage.errors import UserError
-from onestage.models.model_file import RunFolder
-from onestage.training.saved_state import load_state, save_state
+from onestage.models.model_file import RunFolder, read_tensors, write_tensors
+from onestage.training.saved_state import Header, Position, SplitFacts, check_identity, load_state, save_state
+from onestage.whole_file import remove_leftovers
+
+SPLIT = SplitFacts(images=1, objects=2, sha256="ab")
 
 
-def state(step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, object]]:
+def state(step: int) -> tuple[dict[str, dict[str, Tensor]], Header]:
     weights = torch.full((50,), float(step))
-    return {"model": {"w": weights}, "average": {}, "optimizer": {"w/momentum": -weights}}, {"position": {"step": step}}
+    header = Header({}, ("cat",), SPLIT, SPLIT, SPLIT, Position(step), scaler={})
+    return {"model": {"w": weights}, "average": {}, "optimizer": {"w/momentum": -weights}}, header
 
 
 def save(root: Path, step: int) -> None:
@@ -29,7 +35,7 @@ def save(root: Path, step: int) -> None:
 def step_of(root: Path) -> int:
     """Of the state that would be gone on from, which must be whole."""
     saved = load_state(RunFolder(root))
-    step = saved.header["position"]["step"]
+    step = saved.header.position.step
     assert torch.equal(saved.parts["model"]["w"], torch.full((50,), float(step)))
     assert torch.equal(saved.parts["optimizer"]["w/momentum"], -saved.parts["model"]["w"])
     return step
@@ -60,6 +66,20 @@ def test_kill_write_a_checkpoint_can_be_read_whichever_file_operation_was_the_la
     assert len(survived) > 6
     assert survived == sorted(survived)  # 2 up to some operation, 3 from it on
     assert set(survived) == {2, 3}
+
+
+def test_leftover_files_of_a_killed_save_are_removed(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    with at_event(0, lambda: None) as events:
+        save(tmp_path, 2)
+    assert outcome(save, tmp_path, 3, moment=events.index("half a file") + 1) == -9
+    folder, kept = tmp_path / "checkpoint", {"training.safetensors", "previous.safetensors", ".gitignore"}
+    (folder / ".gitignore").touch()
+    (folder / ".tmpNqkHoe").touch()  # as safetensors calls its own
+    assert len(list(folder.iterdir())) == 5
+    remove_leftovers(folder)
+    assert {path.name for path in folder.iterdir()} == kept
+    remove_leftovers(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES])
@@ -93,7 +113,7 @@ def test_torn_a_checkpoint_cut_anywhere_is_noticed_and_the_one_before_is_used(tm
     for length in random.Random(0).sample(range(len(whole)), 200):
         newest.write_bytes(whole[:length])
         saved = load_state(RunFolder(tmp_path))
-        assert saved.header["position"]["step"] == 1, length
+        assert saved.header.position.step == 1, length
         assert saved.warning is not None
         assert "training.safetensors" in saved.warning
         assert "going on from the one before, previous.safetensors" in saved.warning
@@ -108,7 +128,51 @@ def test_torn_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
         spoilt = bytearray(whole)
         spoilt[bit // 8] ^= 1 << bit % 8
         newest.write_bytes(spoilt)
-        assert load_state(RunFolder(tmp_path)).header["position"]["step"] == 1, bit
+        assert load_state(RunFolder(tmp_path)).header.position.step == 1, bit
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {}},  # a setting that this version does not know
+        {"position": {"step": "3"}},
+        {"position": {"place": 3}},
+        {"data": {"images": 3}},
+        {"recipe": None},
+        {"categories": "cat"},
+    ],
+)
+def test_checkpoint_of_another_kind_is_noticed_and_the_one_before_is_used(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = RunFolder(tmp_path)
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    tensors, header = read_tensors(folder.checkpoint)
+    write_tensors(folder.checkpoint, tensors, {**header, **change})
+    assert step_of(tmp_path) == 1
+    warning = load_state(folder).warning
+    assert warning is not None
+    assert "training.safetensors: no checkpoint of this version" in warning
+
+
+def test_resume_other_truth_of_any_split_is_refused_with_what_it_was(tmp_path: Path) -> None:
+    _, saved = state(1)
+    check_identity(RunFolder(tmp_path), saved, replace(saved, position=Position(2)))
+    for split, word in {"data": "training", "val": "validation", "test": "test"}.items():
+        for other, said in (
+            (replace(SPLIT, images=7), "now 7 images, 2 objects"),
+            (replace(SPLIT, sha256="ba"), "as many now"),
+        ):
+            with pytest.raises(UserError, match=rf"its {word} data has changed \(1 images, 2 objects, {said}"):
+                check_identity(RunFolder(tmp_path), saved, replace(saved, **{split: other}))
+
+
+def test_checkpoint_of_another_kind_may_be_a_model_file(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    write_tensors(RunFolder(tmp_path).checkpoint, {"head.weight": torch.zeros(2)}, {"categories": {}, "config": {}})
+    assert step_of(tmp_path) == 1
 
 
 def test_a_whole_checkpoint_is_used_without_a_warning(tmp_path: Path) -> None:

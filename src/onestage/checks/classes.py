@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
@@ -25,15 +26,19 @@ def check_classes(tables: Mapping[str, Table]) -> list[Finding]:
     total = np.sum(list(counts.values()), axis=0)
     findings = []
     if groups := list(_near_names(names)):
-        lines = [", ".join(f"{names[label]} ({total[label]:,} objects)" for label in group) for group in groups]
+        named = f"{counted(len(groups), 'group')} of class names that differ only in case, spelling or plural"
+        lines = [
+            ", ".join(f"{names[label]} ({counted(int(total[label]), 'object')})" for label in group) for group in groups
+        ]
         findings.append(
             finding(
                 "near-names",
                 "warning",
                 len(groups),
-                f"{counted(len(groups), 'group')} of class names that differ only in case, spelling or plural",
+                f"{named}: {lines[0]}",
                 "one class that is called two things is learned as two, each from a part of its objects",
-                "give one thing one name in the labelling tool; leave them if they are two things",
+                f"onestage convert --rename {_renaming(names, total, groups[0])} makes one of two; leave them if they "
+                "are two things",
                 [Example(line) for line in lines],
             )
         )
@@ -70,12 +75,13 @@ def _rare(names: tuple[str, ...], counts: Mapping[str, np.ndarray], total: np.nd
             len(lacking),
             what,
             why,
-            "make new splits: onestage convert --split",
+            "make new splits (onestage convert --split), or label more",
             lacking,
         )
     few = [(name, int(count)) for name, count in zip(names, total, strict=True) if 0 < count < FEW_OBJECTS]
     if few:
-        what = f"{counted(len(few), 'class')} with fewer than {FEW_OBJECTS} objects"
+        listed = ", ".join(name for name, _ in few[:5]) + (", ..." if few[5:] else "")
+        what = f"{counted(len(few), 'class')} with fewer than {FEW_OBJECTS} objects: {listed}"
         lines = [Example(f"{name}: {counted(count, 'object')}") for name, count in sorted(few, key=lambda one: one[1])]
         yield finding(
             "few-objects", "warning", len(few), what, "so few can hardly be learned or measured", "label more", lines
@@ -102,6 +108,12 @@ def _near_names(names: tuple[str, ...]) -> Iterator[list[int]]:
                 continue  # car1 and car2 are two things
             if SequenceMatcher(None, one, other).ratio() >= LIKENESS:
                 yield [*by_key[one], *by_key[other]]
+
+
+def _renaming(names: tuple[str, ...], total: np.ndarray, group: list[int]) -> str:
+    """How `--rename` takes it: the rarer name = the commoner one."""
+    rarest, *_, most = sorted(group, key=lambda label: int(total[label]))
+    return shlex.quote(f"{names[rarest]}={names[most]}")
 
 
 def _bare(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
@@ -38,19 +39,20 @@ def check_images(found: Sequence[Found], tables: Mapping[str, Table]) -> list[Fi
 
 
 def _without_annotation(found: Sequence[Found], tables: Mapping[str, Table]) -> Iterator[Finding]:
-    used = {table.image_path(index) for table in tables.values() for index in range(len(table))}
+    names = ((os.path.abspath(table.root), table.image_names()) for table in tables.values())
+    used = {f"{root}/{name}" for root, of_table in names for name in of_table}
     unused = [
-        (one.folder.root / image, image)
+        image if len(found) == 1 else f"{one.folder.root.name}/{image}"
         for one in found
         if one.folder.only is None
         for image in one.folder.images
-        if one.folder.root / image not in used
+        if f"{os.path.abspath(one.folder.root)}/{image}" not in used
     ]
     if unused:
         what = f"{counted(len(unused), 'image')} without an annotation, used by no split"
-        why = "if they were to be labelled, their labels are missing"
-        mend = "export their annotations too, or delete them"
-        examples = [Example(f"{name}: no annotation names it") for _, name in unused]
+        why = "nothing is learned from them, not even as background"
+        mend = "label them and export them again, or leave them out"
+        examples = [Example(f"{name}: no annotation names it") for name in unused]
         yield finding("images-without-annotation", "notice", len(unused), what, why, mend, examples)
 
 

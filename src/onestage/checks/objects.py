@@ -12,6 +12,7 @@ from onestage.checks.findings import Example, Finding, counted, finding
 from onestage.data.table import Table
 
 SMALL = 8.0  # pixels at the detector's input: less is hardly seen
+ACCIDENT = 2.0  # pixels there: hardly drawn on purpose
 COVERS = 0.98  # of the image's area
 MANY_EMPTY = 0.3  # of the images: so many without objects look unlabelled
 LOW_COVERAGE = 0.9  # of the objects that an anchor meets
@@ -34,7 +35,7 @@ def check_empty(tables: Mapping[str, Table]) -> Iterator[Finding]:
     for split, table in tables.items():
         counts = np.diff(table.first_object)
         empty = np.flatnonzero(counts == 0)
-        if not len(table.labels):
+        if table.ignored.all():  # or there are none at all
             what = f"{split}: no objects in {counted(len(table), 'image')}"
             why, mend = "there is nothing to learn or to measure", "check that the labels were exported"
             yield finding("no-objects", "error", len(table), what, why, mend, [Example(what, split, 0)])
@@ -64,6 +65,8 @@ def _small(tables: Mapping[str, Table], sizes: Mapping[str, np.ndarray], detecto
     what = f"{count:,} of {counted(total, 'object')} under {SMALL:.0f} px at the input of {detector}"
     why = "of so few pixels little is seen, so they are mostly missed"
     mend = "take a detector with a larger input (ssd512-..., retinanet-...), or cut large images into tiles"
+    if any((one < ACCIDENT).any() for one in side.values()):
+        mend = f"delete those under {ACCIDENT:.0f} px, which are mostly clicks by accident; for the others {mend}"
     yield finding("small-objects", "warning" if count > 0.05 * total else "notice", count, what, why, mend, examples)
 
 

@@ -54,7 +54,7 @@ def write_page(path: Path, checkup: Checkup) -> None:
             ("Objects in an image", objects_histogram(np.concatenate([np.zeros(0, dtype=np.int64), *counts]))),
         ],
     )
-    path.write_text(page, encoding="utf-8", errors="replace")  # names of files may be no Unicode
+    path.write_text(page, encoding="utf-8")
 
 
 def _summary(findings: Sequence[Finding]) -> str:

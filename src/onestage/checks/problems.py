@@ -26,6 +26,12 @@ class About(NamedTuple):
 _LEFT_OUT = "they are left out, so what they show is not learned"
 _ABOUT: dict[str, About] = {
     "annotation": About("error", "annotation", "that can't be read", _LEFT_OUT, "write them again with the tool"),
+    "not-labelled": About(
+        "notice", "task", "not labelled yet", "their images are left out", "label them, or go on without them"
+    ),
+    "several-annotations": About(
+        "notice", "task", "with several annotations", "the first of each is taken", "delete those that are wrong"
+    ),
     "path": About("error", "file name", "leading outside of the data folder", _LEFT_OUT, "name files inside it"),
     "missing-image": About(
         "error",
@@ -72,7 +78,11 @@ _ABOUT: dict[str, About] = {
         "notice", "image", "of another format than the name says", "they are read as what they are", "rename them"
     ),
     "background": About(
-        "notice", "image", "without a label file", "they train as images without objects", "delete those that have some"
+        "notice",
+        "image",
+        "without a label file",
+        "they train as images without objects",
+        "label those that show objects",
     ),
     "root-category": About("notice", "root category", "above the others", "it is no class", "nothing needs mending"),
     "not-downloaded": About("notice", "image", "of the tables not here", "they are left out", "download more"),
@@ -83,21 +93,25 @@ _ABOUT: dict[str, About] = {
     "no-box": About("notice", "shape", "without a box (points, lines)", "they are no objects", "draw boxes for them"),
     "split": About("notice", "folder", "without the split", "nothing of it is used", "name another split"),
 }
-CHANGES = {  # what a corrected copy does about a kind of problem
+CHANGES = {  # what a corrected copy does about a finding; nothing about the others
     "scale": "the boxes are scaled too",
     "box-empty": "ignored in their place",
     "box-clipped": "clipped to the border",
     "box-border": "clipped to the border",
     "extension": "kept under its name",
     "root-category": "left out of the classes",
+    "overlap": "the first of the two is left out",
+    "images-without-annotation": "not copied",
     **dict.fromkeys(
         (
             *("annotation", "path", "missing-image", "unreadable-image", "size", "class", "id", "box-not-finite"),
-            *("box-outside", "duplicate-object", "duplicate-image", "no-box", "not-downloaded"),
+            *("box-outside", "duplicate-object", "duplicate-image", "no-box", "not-downloaded", "not-labelled"),
         ),
         "left out",
     ),
 }
+# kinds of which one problem is about many things
+_SUMMED = {"background", "area", "no-box", "not-downloaded", "class-not-given", "not-labelled", "several-annotations"}
 _UNKNOWN = About("warning", "problem", "of another kind", "see the examples", "mend what the line names")
 
 
@@ -115,7 +129,8 @@ def findings_of(problems: Mapping[str, Sequence[Problem]], tables: Mapping[str, 
         examples.sort(key=lambda example: example.image is None)  # those that can be shown first
         count = sum(_said_count(one) for _, one in ones)
         what = f"{counted(count, about.noun)} {about.what}"
-        level = "error" if any(one.severity == "error" for _, one in ones) else about.level
+        grave = any(one.severity == "error" for _, one in ones)
+        level = "error" if grave else "notice" if about.level == "error" else about.level
         findings.append(finding(kind, level, count, what, about.why, about.mend, examples))
     return findings
 
@@ -123,7 +138,7 @@ def findings_of(problems: Mapping[str, Sequence[Problem]], tables: Mapping[str, 
 def _said_count(problem: Problem) -> int:
     """How many things a problem is about: the number that its message begins with, else 1."""
     numbered = re.match(r"([0-9][0-9,]*) ", problem.message)
-    summed = problem.kind in ("background", "area", "no-box", "not-downloaded", "class-not-given")
+    summed = problem.kind in _SUMMED
     return int(numbered[1].replace(",", "")) if numbered and summed else 1
 
 

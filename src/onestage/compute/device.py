@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from onestage.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_PROCESS = os.getpid()  # that may have started torch's threads
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -66,6 +67,26 @@ def _bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
     if capabilities.get("avx512_bf16") and str(capabilities.get("cpu_name")).startswith("AMD"):
         return True, "this AMD processor has AVX-512 for it"
     return False, "this processor has no AMX, nor is it one of AMD's with AVX-512 for bfloat16"
+
+
+def use_in_a_fork(device: torch.device) -> None:
+    """Make torch usable in a process that was forked off the one that imported it, whose threads a fork does not have.
+
+    On the processor it works with one thread from then on: with several it would wait for ever. In other processes
+    this does nothing.
+
+    Raises:
+        UserError: a GPU that was in use before the fork.
+    """
+    if os.getpid() == _PROCESS:
+        return
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise UserError(
+            "the GPU was in use before this process was forked, and CUDA works only where it began; start processes "
+            'by "spawn" and load the model in each'
+        )
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 def same_bits_in_each_run(device: torch.device) -> None:

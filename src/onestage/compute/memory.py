@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from onestage.errors import UserError
+
 LOOK_SECONDS = 0.005  # between two looks at the memory of this process
 
 
@@ -72,14 +74,39 @@ def memory_of(device: torch.device) -> Memory:
     return GPUMemory(device) if device.type == "cuda" else Memory()
 
 
-def out_of_memory(error: Exception) -> bool:
-    """True for an error of an engine (PyTorch, cuDNN, cuBLAS, ONNX Runtime) that says that memory ran out.
+def out_of_memory(error: BaseException) -> bool:
+    """True for an error of Python, PyTorch, cuDNN, cuBLAS, OpenCV or ONNX Runtime that says that memory ran out.
 
     Few of them have a class for it.
     """
     message = str(error).lower()
-    phrases = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc", "bad alloc")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in message for phrase in phrases)
+    phrases = (
+        "out of memory",
+        "allocate memory",
+        "not enough memory",
+        "alloc_failed",
+        "bad_alloc",
+        "bad alloc",
+        "insufficient memory",
+    )
+    by_words = not isinstance(error, UserError | OSError) and any(phrase in message for phrase in phrases)
+    return by_words or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+@contextmanager
+def readable_memory_errors(mend: str) -> Iterator[None]:
+    """Inside of `with`, an error about memory that ran out becomes a `UserError` of one line, which ends in `mend`."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(f"{in_one_line(error)}; {mend}") from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error that says that memory ran out, for people."""
+    return f"memory ran out ({next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]})"
 
 
 def keep_freed_memory() -> None:

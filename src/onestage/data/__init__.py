@@ -5,6 +5,7 @@ relative to the parent of the first: `VOCdevkit/VOC2007+VOC2012`.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from onestage.data.folder import DataFolder
 from onestage.data.formats import FORMATS
 from onestage.data.nothing_found import what_is_there
 from onestage.data.reading import Source, read_source
+from onestage.data.seen_tables import read_unless_seen
 from onestage.data.splits import Splits, base_of, choose, named, part_of
 from onestage.data.table import Table
 from onestage.data.validate import Problem, errors, summary, validate_images
@@ -107,7 +109,8 @@ def read_dataset(
         root, known = folder.root, source.splits
         names = named(known, split)
         if len(names) == 1:
-            table, faults = read_source(source, folder, kind, names[0], categories, options)
+            read = partial(read_source, source, folder, kind, names[0], categories, options)
+            table, faults = read_unless_seen(folder, (kind, names[0], categories, options), read)
             tables.append(table)
             problems += faults if len(found) == 1 else [replace(one, file=f"{root.name}/{one.file}") for one in faults]
         elif len(found) == 1:
@@ -152,12 +155,24 @@ def choose_splits(
 
 
 def dataset_roots(path_spec: str | Path) -> list[Path]:
-    """The folders that a data set joins with `+`."""
-    if Path(path_spec).exists() or "+" not in str(path_spec):
-        return [Path(path_spec)]
-    parent, *names = Path(path_spec).parent, *(name for name in Path(path_spec).name.split("+") if name)
-    if all((parent / name).is_dir() for name in names):
-        return [parent / name for name in names]
-    first, *others = (part for part in str(path_spec).split("+") if part)
-    parent = Path(first).parent
-    return [Path(first), *(Path(other) if Path(other).is_dir() else parent / other for other in others)]
+    """The folders that a data set joins with `+`; a plus sign may also be part of a name, as what is there tells."""
+    whole = Path(path_spec)
+    if whole.exists() or "+" not in str(whole):
+        return [whole]
+    named = [whole.parent / name for name in whole.name.split("+") if name]
+    return _joined(str(whole).split("+"), None) or named or [whole]
+
+
+def _joined(words: list[str], beside: Path | None) -> list[Path] | None:
+    """The folders that words between plus signs name; None where one is not there.
+
+    The later ones are `beside` the first, or named from here.
+    """
+    if not any(words):
+        return []
+    for count in range(1, len(words) + 1):
+        name = "+".join(words[:count])
+        for path in [folder / name for folder in (beside, Path()) if folder is not None and name]:
+            if path.exists() and (rest := _joined(words[count:], beside or path.parent)) is not None:
+                return [path, *rest]
+    return None

@@ -24,6 +24,8 @@ from urllib.parse import unquote
 from onestage.data.split_names import is_split, split_key
 from onestage.errors import UserError
 from onestage.runtime.decode import EXTENSIONS, UNREAD_EXTENSIONS
+from onestage.structures import repeated
+from onestage.texts import decode_text, is_utf8
 
 IMAGE_EXTENSIONS = (*(one for extensions in EXTENSIONS.values() for one in extensions), *UNREAD_EXTENSIONS)
 MAX_FILES = 20_000_000
@@ -216,6 +218,9 @@ class DataFolder:
             MissingImageError: there is none.
         """
         for start in dict.fromkeys((near, "")):
+            exact = f"{start}/{name}" if start else name
+            if is_image(name) and exact in self._files_of:  # also with spaces around it, or a backslash in it
+                return exact
             parts, outside = self.parts_of(name, start)
             if not outside and is_image(name) and "/".join(parts) in self._files_of:
                 return "/".join(parts)
@@ -289,7 +294,7 @@ class DataFolder:
             with open(path, "rb") as file:
                 head = file.read(1 << 20)
             encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-            if encoding == "utf-8-sig" and not _is_utf8(head):
+            if encoding == "utf-8-sig" and not is_utf8(head):
                 encoding = "cp1252"
             with open(path, encoding=encoding, errors="replace") as text:
                 yield from text
@@ -302,6 +307,8 @@ class DataFolder:
 
     def head(self, name: str, max_bytes: int = 1 << 16) -> str:
         """The beginning and the end of a file as text, to see what it is; "" for one that can't be read."""
+        if not os.path.isfile(self.root / name):  # reading a pipe would wait for ever
+            return ""
         try:
             with open(self.root / name, "rb") as file:
                 data = file.read(max_bytes)
@@ -320,30 +327,25 @@ def _folder_of_data(file: Path) -> Path:
     return own.absolute().parent if is_inside else own
 
 
-def parse_json(data: bytes, name: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value of a JSON text; a UserError that names it if it is none. `hook` makes each object of its pairs."""
+def parse_json(data: bytes, name: str, once: bool = True) -> Any:
+    """The value of a JSON text; a UserError that names it if it is none, or (`once`) if a key stands twice.
+
+    Which of two values is meant, nobody knows, and JSON's readers keep the last alone.
+    """
     try:
-        return json.loads(data, object_pairs_hook=hook)
+        return json.loads(data, object_pairs_hook=_once if once else None)
     except UnicodeDecodeError:  # by a tool that writes its machine's own encoding
-        return parse_json(decode_text(data).encode(), name, hook)
+        return parse_json(decode_text(data).encode(), name, once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{name}: not JSON ({error}); write it again") from error
 
 
-def decode_text(data: bytes) -> str:
-    """Text by its byte order mark, else UTF-8, else Windows' Latin; bytes that are none are replaced."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace")
-    return data.decode("utf-8-sig" if _is_utf8(data) else "cp1252", errors="replace")
-
-
-def _is_utf8(data: bytes) -> bool:
-    """True for UTF-8, also if its last character is cut off."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(data)
-    except UnicodeDecodeError:
-        return False
-    return True
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a ValueError for one with a key that stands twice."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"the key {shown(repeated(key for key, _ in pairs))} stands twice")
+    return record
 
 
 def first_line(text: str) -> str:

@@ -119,6 +119,8 @@ def evaluation_loader(
 
     Ranks take whole batches in turn: rank r of n gets batches r, r + n, ... of a single process's, perhaps none.
     """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: give 1 or more")
     rank, world_size = shard
     starts = range(rank * batch_size, len(table), world_size * batch_size)
     keys = ([(0, row) for row in range(start, min(start + batch_size, len(table)))] for start in starts)

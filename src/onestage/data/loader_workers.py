@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import cv2
@@ -25,7 +26,7 @@ import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from onestage.errors import UserError
+from onestage.errors import PassingError, UserError
 
 StartMethod: TypeAlias = Literal["fork", "spawn", "forkserver"]
 Item = TypeVar("Item")
@@ -34,6 +35,7 @@ BATCHES_AHEAD = 3  # read before the training loop asks for them, per worker
 CHECK_SECONDS = 5.0  # between looks at the clock
 WARN_AFTER_SECONDS = 30.0  # without a batch
 WARN_AGAIN_SECONDS = 180.0  # after a warning
+NOT_SENT = 90  # exit code of a worker whose batch did not fit into shared memory
 
 
 def by_processes(
@@ -47,7 +49,8 @@ def by_processes(
 ) -> Generator[Item, None, None]:
     """`reader[key]` for each of the keys, in their order, read by processes that end with this generator.
 
-    Raises a UserError if a worker was killed, or PyTorch's RuntimeError, which `readable_worker_errors` makes one.
+    Raises a UserError if the workers can't be started or one was killed, or PyTorch's RuntimeError, which
+    `readable_worker_errors` makes one.
     """
     loader = DataLoader(
         reader,
@@ -61,7 +64,10 @@ def by_processes(
         multiprocessing_context=start_method,
         generator=torch.Generator(),  # else a loader with workers would take a number from the generator of all
     )
-    batches: Any = iter(loader)
+    try:
+        batches: Any = iter(loader)
+    except OSError as error:  # their locks lie in shared memory, too
+        raise UserError(f"--workers {workers}: can't be started ({error.strerror}); {_LESS_SHARED}") from error
     processes: list[BaseProcess] = batches._workers
     try:
         with _Patience(warn, lambda: _late_workers(batches, processes)) as patience:
@@ -81,7 +87,13 @@ def _as_it_is(item: Item) -> Item:
     return item
 
 
+def _end_worker(error: Exception, item: object) -> None:
+    os._exit(NOT_SENT)
+
+
 def _start_worker(worker: int) -> None:
+    # A batch that can't be sent would be lost with a traceback, and the training process would wait for it for ever.
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # pyright: ignore[reportAttributeAccessIssue]
     gc.freeze()  # the collector writes into what it looks at, so it would copy all that is shared with the parent
     cv2.setNumThreads(0)  # the workers are the threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which ends its workers
@@ -168,6 +180,10 @@ _DEATH = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) "
     r"(?:is killed by signal: ([^.]*)\.|exited unexpectedly(?: with exit code (\d+)\.)?)"
 )
+_LESS_SHARED = (
+    "run it again (training with --resume) with --workers 0, or with more shared memory (/dev/shm; of a container by "
+    "--shm-size 2g)"
+)
 _CAUSES = {"SIGKILL": ", perhaps because memory ran out", "SIGBUS": ", perhaps because /dev/shm is full"}
 
 
@@ -186,15 +202,16 @@ def readable_worker_errors() -> Iterator[None]:
         pids, signal_text, exit_code = found.groups()
         if signal_text is not None:
             raise _killed(pids, signal_text) from None
-        gone = "ended before its work was done, perhaps because memory ran out"
-        raise _ended(pids, f"ended with exit code {exit_code}" if exit_code else gone) from None
+        raise _ended(pids, int(exit_code) if exit_code else None) from None
 
 
 def _killed_worker(processes: list[BaseProcess]) -> UserError | None:
-    """The error of the first worker that died by a signal; None if none did within a second."""
+    """The error of the first worker that died by a signal or could not send; None if none did within a second."""
     deadline = time.monotonic() + 1
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
+        if process.exitcode == NOT_SENT:
+            return _ended(process.pid, NOT_SENT)
         if process.exitcode is not None and process.exitcode < 0:
             return _killed(process.pid, signal.strsignal(-process.exitcode))
     return None
@@ -202,11 +219,17 @@ def _killed_worker(processes: list[BaseProcess]) -> UserError | None:
 
 def _killed(pid: int | str | None, signal_text: str | None) -> UserError:
     name = {signal.strsignal(number): number.name for number in signal.Signals}.get(signal_text, signal_text)
-    return _ended(pid, f"was killed by {name}{_CAUSES.get(name or '', '')}")
+    return _died(pid, f"was killed by {name}{_CAUSES.get(name or '', '')}")
 
 
-def _ended(pid: int | str | None, how: str) -> UserError:
-    return UserError(
-        f"a loader worker (process {pid}) {how}; run it again (training with --resume), with fewer --workers or a "
-        "smaller --batch-size"
-    )
+def _ended(pid: int | str | None, exit_code: int | None) -> UserError:
+    if exit_code == NOT_SENT:
+        return UserError(f"a loader worker (process {pid}) has no shared memory for a batch; {_LESS_SHARED}")
+    if exit_code is not None:
+        return _died(pid, f"ended with exit code {exit_code}")
+    return _died(pid, "ended before its work was done, perhaps because memory ran out")
+
+
+def _died(pid: int | str | None, how: str) -> UserError:
+    again = "run it again (training with --resume), with fewer --workers"
+    return PassingError(f"a loader worker (process {pid}) {how}; {again}")

@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from onestage.data.folder import DataFolder, is_image
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
 
 @runtime_checkable
 class Expected(Protocol):
@@ -20,6 +22,10 @@ class Expected(Protocol):
 
 def what_is_there(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
     """One line: what was found, what was expected, what mends it."""
+    if folder.only is not None and folder.only.lower().endswith(ARCHIVES):
+        return "an archive; unpack it, and give the folder that comes out"
+    if folder.only is not None:
+        return "not an annotation file that is read; give the folder of the labelled images (docs/data.md)"
     if not folder.files:
         return "the folder is empty; put labelled images into it"
     others = Counter(
@@ -30,6 +36,9 @@ def what_is_there(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
     if len(formats) == 1:
         ((name, one),) = formats.items()
         return f"no {name} data set ({images}; {found or 'no other file'}); expected {one.expected}, or drop --format"
+    archives = [file for file in folder.files if file.lower().endswith(ARCHIVES)]
+    if not folder.images and archives:
+        return f"no image in it, but the archive {archives[0]}; unpack it"
     if not folder.images:
         return f"no image in it (but {found}); put the images beside their annotations"
     if not others:

@@ -26,7 +26,7 @@ from onestage.data.validate import Problem, Severity, checked_images, same_propo
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.runtime.decode import MAX_PIXELS
-from onestage.structures import Categories
+from onestage.structures import Categories, repeated
 
 BORDER_TOLERANCE = 2.0  # pixels that a box may reach beyond its image by rounding
 BORDER_NOISE = 0.05  # pixels that the decimals of a file lose: clipped without a notice
@@ -385,9 +385,8 @@ def class_list(folder: DataFolder, *names: str) -> Categories | None:
         lists = {file: tuple(filter(None, folder.read_lines(file, 1 << 20))) for file in files}
         lists = {file: lines for file, lines in lists.items() if lines}
         for file, lines in lists.items():
-            if len(set(lines)) < len(lines):
-                twice = next(line for line in lines if lines.count(line) > 1)
-                raise UserError(f"{folder.root / file}: two classes are called {twice!r}; give each its own name")
+            if (twice := repeated(lines)) is not None:
+                raise UserError(f"{folder.root / file}: two classes are called {shown(twice)}; give each its own name")
         if len(set(lists.values())) > 1:
             one, other = list(lists)[:2]
             raise UserError(f"{folder.root}: {one} and {other} list other classes; which is right? Delete the other")

@@ -14,6 +14,7 @@ _SPLIT_WORDS = {
     "testing": "test",
     "trainval": "trainval",
 }
+LONGEST = 100  # letters of a name that may mean a split: the patterns below take the square of its length
 # words beside a split's in the name of its folder: train_images, images-train, test_set
 _BESIDE_SPLIT = (
     r"(images?|imgs?|pictures|photos|labels?|annotations?|anns?|annots|xmls?|bbox(es)?|set|data|split|final)"
@@ -23,6 +24,8 @@ _BESIDE_SPLIT = (
 def split_key(name: str) -> str:
     """One spelling for the names of a split: "train" for train2017, Training, train_images; others keep their own."""
     lower = name.lower()
+    if len(lower) > LONGEST:
+        return lower
     bare = re.sub(r"[\W_]*\d*$", "", lower)
     if bare not in _SPLIT_WORDS:
         bare = re.sub(rf"^{_BESIDE_SPLIT}[\W_]+|[\W_]+{_BESIDE_SPLIT}$", "", bare)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
@@ -35,7 +35,7 @@ class Objects(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The annotations of one split. Paths and ids are fixed-width bytes (`os.fsencode`)."""
+    """The annotations of one split. Paths (`os.fsencode`) and ids (UTF-8) are bytes of one width."""
 
     root: Path  # the folder that `image_paths` start from
     split: str  # its name in the data set
@@ -68,7 +68,7 @@ class Table:
 
     def image_id(self, index: SupportsIndex) -> str:
         """The name of an image in its data set: a stem (VOC, YOLO) or an id (COCO)."""
-        return os.fsdecode(bytes(self.image_ids[index]))
+        return bytes(self.image_ids[index]).decode("utf-8", "surrogateescape")
 
     def objects(self, index: SupportsIndex) -> Objects:
         """The objects of one image (views; copy before changing them)."""
@@ -107,9 +107,18 @@ class Table:
         return replace(self, first_object=first, **columns)
 
     def pixels(self, index: SupportsIndex, *, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
-        """An image, decoded; see `decode_image`, also for what it raises."""
+        """An image, decoded; see `decode_image`, also for what it raises.
+
+        With a `min_side` it may be smaller than the image is. Without, a UserError says that it is not of the size that
+        its boxes are for.
+        """
         path = self.image_path(index)
-        return decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
+        image = decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
+        height, width = self.image_sizes_hw[int(index)].tolist()
+        if min_side is None and image.shape[:2] != (height, width):
+            found = f"the image is {image.shape[1]}x{image.shape[0]}"
+            raise UserError(f"{path}: {found}, its annotation says {width}x{height}; correct it")
+        return image
 
     def with_bits(self, bits: int) -> Table:
         """The same images, whose 16-bit ones are read as having so many bits."""
@@ -125,6 +134,15 @@ class Table:
         if missing := [name for name in self.categories.names if name not in label_of]:
             raise UserError(f"{self.root}: the class list {', '.join(categories.names)} lacks {', '.join(missing)}")
         new_labels = np.array([label_of[name] for name in self.categories.names], dtype=np.int64)
+        return replace(self, categories=categories, labels=new_labels[self.labels])
+
+    def with_renamed_classes(self, new_names: Mapping[str, str]) -> Table:
+        """The same objects under other names of their classes; classes that get the same name become one."""
+        renamed = [new_names.get(name, name) for name in self.categories.names]
+        ids = dict(zip(reversed(renamed), reversed(self.categories.source_ids), strict=True))  # of each name's first
+        names = list(dict.fromkeys(renamed))
+        categories = Categories(tuple(names), tuple(ids[name] for name in names))
+        new_labels = np.array([categories.label_of[name] for name in renamed], dtype=np.int64)
         return replace(self, categories=categories, labels=new_labels[self.labels])
 
     def join(self, *others: Table) -> Table:
@@ -226,7 +244,7 @@ class TableBuilder:
         if areas is None:
             areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
         self._paths.append(os.fsencode(path))
-        self._ids.append(os.fsencode(image_id))
+        self._ids.append(image_id.encode("utf-8", "surrogateescape"))
         rows = (size_hw, len(boxes_xyxy), boxes_xyxy, labels, ignored, areas)
         for (name, kind), values in zip(_NUMBERS.items(), rows, strict=True):
             self._numbers[name] += np.asarray(values, dtype=kind).tobytes()

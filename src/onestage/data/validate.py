@@ -27,6 +27,8 @@ stops a run unless bad data is skipped; a notice is only printed. What happens i
 | not-downloaded | notice | images of Open Images' tables that are not here: left out |
 | missing-folder | error | a folder or list that data.yaml names is not here: nothing of it is used |
 | other-file | notice | a file of something else among the annotations: passed over |
+| not-labelled | notice | tasks of Label Studio without an annotation: their images are left out |
+| several-annotations | notice | tasks of Label Studio with several: the first of each is taken |
 | class-not-given | notice | VIA regions without attributes: all of one class |
 | area | notice | COCO objects without a usable area: the area of the box is taken |
 | split | notice | one of several joined folders lacks the split: nothing of it is used |
@@ -97,7 +99,8 @@ def checked_images(root: Path, names: Sequence[str], max_pixels: int) -> list[Ch
 
 def _check(path: str, max_pixels: int) -> list[Any] | str:
     try:
-        return list(check_image(path, max_pixels=max_pixels))
+        header = check_image(path, max_pixels=max_pixels)
+        return [getattr(header, name) for name in Checked._fields]
     except ImageError as error:
         return str(error).removeprefix(f"{path}: ")
 
@@ -122,7 +125,7 @@ def drop_bad(table: Table, problems: Iterable[Problem]) -> Table:
     return table.subset(indices=[index for index in range(len(table)) if table.image_name(index) not in bad])
 
 
-def summary(problems: Sequence[Problem], limit: int = 20) -> str:
+def summary(problems: Sequence[Problem], limit: int = 20) -> list[str]:
     """The problems as lines to print: the count of each kind, then the first `limit` problems, errors first."""
     ordered = sorted(problems, key=lambda problem: problem.severity != "error")
     counts = Counter((problem.severity, problem.kind) for problem in ordered)
@@ -130,7 +133,7 @@ def summary(problems: Sequence[Problem], limit: int = 20) -> str:
     lines += [f"  {problem}" for problem in ordered[:limit]]
     if len(ordered) > limit:
         lines.append(f"  ... and {len(ordered) - limit:,} more")
-    return "\n".join(lines)
+    return lines
 
 
 def _problem_of_image(table: Table, index: int, check: Checked | str) -> Problem | None:

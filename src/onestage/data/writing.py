@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import shutil
 from collections import Counter
@@ -26,6 +25,7 @@ from onestage.data.formats.voc import voc_annotation
 from onestage.data.table import Table
 from onestage.errors import UserError
 from onestage.structures import Categories
+from onestage.texts import as_file_name, json_text, one_line
 
 MAX_NAME_BYTES = 200  # of a file, without its extension
 
@@ -46,7 +46,7 @@ def write_voc(tables: Tables, out: Path, *, copy: bool = False) -> None:
             text = voc_annotation(name, size_hw, boxes_xyxy, classes, ignored)
             stems.append(stem_of(name))
             file = out / "Annotations" / f"{stems[-1]}.xml"
-            if file.exists() and file.read_text(encoding="utf-8", errors="surrogateescape") != text:
+            if file.exists() and file.read_text(encoding="utf-8") != text:
                 raise UserError(
                     f"{name}: two splits have other objects in it; VOC has one file an image; write --to coco"
                 )
@@ -89,7 +89,7 @@ def write_coco(tables: Tables, out: Path, *, copy: bool = False) -> None:
             _place(table.image_path(index), out / "images" / split / name, copy)
         named = [{"id": number, "name": name} for number, name in zip(class_ids, categories.names, strict=True)]
         content = {"images": images, "annotations": annotations, "categories": named}
-        _write(out / "annotations" / f"instances_{split}.json", json.dumps(content))
+        _write(out / "annotations" / f"instances_{split}.json", json_text(content))
 
 
 def write_yolo(tables: Tables, out: Path, *, copy: bool = False) -> None:
@@ -117,7 +117,7 @@ WRITERS: dict[str, Callable[..., None]] = {"voc": write_voc, "coco": write_coco,
 
 def _categories(tables: Tables) -> Categories:
     categories = next(iter(tables.values())).categories
-    if bad := [name for name in categories.names if not name.isprintable()]:
+    if bad := [name for name in categories.names if one_line(name) != name]:
         raise UserError(f"class {bad[0]!r}: its name has a line break or a control character; rename it")
     return categories
 
@@ -129,7 +129,7 @@ def _new_names(tables: Tables) -> dict[Path, str]:
     }
     stems = Counter(stem_of(name).lower() for name in paths.values())
     names = {
-        path: name.replace("/", "_") if stems[stem_of(name).lower()] > 1 else name.rpartition("/")[2]
+        path: as_file_name(name.replace("/", "_") if stems[stem_of(name).lower()] > 1 else name.rpartition("/")[2])
         for path, name in paths.items()
     }
     taken: set[str] = set()
@@ -150,7 +150,7 @@ def _decimals(values: np.ndarray) -> list[float]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    path.write_text(text, encoding="utf-8")
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

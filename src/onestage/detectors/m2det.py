@@ -17,6 +17,7 @@ from torch import Tensor
 from onestage.backbones import FeatureMaps, ResNetStages, VGG16Reduced
 from onestage.detectors.base import MadeNetwork, Normalization
 from onestage.detectors.multibox import FRESH_LAYERS_GET_NORMS, MultiBoxConfig, MultiBoxDetector, MultiBoxHead
+from onestage.errors import UserError
 from onestage.necks import MLFPN, Norm
 from onestage.selection import Selection
 from onestage.settings import setting
@@ -51,6 +52,11 @@ class M2DetConfig(MultiBoxConfig):
     FAMILY = "M2Det"
     # Zhao 2019, 3.3: linear soft-NMS. The release drops scores below 0.1, which costs recall that AP counts.
     PAPERS_SELECTION = Selection(score_threshold=0.01, iou_threshold=0.45, nms="soft-linear", max_detections=200)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.num_levels <= 64:  # a stranger's file may ask for a billion modules
+            raise UserError(f"num_levels {self.num_levels}: expected 1 to 64")
 
     def build(self, name: str, num_classes: int, normalization: Normalization) -> M2Det:
         backbone_name = name.partition("-")[2]

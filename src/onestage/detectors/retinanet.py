@@ -106,6 +106,8 @@ class RetinaNetConfig(DetectorConfig):
             )
         if not self.aspect_ratios or not all(0 < ratio < math.inf for ratio in self.aspect_ratios):
             raise UserError(f"aspect ratios {self.aspect_ratios}: expected positive numbers, width / height")
+        if not 0 <= self.subnet_depth <= 64:  # a stranger's file may ask for a billion layers
+            raise UserError(f"subnet_depth {self.subnet_depth}: expected 0 to 64")
         if self.image_size is not None and self.image_size % 32:
             raise UserError(f"image size {self.image_size}: RetinaNet takes multiples of 32 pixels")
         if (self.image_size is None) == (self.edges is None):

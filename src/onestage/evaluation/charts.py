@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from jinja2 import Environment
 from markupsafe import Markup
+
+from onestage.evaluation.pages import templates
 
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46, 12, 8, 34
 MAX_POINTS = 300  # points of one line; a longer one is drawn through the means of as many parts
 
-# The template escapes every value: class names come from strangers' files.
-_TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+_TEMPLATE = templates().from_string("""\
 <svg class="chart" viewBox="0 0 {{ width }} {{ height }}" role="img" aria-label="{{ description }}">
   <title>{{ description }}</title>
   {% for x, value in x_ticks %}

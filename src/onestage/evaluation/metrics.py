@@ -11,6 +11,7 @@ from rich.table import Table
 from onestage.evaluation.coco import coco_metrics
 from onestage.evaluation.voc import VocResult, voc_average_precision
 from onestage.structures import Categories, DetectionTable, GroundTruth
+from onestage.terminal import cell
 
 COLUMNS = ("class", "ground truths", "detections", "recall", "precision", "AP area", "AP 11-point")
 CLASS_FIELDS = ("ground_truths", "detections", "recall", "precision", "ap_11point", "ap_area")  # in metrics.json
@@ -53,7 +54,7 @@ def print_table(result: VocResult, categories: Categories, console: Console) -> 
         table.add_column(column.replace(" ", "\n"), justify="left" if column == "class" else "right", overflow="fold")
     *rows, mean = table_rows(result, categories)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell(text, console) for text in row))
     table.add_section()
     table.add_row(*mean, style="bold")
     console.print(table)

@@ -18,6 +18,7 @@ from onestage.evaluation.pages import jpeg_url, page_template
 from onestage.evaluation.voc import VocClassResult, assign_detections
 from onestage.settings import flat
 from onestage.structures import Categories, Detections, DetectionTable, GroundTruth
+from onestage.whole_file import write_whole
 
 MAX_SIDE, MIN_SIDE = 560, 320  # pixels of an example on the page
 SHOWN_SCORE = 0.5  # detections above this score are drawn, and count for F1
@@ -69,7 +70,7 @@ def write_report(
         score_threshold=f"{SHOWN_SCORE:g}",
         settings=flat(settings or {}).items(),
     )
-    path.write_text(page, encoding="utf-8", errors="replace")
+    write_whole(path, page.encode())
 
 
 def _cards(metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def read_openvino(path: str | os.PathLike[str]) -> ExportedFile:
 
 
 class OpenVinoSession(Session):
-    """An exported network in OpenVINO, on the processor."""
+    """An exported network in OpenVINO, on the processor. Threads take turns."""
 
     def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
         """Check the files and load them into OpenVINO.
@@ -57,6 +58,7 @@ class OpenVinoSession(Session):
             UserError: files that aren't ours or were changed, OpenVINO is missing or can't run them, another device.
         """
         super().__init__(read_openvino(path))
+        self._turn = Lock()
         if device not in (None, "cpu"):
             raise UserError(f"{device}: OpenVINO's files run on the processor here; give cpu")
         try:
@@ -74,16 +76,25 @@ class OpenVinoSession(Session):
         # The network for images that have its input size already, as predictors give them
         self.without_resizing = self._compiled(sized)
 
+    def __reduce__(self) -> Any:
+        return _opened_again, (os.path.abspath(self.file.name), self.file.header["sha256"])
+
     @cached_property
     def with_resizing(self) -> Any:
         """The compiled network for images of any size; it is compiled when the first one comes."""
         return self._compiled(self._model)
 
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
+        if self.forked:
+            raise UserError(
+                f"{self.file.name}: opened before this process was forked, and OpenVINO works only where it was opened;"
+                " load the file in each process"
+            )
         size_hw = images_rgb.shape[1:3]
-        model = self.without_resizing if self._resize.image_hw(size_hw) == size_hw else self.with_resizing
-        threshold = np.array([score_threshold], dtype=np.float32)
-        found = model({"images": images_rgb, "score_threshold": threshold})
+        inputs = {"images": images_rgb, "score_threshold": np.array([score_threshold], dtype=np.float32)}
+        with self._turn:  # a compiled network has one place for what goes in and comes out
+            model = self.without_resizing if self._resize.image_hw(size_hw) == size_hw else self.with_resizing
+            found = model(inputs)
         return Outputs(*(found[name] for name in Outputs._fields))
 
     def _compiled(self, model: Any) -> Any:
@@ -100,6 +111,14 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.file.name}: OpenVINO can't run it ({reason})") from error
+
+
+def _opened_again(path: str, digest: str) -> OpenVinoSession:
+    """A pickled session, of the same file."""
+    session = OpenVinoSession(path)
+    if session.file.header["sha256"] != digest:
+        raise UserError(f"{path}: was exported anew since the predictor was pickled; load it again")
+    return session
 
 
 def skip_resizing(model: Any) -> None:

@@ -4,15 +4,21 @@ trackers requires opencv-python, which would replace opencv-python-headless and 
 missing. So it is installed without its requirements; the extra `track` brings the others.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from onestage.errors import UserError
+from onestage.inference.predictor import FramePrediction
 from onestage.structures import Detections
 
 INSTALL = "pip install 'onestage[track]' && pip install --no-deps trackers"
+LOWEST_SCORE = 0.1  # detections with scores from here on may go on with a track (section 3 of the paper: "low")
+NO_TRACK = -1  # in `Detections.track_ids`
+SHORTEST_STEP_S = 1e-6  # the tracker wants times that rise
 
 
 class ObjectTracker:
@@ -23,24 +29,56 @@ class ObjectTracker:
 
         Args:
             frame_rate: frames a second. An object that was not seen for a second is forgotten.
-            score_threshold: detections with a score above it begin new tracks.
+            score_threshold: detections with a score above it begin new tracks, those with a lower one only go on
+                with a track that has nothing better.
         """
         try:
             from trackers import ByteTrackTracker
         except ImportError as error:
             raise UserError(f"tracking needs the package trackers: {INSTALL}") from error
+        self.score_threshold, self._time_s = score_threshold, 0.0
         self._tracker = ByteTrackTracker(
             frame_rate=frame_rate, track_activation_threshold=score_threshold, high_conf_det_threshold=score_threshold
         )
 
-    def update(self, found: Detections) -> Detections:
-        """Those of the next frame's detections that belong to a track, with its number in `track_ids`."""
+    def follow(self, predictions: Iterable[FramePrediction]) -> Iterator[FramePrediction]:
+        """The frames with track numbers, each as soon as the next one is known.
+
+        A track gets its number when its object is found a second time, and its first detection gets it, too.
+        Detections are kept if their score is above the threshold or they belong to a track.
+        """
+        waiting: FramePrediction | None = None
+        first_of: list[tuple[Any, int]] = []  # tracks that began in the waiting frame, and their rows in it
+        for prediction in predictions:
+            found, begun = self._update(prediction.found, float(prediction.frame.time))
+            if waiting is not None:
+                yield self._numbered(waiting, first_of)
+            waiting, first_of = replace(prediction, found=found), begun
+        if waiting is not None:
+            yield self._numbered(waiting, first_of)
+
+    def _update(self, found: Detections, time_s: float) -> tuple[Detections, list[tuple[Any, int]]]:
+        """The detections of the next frame with `track_ids`; and the tracks that begin in it, with their rows."""
+        self._time_s = max(time_s, self._time_s + SHORTEST_STEP_S)
         detections = found.to_supervision()
         detections.data["row"] = np.arange(len(found))
-        followed = self._tracker.update(detections)
-        if len(followed) == 0:
-            return replace(found[[]], track_ids=torch.zeros(0, dtype=torch.int64))
-        track_ids, rows = torch.from_numpy(np.array([followed.tracker_id, followed.data["row"]], dtype=np.int64))
-        confirmed = track_ids >= 0  # -1 until an object was seen often enough
-        best_first = rows[confirmed].sort()
-        return replace(found[best_first.values], track_ids=track_ids[confirmed][best_first.indices])
+        followed = self._tracker.update(detections, timestamp=self._time_s)
+        track_ids = torch.full((len(found),), NO_TRACK)
+        if len(followed):
+            rows, numbers = torch.from_numpy(np.array([followed.data["row"], followed.tracker_id], dtype=np.int64))
+            track_ids[rows] = numbers
+        boxes = found.boxes_xyxy.numpy()
+        begun = [
+            (track, int(np.abs(boxes - track.get_state_bbox()).sum(axis=1).argmin()))
+            for track in self._tracker.tracks
+            if track.tracker_id == NO_TRACK
+        ]
+        return replace(found, track_ids=track_ids), begun
+
+    def _numbered(self, prediction: FramePrediction, first_of: list[tuple[Any, int]]) -> FramePrediction:
+        found = prediction.found
+        assert found.track_ids is not None
+        for track, row in first_of:
+            found.track_ids[row] = track.tracker_id  # still none if the object was not found again
+        kept = (found.scores > self.score_threshold) | (found.track_ids != NO_TRACK)
+        return replace(prediction, found=found[kept])

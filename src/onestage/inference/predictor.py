@@ -1,6 +1,5 @@
 """A trained detector as a function: images and videos in, detections out, in the images' own pixels."""
 
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,9 +10,9 @@ from typing import TypeAlias, TypeVar, overload
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import Image
 
-from onestage.compute.device import Precision, choose_compute
+from onestage.compute.device import Precision, choose_compute, use_in_a_fork
 from onestage.compute.threads import reading_threads
 from onestage.data.loader import stack_images
 from onestage.detectors import Detector
@@ -26,7 +25,7 @@ from onestage.inference.video import Frame, VideoReader
 from onestage.input_size import Resize, resize_image
 from onestage.models.model_file import load_model
 from onestage.postprocess import to_original
-from onestage.runtime.decode import ImageError, decode_image
+from onestage.runtime.decode import ImageError, decode_image, decode_pillow
 from onestage.runtime.session import read_image as read_array_or_file
 from onestage.selection import Selection
 from onestage.structures import Categories, Detections, Predictions
@@ -40,6 +39,7 @@ AnyImage: TypeAlias = ImageFile | np.ndarray | Image.Image
 _Item = TypeVar("_Item")
 
 REPLACEABLE = ("score_threshold", "max_detections")  # fields of `Selection`; the others are part of an exported file
+USUAL_DETECTIONS = 200  # the most of an image, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class BasePredictor:
     papers_selection: Selection  # the post-processing of the detector's paper
     selection: Selection  # the post-processing in use: score threshold, NMS and limits; replace it freely between calls
     input_bits: int = 16  # how many bits of 16-bit images hold values
+
+    @property
+    def usual_detections(self) -> int:
+        """The most detections of an image where nothing else is asked for."""
+        return USUAL_DETECTIONS
 
     def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> PreparedImage:
         """Resize an image for `detect`. The threads that read images call this, so that waiting images are small."""
@@ -197,6 +202,7 @@ class Predictor(BasePredictor):
 
     @torch.no_grad()
     def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
+        use_in_a_fork(self.compute.device)
         pixels = stack_images(images_rgb, self.resize)
         batch = torch.from_numpy(pixels).to(self.compute.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         with self.compute.autocast():
@@ -226,7 +232,7 @@ class ExportedPredictor(BasePredictor):
 
         Raises:
             UserError: a file that isn't ours or isn't safe, a missing engine or device, or a selection that differs
-                from the file's own in more than `REPLACEABLE`.
+                from the file's own in more than `REPLACEABLE`, or asks for more detections than it gives.
         """
         kind = format_of(path)
         if kind is None:
@@ -241,7 +247,7 @@ class ExportedPredictor(BasePredictor):
 
     @property
     def selection(self) -> Selection:
-        """The post-processing; only the fields in `REPLACEABLE` may differ from the file's own."""
+        """The post-processing; only the fields in `REPLACEABLE` may differ from the file's own, the limit downwards."""
         return self._selection
 
     @selection.setter
@@ -253,7 +259,17 @@ class ExportedPredictor(BasePredictor):
                     f"{self.session.file.name}: {name} {asked!r}, but {exported!r} is part of this file; "
                     "leave it, or export the model again with what you want"
                 )
+        asked, most = selection.max_detections, self.papers_selection.max_detections
+        if most is not None and (asked is None or asked > most):
+            raise UserError(
+                f"{self.session.file.name}: max_detections {asked}, but this file gives at most {most} an image; "
+                "ask for no more, or export the model again with that --max-detections"
+            )
         self._selection = selection
+
+    @property
+    def usual_detections(self) -> int:
+        return min(USUAL_DETECTIONS, self.papers_selection.max_detections or USUAL_DETECTIONS)
 
     def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
         found = self.session(images_rgb, self.selection.score_threshold)
@@ -278,6 +294,7 @@ def load(
     """
     if format_of(model) is not None:
         return ExportedPredictor(model, device=device, selection=selection)
+    use_in_a_fork(torch.device("cpu"))
     loaded = load_model(model)
     return Predictor(loaded.detector, loaded.categories, selection, device, precision)
 
@@ -286,24 +303,12 @@ def read_image(image: AnyImage, bits: int = 16) -> UInt8[np.ndarray, "H W 3"]:
     """The RGB pixels, upright, of whatever predictors take as an image; `bits`: see `decode_image`.
 
     Raises:
-        ImageError: a file or bytes that are no readable image.
+        ImageError: a file, bytes or a Pillow image that can't be read.
         UserError: an array that is not (H, W, 3) of uint8.
     """
     if isinstance(image, str) and is_address(image):
         return decode_image(fetch_image(image), bits=bits)
-    if not isinstance(image, Image.Image):
-        return read_array_or_file(image, bits)
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if image.mode == "RGB" and orientation == 1:
-        return np.asarray(image)
-    # Encoded and decoded again, so that palettes, alpha, 16 bits and EXIF give the same pixels as from a file
-    exif, encoded = Image.Exif(), io.BytesIO()
-    exif[ExifTags.Base.Orientation] = orientation
-    try:
-        image.save(encoded, format="TIFF", exif=exif)
-    except (OSError, KeyError, ValueError) as error:
-        raise ImageError(f"a Pillow image of mode {image.mode} cannot be used ({error}); convert it to RGB") from error
-    return decode_image(encoded.getvalue(), bits=bits)
+    return decode_pillow(image, bits=bits) if isinstance(image, Image.Image) else read_array_or_file(image, bits)
 
 
 def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -1,23 +1,28 @@
 """The words of `onestage predict MODEL SOURCE...` -> images and videos from files, folders, cameras and addresses."""
 
 import glob
+import io
 import os
 import re
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from http.client import HTTPException, HTTPResponse
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from itertools import chain, dropwhile
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
-from urllib.parse import urlsplit
+from typing import Any, TypeAlias
+from urllib.parse import SplitResult, urlsplit
 
 from onestage.errors import UserError
-from onestage.runtime.decode import MAX_FILE_BYTES, ImageError
+from onestage.runtime.decode import EXTENSIONS, MAX_FILE_BYTES, UNREAD_EXTENSIONS, ImageError
+from onestage.texts import decode_file_names
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+IMAGE_SUFFIXES = frozenset(chain(*EXTENSIONS.values(), UNREAD_EXTENSIONS))  # the last are named and passed over
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".m3u8"}
 )
@@ -26,6 +31,7 @@ STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt
 VIDEO_FILE_TYPES = frozenset({"video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-msvideo"})
 CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation"}  # FFmpeg's, by `sys.platform`
 SECONDS_TO_ANSWER = 15.0
+LEAST_BYTES_PER_SECOND = 20_000  # an image that comes more slowly is given up after `SECONDS_TO_ANSWER`
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,7 @@ def open_video(text: str | os.PathLike[str]) -> VideoSource:
 def _named(text: str) -> list[Source]:
     """The sources that one word names; their output names may still clash with those of other words."""
     if text == "-":
-        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise UserError(f"standard input: more than the {MAX_FILE_BYTES:,} bytes allowed for an image")
-        return [ImageSource(data, text, "stdin.png")]
+        return [ImageSource(_standard_input(), text, "stdin.png")]
     if text.startswith("@") and not os.path.exists(text):
         return [source for word in _words_of_list(text[1:]) for source in _named(word)]
     if _scheme(text):
@@ -108,6 +111,8 @@ def _named(text: str) -> list[Source]:
         return [_file(path, path.name)]
     if path.is_dir():
         found, holds, mend = list(_in_folder(path)), "the folder holds", "name another"
+    elif path.exists():
+        raise UserError(f"{text}: neither a file nor a folder; give a pipe's content as -, or name a file")
     elif glob.has_magic(text):
         found, holds, mend = list(_matching(text)), "the glob matches", "try it with ls"
     else:
@@ -118,9 +123,23 @@ def _named(text: str) -> list[Source]:
     return found
 
 
-def _words_of_list(text: str) -> list[str]:
+def _standard_input() -> bytes:
     try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        if sys.stdin is None:
+            raise OSError("it is closed")
+        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"-: standard input can't be read ({error}); give an image, as in < street.jpg") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise UserError(f"standard input: more than the {MAX_FILE_BYTES:,} bytes allowed for an image")
+    return data
+
+
+def _words_of_list(text: str) -> list[str]:
+    if os.path.exists(text) and not os.path.isfile(text):
+        raise UserError(f"@{text}: neither a file nor a folder; name a file that lists sources line by line")
+    try:
+        lines = decode_file_names(Path(text).read_bytes()).splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"@{text}: the list can't be read ({getattr(error, 'strerror', None) or error})") from error
     words = [word for word in map(str.strip, lines) if word and not word.startswith("#")]
@@ -130,19 +149,44 @@ def _words_of_list(text: str) -> list[str]:
     return words
 
 
+def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Each folder in and below this one with the names of its files, sorted, without hidden ones.
+
+    Links to folders are followed, and each folder comes once: links may lead back to where they are.
+    """
+    seen = {os.path.realpath(folder)}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        visible = sorted(name for name in folders if not name.startswith("."))
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in visible}
+        folders[:] = [name for name in visible if not (real[name] in seen or seen.add(real[name]))]
+        yield parent, sorted(name for name in files if not name.startswith("."))
+
+
+def matching(pattern: str) -> Iterator[str]:
+    """The paths that a glob matches; `**` is any folder that `walk` gives, so that loops of links have an end."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    stars = parts.index("**")
+    rest = list(dropwhile(lambda part: part == "**", parts[stars:])) or ["*"]
+    for top in glob.iglob(os.path.join(*parts[:stars])) if stars else ["."]:
+        for folder, _ in walk(top):
+            yield from (path.removeprefix("./") for path in matching(os.path.join(glob.escape(folder), *rest)))
+
+
 def _in_folder(folder: Path, prefix: str = "") -> Iterator[Source]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(parent, name) for name in sorted(files)):
-            if _is_wanted(path):
+    for parent, files in walk(str(folder)):
+        for path in (Path(parent, name) for name in files):
+            if _is_wanted(path) and path.is_file():  # no pipe
                 yield _file(path, prefix + path.relative_to(folder).as_posix())
 
 
 def _matching(pattern: str) -> Iterator[Source]:
-    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
-        if path.is_dir():  # `street/*` includes the files in matched folders (`**` matches them itself)
+    for path in map(Path, sorted(set(matching(pattern)))):
+        if path.is_dir():  # `street/*` includes the files in matched folders
             yield from _in_folder(path, f"{path.name}/")
-        elif _is_wanted(path):
+        elif _is_wanted(path) and path.is_file():
             yield _file(path, path.name)
 
 
@@ -165,8 +209,17 @@ def _scheme(text: str) -> str:
     return scheme.lower() if separator and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme) else ""
 
 
+def _split(address: str) -> SplitResult:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError as error:
+        raise ImageError(f"{address}: no address ({error}); write it as http://host:port/path") from error
+    return parts
+
+
 def _at_address(text: str) -> Source:
-    scheme, address = _scheme(text), urlsplit(text)
+    scheme, address = _scheme(text), _split(text)
     if scheme not in (*STREAM_SCHEMES, "http", "https"):
         raise UserError(f"{text}: addresses begin with {', '.join(sorted(STREAM_SCHEMES | {'http', 'https'}))}")
     output_name = PurePosixPath(address.path).name or address.hostname or scheme
@@ -196,7 +249,7 @@ def _with_unique_names(sources: Iterable[Source]) -> list[Source]:
     named: dict[str, Source] = {}
     for source in sources:
         wanted = PurePosixPath(source.output_name)
-        is_jpeg = wanted.suffix.lower() in (".jpg", ".jpeg")
+        is_jpeg = wanted.suffix.lower() in EXTENSIONS["JPEG"]
         suffix = ".mp4" if isinstance(source, VideoSource) else ".jpg" if is_jpeg else ".png"
         unique, number = wanted.with_suffix(""), 1
         while str(unique).lower() in named:  # in lower case: a.JPG and A.jpg are one file on some disks
@@ -230,18 +283,85 @@ def fetch_image(address: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     return data
 
 
+class _Patience(io.RawIOBase):
+    """What a connection sends, until it takes too long: a byte now and then keeps nobody waiting."""
+
+    def __init__(self, connection: Any, incoming: io.BufferedReader, begun: float) -> None:
+        super().__init__()
+        self.connection, self.incoming, self.begun, self.received = connection, incoming, begun, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.incoming.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        allowed_s = SECONDS_TO_ANSWER + self.received / LEAST_BYTES_PER_SECOND
+        left_s = self.begun + allowed_s - time.monotonic()
+        try:
+            if left_s <= 0:
+                raise TimeoutError
+            self.connection.settimeout(left_s)
+            count = self.incoming.readinto1(buffer)
+        except TimeoutError:
+            raise TimeoutError(f"only {self.received:,} bytes came in {allowed_s:.0f} s") from None
+        self.received += count
+        return count
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Opens addresses on the web, and redirects to others on the web, all in one span of time."""
+    begun = time.monotonic()
+
+    class Response(HTTPResponse):
+        def __init__(self, connection: Any, *args: Any, **options: Any) -> None:
+            super().__init__(connection, *args, **options)
+            self.fp = io.BufferedReader(_Patience(connection, self.fp, begun))
+
+    class Connection(HTTPConnection):
+        response_class = Response
+
+    class SecureConnection(HTTPSConnection):
+        response_class = Response
+
+    class Web(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+        def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+            return self.do_open(Connection, req)
+
+        def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+            return self.do_open(SecureConnection, req)
+
+    opener = urllib.request.OpenerDirector()  # not `build_opener`, which also opens ftp and files
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        Web,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
 @contextmanager
 def _answer(address: str) -> Iterator[HTTPResponse]:
     """What a server answers; an `ImageError` where it doesn't, or has nothing at the address."""
     if not is_address(address):
         raise ImageError(f"{address}: addresses of images begin with http:// or https://")
+    _split(address)
     try:
         request = urllib.request.Request(address, headers={"User-Agent": "onestage"})
-        with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER) as answer:
+        with _opener().open(request, timeout=SECONDS_TO_ANSWER) as answer:
             yield answer
     except urllib.error.HTTPError as error:
         error.close()  # it holds the connection
-        raise ImageError(f"{address}: the server answers {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:
+        known = error.code in HTTPStatus._value2member_map_  # the server's own words may be anything
+        reason = f" {HTTPStatus(error.code).phrase}" if known else ""
+        raise ImageError(f"{address}: the server answers {error.code}{reason}") from error
+    except (OSError, HTTPException, ValueError, OverflowError) as error:
         reason = getattr(error, "reason", error)
-        raise ImageError(f"{address}: no answer ({getattr(reason, 'strerror', None) or reason})") from error
+        reason = " ".join(ascii(getattr(reason, "strerror", None) or str(reason))[1:-1].split())
+        raise ImageError(f"{address}: no answer ({reason[:200]})") from error

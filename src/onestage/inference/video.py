@@ -1,41 +1,54 @@
-"""Reads videos, cameras and streams as upright frames with numbers and times; writes drawn frames as H.264 in MP4.
+"""Reads videos, cameras and streams as upright frames with numbers and times.
 
 PyAV brings its own FFmpeg (`pip install 'onestage[video]'`). Frames keep their times, so that a variable frame rate
 stays one and a drawn video is as long as its original.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from time import monotonic
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from onestage.errors import UserError
 from onestage.inference.sources import SECONDS_TO_ANSWER, VideoSource
+from onestage.inference.video_display import Colours, as_shown, display_matrix, pixel_aspect
 from onestage.runtime.decode import MAX_PIXELS
 
 USUAL_RATE = Fraction(25)  # frames a second of a source that does not say
+LOWEST_RATE, HIGHEST_RATE = Fraction(1, 3600), Fraction(1_000_000)  # outside, a header's number is taken for a mistake
+TIME_DIGITS = 4  # times are written, and compared with what users type, to a tenth of a millisecond
 # What FFmpeg may open for a source: a playlist in a folder can't lead it to the network, nor a stream to local files.
 LOCAL_PROTOCOLS = "file"
 REMOTE_PROTOCOLS = "http,https,tcp,tls,crypto,udp,rtp,rtsp,rtsps,rtmp,rtmps,srt"
-SOUND_CODECS_OF_MP4 = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"})
+SECONDS_OF_SILENCE = 60.0  # after which a stream that sends nothing has ended
+# Elsewhere FFmpeg looks for a keyframe by guesses, and times after it differ
+FORMATS_WITH_AN_INDEX = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
+FORMATS_WITHOUT_TIMES = frozenset({"mpjpeg", "mjpeg", "h264", "hevc"})  # FFmpeg makes them up, by 25 frames a second
+ARRIVAL_TICK_S = Fraction(1, 1000)
+DEPENDENT_PICTURES = (2, 3)  # FFmpeg's numbers of P and B pictures, which are coded by what differs from others
+MOST_DECODED = str(MAX_PIXELS * 11 // 10)  # FFmpeg's limit is on memory, in which rows are a bit longer
 BROKEN_FRAMES_REPORTED = 3
-# H.264 encoders by preference, each with options that keep thin lines sharp
-ENCODERS: dict[str, dict[str, str]] = {"libx264": {"preset": "veryfast", "crf": "20"}, "libopenh264": {}}
+LONGEST_PAUSE_S = 1800  # between two frames of a video; a longer one, or a second back, is a clock that began anew
+LONGEST_GAP_BYTES = 500  # between two packets of a Matroska file; headers take less
 
 
-def _av() -> Any:
+def import_av() -> Any:
     """The module PyAV; where it is missing, an error with the command that installs it."""
     try:
         import av
     except ImportError as error:
         raise UserError("videos and cameras need PyAV: pip install 'onestage[video]'") from error
     return av
+
+
+class VideoError(UserError):
+    """A video that can't be read or written; the text is one line that names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,36 @@ class Frame:
     image: UInt8[np.ndarray, "H W 3"]  # RGB, upright
     index: int  # counted from 0 through all frames of the video
     time: Fraction  # seconds since the video's first frame
+    pixel_aspect: Fraction = Fraction(1)  # width / height of a pixel of the image when it is shown
+
+
+class FrameNumbers:
+    """Numbers the frames of a video, also past frames that are broken or lost.
+
+    They are counted. Where data were lost in a video of constant rate, the time says how many frames are missing.
+    """
+
+    def __init__(self, rate: Fraction, tick_s: Fraction) -> None:
+        """`tick_s` is the length of a tick of the video's clock, seconds."""
+        self.rate, self.tolerance = float(rate), 0.1 + float(rate * tick_s)
+        self.last, self.broken = -1, 0
+        self.constant = True  # so far each frame was at its number / rate
+        self.damaged = False
+
+    def note_damage(self, frames: int) -> None:
+        """Some frames are broken here, and others may be lost."""
+        self.damaged = True
+        self.broken += frames
+
+    def next(self, time: Fraction | None) -> int:
+        """The number of the next frame; `time` is in seconds since the first frame."""
+        place = self.last + 1 if time is None else round(float(time) * self.rate)
+        near = time is not None and abs(float(time) * self.rate - place) <= self.tolerance
+        follows = place == self.last + 1 or (self.damaged and place > self.last)
+        self.constant = self.constant and near and follows
+        self.last = place if self.constant else self.last + 1 + self.broken
+        self.broken = 0
+        return self.last
 
 
 class VideoReader:
@@ -62,228 +105,261 @@ class VideoReader:
         """Open the source, for each n-th (`every`) of the frames from `start_s` to before `end_s`.
 
         Args:
-            start_s, end_s: seconds since the first frame.
+            start_s, end_s: seconds since the first frame, exact to 0.1 ms.
             report: called with a message about broken frames.
 
         Raises:
-            UserError: PyAV is missing, the source can't be opened or holds no video, or its frames are too large.
+            UserError: PyAV is missing, or settings that make no sense.
+            VideoError: the source can't be opened or holds no video, or its frames are too large.
         """
         if every < 1:
             raise UserError(f"every {every}: give 1 or more")
-        if start_s < 0 or (end_s is not None and end_s <= start_s):
+        if not 0 <= start_s < math.inf or (end_s is not None and not end_s > start_s):
             raise UserError(f"from {start_s:g} s to {end_s} s: the end must come after the beginning")
         self.source, self.every, self.start_s, self.end_s, self.report = source, every, start_s, end_s, report
-        self.container = _open(source)
-        stream = self.container.streams.best("video")
-        if stream is None:
-            raise UserError(f"{source.name}: holds no video")
-        if not 0 < stream.width * stream.height <= MAX_PIXELS:
-            raise UserError(f"{source.name}: frames of {stream.width} x {stream.height} pixels; at most {MAX_PIXELS:,}")
-        # Decoding several frames in parallel delays each by a few frames, which is too late for a live source.
-        stream.thread_type = "SLICE" if source.live else "AUTO"
-        self.stream, self.broken = stream, 0
-        self.rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)  # frames a second on average
-        self.time_base = Fraction(stream.time_base)  # length of a tick of the source's clock, seconds
+        self._open()
+        stream = self.stream
+        rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+        self.sane = LOWEST_RATE <= rate <= HIGHEST_RATE  # what the header says of times
+        # Frames of such a camera are at the times when they come
+        self.arriving = source.live and self.container.format.name in FORMATS_WITHOUT_TIMES
+        # An AVI has no times; FFmpeg's guesses are wrong where frames are stored in another order than they are shown
+        reordered = self.container.format.name == "avi" and stream.codec_context.has_b_frames
+        self.clocked = self.sane and not reordered and not self.arriving
+        if not self.sane:
+            report(f"{source.name}: says {float(rate):.3g} frames a second; {USUAL_RATE} are taken")
+            rate = USUAL_RATE
+        self.rate = rate  # frames a second on average
+        self.time_base = ARRIVAL_TICK_S if self.arriving else Fraction(stream.time_base)  # of the clock, seconds
         self.begin = (stream.start_time or 0) * self.time_base  # time of the first frame by that clock, seconds
+        self.colours = Colours(stream.colorspace, stream.color_primaries, stream.color_trc)
+        self.broken = self.packets = 0
+
+    def _open(self) -> None:
+        name = self.source.name
+        self.container = open_container(self.source)
+        self.stream = stream = self.container.streams.best("video")
+        if stream is None:
+            raise VideoError(f"{name}: holds no video")
+        if stream.codec_context is None:
+            raise VideoError(f"{name}: no decoder knows what it holds; is it a video? Convert it to MP4 with H.264")
+        if not 0 < stream.width * stream.height <= MAX_PIXELS:
+            raise VideoError(f"{name}: frames of {stream.width} x {stream.height} pixels; at most {MAX_PIXELS:,}")
+        stream.codec_context.options = {"max_pixels": MOST_DECODED}  # later frames may be larger than the header's
+        # Decoding several frames in parallel delays each by a few frames, which is too late for a live source.
+        stream.thread_type = "SLICE" if self.source.live else "AUTO"
 
     @property
     def expected_frames(self) -> int:
         """Estimated number of frames that `frames` gives; 0 where the source does not say its length."""
-        length_s = float((self.stream.duration or 0) * self.time_base) or (self.container.duration or 0) / 1_000_000
-        seconds = min(length_s, self.end_s or length_s) - self.start_s
-        return 0 if self.source.live else max(0, round(seconds * float(self.rate) / self.every))
+        seconds = min(self._length_s(), self.end_s or math.inf) - self.start_s
+        return 0 if self.source.live or not self.sane else max(0, round(seconds * float(self.rate) / self.every))
+
+    def _length_s(self) -> float:
+        """The video's length as its header says it, seconds; 0 where it does not."""
+        return float((self.stream.duration or 0) * self.time_base) or (self.container.duration or 0) / 1_000_000
 
     def frames(self) -> Iterator[Frame]:
         """The chosen frames in order. A broken frame is reported and left out, and its number with it."""
         first: int | None = None
         try:
-            for number, decoded in enumerate(self._decoded(), start=self._seek() if self.start_s > 0 else 0):
-                if decoded is None:
+            for number, time, decoded in self._numbered():
+                seconds = round(float(time), TIME_DIGITS)
+                if seconds < round(self.start_s, TIME_DIGITS):
                     continue
-                time = number / self.rate if decoded.pts is None else decoded.pts * self.time_base - self.begin
-                if time < self.start_s:
-                    continue
-                if self.end_s is not None and time >= self.end_s:
+                if self.end_s is not None and seconds >= round(self.end_s, TIME_DIGITS):
                     break
                 first = number if first is None else first
                 if (number - first) % self.every == 0:
-                    # The file's angle is counter-clockwise (FFmpeg's libavutil/display.h).
-                    upright = np.rot90(decoded.to_ndarray(format="rgb24"), round(decoded.rotation / 90))
-                    yield Frame(np.ascontiguousarray(upright), number, time)
+                    yield self._frame(decoded, number, time)
         finally:
             self.container.close()
             if self.broken > BROKEN_FRAMES_REPORTED:
                 self.report(f"{self.source.name}: {self.broken} broken frames in all were passed over")
 
-    def _decoded(self) -> Iterator[Any]:
-        """PyAV's frames; None in place of a broken one."""
-        failure = _av().FFmpegError
+    def _frame(self, decoded: Any, number: int, time: Fraction) -> Frame:
+        colours = Colours(decoded.colorspace).known(decoded.height)
+        pixels = decoded.to_ndarray(format="rgb24", src_colorspace=colours.swscale_name)
+        upright, turned = as_shown(pixels, display_matrix(decoded))
+        aspect = pixel_aspect(self.stream)
+        return Frame(np.ascontiguousarray(upright), number, time, 1 / aspect if turned else aspect)
+
+    def _numbered(self) -> Iterator[tuple[int, Fraction, Any]]:
+        """Number and time of each frame, and PyAV's frame; those before `start_s` may be left out."""
+        numbers = self._numbers()
+        if self.start_s > 0 and not self.source.live and self.container.format.name in FORMATS_WITH_AN_INDEX:
+            numbers = self._seek(numbers)
+        last, pause = -1 / self.rate, Fraction(0)  # time of the frame before, and what its clock left out
+        begun: float | None = None
+        for decoded in self._decoded(numbers):
+            begun = monotonic() if begun is None else begun
+            if not self.clocked or decoded.pts is None:
+                number = numbers.next(None)
+                last = Fraction(round(monotonic() - begun, 3)) if self.arriving else number / self.rate
+                yield number, last, decoded
+                continue
+            time = decoded.pts * self.time_base - self.begin + pause
+            if numbers.last >= 0 and not last - 1 < time < last + LONGEST_PAUSE_S:
+                pause += last + 1 / self.rate - time
+                time = last + 1 / self.rate
+            if time <= last and numbers.damaged:
+                self._note_broken(numbers, "damaged times", frames=0)
+                continue
+            previous, number = numbers.last, numbers.next(time)
+            if number > previous + 1 and not self.broken and not self.source.live:
+                self._note_broken(numbers, "lost data", frames=0)
+            last = time
+            yield number, time, decoded
+
+    def _numbers(self) -> FrameNumbers:
+        rate = Fraction(self.stream.guessed_rate or self.rate) if self.clocked else self.rate
+        numbers = FrameNumbers(rate, self.time_base if self.clocked else Fraction(0))
+        if self.container.format.name not in FORMATS_WITH_AN_INDEX:  # these lose frames without a word
+            numbers.note_damage(0)
+        return numbers
+
+    def _decoded(self, numbers: FrameNumbers) -> Iterator[Any]:
+        """PyAV's frames without the broken ones, which are noted."""
+        failure = import_av().FFmpegError
         try:
-            for packet in self.container.demux(self.stream):
+            for packet in self._packets(numbers):
                 try:
                     decoded = packet.decode()
                 except failure as error:
-                    self._note_broken(str(error))
-                    yield None
+                    self._note_broken(numbers, error.strerror or str(error))
                     continue
                 for frame in decoded:
-                    if frame.is_corrupt:
-                        self._note_broken("damaged data")
-                    yield None if frame.is_corrupt else frame
-        except failure as error:  # nothing after this can be read
-            self._note_broken(str(error))
+                    if frame.is_corrupt or not frame.width * frame.height <= MAX_PIXELS:
+                        self._note_broken(numbers, "damaged data" if frame.is_corrupt else "too many pixels")
+                    else:
+                        yield frame
+        except failure as error:
+            self.report(f"{self.source.name}: nothing after this can be read ({error.strerror or error})")
 
-    def _note_broken(self, reason: str) -> None:
+    def _note_broken(self, numbers: FrameNumbers, reason: str, frames: int = 1) -> None:
+        numbers.note_damage(frames)
         self.broken += 1
         if self.broken <= BROKEN_FRAMES_REPORTED:
             self.report(f"{self.source.name}: a broken frame was passed over ({reason})")
 
-    def _seek(self) -> int:
-        """Go to the last keyframe before `start_s`; returns its number, counted from the packets before it."""
-        wanted = (Fraction(self.start_s) + self.begin) / self.time_base
-        keyframe, stamps = 0, []
-        for packet in self.container.demux(self.stream):
-            stamp = packet.pts if packet.pts is not None else packet.dts
+    def _packets(self, numbers: FrameNumbers) -> Iterator[Any]:
+        """The video's packets. Notes where bytes were lost, and says it if the file ends before its header does."""
+        if self.source.live:
+            yield from packets_of(self.container, self.stream)
+            return
+        ends: dict[int, int] = {}  # stream -> the end of its last packet, in its own ticks
+        place, matroska = None, self.container.format.name == "matroska,webm"
+        for packet in packets_of(self.container):
+            stamp, ours = _stamp(packet), packet.stream is self.stream
+            if packet.is_corrupt and ours:
+                self._note_broken(numbers, "damaged data", frames=0)
+            if matroska and packet.pos is not None:
+                if place is not None and packet.pos - place > LONGEST_GAP_BYTES:
+                    self._note_broken(numbers, "lost data", frames=0)
+                place = packet.pos + packet.size
+            if stamp is not None:
+                index, end = packet.stream_index, stamp + (packet.duration or 0)
+                ends[index] = max(end, ends.get(index, end))
+            if ours:
+                self.packets += packet.size > 0
+                if packet.size == 0 and stamp is None:  # the last one, which makes the decoder give what it holds
+                    self._check_end(numbers, ends)
+                yield packet
+
+    def _check_end(self, numbers: FrameNumbers, ends: dict[int, int]) -> None:
+        """Say it if the file ended before it should: by its index of frames, or by the length in its header."""
+        if self.container.format.name.startswith("mov"):
+            expected = len(self.stream.index_entries)
+            missing = f"{self.packets} of {expected} frames are there" if self.packets < expected else ""
+        else:
+            length_s = float(self.stream.frames / self.rate) or self._length_s()
+            if self.stream.duration or self.stream.frames:  # else the length is that of the longest stream
+                ends = {index: end for index, end in ends.items() if index == self.stream.index}
+            end_s = max((end * self.container.streams[index].time_base for index, end in ends.items()), default=0)
+            missing_s = length_s - float(end_s - self.begin)
+            missing = f"it ends {missing_s:.1f} s before its header says" if missing_s > 2.5 / self.rate else ""
+        if not missing or not self.sane:
+            return
+        numbers.note_damage(0)
+        self.report(f"{self.source.name}: cut off or damaged, {missing}")
+
+    def _seek(self, numbers: FrameNumbers) -> FrameNumbers:
+        """Go to the last keyframe before `start_s`; the numbers after the frames that are left out.
+
+        Frames, numbers and times must be those of a whole reading. Where that is not sure, none is left out.
+        """
+        keyframe, stamps = None, []
+        with suppress(import_av().FFmpegError):
+            keyframe, stamps = self._keyframe_before((Fraction(self.start_s) + self.begin) / self.time_base)
+        if keyframe is None or not self._decodes_from(keyframe):
+            self.container.close()
+            self._open()
+            return numbers
+        self.container.seek(keyframe, stream=self.stream)
+        self.packets = len(stamps)
+        for time in sorted(stamp * self.time_base - self.begin for stamp in stamps):
+            if time >= 0:  # what an MP4 has before its beginning was cut away by an edit list
+                numbers.next(time if self.clocked else None)
+        return numbers
+
+    def _keyframe_before(self, wanted: Fraction) -> tuple[int | None, list[int]]:
+        """The stamp of the last keyframe up to a time of the video's clock, and the stamps before it."""
+        keyframe, stamps = None, []
+        for packet in packets_of(self.container, self.stream):
+            stamp = _stamp(packet)
             if stamp is None:
                 continue
             if packet.is_keyframe and stamp > wanted:
                 break
             keyframe = stamp if packet.is_keyframe else keyframe
             stamps.append(stamp)
-        self.container.seek(keyframe, stream=self.stream)
-        return sum(stamp < keyframe for stamp in stamps)
+        return keyframe, [stamp for stamp in stamps if keyframe is not None and stamp < keyframe]
+
+    def _decodes_from(self, keyframe: int) -> bool:
+        """True if a keyframe is found by its stamp and is coded by itself.
+
+        H.264 with intra refresh marks frames from which a player may begin although it sees grey for a while.
+        """
+        av = import_av()
+        try:
+            self.container.seek(keyframe, stream=self.stream)
+            packet = next(packets_of(self.container, self.stream))
+            if _stamp(packet) != keyframe:
+                return False
+            decoded = [*packet.decode(), *self.stream.decode(None)]
+        except av.FFmpegError:
+            return False
+        return bool(decoded) and not decoded[0].is_corrupt and decoded[0].pict_type not in DEPENDENT_PICTURES
 
 
-def _open(source: VideoSource) -> Any:
-    av = _av()
-    options = {}
+def open_container(source: VideoSource) -> Any:
+    """PyAV's container of a source, or a `VideoError` that names it."""
+    av = import_av()
+    address, options = source.address, {"max_pixels": MOST_DECODED}
+    remote = "://" in address
     if source.device_format is None:
-        options["protocol_whitelist"] = REMOTE_PROTOCOLS if "://" in source.address else LOCAL_PROTOCOLS
-    if source.address.startswith("rtsp"):
+        options["protocol_whitelist"] = REMOTE_PROTOCOLS if remote else LOCAL_PROTOCOLS
+        address = address if remote else f"file:{address}"  # or 12:30.mp4 would be an address with the protocol 12
+    if address.startswith("rtsp"):
         options["rtsp_transport"] = "tcp"  # UDP loses packets, which turns images gray
     try:
         return av.open(
-            source.address, mode="r", format=source.device_format, options=options, timeout=(SECONDS_TO_ANSWER, None)
+            address,
+            mode="r",
+            format=source.device_format,
+            options=options,
+            metadata_errors="replace",
+            timeout=(SECONDS_TO_ANSWER, SECONDS_OF_SILENCE if remote else None),
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise UserError(f"{source.name}: can't be opened as a video ({getattr(error, 'strerror', error)})") from error
+        raise VideoError(f"{source.name}: can't be opened as a video ({getattr(error, 'strerror', error)})") from error
 
 
-class VideoWriter:
-    """Writes frames as an H.264 video that browsers play, with the sound of the video that they come from."""
-
-    def __init__(
-        self,
-        path: Path,
-        size_hw: tuple[int, int],
-        rate: Fraction,
-        time_base: Fraction,
-        sound_of: VideoSource | None = None,
-        sound_from: Fraction = Fraction(0),
-    ) -> None:
-        """Begin the file, an `.mp4`.
-
-        Args:
-            size_hw: height and width of every frame. An odd side gets one more pixel: H.264 stores colours in pairs.
-            rate: average number of frames a second.
-            time_base: length of a tick, seconds; frames are shown at whole ticks.
-            sound_of: the video whose sound is copied, if it is a file that has sound.
-            sound_from: time of the first frame by that video's clock, seconds.
-
-        Raises:
-            UserError: no H.264 encoder, or a file that can't be written.
-        """
-        av = _av()
-        encoder = next((name for name in ENCODERS if name in av.codecs_available), None)
-        if encoder is None:
-            raise UserError(f"this build of PyAV has no H.264 encoder ({', '.join(ENCODERS)}); install PyAV from PyPI")
-        try:
-            self.container = av.open(str(path), mode="w", options={"movflags": "faststart"})
-        except OSError as error:
-            raise UserError(f"{path}: can't be written ({error.strerror})") from error
-        bottom, right = size_hw[0] % 2, size_hw[1] % 2
-        self.padding = (0, bottom, 0, right)
-        self.stream = self.container.add_stream(encoder, rate=rate, options=ENCODERS[encoder])
-        self.stream.height, self.stream.width = size_hw[0] + bottom, size_hw[1] + right
-        self.stream.pix_fmt = "yuv420p"
-        self.stream.codec_context.time_base = time_base
-        self.rate, self.time_base = rate, time_base
-        self.last_tick, self.end_s = -1, Fraction(0)
-        original = None if sound_of is None or sound_of.live else _open(sound_of)
-        has_sound = original is not None and original.streams.best("audio") is not None
-        self.sound = SoundCopy(original, sound_from, self.container) if has_sound else None
-
-    def write(self, image_rgb: UInt8[np.ndarray, "H W 3"], time_s: Fraction) -> None:
-        """Show an image from this time on; times rise from call to call."""
-        if any(self.padding):
-            image_rgb = cv2.copyMakeBorder(image_rgb, *self.padding, cv2.BORDER_REPLICATE)
-        frame = _av().VideoFrame.from_ndarray(image_rgb, format="rgb24")
-        self.last_tick = max(self.last_tick + 1, round(time_s / self.time_base))
-        frame.pts, frame.time_base = self.last_tick, self.time_base
-        if self.sound is not None:
-            self.sound.copy(until_s=time_s)
-        self.container.mux(self.stream.encode(frame))
-        self.end_s = time_s + 1 / self.rate
-
-    def close(self) -> None:
-        """Finish the file; its sound ends with the last image."""
-        self.container.mux(self.stream.encode(None))
-        if self.sound is not None:
-            self.sound.copy(until_s=self.end_s)
-            self.sound.close()
-        self.container.close()
+def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
+    """The packets of these streams, or of all, to the end."""
+    with suppress(IndexError):  # PyAV's, at the end, where damage looked like a further stream
+        yield from container.demux(*streams)
 
 
-class SoundCopy:
-    """Copies a file's sound packet by packet while images are written; as AAC where MP4 can't hold its codec."""
-
-    def __init__(self, container: Any, begin_s: Fraction, output: Any) -> None:
-        """Announce the sound in the output, into which nothing was written yet.
-
-        `container` is the video file, opened once more. Sound before `begin_s` of the file's clock is left out.
-        """
-        self.container, self.begin_s, self.output = container, begin_s, output
-        stream = container.streams.best("audio")
-        self.as_it_is = stream.codec_context.name in SOUND_CODECS_OF_MP4
-        if self.as_it_is:
-            self.stream = output.add_stream_from_template(stream)
-        else:
-            self.stream = output.add_stream("aac", rate=stream.rate, layout=stream.layout.name)
-        self.packets = self._packets(stream)
-        self.next_packet = next(self.packets, None)
-
-    def _packets(self, stream: Any) -> Iterator[tuple[Any, int, Fraction]]:
-        """Packets with their stamps and times in the output, up to the end or to damage: images go on without sound."""
-        with suppress(_av().FFmpegError):
-            for packet in self.container.demux(stream):
-                stamp = packet.pts if packet.pts is not None else packet.dts
-                if stamp is not None and stamp * packet.time_base >= self.begin_s:
-                    yield packet, stamp, stamp * packet.time_base - self.begin_s
-
-    def copy(self, until_s: Fraction) -> None:
-        """Copy the sound before this time of the output, so that sound and images lie side by side in the file."""
-        while self.next_packet is not None and self.next_packet[2] < until_s:
-            packet, stamp, _ = self.next_packet
-            self._write(packet, stamp)
-            self.next_packet = next(self.packets, None)
-
-    def _write(self, packet: Any, stamp: int) -> None:
-        if self.as_it_is:
-            begin = round(self.begin_s / packet.time_base)
-            packet.pts, packet.dts = stamp - begin, (stamp if packet.dts is None else packet.dts) - begin
-            packet.stream = self.stream
-            self.output.mux(packet)
-            return
-        try:
-            frames = packet.decode()
-        except _av().FFmpegError:  # a damaged moment is silent
-            return
-        for frame in frames:
-            frame.pts = None if frame.pts is None else frame.pts - round(self.begin_s / frame.time_base)
-            self.output.mux(self.stream.encode(frame))
-
-    def close(self) -> None:
-        """Write the sound that the encoder still holds, and close the file that it comes from."""
-        if not self.as_it_is:
-            self.output.mux(self.stream.encode(None))
-        self.container.close()
+def _stamp(packet: Any) -> int | None:
+    return packet.pts if packet.pts is not None else packet.dts

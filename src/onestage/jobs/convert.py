@@ -19,6 +19,7 @@ from onestage.data.writing import WRITERS
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.jobs.dataset import say_what_was_found, without_bad
+from onestage.structures import Categories
 from onestage.terminal import Display
 
 NEW_SPLITS = ("train", "val", "test")
@@ -30,6 +31,7 @@ def convert(
     to: Literal["voc", "coco", "yolo"],
     out: str | os.PathLike[str],
     split: str | Sequence[float] = (),
+    rename: Sequence[str] = (),
     copy: bool = False,
     data_options: DataOptions = AS_IT_IS,
     display: Display | None = None,
@@ -41,6 +43,7 @@ def convert(
         out: a new or empty folder.
         split: parts of new splits train, val and test, instead of the data's own, as "0.8,0.1,0.1"; similar images
             stay together.
+        rename: other names of classes, as "OLD=NEW"; classes that get the same name become one.
         copy: copy the images; else they are the same files under a second name, where the disk can do that.
 
     Raises:
@@ -54,6 +57,9 @@ def convert(
     parts = _parts(split)
     say_what_was_found(data, display, data_options)
     tables = read_all_splits(data, display, data_options)
+    if rename:
+        new_names = _new_names(rename, next(iter(tables.values())).categories)
+        tables = {name: table.with_renamed_classes(new_names) for name, table in tables.items()}
     if parts:
         tables = _split_again(list(tables.values()), parts)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +80,19 @@ def _parts(split: str | Sequence[float]) -> list[float]:
     if parts and (len(parts) not in (2, 3) or not min(parts) > 0 or not abs(sum(parts) - 1) <= 1e-6):
         raise UserError(f"--split {split}: expected two or three parts of train, val, test with the sum 1: 0.8,0.1,0.1")
     return parts
+
+
+def _new_names(rename: Sequence[str], categories: Categories) -> dict[str, str]:
+    """Old name -> new name of the classes to rename."""
+    found = {}
+    for one in rename:
+        old = next((name for name in categories.names if one.startswith(f"{name}=")), None)
+        new = "" if old is None else one[len(old) + 1 :].strip()
+        if old is None or not new:
+            listed = ", ".join(categories.names[:10]) + (", ..." if len(categories) > 10 else "")
+            raise UserError(f"--rename {one}: expected OLD=NEW, where OLD is one of {listed}")
+        found[old] = new
+    return found
 
 
 def read_all_splits(data: str, display: Display, options: DataOptions = AS_IT_IS) -> dict[str, Table]:

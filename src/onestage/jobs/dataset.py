@@ -1,10 +1,12 @@
 """Open a data set for a job: read it, check every image and object, and leave out bad data if the user asks for it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from onestage.checks import quick_findings
+from onestage.checks.findings import counted
 from onestage.data import Found, Splits, choose_splits, find_datasets, read_dataset, unite
 from onestage.data.split_names import split_key
 from onestage.data.splits import base_of, part_of
@@ -14,9 +16,40 @@ from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.terminal import Display
+from onestage.texts import one_line
 
 PARTS_OF_TRAINVAL = ("train", "val", "trainval")  # of which one holds the others
 Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which images a user asks a run to use, and how to read them.
+
+    Attributes:
+        splits: None takes the usual ones.
+        subset: train on some images only: a count, or as a float a fraction up to 1.0.
+        options: how the data is read.
+    """
+
+    splits: Given = (None, None, None)
+    subset: int | float | None = None
+    options: DataOptions = AS_IT_IS
+
+    def __post_init__(self) -> None:
+        subset = self.subset
+        if subset is not None and not (subset > 0 and (subset <= 1 or subset % 1 == 0)):  # NaN is neither
+            raise UserError(f"--subset {subset}: expected a number of images, or a fraction up to 1.0")
+        # Those of the command line are of a class made at run time, which can't be sent to other ranks.
+        object.__setattr__(self, "options", DataOptions(**vars(self.options)))
+
+    def filled_from(self, before: "Request") -> "Request":
+        """The same request; what it leaves open is as before."""
+        train, val, test = (now or then for now, then in zip(self.splits, before.splits, strict=True))
+        own = {one.name: getattr(self.options, one.name) for one in fields(DataOptions)}
+        own = {name: value for name, value in own.items() if value != getattr(AS_IT_IS, name)}
+        subset = before.subset if self.subset is None else self.subset
+        return Request((train, val, test), subset, replace(before.options, **own))
 
 
 def open_dataset(
@@ -48,23 +81,23 @@ def without_bad(table: Table, problems: list[Problem], display: Display, options
     """The table without what an error names, if bad data is to be skipped; else a UserError with all problems."""
     bad = errors(problems)
     if bad and not options.skip_bad_data:
-        raise UserError(_refusal(problems))
+        raise UserError(*_refusal(problems))
     if problems:
-        display.say(summary(problems))
+        display.say(*summary(problems))
     if bad:
         objects = sum(problem.object_number is not None for problem in bad)
-        display.say(f"left out, as --skip-bad-data asks: {len(bad) - objects} images and {objects} objects")
+        display.say(f"left out: {counted(len(bad) - objects, 'image')} and {counted(objects, 'object')}")
         table = drop_bad(table, problems)
     return table
 
 
-def _refusal(problems: list[Problem]) -> str:
-    """All problems; in one line if they are one and the same."""
+def _refusal(problems: list[Problem]) -> list[str]:
+    """All problems as lines; one line if they are one and the same."""
     mend = "mend the data, or leave these out with --skip-bad-data"
     first, *others = problems
     if all((one.kind, one.message, one.object_number) == (first.kind, first.message, None) for one in problems):
-        return f"{first.file}{f' and {len(others):,} more' if others else ''}: {first.message}; {mend}"
-    return f"{summary(problems)}\n{mend}"
+        return [f"{first.file}{f' and {len(others):,} more' if others else ''}: {first.message}; {mend}"]
+    return [*summary(problems), mend]
 
 
 def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT_IS) -> list[Found]:
@@ -75,21 +108,18 @@ def say_what_was_found(data: str, display: Display, options: DataOptions = AS_IT
     return found
 
 
-def open_for_training(
-    data: str, given: Given, subset: float | None, hold_out: bool, *, options: DataOptions, display: Display
-) -> dict[str, Table]:
+def open_for_training(data: str, request: Request, hold_out: bool, *, display: Display) -> dict[str, Table]:
     """The images that train, choose the weights and test, as "train", "val" and "test", with one list of classes.
 
     Args:
-        given: None takes the usual splits.
-        subset: train on some images only, a fraction below 1 or a count.
         hold_out: hold images out to choose the weights, where the data has no split for that.
 
     Raises:
-        UserError: as `open_dataset`.
+        UserError: as `open_dataset`; or no object is left to train on.
     """
+    options, subset = request.options, request.subset
     found = say_what_was_found(data, display, options)
-    splits = _choose_splits(data, given, hold_out, options, found)
+    splits = _choose_splits(data, request.splits, hold_out, options, found)
     if splits.note:
         display.say(splits.note)
     names = dict.fromkeys((splits.train, splits.choose, splits.test))
@@ -110,8 +140,14 @@ def open_for_training(
         display.say(f"{serious.level}: {serious.what} [{serious.code}]; {serious.mend}")
     train = tables[splits.train]
     if subset is not None:
-        train = train.subset(fraction=subset) if subset < 1 else train.subset(count=int(subset))
+        is_fraction = isinstance(subset, float) and subset <= 1
+        train = train.subset(fraction=subset) if is_fraction else train.subset(count=int(subset))
         display.say(f"training on a subset of {len(train):,} images")
+    if train.ignored.all():  # or there are none
+        raise UserError(
+            f"{data}, {train.split}: {len(train):,} images without an object to learn from (ignored ones do not "
+            "count); look at the labels, or name another --train-split"
+        )
     return {"train": train, "val": tables[splits.choose], "test": tables[splits.test]}
 
 
@@ -135,7 +171,8 @@ def _who_does_what(splits: Splits, tables: Mapping[str, Table], hold_out: bool) 
         return f"{train} train, the last weights are kept, {test} test them"
     if splits.choose != splits.test:
         return f"{train} train, {choose} choose the best weights, {test} test them at the end"
-    return f"{train} train, {choose} choose the best weights and test them: a little too kindly; add a test split"
+    kindly = "so they look a little better than they are; add a test split"
+    return f"{train} train, {choose} choose the best weights and test them, {kindly}"
 
 
 def table_lines(tables: Mapping[str, Table], input_sizes: Mapping[str, np.ndarray] | None = None) -> list[str]:
@@ -150,7 +187,7 @@ def table_lines(tables: Mapping[str, Table], input_sizes: Mapping[str, np.ndarra
         ("ignored objects", [int(table.ignored.sum()) for table in tables.values()]),
     ]
     counts = [np.bincount(table.labels, minlength=len(names)).tolist() for table in tables.values()]
-    rows += [(name[:40], [one[label] for one in counts]) for label, name in enumerate(names)]
+    rows += [(one_line(name)[:40], [one[label] for one in counts]) for label, name in enumerate(names)]
     if input_sizes is not None:
         sides = [np.sqrt(input_sizes[split].prod(axis=1)) for split in tables]
         for part, percent in (("smallest", 0), ("median", 50), ("largest", 100)):

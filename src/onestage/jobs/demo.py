@@ -9,6 +9,7 @@ from onestage.data.generated import write_generated_voc
 from onestage.jobs.predict import predict
 from onestage.jobs.train import train
 from onestage.terminal import Display, duration
+from onestage.training.recipe import Recipe
 
 # A light network with grouped convolutions; the gradients of depthwise ones are slow on CPUs.
 DEMO_DETECTOR = "ssd300-regnetx_002"
@@ -32,6 +33,7 @@ def demo(
         UserError: `out` holds a demo already.
     """
     display = display or Display()
+    Recipe(DEMO_DETECTOR, minutes=minutes, seed=seed)  # refuses what training would, before anything is drawn
     started = time.monotonic()
     data, run, predictions = (Path(out) / name for name in ("data", "run", "predictions"))
     write_generated_voc(data, seed=seed, train=train_images, test=test_images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.jobs.dataset import table_lines
 from onestage.models.model_file import load_model
-from onestage.terminal import Display
+from onestage.terminal import Display, cell
+from onestage.texts import json_text, one_line
 from onestage.whole_file import write_whole
 
 _STYLE = {"error": "bold red", "warning": "yellow", "notice": "cyan"}
@@ -52,6 +52,8 @@ def doctor(
         UserError: no such data, nothing usable in it, or (`strict`) errors in it.
     """
     display, data = display or Display(), os.fspath(data)
+    if fix is not None and Path(fix).exists() and (not Path(fix).is_dir() or any(Path(fix).iterdir())):
+        raise UserError(f"{fix}: has files already; name a new folder with --fix")
     detector = detector or (load_model(model).detector.name if model is not None else "ssd300-vgg16")
     with display.stage("checking", 0):
         checkup = check_up(data, detector=detector, options=data_options)
@@ -63,7 +65,7 @@ def doctor(
     _print(checkup, display)
     display.say(f"written: {folder / 'report.html'}")
     if json_file is not None:
-        write_whole(Path(json_file), (json.dumps(checkup.as_dict(), indent=1) + "\n").encode(errors="replace"))
+        write_whole(Path(json_file), (json_text(checkup.as_dict(), indent=1) + "\n").encode())
     if fix is not None:
         _write_fixed(checkup, Path(fix), data_options, display)
     if strict and checkup.errors:
@@ -77,8 +79,8 @@ def _print(checkup: Checkup, display: Display) -> None:
     for line in table_lines(checkup.tables, checkup.input_sizes):
         display.say(line)
     for one in checkup.findings:
-        head = Text(f"{one.level}: ", style=_STYLE[one.level]).append(f"{one.what} [{one.code}]", style="default")
-        display.console.print(head)
+        what = cell(f"{one.what} [{one.code}]", display.console)
+        display.console.print(Text.assemble((f"{one.level}: ", _STYLE[one.level]), what))
         for example in one.examples[:3]:
             display.say(f"    {example.text}")
         display.say(f"    why: {one.why}; {one.mend}")
@@ -88,19 +90,19 @@ def _print(checkup: Checkup, display: Display) -> None:
 
 def _write_fixed(checkup: Checkup, folder: Path, options: DataOptions, display: Display) -> None:
     """A copy without what is wrong, in the data set's own format where that is written, else COCO's."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: has files already; name a new folder with --fix")
     findings = checkup.findings
     if any(one.code == "scale" for one in findings):
         checkup = check_up(checkup.data, detector=checkup.detector, options=replace(options, rescale_boxes=True))
     kinds = {table.kind for table in checkup.tables.values()}
     kind = kinds.pop() if len(kinds) == 1 and kinds <= set(WRITERS) else "coco"
     WRITERS[kind](checkup.without_errors(), folder)
-    changed = [one for one in findings if one.code in CHANGES or one.code == "overlap"]
-    write_whole(folder / "changes.txt", "".join(map(_change, changed)).encode(errors="replace"))
-    display.say(f"written: {folder}, and the list of changes in {folder / 'changes.txt'}")
+    write_whole(folder / "changes.txt", "".join(map(_change, findings)).encode())
+    left = [one.code for one in findings if one.code not in CHANGES and one.level != "notice"]
+    by_hand = f"; left for you to mend: {', '.join(left)}" if left else ""
+    display.say(f"written: {folder} as {kind.upper()}, with all changes in {folder / 'changes.txt'}{by_hand}")
 
 
 def _change(one: Finding) -> str:
-    done = "the first of the two is left out" if one.code == "overlap" else CHANGES[one.code]
-    return f"{one.what} ({one.code}): {done}\n" + "".join(f"    {example.text}\n" for example in one.examples)
+    done = CHANGES.get(one.code, "not changed")
+    lines = [f"{one.what} ({one.code}): {done}", *(f"    {example.text}" for example in one.examples)]
+    return "".join(f"{one_line(line)}\n" for line in lines)

@@ -1,6 +1,5 @@
 """Measure a model on a labelled split: the table, `metrics.json`, `report.html`."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,10 @@ from onestage.selection import Nms, Selection
 from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
+from onestage.texts import json_text
 from onestage.training.detect_all import detect_all
 from onestage.training.processes import ALONE, World
+from onestage.whole_file import write_whole
 
 Log = Sequence[Mapping[str, Any]]  # rows of `log.csv`, by column
 
@@ -138,6 +139,8 @@ def _measure_and_report(
     truth, detections = table.ground_truth(), DetectionTable.from_detections(found)
     measurement = measure(truth, detections, table.categories)
     print_table(measurement.voc, table.categories, display.console)
+    if table.ignored.all():  # or there are none at all
+        display.say(f"warning: {table.split}: no objects in {len(table):,} images, so there is nothing to measure")
     counts = count_by_image(truth, detections)
     best, worst = choose_examples(truth, counts)
 
@@ -148,7 +151,7 @@ def _measure_and_report(
 
     folder.mkdir(parents=True, exist_ok=True)
     files = RunFolder(folder)
-    files.metrics.write_text(json.dumps(measurement.metrics, indent=1) + "\n")
+    write_whole(files.metrics, (json_text(measurement.metrics, indent=1) + "\n").encode())
     write_report(
         files.report,
         title=f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}",

@@ -44,11 +44,11 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         loaded = load_model(path)
         lines = _detector_lines(describe(loaded.detector))
         lines.append(f"  classes     {', '.join(loaded.categories.names)}")
-        if "map_area" in loaded.header:
-            lines.append(f"  AP50        {loaded.header['map_area']:.4f} (VOC, area) at step {loaded.header['step']}")
-    text = "\n".join(lines)
-    display.say(text)
-    return text
+        map_area, step = (loaded.header.get(key) for key in ("map_area", "step"))
+        if isinstance(map_area, float):
+            lines.append(f"  AP50        {map_area:.4f} (VOC, area) at step {step}")
+    display.say(*lines)
+    return "\n".join(lines)
 
 
 def _detector_lines(about: Description) -> list[str]:

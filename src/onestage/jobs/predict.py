@@ -4,7 +4,6 @@ Everything is written image by image, so that memory stays flat however long a v
 """
 
 import csv
-import json
 import os
 import shutil
 from collections import Counter
@@ -13,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 
 import cv2
 import numpy as np
@@ -23,15 +22,24 @@ from onestage.compute.memory import keep_freed_memory
 from onestage.data.formats.voc import voc_annotation
 from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.errors import UserError
-from onestage.inference.object_tracking import ObjectTracker
+from onestage.inference.object_tracking import LOWEST_SCORE, ObjectTracker
 from onestage.inference.predictor import BasePredictor, FramePrediction, load
 from onestage.inference.sources import ImageSource, Source, VideoSource, open_sources
 from onestage.inference.threads import behind
-from onestage.inference.video import VideoReader, VideoWriter
+from onestage.inference.video import TIME_DIGITS, VideoError, VideoReader
+from onestage.inference.video_writer import VideoWriter
+from onestage.jobs.written_files import WrittenFiles
 from onestage.structures import Categories, Detections
 from onestage.terminal import Display
+from onestage.texts import as_file_name, as_unicode, json_text
 
 ResultFormat = Literal["csv", "coco", "voc"]
+FILES_OF: dict[str, tuple[str, ...]] = {  # of each format, beside the files of images
+    "json": ("detections.json",),
+    "csv": ("detections.csv",),
+    "coco": ("coco_results.json", "coco_images.json"),
+    "voc": (),
+}
 CSV_COLUMNS = ["source", "frame", "time_s", "name", "label", "score", "x0", "y0", "x1", "y1", "track_id"]
 
 
@@ -68,7 +76,7 @@ def predict(
     nms: Literal["hard", "soft"] | None = None,
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
-    max_detections: int = 200,
+    max_detections: int | None = None,
     every: int = 1,
     start_s: float = 0.0,
     end_s: float | None = None,
@@ -76,6 +84,7 @@ def predict(
     formats: tuple[ResultFormat, ...] = (),
     batch_size: int = 8,
     device: str | None = None,
+    overwrite: bool = False,
     display: Display | None = None,
 ) -> Predicted:
     """Detect in every image and video of the sources; write them drawn, and `detections.json`, into `out`.
@@ -87,18 +96,20 @@ def predict(
             are drawn enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
         score_threshold: the score above which a detection is kept and drawn.
         nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
-            keeps the model's own.
+            keeps the model's own; of detections 200, or as many as an exported file gives.
         every: detect in each n-th frame of a video only.
         start_s, end_s: detect in the frames of a video from one time to before the other, seconds.
-        track: give each object of a video a number that it keeps from frame to frame (ByteTrack).
+        track: give each object of a video a number that it keeps from frame to frame (ByteTrack). Detections with
+            lower scores are kept, too, where they go on with a track.
         formats: also write "csv", "coco" (its result format) or "voc" (a folder to correct and train on).
         batch_size: number of images that go through the network together.
         device: as "cpu" or "cuda". None: a GPU where there is one.
+        overwrite: replace files in `out`, too, that no earlier `predict` wrote or that were changed since.
         display: where messages go.
 
     Raises:
-        UserError: no model, no sources, or an `out` in which a drawn copy would overwrite its source; or, when all
-            others are done, sources that could not be read.
+        UserError: no model, no sources, or files in `out` that would be overwritten; or, when all others are done,
+            sources that could not be read.
     """
     display = display or Display()
     keep_freed_memory()
@@ -108,46 +119,59 @@ def predict(
         nms=nms,
         iou_threshold=iou_threshold,
         class_agnostic=class_agnostic or None,  # an exported file may have it inside
-        max_detections=max_detections,
+        max_detections=predictor.usual_detections if max_detections is None else max_detections,
     )
     opened, folder = open_sources(sources), Path(out)
-    _refuse_to_overwrite(opened, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _result_files(folder, predictor.categories, formats) as (add, done):
-        unreadable = _predict_images(predictor, opened, add, folder, batch_size, display)
+    if track:
+        ObjectTracker(1.0, score_threshold)  # or the one line about the missing package, before all work
+    written = WrittenFiles(folder, overwrite)
+    written.check(_targets(opened, folder, formats), [source.name for source in opened])
+    with written, _result_files(written, predictor.categories, formats) as (add, done):
+        unreadable = _predict_images(predictor, opened, add, written, batch_size, display)
+        lowest = min(LOWEST_SCORE, score_threshold) if track else score_threshold
+        predictor.selection = replace(predictor.selection, score_threshold=lowest)
         for video in (source for source in opened if isinstance(source, VideoSource)):
             try:
                 reader = VideoReader(video, every=every, start_s=start_s, end_s=end_s, report=display.say)
-            except UserError as error:
+                tracker = ObjectTracker(float(reader.rate) / every, score_threshold) if track else None
+                _predict_video(predictor, reader, tracker, add, written, batch_size, display)
+            except VideoError as error:
                 unreadable += 1
                 display.say(f"passed over: {error}")
-                continue
-            _predict_video(predictor, reader, track, add, folder / video.output_name, batch_size, display)
     inputs = " and ".join(f"{done[what]:,} {what}" for what in ("images", "frames") if done[what]) or "0 images"
-    display.say(f"{inputs}, {done['detections']} detections with scores above {score_threshold:g}: {folder}")
+    which = f"scores above {score_threshold:g}{' or a track' if track else ''}"
+    display.say(f"{inputs}, {done['detections']} detections with {which}: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
     return Predicted(folder, done["images"], done["frames"], done["detections"])
 
 
-def _refuse_to_overwrite(sources: Sequence[ImageSource | VideoSource], folder: Path) -> None:
-    for source in sources:
-        target = folder / source.output_name
-        if target.exists() and os.path.exists(source.name) and os.path.samefile(target, source.name):
-            raise UserError(f"{source.name}: the drawn copy would take its place; choose another --out than {folder}")
+def _targets(sources: Sequence[Source], folder: Path, formats: Sequence[str]) -> Iterator[Path]:
+    """The files that a run will write, or that lie where it may write."""
+    yield from (folder / source.output_name for source in sources)
+    for name in ("json", *formats):
+        yield from (folder / file for file in FILES_OF[name])
+    if "voc" in formats:
+        for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            yield from (folder / "voc" / part).glob("[!.]*")
 
 
 def _predict_images(
-    predictor: BasePredictor, sources: Sequence[Source], add: Add, folder: Path, batch_size: int, display: Display
+    predictor: BasePredictor,
+    sources: Sequence[Source],
+    add: Add,
+    written: WrittenFiles,
+    batch_size: int,
+    display: Display,
 ) -> int:
     """Detect in the images among the sources and draw them; returns how many could not be read."""
     images = [source for source in sources if isinstance(source, ImageSource)]
     unreadable = 0
 
     def draw(result: ImageResult) -> None:
-        target = folder / result.name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = written.begin(written.folder / result.name)
         write_image(target, result.found.draw(result.image_rgb, min_side=SMALLEST_DRAWN_SIDE))
+        written.done(target)
 
     with display.stage("predicting", len(images)) as stage, behind(draw, depth=2 * batch_size) as draw_behind:
         files = predictor.predict_files([source.content for source in images], batch_size)
@@ -165,47 +189,64 @@ def _predict_images(
 
 
 def _predict_video(
-    predictor: BasePredictor, reader: VideoReader, track: bool, add: Add, path: Path, batch_size: int, display: Display
+    predictor: BasePredictor,
+    reader: VideoReader,
+    tracker: ObjectTracker | None,
+    add: Add,
+    written: WrittenFiles,
+    batch_size: int,
+    display: Display,
 ) -> None:
     """Decode, detect, draw and encode at the same time. Ctrl-C ends a live source, and all files are whole."""
-    source, rate = reader.source, reader.rate / reader.every
-    tracker = ObjectTracker(float(reader.rate) / reader.every, predictor.selection.score_threshold) if track else None
+    source = reader.source
     if source.live:
         display.say(f"{source.name}: Ctrl-C ends it")
     ended_by = suppress(KeyboardInterrupt) if source.live else nullcontext()
     with ended_by, display.stage(source.name, reader.expected_frames) as stage:
         predictions = predictor.predict_video(reader, batch_size=batch_size)
+        predictions = predictions if tracker is None else tracker.follow(predictions)
         first = next(predictions, None)
         if first is None:
             return
         begin, (height, width) = first.frame.time, first.frame.image.shape[:2]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        copy = VideoWriter(path, (height, width), rate, reader.time_base, source, reader.begin + begin)
+        path = written.begin(written.folder / source.output_name)
+        copy = VideoWriter(
+            path,
+            (height, width),
+            reader.rate / reader.every,
+            reader.time_base,
+            source,
+            reader.begin + begin,
+            colours=reader.colours,
+            pixel_aspect=first.frame.pixel_aspect,
+            report=display.say,
+        )
 
         def draw(prediction: FramePrediction) -> None:
             copy.write(prediction.found.draw(prediction.frame.image), prediction.frame.time - begin)
 
         with closing(copy), behind(draw, depth=batch_size) as draw_behind:
             for prediction in chain([first], predictions):
-                if tracker is not None:
-                    prediction = replace(prediction, found=tracker.update(prediction.found))
                 frame = prediction.frame
                 name = f"{Path(source.output_name).with_suffix('')}-{frame.index:06d}.jpg"
-                where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), 4)}
+                where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), TIME_DIGITS)}
                 add(ImageResult(where, name, None, frame.image, prediction.found))
                 draw_behind(prediction)
                 stage.advance()
+        written.done(path)
 
 
 @contextmanager
-def _result_files(folder: Path, categories: Categories, formats: Sequence[str]) -> Iterator[tuple[Add, Counter[str]]]:
+def _result_files(
+    written: WrittenFiles, categories: Categories, formats: Sequence[str]
+) -> Iterator[tuple[Add, Counter[str]]]:
     """Open `detections.json` and files of other formats.
 
     Gives a function that adds an image to all of them, and the number of "images", "frames" and "detections" so far.
     """
     done: Counter[str] = Counter()
     with ExitStack() as files:
-        writers = [WRITERS[name](folder, categories, files) for name in ("json", *dict.fromkeys(formats))]
+        writers = [WRITERS[name](written, categories, files) for name in ("json", *dict.fromkeys(formats))]
 
         def add(result: ImageResult) -> None:
             done.update({"frames" if "frame" in result.where else "images": 1, "detections": len(result.found)})
@@ -215,23 +256,30 @@ def _result_files(folder: Path, categories: Categories, formats: Sequence[str]) 
         yield add, done
 
 
-def _json_list(path: Path, files: ExitStack) -> Callable[[Any], None]:
+def _opened(name: str, written: WrittenFiles, files: ExitStack) -> TextIO:
+    """A file of results, open until all are written."""
+    path = written.begin(written.folder / name)
+    files.callback(written.done, path)
+    return files.enter_context(path.open("w", newline="", encoding="utf-8"))
+
+
+def _json_list(name: str, written: WrittenFiles, files: ExitStack) -> Callable[[Any], None]:
     """A JSON file that holds one list, written entry by entry."""
-    file = files.enter_context(path.open("w", encoding="utf-8"))
+    file = _opened(name, written, files)
     separator = "[\n"
 
     def append(entry: Any) -> None:
         nonlocal separator
-        file.write(separator + json.dumps(entry))
+        file.write(separator + json_text(entry))
         separator = ",\n"
 
     files.callback(lambda: file.write("[]\n" if separator == "[\n" else "\n]\n"))
     return append
 
 
-def _detections_json(folder: Path, categories: Categories, files: ExitStack) -> Add:
+def _detections_json(written: WrittenFiles, categories: Categories, files: ExitStack) -> Add:
     """`detections.json`: an entry for each image, with its detections."""
-    append = _json_list(folder / "detections.json", files)
+    append = _json_list("detections.json", written, files)
 
     def add(result: ImageResult) -> None:
         height, width = result.image_rgb.shape[:2]
@@ -240,24 +288,24 @@ def _detections_json(folder: Path, categories: Categories, files: ExitStack) -> 
     return add
 
 
-def _csv_file(folder: Path, categories: Categories, files: ExitStack) -> Add:
+def _csv_file(written: WrittenFiles, categories: Categories, files: ExitStack) -> Add:
     """`detections.csv`: a row for each detection."""
-    file = files.enter_context((folder / "detections.csv").open("w", newline="", encoding="utf-8"))
-    writer = csv.DictWriter(file, CSV_COLUMNS)
+    writer = csv.DictWriter(_opened("detections.csv", written, files), CSV_COLUMNS)
     writer.writeheader()
 
     def add(result: ImageResult) -> None:
         for row in result.found.to_dict():
             sides = dict(zip(("x0", "y0", "x1", "y1"), row.pop("box_xyxy"), strict=True))
-            writer.writerow({**result.where, **row, **sides})
+            texts = {"source": as_unicode(result.where["source"]), "name": as_unicode(row["name"])}
+            writer.writerow({**result.where, **row, **sides, **texts})
 
     return add
 
 
-def _coco_files(folder: Path, categories: Categories, files: ExitStack) -> Add:
+def _coco_files(written: WrittenFiles, categories: Categories, files: ExitStack) -> Add:
     """COCO's result format in `coco_results.json`, and the images that its ids stand for in `coco_images.json`."""
-    append = _json_list(folder / "coco_results.json", files)
-    append_image = _json_list(folder / "coco_images.json", files)
+    append = _json_list("coco_results.json", written, files)
+    append_image = _json_list("coco_images.json", written, files)
     image_ids = count(1)
 
     def add(result: ImageResult) -> None:
@@ -270,34 +318,41 @@ def _coco_files(folder: Path, categories: Categories, files: ExitStack) -> Add:
     return add
 
 
-def _voc_folder(folder: Path, categories: Categories, files: ExitStack) -> Add:
+def _voc_folder(written: WrittenFiles, categories: Categories, files: ExitStack) -> Add:
     """`voc/`, a data set to correct in a labelling tool and to train on: images, annotations, `trainval.txt`."""
-    root, taken = folder / "voc", set[str]()
+    root, taken = written.folder / "voc", set[str]()
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    names_file = files.enter_context((root / "ImageSets/Main/trainval.txt").open("w", encoding="utf-8"))
+    names_file = _opened("voc/ImageSets/Main/trainval.txt", written, files)
 
     def add(result: ImageResult) -> None:
-        flat = Path(result.name.replace("/", "-"))
+        flat = Path(as_file_name(result.name.replace("/", "-")))
         stem, numbers = flat.stem, count(2)
         while stem.lower() in taken:
             stem = f"{flat.stem}-{next(numbers)}"
         taken.add(stem.lower())
-        image = root / "JPEGImages" / f"{stem}{(result.file or flat).suffix}"
+        image = written.begin(root / "JPEGImages" / f"{stem}{(result.file or flat).suffix}")
         if result.file is not None:
             shutil.copyfile(result.file, image)
         else:
             write_image(image, result.image_rgb)
-        names = [result.found.name_of(label) for label in result.found.labels.tolist()]
-        boxes_xyxy, (height, width) = result.found.boxes_xyxy.cpu().numpy(), result.image_rgb.shape[:2]
+        corners = result.found.boxes_xyxy
+        found = result.found[
+            (corners[:, 2:] > corners[:, :2]).all(dim=1)
+        ]  # VOC has no box without area, as at a border
+        names = [found.name_of(label) for label in found.labels.tolist()]
+        boxes_xyxy, (height, width) = found.boxes_xyxy.cpu().numpy(), result.image_rgb.shape[:2]
         text = voc_annotation(image.name, (height, width), boxes_xyxy, names, [False] * len(names))
-        (root / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
+        annotation = written.begin(root / "Annotations" / f"{stem}.xml")
+        annotation.write_text(text, encoding="utf-8")
+        written.done(image)
+        written.done(annotation)
         names_file.write(f"{stem}\n")
 
     return add
 
 
-WRITERS: dict[str, Callable[[Path, Categories, ExitStack], Add]] = {
+WRITERS: dict[str, Callable[[WrittenFiles, Categories, ExitStack], Add]] = {
     "json": _detections_json,
     "csv": _csv_file,
     "coco": _coco_files,
@@ -307,5 +362,8 @@ WRITERS: dict[str, Callable[[Path, Categories, ExitStack], Add]] = {
 
 def write_image(path: Path, image_rgb: UInt8[np.ndarray, "H W 3"]) -> None:
     """Write an image in the format that the path's suffix says, or raise a UserError."""
-    if not cv2.imwrite(str(path), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"{path}: can't be written; is the disk full?")
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))[1]
+    try:
+        path.write_bytes(encoded.tobytes())  # `cv2.imwrite` ends the process where a name is no UTF-8
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror}); make room, or choose another --out") from error

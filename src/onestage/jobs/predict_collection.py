@@ -41,7 +41,7 @@ def predict_collection(
     nms: Literal["hard", "soft"] | None = None,
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
-    max_detections: int = 200,
+    max_detections: int | None = None,
     batch_size: int = 8,
     device: str | None = None,
     display: Display | None = None,
@@ -81,7 +81,7 @@ def predict_collection(
         nms=nms,
         iou_threshold=iou_threshold,
         class_agnostic=class_agnostic or None,
-        max_detections=max_detections,
+        max_detections=predictor.usual_detections if max_detections is None else max_detections,
     )
     asked = results.RunSettings.of(predictor, sources, (column, source_column), part_size)
     with display.stage("listing", 0) as stage:

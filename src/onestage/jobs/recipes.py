@@ -9,6 +9,6 @@ def list_recipes(*, display: Display | None = None) -> list[RecipeSummary]:
     display = display or Display()
     summaries = [summary(name) for name in RECIPES]
     for one in summaries:
-        display.say(f"{one.name}\n  {one.what}\n  expected  {one.expected}\n  measured  {one.measured}")
+        display.say(one.name, f"  {one.what}", f"  expected  {one.expected}", f"  measured  {one.measured}")
     display.say("onestage train DATA --recipe NAME")
     return summaries

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.markup import escape
+from rich.console import Console
 from rich.table import Table
 
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
-from onestage.terminal import Display
+from onestage.terminal import Display, cell
 from onestage.training.optimizer import freeze_untrained, train_mode
 from onestage.training.processes import ALONE
 from onestage.training.skipped_step import Diagnosis, ImageLosses, SkippedStep, diagnose, read_skipped_step
@@ -77,7 +77,7 @@ def _show(skipped: SkippedStep, compute: Compute, result: ReplayResult, display:
         f"{skipped.precision} at learning rate {position.learning_rate:.3g}; taken again on {compute.device}"
     )
     display.console.print(losses_table(result))
-    display.console.print(images_table(diagnosis.images))
+    display.console.print(images_table(diagnosis.images, display.console))
     if diagnosis.layer is not None:
         display.say(f"first layer whose output is not finite: {diagnosis.layer}")
     if diagnosis.parameters:
@@ -92,7 +92,7 @@ def _show(skipped: SkippedStep, compute: Compute, result: ReplayResult, display:
     if result.replayed.finite:
         display.say(f"the step is finite here; on {skipped.device} it was not")
     else:
-        display.say(f"{diagnosis}\nadvice: {diagnosis.advice(position.steps_taken)}")
+        display.say(str(diagnosis), f"advice: {diagnosis.advice(position.steps_taken)}")
 
 
 def losses_table(result: ReplayResult) -> Table:
@@ -107,13 +107,13 @@ def losses_table(result: ReplayResult) -> Table:
     return table
 
 
-def images_table(images: Sequence[ImageLosses]) -> Table:
+def images_table(images: Sequence[ImageLosses], console: Console) -> Table:
     """A row for each image, those that are not finite first."""
     columns = ["image", "boxes", "thinnest side, px", *images[0].losses, "positives", "not finite"]
     table = _table("images, with their part of the loss sums", *columns)
     for image in sorted(images, key=lambda image: not image.non_finite):
         table.add_row(
-            escape(image.name),
+            cell(image.name, console),
             str(image.boxes),
             "-" if math.isinf(image.thinnest) else f"{image.thinnest:.3g}",
             *(f"{value:.4g}" for value in image.losses.values()),

@@ -66,8 +66,13 @@ def serve(
         from onestage.serving.hosts import THIS_MACHINE
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[serve]'") from error
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: give 1 or more")
     predictor = load(model, device=device)
     asked = {"nms": nms, "iou_threshold": iou_threshold, "max_detections": max_detections}
+    asked["score_threshold"] = (
+        score_threshold  # only refused here, where it is none: the app keeps all above its lowest
+    )
     predictor.selection = predictor.selection.changed(**asked, class_agnostic=class_agnostic or None)
     hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
     app = create_app(

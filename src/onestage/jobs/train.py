@@ -16,12 +16,12 @@ from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
-from onestage.jobs.dataset import Given, open_for_training
+from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
 from onestage.models.imagenet import load_backbone_weights
 from onestage.models.model_file import RunFolder, load_model
 from onestage.recipes import as_toml, default_recipe, named_recipe
-from onestage.settings import flat
+from onestage.settings import flat, plain, read
 from onestage.terminal import Display, quiet
 from onestage.training.batch_size import find_batch_size
 from onestage.training.experiment_logs import check_packages
@@ -31,7 +31,7 @@ from onestage.training.processes import World, joined_processes
 from onestage.training.recipe import Recipe
 from onestage.training.run_lock import sole_run
 from onestage.training.trainer import Trainer
-from onestage.whole_file import write_whole
+from onestage.whole_file import remove_leftovers, write_whole
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
     Attributes:
         folder: where the run lies, or will.
         train, val, test: the images that train, that choose the weights, and that give the figures.
-        given: the splits and the subset that the user asked for.
+        request: the data that the user asked for.
         recipe: the run's recipe; its batch size may still be found by trial.
         usual: the recipe before the user's changes.
         resume: True if the folder holds the run, which goes on.
@@ -59,7 +59,7 @@ class Plan:
     train: Table
     val: Table
     test: Table
-    given: tuple[Given, float | None]
+    request: Request
     recipe: Recipe
     usual: Recipe
     resume: bool
@@ -78,7 +78,7 @@ def train(
     train_split: str | None = None,
     val_split: str | None = None,
     test_split: str | None = None,
-    subset: float | None = None,
+    subset: int | float | None = None,
     seed: int | None = None,
     resume: bool = False,
     data_options: DataOptions = AS_IT_IS,
@@ -101,9 +101,9 @@ def train(
         backbone_weights: "imagenet" (the default), "none", or a file.
         train_split, val_split, test_split: what trains, what chooses the weights, what gives the figures; None takes
             the usual names, and holds images out where there are none.
-        subset: train on some images only, a fraction below 1 or a count.
+        subset: train on some images only: a count, or as a float a fraction up to 1.0.
         seed: seed of the initial weights, the order and the augmentation.
-        resume: go on with the run in `out`, by its own recipe; its length may be changed.
+        resume: go on with the run in `out`, by its own recipe and with its own data; its length may be changed.
         data_options: how the data is read.
         device: None takes a GPU where there is one.
         save_minutes: minutes between two checkpoints; there is one at every evaluation too.
@@ -122,30 +122,34 @@ def train(
         display = (display or Display()) if world.is_main else quiet()
 
         def plan_run() -> Plan:
-            _check_request(log_to, detector, by_trial, world)
+            request = Request((train_split, val_split, test_split), subset, data_options)
+            _check_request(log_to, detector, by_trial, save_minutes, world)
             folder = _named_folder(out, resume, world)
             goes_on = resume or (world.restarted and folder is not None and folder.recipe.exists())
-            resumed = _recipe_of_run(folder) if goes_on and folder is not None else None
+            resumed, request = _as_begun(folder, request) if goes_on and folder is not None else (None, request)
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
-            given = _given(folder if goes_on else None, (train_split, val_split, test_split), subset)
-            tables = open_for_training(data, *given, keep == "best", options=data_options, display=display)
+            tables = open_for_training(data, request, keep == "best", display=display)
             usual = _choose_recipe(named, resumed, detector, tables["train"], weights != "none", display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             chosen.check_length()
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
-            return Plan(folder, **tables, given=given, recipe=chosen, usual=usual, resume=goes_on)
+            return Plan(folder, **tables, request=request, recipe=chosen, usual=usual, resume=goes_on)
 
         plan = world.on_main(plan_run)
-        world.on_main(lambda: until_the_end.enter_context(sole_run(plan.folder.root)))
+        world.on_main(lambda: _take_folder(plan.folder, until_the_end))
         trainer = _prepare(plan, weights, by_trial, device, save_minutes, tuple(log_to), world, display)
         trainer.run()
         return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
 
 
-def _check_request(log_to: Sequence[str], detector: str | None, by_trial: bool, world: World) -> None:
+def _check_request(
+    log_to: Sequence[str], detector: str | None, by_trial: bool, save_minutes: float, world: World
+) -> None:
     """Raise a UserError for what can be told before the data is read: missing packages, an unknown detector."""
     check_packages(log_to)
+    if not save_minutes >= 0:  # NaN is not
+        raise UserError(f"--save-minutes {save_minutes:g}: expected 0 or more")
     if world.size > 1 and by_trial:
         raise UserError("--batch-size auto is tried by one process; find it so, then give torchrun the number")
     if detector is not None:
@@ -171,12 +175,24 @@ def _refuse_second_run(folder: RunFolder) -> None:
         raise UserError(f"{folder.root}: holds a run already; go on with it by --resume, or choose another --out")
 
 
+def _take_folder(folder: RunFolder, until_the_end: ExitStack) -> None:
+    """Lock a run folder, and remove what was being written when an earlier process was killed."""
+    until_the_end.enter_context(sole_run(folder.root))
+    for place in (folder.root, folder.checkpoint.parent, folder.replay(0).parent):
+        remove_leftovers(place)
+
+
+def _as_begun(folder: RunFolder, request: Request) -> tuple[Recipe, Request]:
+    """The recipe of the run that goes on, and the request, filled from the one that it began with."""
+    return _recipe_of_run(folder), request.filled_from(_request_of_run(folder))
+
+
 def _recipe_of_run(folder: RunFolder) -> Recipe:
     if not folder.recipe.exists():
         raise UserError(f"{folder.root}: holds no run to resume (no recipe.json); check --out")
     try:
         return Recipe.from_dict(json.loads(folder.recipe.read_text()), str(folder.recipe))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder.recipe}: damaged; start another run") from error
@@ -229,8 +245,8 @@ def _prepare(
     torch.manual_seed(recipe.seed)
     network = build(recipe.detector, len(plan.train.categories), config=recipe.network)
     network.evaluation_selection, network.input_bits = recipe.postprocessing, plan.train.bits
-    if not plan.resume:
-        world.on_main(lambda: display.say(str(load_backbone_weights(network, weights))))  # the others get them from it
+    if not plan.resume:  # the other ranks get them from the main one
+        world.on_main(lambda: display.say(*load_backbone_weights(network, weights).lines()))
     display.say(_summary(network, compute, world))
     if by_trial and not plan.resume:
         freeze_untrained(network, recipe)
@@ -240,6 +256,7 @@ def _prepare(
         recipe,
         train=plan.train,
         val=plan.val,
+        test=plan.test,
         folder=plan.folder,
         compute=compute,
         display=display,
@@ -254,7 +271,7 @@ def _prepare(
         display.say(f"{plan.folder.root}: resumed at step {trainer.position.step}")
     else:
         trainer.save()
-    world.on_main(lambda: _write_settings(plan.folder, recipe, plan.given))
+    world.on_main(lambda: _write_settings(plan.folder, recipe, plan.request))
     display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
     return trainer
 
@@ -269,28 +286,21 @@ def _summary(network: Detector, compute: Compute, world: World) -> str:
     )
 
 
-def _write_settings(folder: RunFolder, recipe: Recipe, given: tuple[Given, float | None]) -> None:
+def _write_settings(folder: RunFolder, recipe: Recipe, request: Request) -> None:
     """Write `data.json`, `recipe.toml`, then `recipe.json`, which says that the folder holds a run."""
-    write_whole(folder.data, (json.dumps({"splits": given[0], "subset": given[1]}) + "\n").encode())
+    write_whole(folder.data, (json.dumps(plain(request)) + "\n").encode())
     write_whole(folder.recipe.with_suffix(".toml"), as_toml(recipe).encode())
     write_whole(folder.recipe, (json.dumps(recipe.as_dict(), indent=1) + "\n").encode())
 
 
-def _given(folder: RunFolder | None, splits: Given, subset: float | None) -> tuple[Given, float | None]:
-    """The splits and the subset that the user asks for; of a run that goes on, those that it began with.
-
-    Raises:
-        UserError: the run's file of them is damaged.
-    """
-    if folder is None or not folder.data.exists():
-        return splits, subset
+def _request_of_run(folder: RunFolder) -> Request:
+    """The data that a run began with; without its file, the usual."""
+    if not folder.data.exists():
+        return Request()
     try:
-        saved = json.loads(folder.data.read_text())
-        train, val, test = (None if one is None else str(one) for one in saved["splits"])
-        part = None if saved["subset"] is None else float(saved["subset"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder.data}: damaged; delete it, and name the splits again") from error
-    return (splits if any(splits) else (train, val, test)), (part if subset is None else subset)
+        return read(Request, json.loads(folder.data.read_text()), str(folder.data))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{folder.data}: damaged; delete it, and name splits and data options again") from error
 
 
 def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:

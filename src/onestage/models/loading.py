@@ -44,6 +44,10 @@ class Report:
     notes: tuple[str, ...] = ()  # what else was set (normalisation, anchors), a sentence each
 
     def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """What is printed: the counts, then what is special, a line each."""
         renamed = sum(ours != theirs for ours, theirs in self.loaded.items())
         counts = [f"{len(self.loaded)} entries loaded ({renamed} renamed)"]
         lengths = {"of them changed": len(self.changed), "left out": len(self.left_out)}
@@ -54,8 +58,8 @@ class Report:
         by_reason: dict[str, list[str]] = {}
         for name, reason in (*self.changed.items(), *left_out, *fresh):
             by_reason.setdefault(reason, []).append(name)
-        lines = [f"{reason}: {some(names)}" for reason, names in by_reason.items()]
-        return "\n  ".join([f"{self.source} ({self.layout}): {', '.join(counts)}", *lines, *self.notes])
+        more = [*(f"{reason}: {some(names)}" for reason, names in by_reason.items()), *self.notes]
+        return [f"{self.source} ({self.layout}): {', '.join(counts)}", *(f"  {line}" for line in more)]
 
 
 def load_entries(

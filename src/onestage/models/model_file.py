@@ -68,23 +68,45 @@ def save_model(path: Path, detector: Detector, categories: Categories, **about: 
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
-    """Read a model file, or the `model.safetensors` of a run folder; a UserError if it is missing or damaged."""
+    """Read a model file, or the `model.safetensors` of a run folder.
+
+    Raises:
+        UserError: it is missing, damaged, or no model: a header that describes no network or another one than the
+            weights', or weights that are not finite.
+    """
     path = RunFolder(Path(path)).model if Path(path).is_dir() else Path(path)
     tensors, header = read_tensors(path)
     if "config" not in header or "categories" not in header:
         raise UserError(f"{path}: not a onestage model file; `onestage import` reads other projects' weights")
-    categories = Categories(*(tuple(header["categories"][key]) for key in ("names", "source_ids")))
     try:
-        with torch.device("meta"):  # no memory is taken yet for the network that a stranger's header asks for
-            build_from_config(header["config"]).load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        misfit = str(error).split("\n\t")[-1][:200]
-        raise UserError(f"{path}: the weights do not fit the network it names ({misfit}); use another copy") from error
-    detector = build_from_config(header["config"])
-    detector.load_state_dict(tensors)
-    detector.eval()
+        categories = Categories.from_dict(header["categories"])
+        detector = _network(header["config"], tensors)
+        if len(categories) != detector.num_classes:
+            raise UserError(f"{len(categories)} class names for a network of {detector.num_classes}; use another copy")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     detector.input_bits = checked_bits(header.get("input_bits"), str(path))
     return LoadedModel(detector, categories, header)
+
+
+def _network(config: Any, tensors: Mapping[str, Tensor]) -> Detector:
+    """The detector that a header describes, in evaluation mode, with the weights of its file; else a UserError."""
+    if not isinstance(config, dict):
+        raise UserError("its configuration is no table; use another copy")
+    try:
+        with torch.device("meta"):  # no memory is taken yet for the network that a stranger's header asks for
+            build_from_config(config).load_state_dict(tensors, assign=True)
+        detector = build_from_config(config)
+        detector.load_state_dict(tensors)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # layers raise nearly anything for numbers that make none
+        misfit = ([type(error).__name__, *str(error).splitlines()])[-1].strip()[:200]
+        raise UserError(f"the weights do not fit the network it names ({misfit}); use another copy") from error
+    for name, value in detector.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{name} holds NaN or infinite values, so it would find nothing; use another copy")
+    return detector.eval()
 
 
 def write_tensors(

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from onestage.errors import UserError
+from onestage.texts import as_unicode
 
 MAX_HEADER_BYTES = 1_000_000  # of a safetensors file
 MAX_PICKLE_BYTES = 16_000_000  # of a .pth file, without the values of its tensors
@@ -81,9 +82,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: its header has {header_bytes} bytes; expected at most {MAX_HEADER_BYTES}; use another copy"
         )
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+        with path.open("rb") as opened:
+            # safetensors takes names in UTF-8 only
+            name = path if as_unicode(str(path)) == str(path) else f"/dev/fd/{opened.fileno()}"
+            with safe_open(name, framework="pt", device="cpu") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path}: damaged safetensors file ({first_line(error)}); use another copy") from error
 

@@ -3,12 +3,14 @@
 Rules, the same everywhere:
 
 - JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF and JPEG 2000 are told apart by their first bytes; anything else is refused.
-- Pillow reads the header, and its size is checked before a pixel is decoded. Pixels of another size are refused.
+- Pillow reads the header, and its size is checked before a pixel is decoded. A file that makes the decoder see another
+  size, or unpack more than that, is refused.
 - EXIF orientation is applied, so an image is always upright. Orientation in XMP is ignored, as browsers ignore it.
 - The result is 8-bit RGB: gray is repeated, palettes are looked up, alpha is dropped (as Pillow and OpenCV do), CMYK
   goes by Pillow's rule, 16 bits keep the highest 8 of those in use, 1 bit becomes 0 and 255, an animation gives its
   first frame.
-- A file that is cut off is an error, not an image with a gray bottom.
+- A file that is cut off is an error, not an image with a gray bottom. A lack of memory is a MemoryError: it says
+  nothing of the file.
 
 OpenCV decodes what is ordinary (nearly all images of a training set), Pillow the rest.
 """
@@ -20,7 +22,6 @@ import io
 import os
 import re
 import stat
-import struct
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -33,6 +34,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from .errors import UserError
 from .image_parts import CountedTiff, too_many_parts
+from .image_tags import decoders_size, exif_orientation
 
 ImageSource: TypeAlias = str | Path | bytes
 
@@ -41,6 +43,7 @@ MAX_PIXELS = 89_478_485  # 256 MiB of RGB, where Pillow begins to warn
 MAX_HEADER_READS = 4_000  # a segment, chunk or tag takes some; the header of a photo takes some dozens in all
 MAX_EXIF_BYTES = 1 << 16  # of an EXIF block, as in a JPEG; a PNG may have it behind its pixels
 MAX_PIXEL_READS = 1_000_000  # the same for the pixels: a run of a BMP takes two
+MAX_TILE_PIXELS = 1 << 22  # of a TIFF's tile, which is unpacked whole, where the image itself is smaller
 
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -72,7 +75,8 @@ _REDUCE = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
-_EXIF_ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 274, 322, 323  # tags of TIFF 6.0
+# for each pixel at the peak of decoding, as measured: the file's bytes, the decoder's own buffers, Pillow's pixels, ours
+_DECODING_BYTES = {"JPEG": 9, "PNG": 18, "WebP": 11, "BMP": 14, "TIFF": 16, "GIF": 14, "AVIF": 20, "JPEG 2000": 24}
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # orientation -> OpenCV's code: 1 left-right, 0 up-down, -1 both
 
 
@@ -92,6 +96,7 @@ class ImageHeader(NamedTuple):
     format: str  # a key of `EXTENSIONS`
     orientation: int  # by EXIF, 1 to 8; from 5 the stored sides are swapped. 1 for a TIFF, which Pillow turns upright
     bits: int  # of a stored gray value or colour, 8 or 16
+    decoding_bytes: int  # of memory that decoding takes at its peak, about
 
 
 def decode_image(
@@ -109,6 +114,7 @@ def decode_image(
 
     Raises:
         ImageError: the file is missing, not an image, damaged, cut off or too large. One line that names it.
+        MemoryError: there is not enough memory to decode it.
     """
     file = _opened(source, max_pixels)
     _refuse_if_cut_off(file)
@@ -120,16 +126,36 @@ def decode_image(
         pixels = _decoded_by_opencv(file, _DECODE | _REDUCE.get(factor, 0))
     else:
         pixels = _decoded_by_pillow(file, bits)
-    if header.orientation >= 5:  # EXIF 2.32, 4.6.4
-        pixels = cv2.transpose(pixels)
-    if header.orientation in _FLIPS:
-        pixels = cv2.flip(pixels, _FLIPS[header.orientation])
+    pixels = _upright(pixels, header.orientation)
     if pixels.shape[:2] != (-(-header.height // factor), -(-header.width // factor)):
         raise ImageError(
             f"{file.name}: the {header.format} header says {header.width}x{header.height} pixels, but the file holds "
             f"{pixels.shape[1]}x{pixels.shape[0]}; replace or delete it"
         )
     return pixels
+
+
+def decode_pillow(image: Image.Image, *, bits: int = 16) -> UInt8[np.ndarray, "H W 3"]:
+    """The upright 8-bit RGB of a Pillow image, by the same rules as of its file; the image itself is only loaded.
+
+    Raises:
+        ImageError: its file is damaged or cut off, or its mode has no meaning in RGB.
+        MemoryError: there is not enough memory to load it.
+    """
+    xmp = image.info.pop("xmp", None)  # or Pillow would turn a TIFF by it
+    try:
+        if image.mode == "HSV":
+            raise ValueError("no image file has such pixels")
+        image.load()
+        pixels = np.asarray(image) if image.mode == "RGB" else _rgb(image.copy(), bits)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise ImageError(f"a Pillow image of mode {image.mode}: {error}; give a whole image, in RGB") from error
+    finally:
+        if xmp is not None:
+            image.info["xmp"] = xmp
+    return _upright(pixels, exif_orientation(image.info.get("exif")))
 
 
 def read_header(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
@@ -154,6 +180,8 @@ def largest_value(source: ImageSource) -> int:
     try:
         file = _opened(source, MAX_PIXELS)
         return int(np.asarray(file.image).max()) if file.header.bits == 16 else 0
+    except MemoryError:
+        raise
     except Exception:  # damaged files make Pillow raise nearly anything
         return 0
 
@@ -186,27 +214,51 @@ def _opened(source: ImageSource, max_pixels: int) -> _Opened:
         raise ImageError(
             f"{name}: not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000 image ({what}); replace or delete it"
         )
-    content = _Content(data)
+    content, unpacked = _Content(data), None
     try:
+        unpacked = decoders_size(kind, data)
+        _check_pixels(name, unpacked or (0, 0), max_pixels)
         image = _plugin(kind)(content)
-        tags = getattr(image, "tag_v2", {})  # a TIFF's; its tiles may be larger than the image but are unpacked whole
-        tile_size = int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
-        orientation = 1 if kind == "TIFF" else _orientation(image, data)
+        orientation = 1 if kind == "TIFF" else exif_orientation(_exif(image, data))
+    except (MemoryError, TooManyPixelsError):
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixelsError(f"{name}: too large to decode safely ({error}); make it smaller") from error
     except Exception as error:  # a damaged header makes Pillow raise nearly anything
-        raise ImageError(f"{name}: damaged {kind} header ({error}); replace or delete it") from error
-    for width, height in (tile_size, image.size):
-        if width * height > max_pixels:
-            raise TooManyPixelsError(
-                f"{name}: {width}x{height} pixels, more than the {max_pixels:,} allowed; make it smaller"
-            )
+        width, height = unpacked or (0, 0)
+        raise _failure(name, 24 * width * height, f"damaged {kind} header ({error})") from error
+    _check_pixels(name, image.size, max_pixels)
+    unpacked = unpacked or image.size
+    _check_decoders_size(name, kind, image.size, unpacked)
     if problem := too_many_parts(image, data, content.tell()):
         raise ImageError(f"{name}: {problem}, which would take too long to decode; store it anew, as PNG or JPEG")
     content.reads_left = MAX_PIXEL_READS
     width, height = image.size if orientation < 5 else image.size[::-1]
     bits = 16 if image.mode.startswith("I") else 8
-    return _Opened(name, content, image, ImageHeader(width, height, kind, orientation, bits))
+    needed = _DECODING_BYTES[kind] * max(width * height, unpacked[0] * unpacked[1])
+    return _Opened(name, content, image, ImageHeader(width, height, kind, orientation, bits, needed))
+
+
+def _check_pixels(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise TooManyPixelsError(
+            f"{name}: {width}x{height} pixels, more than the {max_pixels:,} allowed; make it smaller"
+        )
+
+
+def _check_decoders_size(name: str, kind: str, size: tuple[int, int], unpacked: tuple[int, int]) -> None:
+    """Refuse a file whose decoder would unpack another size than its header says."""
+    if kind == "TIFF":  # tiles of usual sizes may be larger than a small image
+        fits = unpacked[0] * unpacked[1] <= max(2 * size[0] * size[1], MAX_TILE_PIXELS)
+    else:
+        fits = unpacked == size
+    if not fits:
+        what = "tiles" if kind == "TIFF" else "data"
+        raise ImageError(
+            f"{name}: the {kind} header says {size[0]}x{size[1]} pixels, but its {what} {unpacked[0]}x{unpacked[1]}; "
+            "replace or delete it"
+        )
 
 
 def _bytes_of(source: ImageSource) -> tuple[bytes, str]:
@@ -258,28 +310,23 @@ def _plugin(kind: str) -> type[ImageFile]:
     return getattr(importlib.import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
 
 
-def _orientation(image: ImageFile, data: bytes) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none or the EXIF block (a TIFF file of its own) is damaged.
+def _exif(image: ImageFile, data: bytes) -> object:
+    """An image's EXIF block, as its file has it.
 
-    Not by Pillow's `getexif`, which reads XMP too, and decodes a PNG to look behind its pixels.
+    Not by Pillow's `getexif`, which reads XMP too, parses (and warns of) every tag, and decodes a PNG to look behind
+    its pixels.
     """
     exif = image.info.get("exif")
     if exif is None and image.format == "PNG" and (start := data.find(b"eXIf", -MAX_EXIF_BYTES)) > 0:
-        exif = data[start + 4 : start + 4 + int.from_bytes(data[start - 4 : start])]
-    exif = exif.removeprefix(b"Exif\x00\x00") if isinstance(exif, bytes) else b""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
-        return 1
-    try:
-        (first,) = struct.unpack_from(f"{order}I", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, first)
-        for entry in range(first + 2, first + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
-            if tag == _EXIF_ORIENTATION:
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
+        return data[start + 4 : start + 4 + int.from_bytes(data[start - 4 : start])]
+    return exif
+
+
+def _upright(pixels: UInt8[np.ndarray, "H W 3"], orientation: int) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """Turn stored pixels as their EXIF orientation says (EXIF 2.32, 4.6.4)."""
+    if orientation >= 5:
+        pixels = cv2.transpose(pixels)
+    return cv2.flip(pixels, _FLIPS[orientation]) if orientation in _FLIPS else pixels
 
 
 def _refuse_if_cut_off(file: _Opened) -> None:
@@ -311,21 +358,42 @@ def _decoded_by_opencv(file: _Opened, flags: int) -> UInt8[np.ndarray, "H W 3"]:
     except cv2.error:
         image = None
     if image is None:
-        raise ImageError(f"{file.name}: damaged {file.header.format} data; replace or delete it")
+        raise _failure(file.name, file.header.decoding_bytes, f"damaged {file.header.format} data")
     return image
 
 
 def _decoded_by_pillow(file: _Opened, bits: int = 16) -> UInt8[np.ndarray, "H W 3"]:
-    image, kind = file.image, file.header.format
+    image = file.image
     image.info.pop("xmp", None)  # or a TIFF would be turned by it
     try:
         image.load()  # the first frame; a TIFF is turned upright here
-        image.info.pop("transparency", None)  # or Pillow would warn that alpha is dropped, which is our rule
-        if image.mode.startswith("I;16"):
-            gray = np.minimum(np.asarray(image) >> (bits - 8), 255).astype(np.uint8)
-            return np.repeat(gray[:, :, None], 3, axis=2)
-        if image.mode in ("I", "F"):
-            raise ValueError("32-bit pixels have no agreed range, store 8 or 16 bits")
-        return np.array(image.convert("RGB"))
+        return _rgb(image, bits)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        raise ImageError(f"{file.name}: damaged or unsupported {kind} data ({error}); replace or delete it") from error
+        raise _failure(
+            file.name, file.header.decoding_bytes, f"damaged or unsupported {file.header.format} data ({error})"
+        ) from error
+
+
+def _rgb(image: Image.Image, bits: int) -> UInt8[np.ndarray, "H W 3"]:
+    """The 8-bit RGB of a loaded image; ValueError for a mode that has none."""
+    image.info.pop("transparency", None)  # or Pillow would warn that alpha is dropped, which is our rule
+    if image.mode.startswith("I;16"):
+        gray = np.minimum(np.asarray(image) >> (bits - 8), 255).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no agreed range, store 8 or 16 bits")
+    return np.array(image.convert("RGB"))
+
+
+def _failure(name: str, needed_bytes: int, problem: str) -> Exception:
+    """The error for a file that its decoder gave up.
+
+    Decoders seldom tell a lack of memory from damage. So it counts as one where what they need can't be had now.
+    """
+    try:
+        np.empty(max(0, needed_bytes), dtype=np.uint8)
+    except MemoryError:
+        return MemoryError(f"{name}: not enough memory to decode it, about {needed_bytes:,} bytes")
+    return ImageError(f"{name}: {problem}; replace or delete it")

@@ -145,11 +145,12 @@ def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
         values = json.loads(header)
         names, source_ids = values["categories"]["names"], values["categories"]["source_ids"]
         format_, expected = values["format"], values["sha256"]
-        fits = len(names) == len(source_ids) == len(set(names)) > 0 and (
+        fits = len(names) == len(source_ids) == len(set(names)) == len(set(source_ids)) > 0 and (
             all(isinstance(class_name, str) for class_name in names)
             and all(isinstance(source_id, int) for source_id in source_ids)
             and isinstance(values["detector"], str)
             and isinstance(values["evaluation_score_threshold"], float)
+            and 0 <= values["evaluation_score_threshold"] <= 1
             and isinstance(values["selection"]["score_threshold"], float)
             and all(isinstance(values[key], dict) for key in ("resize", "selection", "origin"))
         )

@@ -1,8 +1,11 @@
 """An exported detector: its network in an engine, and a function of images that gives detections."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -32,10 +35,22 @@ class Outputs(NamedTuple):
 
 
 class Session:
-    """Detects with an exported network. Subclasses bring the engine."""
+    """Detects with an exported network. Subclasses bring the engine.
+
+    Threads may share one, and so do copies: it keeps nothing of a call. A pickle opens the file again.
+    """
 
     def __init__(self, file: ExportedFile) -> None:
         self.file = file
+        self._process = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        """True in a process that was forked off the one that opened the engine: a fork has none of its threads."""
+        return self._process != os.getpid()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        return self
 
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
         """Outputs of the graph for images of one size."""
@@ -78,6 +93,14 @@ class OnnxSession(Session):
             UserError: ONNX Runtime is missing, can't read the file, or doesn't have the device.
         """
         super().__init__(file)
+        self._device, self._threads = device, threads
+        self._session = self._opened()
+
+    def __reduce__(self) -> Any:
+        return partial(OnnxSession, device=self._device, threads=self._threads), (self.file,)
+
+    def _opened(self) -> Any:
+        file, device = self.file, self._device
         try:
             import onnxruntime
         except ImportError as error:
@@ -88,15 +111,17 @@ class OnnxSession(Session):
                 f"{device}: this ONNX Runtime runs on {', '.join(available)}; give cpu, or cuda with onnxruntime-gpu"
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or cpu_threads()
+        options.intra_op_num_threads = self._threads or cpu_threads()
         options.log_severity_level = 3  # errors
         try:
-            self._session: Any = onnxruntime.InferenceSession(file.content, options, providers=[provider])
+            return onnxruntime.InferenceSession(file.content, options, providers=[provider])
         except Exception as error:  # its classes have no common base
             reason = str(error).splitlines()[0]
             raise UserError(f"{file.name}: ONNX Runtime {onnxruntime.__version__} can't run it ({reason})") from error
 
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
+        if self.forked:  # the engine is not freed: that would wait for its threads
+            self._left, self._session, self._process = self._session, self._opened(), os.getpid()
         inputs = {"images": images_rgb, "score_threshold": np.array([score_threshold], dtype=np.float32)}
         return Outputs(*self._session.run(list(Outputs._fields), inputs))
 

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from onestage.errors import UserError
 from onestage.settings import flat
+from onestage.texts import json_text
 from onestage.whole_file import write_whole
 
 Images = Mapping[str, UInt8[np.ndarray, "H W 3"]]  # RGB, by name
@@ -234,7 +235,7 @@ def start_logs(
         except ValueError as error:
             raise UserError(f"{remembered}: damaged; delete it, and the experiment logs begin new charts") from error
     # Sequences become JSON, since not every log takes them.
-    shown = {name: json.dumps(v) if isinstance(v, list | tuple) else v for name, v in flat(settings).items()}
+    shown = {name: json_text(v) if isinstance(v, list | tuple) else v for name, v in flat(settings).items()}
     for name in dict.fromkeys(names):
         try:
             log = LOGS[name](folder, shown, run_ids.get(name), step)

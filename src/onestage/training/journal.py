@@ -11,7 +11,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -20,12 +20,15 @@ from jaxtyping import UInt8
 
 from onestage.data.table import Table
 from onestage.drawing import draw_objects
+from onestage.errors import UserError
 from onestage.structures import Batch, Detections
 from onestage.terminal import Display, duration, eta
+from onestage.texts import one_line
 from onestage.training.experiment_logs import ExperimentLogs, evaluation_scalars
 from onestage.training.saved_state import Position
 from onestage.training.step import StepLosses
 from onestage.training.watch import Watch
+from onestage.whole_file import written_whole
 
 LOG_EVERY_STEPS = 10
 IMAGES = 8  # of a batch and of the test set, for the experiment logs
@@ -111,28 +114,48 @@ class Journal:
 
 
 def begin_log(path: Path, *, resume_at_step: int = 0) -> None:
-    """Begin a `log.csv`; a resumed run keeps the rows up to its checkpoint."""
+    """Begin a `log.csv`; a resumed run keeps the rows up to its checkpoint. A crash leaves the old file or the new."""
     kept = [row for row in read_log(path) if (row["step"] or 0) <= resume_at_step] if resume_at_step else []
-    path.write_text("")
-    append_rows(path, kept)
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        _write_rows(file, kept)
 
 
 def append_rows(path: Path, rows: Iterable[LogRow]) -> None:
-    """Write more rows, with the header before the first one of the file."""
-    with path.open("a", newline="") as file:
-        for row in rows:
-            writer = csv.DictWriter(file, list(row))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+    """Write more rows, with the header before the first one of the file.
+
+    Raises:
+        UserError: the file can't be written; it may then end in the middle of a row.
+    """
+    try:
+        with path.open("a", newline="") as file:
+            _write_rows(file, rows)
+    except OSError as error:
+        line = f"{path}: can't be written ({error.strerror}); make room for it, then go on with --resume"
+        raise UserError(line) from error
+
+
+def _write_rows(file: TextIO, rows: Iterable[LogRow]) -> None:
+    for row in rows:
+        writer = csv.DictWriter(file, list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
 
 
 def read_log(path: Path) -> list[LogRow]:
-    """The rows of a `log.csv`; none where there is no file."""
+    """The rows of a `log.csv`; none where there is no file. What a full disk or a power cut left of a row is none."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    header, *lines = [line.split(",") for line in path.read_text(errors="replace").split("\n")[:-1]] or [[]]
+    return [row for cells in lines if "step" in header and (row := _row(header, cells)) is not None]
+
+
+def _row(header: Sequence[str], cells: Sequence[str]) -> LogRow | None:
+    """Numbers by column; None for the remains of a row."""
+    try:
+        return {name: _number(text) for name, text in zip(header, cells, strict=True)}
+    except ValueError:
+        return None
 
 
 def _number(text: str) -> float | None:
@@ -172,6 +195,5 @@ def detection_images(table: Table, found: Sequence[Detections]) -> dict[str, UIn
         scaled = replace(one, boxes_xyxy=one.boxes_xyxy * torch.from_numpy(scales))
         right = scaled.filter(score=SHOWN_SCORE).draw(image, min_side=min_side)
         gap = np.full((len(left), GAP, 3), 255, dtype=np.uint8)
-        name = table.image_id(index).encode(errors="replace").decode()  # a file's name may hold bytes that are not text
-        images[f"{index + 1} {name}"] = np.concatenate([left, gap, right], axis=1)
+        images[f"{index + 1} {one_line(table.image_id(index))}"] = np.concatenate([left, gap, right], axis=1)
     return images

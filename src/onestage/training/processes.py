@@ -6,10 +6,13 @@ Every rank reads its share of each batch. Gradients are added up over all of the
 small values go through gloo, gradients on GPUs through NCCL. No other file knows torch.distributed.
 """
 
+import atexit
 import functools
 import itertools
 import os
+import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,7 +26,8 @@ from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
-from onestage.errors import ReportedByAnotherRankError, UserError
+from onestage.errors import PassingError, ReportedByAnotherRankError, UserError
+from onestage.texts import one_line
 from onestage.training.heartbeat import Heartbeat
 from onestage.training.optimizer import trained_batch_norms
 
@@ -31,6 +35,7 @@ from onestage.training.optimizer import trained_batch_norms
 # a dead process at once; the heartbeat notices one that hangs.
 TIMEOUT = timedelta(days=1)
 STARTED = "onestage/started"  # a key in the launcher's store, which outlives the processes: see `World.restarted`
+PRINT_S, END_S = 1.0, 60.0  # time for another rank to print an error; for torchrun to end this process
 _JOINS = itertools.count()  # the same processes may join several times, with new keys in the store each time
 
 T = TypeVar("T")
@@ -43,6 +48,7 @@ class World:
     size = 1  # number of ranks (torch's world_size)
     processes_here = 1  # number of ranks on this machine
     device: str | None = None  # this rank's device, if the launcher gives each rank its own
+    may_pass = False  # True if the run ended by what may not come again: the launcher may start the ranks again
 
     def __init__(self, store: Store | None = None) -> None:
         self._store = store  # the launcher's, which outlives this process; None if no launcher started it
@@ -103,13 +109,15 @@ class World:
 
     def agree(self, error: UserError | None = None, stop: bool = False) -> bool:
         """True in every rank if any of them was told to stop. If any has an error, all raise the lowest rank's."""
-        errors, stops = self.sum(torch.tensor([error is not None, stop], dtype=torch.int64)).tolist()
+        told = [error is not None, stop, isinstance(error, PassingError)]
+        errors, stops, passing = self.sum(torch.tensor(told, dtype=torch.int64)).tolist()
         if errors:
-            messages = self.gather(None if error is None else str(error))
+            self.may_pass = passing > 0
+            messages = self.gather(None if error is None else error.args)
             if self.is_main and error is not None:
                 raise error
             kind = UserError if self.is_main else ReportedByAnotherRankError
-            raise kind(next(message for message in messages if message is not None))
+            raise kind(*next(lines for lines in messages if lines is not None))
         return stops > 0
 
     def warn(self, line: str, say: Callable[[str], None]) -> None:
@@ -117,7 +125,7 @@ class World:
         if self.is_main:
             say(f"warning: {line}")
         else:
-            print(f"onestage: warning: rank {self.rank} of the run: {line}", file=sys.stderr, flush=True)
+            print(f"onestage: warning: rank {self.rank} of the run: {one_line(line)}", file=sys.stderr, flush=True)
 
 
 ALONE = World()
@@ -172,7 +180,7 @@ class _ManyRanks(World):
     def reports(self, error: UserError) -> bool:
         """True on the rank that reports an error which all ranks may have: the first to ask."""
         try:
-            return self._launchers_store.add(f"{self._own_keys}/reported/{error}", 1) == 1
+            return self._launchers_store.add(f"{self._own_keys}/reported/{one_line(str(error))}", 1) == 1
         except RuntimeError:  # the store is gone
             return self.is_main
 
@@ -188,11 +196,16 @@ def joined_processes(device: str | None) -> Generator[World, None, None]:
     """Inside of `with`, this process is one of the launcher's ranks; or the only one, if there are no others.
 
     One rank reports an error that all ranks have, the main rank a connection that broke. A device that many ranks can't
-    share is a UserError.
+    share is a UserError. Where torchrun would start the ranks again in vain, it is ended.
     """
     rank, size = _launcher_int("RANK", 0), _launcher_int("WORLD_SIZE", 1)
     if size == 1:
-        yield World(_launchers_store(0)) if _launcher_has_store() else ALONE
+        try:
+            yield World(_launchers_store(0)) if _launcher_has_store() else ALONE
+        except UserError as error:
+            if not isinstance(error, PassingError):
+                _end_launcher_at_exit(0.0)
+            raise
         return
     if device not in (None, "cpu", "cuda"):
         kind = UserError if rank == 0 else ReportedByAnotherRankError
@@ -201,7 +214,10 @@ def joined_processes(device: str | None) -> Generator[World, None, None]:
     try:
         yield world
     except UserError as error:
-        if isinstance(error, ReportedByAnotherRankError) or world.reports(error):
+        reported = isinstance(error, ReportedByAnotherRankError) or not world.reports(error)
+        if not (world.may_pass or isinstance(error, PassingError)):
+            _end_launcher_at_exit(PRINT_S if reported else 0.0)
+        if not reported or isinstance(error, ReportedByAnotherRankError):
             raise
         raise ReportedByAnotherRankError(str(error)) from error
     except KeyboardInterrupt:
@@ -212,9 +228,28 @@ def joined_processes(device: str | None) -> Generator[World, None, None]:
         if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
             raise
         line = "the connection to another rank of the run broke; see torchrun's lines for what became of it"
-        raise UserError(line) if world.is_main else ReportedByAnotherRankError(line) from error
+        raise PassingError(line) if world.is_main else ReportedByAnotherRankError(line) from error
     finally:
         world.leave()
+
+
+def _end_launcher_at_exit(wait_s: float) -> None:
+    """Have torchrun end, `wait_s` after this process did its work, if it has restarts left: the error would come again.
+
+    It has no other way to be told so. It ends the ranks on its machine, which wait for that; one of them tells it.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ  # else the parent is something else
+    left = _launcher_int("TORCHELASTIC_MAX_RESTARTS", 0) - _launcher_int("TORCHELASTIC_RESTART_COUNT", 0)
+    if not by_torchrun or left <= 0:
+        return
+
+    def end_launcher() -> None:
+        if _launcher_int("LOCAL_RANK", 0) == 0:
+            time.sleep(wait_s)
+            os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(END_S)
+
+    atexit.register(end_launcher)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ used, in tables: the run's own settings, `[network]`, `[augmentation]`, `[postpr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,10 +15,22 @@ from onestage.data.augmentation import SSD_PAPER, TRANSFORMS, Augmentation
 from onestage.detectors import DetectorConfig, detector_config
 from onestage.errors import UserError
 from onestage.selection import Selection
-from onestage.settings import Setting, fitted, plain, read, setting, settings_of
+from onestage.settings import Setting, check_ranges, fitted, plain, read, setting, settings_of
 
 TABLES = ("network", "augmentation", "postprocessing")  # each is a value of a class of its own
 LENGTHS = ("epochs", "steps", "minutes")
+MOST = 1e12  # of what may be any number above 0; more steps overflow
+ABOVE_0 = ("batch_size", "accumulate", "learning_rate", "gradient_clip", "evaluations", "max_skipped_steps")
+RANGES = {
+    "seed": (0, 2**63 - 1),  # of PyTorch's and NumPy's generators
+    "workers": (0, 1000),
+    "repeat": (1, 10_000),  # an epoch's order is held in memory
+    "momentum": (0, 1),
+    "ema_decay": (0, 1),
+    "milestone_factors": (0, math.inf),
+    **dict.fromkeys(("weight_decay", "warmup_steps"), (0, math.inf)),
+    **dict.fromkeys(("backbone_learning_rate_factor", "head_learning_rate_factor"), (0, math.inf)),
+}
 
 
 @dataclass(frozen=True)
@@ -97,11 +110,14 @@ class Recipe:
         lengths = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise UserError(f"recipe: {' and '.join(lengths)} are both set; a run has one length, so give one of them")
-        positive = (*LENGTHS, "batch_size", "accumulate", "repeat", "learning_rate", "evaluations", "max_skipped_steps")
-        for name in positive:
+        for name in (*LENGTHS, *ABOVE_0):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"recipe: {name} is {value}; expected a number above 0")
+            if value is not None and not 0 < value <= MOST:
+                expected = "a number above 0" if not value > 0 else f"at most {MOST:g}"
+                raise UserError(f"recipe: {name} is {value}; expected {expected}")
+        check_ranges(self, RANGES)
+        if not all(0 <= factor < math.inf for _, factor in self.learning_rate_factors):
+            raise UserError(f"recipe: learning_rate_factors are {self.learning_rate_factors}; expected 0 or more each")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise UserError(f"recipe: milestones are {self.milestones}; expected rising fractions between 0 and 1")
         if self.milestone_factors is not None and len(self.milestone_factors) != len(self.milestones):

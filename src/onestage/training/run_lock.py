@@ -32,7 +32,8 @@ def sole_run(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: can't be locked ({error.strerror}); choose another --out") from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since})")
+        with suppress(OSError):  # the disk is full: the lock holds without it
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since})")
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -10,12 +10,11 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from onestage.compute.device import Compute, compiled, readable_compile_errors
-from onestage.compute.memory import keep_freed_memory
+from onestage.compute.memory import keep_freed_memory, readable_memory_errors
 from onestage.data.loader import batches_per_epoch, training_loader
 from onestage.data.loader_workers import readable_worker_errors
 from onestage.data.table import Table
@@ -38,7 +37,7 @@ from onestage.training.optimizer import (
 )
 from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
-from onestage.training.saved_state import Position, check_identity, identity, load_state, save_state
+from onestage.training.saved_state import Header, Position, check_identity, identity, load_state, save_state
 from onestage.training.schedule import learning_rate_factor
 from onestage.training.signals import stop_signals
 from onestage.training.skipped_step import StepPosition, diagnose, save_skipped_step
@@ -58,6 +57,7 @@ class Trainer:
         *,
         train: Table,
         val: Table,
+        test: Table | None = None,
         folder: RunFolder,
         compute: Compute,
         display: Display,
@@ -70,11 +70,14 @@ class Trainer:
         """Prepare a run. A checkpoint is written every `save_minutes`, and at every evaluation.
 
         The weights that do best on `val` are kept (or the last ones, as the recipe says). `log_to` names experiment
-        logs. `usual` is the recipe before the user's changes; warnings compare with it.
+        logs. `usual` is the recipe before the user's changes; warnings compare with it. `test`, like the others, may
+        not change until the run is done; None: `val` gives the figures too.
         """
+        recipe.check_length()
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
         self.train_table, self.val_table, self.log_to, self.usual = train, val, log_to, usual
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
+        self.identity = identity(recipe, train, val, val if test is None else test)
         self.warn = partial(world.warn, say=display.say)
         self.images_per_step = min(recipe.batch_size, len(train) * recipe.repeat)  # over all processes
         self.steps_per_epoch = batches_per_epoch(len(train), recipe.repeat, recipe.batch_size)
@@ -107,6 +110,7 @@ class Trainer:
             stop_signals() as signals,
             readable_worker_errors(),
             readable_compile_errors(),
+            readable_memory_errors(self.memory_advice),
             closing(self.batches()) as batches,
         ):
             train_mode(self.detector)
@@ -211,6 +215,15 @@ class Trainer:
     # --- where the run stands
 
     @property
+    def memory_advice(self) -> str:
+        """What helps when memory runs out."""
+        parts = 2 * self.recipe.accumulate
+        size = self.images_per_step // (parts * self.world.size)  # of the smallest part
+        if size < (2 if trained_batch_norms(self.detector) else 1):
+            return "free memory and go on with --resume, or train a smaller detector"
+        return f"go on with --resume and --accumulate {parts}, which needs less for the same steps, or free memory"
+
+    @property
     def epoch(self) -> float:
         return self.position.step / self.steps_per_epoch
 
@@ -257,7 +270,8 @@ class Trainer:
                     return None
             measurement = measure(val.ground_truth(), DetectionTable.from_detections(found), val.categories)
             map_area = measurement.metrics["voc"]["map_area"] or 0.0
-            if map_area > position.best_map_area or self.recipe.keep == "last":
+            # Of equals, the later: where nothing is found yet, all have 0.
+            if map_area >= position.best_map_area or self.recipe.keep == "last":
                 position.best_map_area = max(map_area, position.best_map_area)
                 model, categories = self.detector, self.train_table.categories
                 facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": position.step}
@@ -295,11 +309,7 @@ class Trainer:
             "average": self.average.tensors if self.average is not None else {},
             "optimizer": optimizer_tensors(self.optimizer, self.detector),
         }
-        header = {
-            "position": asdict(self.position),
-            "scaler": self.take_step.scaler.state_dict(),
-            **identity(self.recipe, self.train_table),
-        }
+        header = Header(**vars(self.identity), position=self.position, scaler=self.take_step.scaler.state_dict())
         save_state(self.folder, tensors, header)
 
     def resume(self) -> None:
@@ -310,14 +320,18 @@ class Trainer:
         saved = self.world.on_main(lambda: load_state(self.folder))
         if saved.warning is not None:
             self.display.say(f"warning: {saved.warning}")
-        check_identity(self.folder, saved.header, identity(self.recipe, self.train_table))
-        self.detector.load_state_dict(saved.parts["model"])
-        if self.average is not None:
-            for name, tensor in saved.parts["average"].items():
-                self.average.tensors[name].copy_(tensor)
-        load_optimizer_tensors(self.optimizer, self.detector, saved.parts["optimizer"])
-        self.take_step.scaler.load_state_dict(saved.header["scaler"])
-        self.position = Position(**saved.header["position"])
+        check_identity(self.folder, saved.header, self.identity)
+        try:
+            self.detector.load_state_dict(saved.parts["model"])
+            if self.average is not None:
+                for name, tensor in saved.parts["average"].items():
+                    self.average.tensors[name].copy_(tensor)
+            load_optimizer_tensors(self.optimizer, self.detector, saved.parts["optimizer"])
+            self.take_step.scaler.load_state_dict(saved.header.scaler)
+        except (RuntimeError, KeyError, AttributeError, ValueError) as error:  # tensors of another version's network
+            what = "its checkpoint does not fit the network of its recipe"
+            raise UserError(f"{self.folder.root}: {what}; start another run") from error
+        self.position = saved.header.position
         due = int(self.progress * self.recipe.evaluations)
         self.position.evaluations = min(self.position.evaluations, due)  # fewer are done where the run is now longer
 

@@ -260,6 +260,25 @@ def test_coco_odd_a_repeated_image_id_is_named(tmp_path: Path) -> None:
     assert [(problem.kind, problem.severity) for problem in problems] == [("id", "error")]
 
 
+def test_coco_odd_ids_that_a_zero_tells_apart_are_two(tmp_path: Path) -> None:
+    content = one_image({"bbox": [0, 0, 9, 9], "image_id": "1"}, {"bbox": [1, 1, 5, 5], "image_id": "01"}, id="1")
+    content["images"].append(content["images"][0] | {"id": "01", "file_name": "b.jpg"})
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
+    assert [problem.kind for problem in problems] == ["area"]
+    assert [table.image_id(index) for index in range(2)] == ["1", "01"]
+    assert [table.objects(index).boxes_xyxy.tolist() for index in range(2)] == [[[0, 0, 9, 9]], [[1, 1, 6, 6]]]
+
+
+@pytest.mark.parametrize(("written", "known"), [("a\ud800", "a\\ud800"), ("käse", "käse"), ("9" * 5000, None)])
+def test_coco_odd_an_image_may_have_any_word_of_some_length_as_id(
+    written: str, known: str | None, tmp_path: Path
+) -> None:
+    content = one_image({"bbox": [0, 0, 9, 9], "area": 81, "image_id": written}, id=written)
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
+    assert [table.image_id(index) for index in range(len(table))] == ([] if known is None else [known])
+    assert {problem.kind for problem in problems} == (set() if known is not None else {"id"})
+
+
 def test_classes_a_models_list_is_matched_by_name_and_what_it_lacks_is_named(tmp_path: Path) -> None:
     boxes = [{"bbox": [0, 0, 9, 9], "area": 9, "category_id": number} for number in (1, 18)]
     model_classes = Categories(("dogs", "cat", "person"), (5, 6, 7))
@@ -278,6 +297,11 @@ def test_classes_a_models_list_is_matched_by_name_and_what_it_lacks_is_named(tmp
         ([{"id": 1, "name": "a"}, {"id": "1", "name": "b"}], "the id 1"),
         ([{"id": 1}], "needs a whole number as id and a name"),
         ([{"id": "x", "name": "a"}], "needs a whole number as id and a name"),
+        ([{"id": "--5", "name": "a"}], "'--5'.* needs a whole number as id"),
+        ([{"id": "\u00b2", "name": "a"}], "'\u00b2'.* needs a whole number as id"),
+        ([{"id": "9" * 5000, "name": "a"}], "needs a whole number as id"),
+        ([{"id": "01", "name": "a"}, {"id": "1", "name": "b"}], "the id 1"),
+        ([{"id": 1, "name": "a\ud800"}], "a name that can't be written"),
         ("none", "no list of categories"),
     ],
 )

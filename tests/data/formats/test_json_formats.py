@@ -274,3 +274,11 @@ def test_broken_values_give_a_table_or_a_user_error(kind: str) -> None:
     for value in BROKEN:
         gives_a_table_or_a_user_error(kind, value, "cat")
         gives_a_table_or_a_user_error(kind, [[1, 2], [30, 40]], value)
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    text = json.dumps(labelme(shape("cat", "rectangle", [1, 2], [3, 4])))
+    (tmp_path / "a.json").write_text(text[:-1] + ', "shapes": []}')
+    with pytest.raises(UserError, match=r"a\.json: not JSON \(the key 'shapes' stands twice\)"):
+        read_dataset(tmp_path, "all")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from folders import read_split, voc_xml, write_image, write_voc_folder
+from nasty_names import NASTY_NAMES
 
 from onestage.data import find_datasets, read_dataset
 from onestage.data.formats.voc import parse_annotation, voc_annotation
 from onestage.errors import UserError
 from onestage.structures import Categories
+from onestage.texts import one_line
 
 CAT = ("cat", 11, 21, 40, 50)
 
@@ -248,3 +251,23 @@ def test_a_folder_and_its_files_may_be_links_to_another_disk(tmp_path: Path) -> 
     table, problems = read_split(root, "train")
     assert problems == []
     assert [table.image_name(i) for i in range(len(table))] == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
+
+
+def test_long_lists_name_each_image_once_and_what_is_missing(tmp_path: Path) -> None:
+    write_voc_folder(tmp_path, {name: voc_xml([CAT]) for name in ("a", "b c")})
+    lines = [*["a", "b c"] * 500, *(f"lost {number}" for number in range(1_000)), "..", ".", "./", "../a/.."]
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("\n".join(lines))
+    table, problems = read_split(tmp_path, "train")
+    assert [table.image_id(i) for i in range(len(table))] == ["a", "b c"]
+    kinds = Counter((problem.file, problem.kind) for problem in problems)
+    assert kinds["ImageSets/Main/train.txt", "duplicate-image"] == 998
+    assert kinds["Annotations/lost 7.xml", "annotation"] == 1
+    assert kinds["ImageSets/Main/train.txt", "path"] == 2
+    assert len(problems) == 998 + 1_004
+
+
+@pytest.mark.parametrize("name", NASTY_NAMES)
+def test_nasty_names_are_text_in_xml(name: str) -> None:
+    text = voc_annotation(f"{name}.jpg", (60, 80), np.array([(0, 0, 8, 6)], dtype=np.float32), [name], [False])
+    (found,) = parse_annotation(text.encode()).objects
+    assert found["name"] == one_line(name)

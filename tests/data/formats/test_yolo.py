@@ -54,6 +54,16 @@ def test_labels_may_lie_beside_the_images(tmp_path: Path) -> None:
     assert read_split(tmp_path, "train")[0].labels.tolist() == [1]
 
 
+def test_one_file_in_pixels_does_not_hide_the_others(tmp_path: Path) -> None:
+    for stem, line in (("a", "0 40 30 20 10"), ("b", "0 0.5 0.5 0.2 0.4"), ("c", "0 0.5 0.5 0.2 0.4")):
+        write_image(tmp_path / f"{stem}.jpg")
+        (tmp_path / f"{stem}.txt").write_text(line)
+    table, problems = read_split(tmp_path, "all")
+    assert len(table.labels) == 2
+    assert [(problem.file, problem.kind) for problem in problems] == [("a.txt", "box-outside")]
+    assert "looks like pixels" in problems[0].message
+
+
 @pytest.mark.parametrize(
     "yaml",
     [
@@ -86,6 +96,16 @@ def test_the_usual_ways_to_write_data_yaml(yaml: str, tmp_path: Path) -> None:
         ("names: [cat]\ntrain: ../outside\n", "'../outside' is not in"),
         ("names: [cat]\ntrain: labels\n", "has no images"),
         ("names: [cat, [1]]\ntrain: images\n", "names has .*expected words"),
+        ("names: [cat]\nnames: [dog]\ntrain: images/train\n", "the key names stands twice"),
+        ("names: {0: cat, 0: dog}\ntrain: images/train\n", "the key 0 stands twice"),
+        ('names: ["\\ud800"]\ntrain: images/train\n', r"names has '\\ud800', expected words"),
+        ('names: [cat]\ntrain: "a\\0b"\n', "give a path"),
+        ('names: [cat]\ntrain: "\\ud800"\n', r"'\\ud800' is not in"),
+        ("names: [cat]\nnc: [1]\ntrain: images/train\n", r"nc is \['1'\], but 1 classes"),
+        ("names: !!int x\ntrain: images/train\n", "names is 'x'"),
+        ("names: *a\ntrain: images/train\n", "not YAML .*undefined alias"),
+        ("a: &a [*a]\ntrain: images/train\n", "not YAML .*an alias of more than a word"),
+        ("\0", "not YAML"),
     ],
 )
 def test_classes_and_paths_that_make_no_sense_stop(yaml: str, message: str, tmp_path: Path) -> None:
@@ -101,7 +121,7 @@ def test_classes_that_count_from_one_are_found_out(tmp_path: Path) -> None:
     )
     assert table.labels.tolist() == [1]
     assert [(problem.kind, problem.object_number) for problem in problems] == [("class", 2), ("class", 3)]
-    assert "do they count from 1?" in problems[0].message
+    assert "they count from 1" in problems[0].message
     assert "count from 1" not in problems[1].message
 
 
@@ -158,3 +178,49 @@ def test_a_list_never_leads_outside_and_names_what_is_missing(tmp_path: Path) ->
     table, problems = read_split(root, "train")
     assert [table.image_id(i) for i in range(len(table))] == ["a"]
     assert [problem.kind for problem in problems] == ["path", "missing-image", "duplicate-image"]
+
+
+@pytest.mark.parametrize("key", ["names", "path", "nc", "train", "kpt_shape"])
+def test_yaml_bombs_are_refused_at_once(key: str, tmp_path: Path) -> None:
+    levels = ("a0: &a0 [lol]\n", *(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)))
+    others = "".join(f"{name}: x\n" for name in ("names", "train") if name != key)
+    write_yolo_folder(tmp_path, {"a": ""}, f"{''.join(levels)}{others}{key}: *a8\n")  # 100 million words
+    with pytest.raises(UserError, match=r"data\.yaml: not YAML .*an alias of more than a word"):
+        read_dataset(tmp_path, "train")
+
+
+def test_an_alias_of_a_word_is_that_word(tmp_path: Path) -> None:
+    write_yolo_folder(tmp_path, {"a": "0 .5 .5 .5 .5"}, "train: &here images/train\nval: *here\nnames: [cat]\n")
+    assert len(read_split(tmp_path, "val")[0].labels) == 1
+
+
+def test_a_yaml_of_classes_alone_names_those_of_the_folders_beside_it(tmp_path: Path) -> None:
+    write_yolo_folder(tmp_path, {"a": "1 .5 .5 .5 .5"}, "names: [cat, dog]\n")
+    table, problems = read_split(tmp_path, "train")
+    assert (table.categories.names, table.labels.tolist(), problems) == (("cat", "dog"), [1], [])
+
+
+def test_long_lists_of_classes_are_looked_through_once(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(100_000)]
+    write_yolo_folder(tmp_path, {"a": ""}, "train: images/train\nnames: names.txt\n")
+    (tmp_path / "names.txt").write_text("\n".join([*names, "n99999"]))
+    with pytest.raises(UserError, match="two classes are called 'n99999'"):
+        read_dataset(tmp_path, "train")
+
+
+def test_byte_order_marks_are_no_part_of_a_label_or_a_list(tmp_path: Path) -> None:
+    root = write_yolo_folder(
+        tmp_path, {"a": "0 .5 .5 .5 .5\n1 .5 .5 .2 .2\n"}, YAML.replace("images/train", "list.txt")
+    )
+    for file in (root / "labels/train/a.txt", root / "data.yaml"):
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    (root / "list.txt").write_text("images/train/a.jpg", encoding="utf-8-sig")
+    table, problems = read_split(root, "train")
+    assert (table.categories.names, table.labels.tolist(), problems) == (("cat", "dog"), [0, 1], [])
+
+
+def test_a_list_may_name_images_of_the_folder_by_absolute_paths(tmp_path: Path) -> None:
+    root = write_yolo_folder(tmp_path / "set", {"a": "0 .5 .5 .5 .5"}, "train: list.txt\nnames: [cat]\n")
+    (root / "list.txt").write_text(f"{root}/images/train/a.jpg\n")
+    table, problems = read_split(root, "train")
+    assert (table.image_names(), problems) == (["images/train/a.jpg"], [])

@@ -10,6 +10,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from nasty_names import FILE_NAMES, NASTY_NAMES
 from object_store import object_store
 from red_box import CATEGORIES, RedBoxDetector, red_box
 
@@ -21,6 +22,8 @@ from onestage.inference.collection.storage import Storage
 from onestage.inference.collection.workers import predict_pieces
 from onestage.inference.predictor import Predictor
 from onestage.runtime.decode import ImageError
+from onestage.structures import Categories
+from onestage.texts import as_unicode
 
 
 def png(box_xyxy: tuple[int, int, int, int]) -> bytes:
@@ -43,6 +46,20 @@ def contents(images: list[tuple[str, Content]]) -> list[int]:
 
 def names(images: list[tuple[str, Content]]) -> list[str]:
     return [name for name, _ in images]
+
+
+def test_nasty_names_are_text_in_parquet(tmp_path: Path) -> None:
+    for name in FILE_NAMES:
+        (tmp_path / f"{name}.png").write_bytes(png((10, 10, 40, 40)))
+    categories = Categories.from_names([*NASTY_NAMES[:2]])
+    predictor = Predictor(RedBoxDetector(), categories, device="cpu", precision="fp32")
+    pieces = list(find_pieces([str(tmp_path)], ["bytes"]))
+    rows = pa.Table.from_pylist([*predict_pieces(predictor, pieces, Storage(), ["bytes"], 4, 1)], RESULT_SCHEMA)
+    assert sorted(rows["source"].to_pylist()) == sorted(f"{tmp_path}/{as_unicode(name)}.png" for name in FILE_NAMES)
+    unread = {row["source"]: row["error"] for row in rows.to_pylist() if row["error"] is not None}
+    assert list(unread) == [rf"{tmp_path}/caf\xe9.png"]  # which names no file
+    found = [row["detections"] for row in rows.to_pylist() if row["error"] is None]
+    assert {one["name"] for detections in found for one in detections} == {NASTY_NAMES[1]}
 
 
 def test_rows_are_read_from_the_middle_of_a_row_group_to_its_end(tmp_path: Path) -> None:

@@ -37,21 +37,12 @@ from onestage.data.augmentation.canvas import Canvas, Image, Layer
 from onestage.data.table import Objects, Table
 from onestage.errors import UserError
 from onestage.input_size import Resize
-from onestage.settings import fitted, plain, read, setting
+from onestage.settings import check_ranges, fitted, plain, read, setting
 from onestage.structures import Sample
 
 Transform: TypeAlias = Callable[[Canvas, np.random.Generator, Callable[[], Layer]], Canvas]
 
 CROP_TRIALS = 50  # as in the authors' release
-
-
-def check_ranges(transform: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raise a UserError for a field, or an item of one, that is out of its range."""
-    for name, (least, most) in ranges.items():
-        value = getattr(transform, name)
-        if not all(least <= one <= most for one in (value if isinstance(value, tuple) else (value,))):
-            expected = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
-            raise UserError(f"{type(transform).__name__}: {name} is {value}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -278,18 +269,13 @@ def augment(
     """A varied sample, resized, with boxes in its pixels. `table`: see `Augmentation.draw`.
 
     Raises:
-        UserError: another image of the table can't be read.
+        UserError: another image of the table can't be read, or has another size than its boxes are for.
     """
 
     def read(index: int) -> Image:
         if table is None or index == sample.image_index:
             return sample.image
-        path, (height, width) = table.image_path(index), table.image_sizes_hw[index].tolist()
-        image = table.pixels(index)
-        if image.shape[:2] != (height, width):
-            found = f"the image is {image.shape[1]}x{image.shape[0]}"
-            raise UserError(f"{path}: {found}, its annotation says {width}x{height}; correct it")
-        return image
+        return table.pixels(index)
 
     objects = Objects(sample.boxes_xyxy, sample.labels, sample.ignored)
     height, width = sample.image.shape[:2]

@@ -2,16 +2,17 @@
 
 Boxes are (x, y, width, height), 0-based; where they are missing, those of the segments are taken. Category ids may be
 sparse: labels follow their order (COCO data format, "annotations"). Objects with `iscrowd` or `ignore` are `ignored`;
-of a segment only its box and its `area` are used. Ids written as 7, 7.0 or "7" are the same id. Annotation ids are not
-used, so 0 and repeated ones do no harm. Roboflow's root category, which no object has, is left out.
+of a segment only its box and its `area` are used. Ids written as 7, 7.0, "7" or "007" are the same id, unless images
+have both "7" and "007". Annotation ids are not used, so 0 and repeated ones do no harm. Roboflow's root category, which
+no object has, is left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,14 @@ from onestage.data.reading import (
 )
 from onestage.data.split_names import is_split
 from onestage.errors import UserError
-from onestage.structures import Categories
+from onestage.structures import Categories, repeated
+from onestage.texts import as_unicode
 
 LISTS = ("images", "annotations", "categories")
+LARGEST_AREA = 1e30  # square pixels: more is no area, and the table holds no more
+MAX_ID = 400  # letters: the table keeps as many for each image as the longest needs
 Record = dict[str, Any]
+IdOf = Callable[[object], str | None]  # one spelling for an id; None for what is no id
 
 
 # beside COCO's instances there are files of other annotations of the same images
@@ -51,7 +56,7 @@ def find_coco(folder: DataFolder) -> CocoSource | None:
 
 def is_coco(head: str) -> bool:
     """True for the beginning of a file with COCO's lists, in whatever order."""
-    lists = re.search(r'"(images|annotations|categories)"\s*:\s*\[', head)
+    lists = re.search(r'"(images|annotations)"\s*:\s*\[', head)
     words = re.search(r'"(file_name|image_id|category_id|supercategory|licenses|categories|annotations)"', head)
     return head.lstrip().startswith("{") and bool(lists and words)
 
@@ -93,10 +98,11 @@ class CocoSource(Source):
         """The images of one file; their ids are not kept where several files have their own."""
         content, own = self._content(file), self._categories_of(file)
         class_names = dict(zip(map(str, own.source_ids), own.names, strict=True))
-        annotations = _by_image(file, content, faults)
+        id_of = ids_of(content["images"])
+        annotations = _by_image(file, content, id_of, faults)
         taken: set[str] = set()
         for number, record in enumerate(content["images"], start=1):
-            found = _image(file, number, record, faults)
+            found = _image(file, number, record, id_of, faults)
             if found is None:
                 continue
             image_id, path = found
@@ -120,24 +126,15 @@ class CocoSource(Source):
     def _load(self, file: str) -> Record:
         """The content of a file; its three lists are there and hold only objects."""
         data = self.folder.read(file, 4 << 30)
-        # which of two lists is meant, nobody knows; only then is it worth to look at each key
-        hook = _once if any(data.count(f'"{key}"'.encode()) > 1 for key in LISTS) else None
-        content = parse_json(data, f"{self.folder.root / file}", hook)
+        # only where a list may stand twice is it worth to look at each key of a file that may be large
+        once = any(data.count(f'"{key}"'.encode()) > 1 for key in LISTS)
+        content = parse_json(data, f"{self.folder.root / file}", once)
         for key in LISTS:
             records = content.get(key) if isinstance(content, dict) else None
             if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
                 expected = "expected COCO's images, annotations, categories"
                 raise UserError(f"{self.folder.root / file}: it has no list of {key}; {expected}")
         return content
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Record:
-    """A JSON object; a ValueError for one with a key that stands twice."""
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shown(next(name for name in names if names.count(name) > 1))} stands twice")
-    return record
 
 
 def _splits_of(files: Sequence[str]) -> dict[str, list[str]]:
@@ -169,12 +166,30 @@ def phantom_root(content: Record) -> Record | None:
 
 def normal_id(value: object) -> str | None:
     """One spelling for an id written as 7, 7.0, "7" or a word; None for what is no id."""
-    if isinstance(value, str):
-        text = value.strip()
-        return (str(int(text)) if text.isascii() and text.isdigit() and len(text) < 20 else text) or None
+    if type(value) is int and abs(value) < 1 << 62:  # nearly all are, and files have millions
+        return str(value)
+    text = _written_id(value)
+    return str(int(text)) if text and text.isascii() and text.isdigit() and len(text) < 20 else text
+
+
+def _written_id(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = as_unicode(str(value)).strip()
+    return text if 0 < len(text) <= MAX_ID else None
+
+
+def ids_of(records: list[Record]) -> IdOf:
+    """How ids name these records: by `normal_id`, and exactly as written where that would make two of them one."""
+    written = {one for record in records if (one := _written_id(record.get("id"))) is not None}
+    alike = Counter(map(normal_id, written))
+
+    def exact(value: object) -> str | None:
+        return _written_id(value) if alike[normal_id(value)] > 1 else normal_id(value)
+
+    return normal_id if len(alike) == len(written) else exact
 
 
 def _own_categories(file: str, records: list[Record]) -> Categories:
@@ -188,18 +203,18 @@ def _own_categories(file: str, records: list[Record]) -> Categories:
         named.append((int(category_id), name.strip()))
     named.sort()
     numbers, names = tuple(number for number, _ in named), tuple(name for _, name in named)
-    if len(set(numbers)) < len(named) or len(set(names)) < len(named):
-        number, name = next(one for one in named if numbers.count(one[0]) > 1 or names.count(one[1]) > 1)
-        raise UserError(f"{file}: two categories have the id {number} or the name {name!r}; give each its own")
+    for what, twice in (("id", repeated(numbers)), ("name", repeated(names))):
+        if twice is not None:
+            raise UserError(f"{file}: two categories have the {what} {shown(twice)}; give each its own")
     return Categories(names, numbers)
 
 
-def _by_image(file: str, content: Record, faults: Faults) -> dict[str, list[tuple[int, Record]]]:
+def _by_image(file: str, content: Record, id_of: IdOf, faults: Faults) -> dict[str, list[tuple[int, Record]]]:
     """Image id -> its annotations, each with its place in the file, counted from 1."""
-    ids = (normal_id(image.get("id")) for image in content["images"])
+    ids = (id_of(image.get("id")) for image in content["images"])
     groups: dict[str, list[tuple[int, Record]]] = {image_id: [] for image_id in ids if image_id is not None}
     for place, record in enumerate(content["annotations"], start=1):
-        image_id = normal_id(record.get("image_id"))
+        image_id = id_of(record.get("image_id"))
         if image_id in groups:
             groups[image_id].append((place, record))
         else:
@@ -208,9 +223,9 @@ def _by_image(file: str, content: Record, faults: Faults) -> dict[str, list[tupl
     return groups
 
 
-def _image(file: str, number: int, record: Record, faults: Faults) -> tuple[str, str] | None:
+def _image(file: str, number: int, record: Record, id_of: IdOf, faults: Faults) -> tuple[str, str] | None:
     """(id, path) of one record of `images`; None, and a problem, for one that can't be used."""
-    image_id, name = normal_id(record.get("id")), record.get("file_name")
+    image_id, name = id_of(record.get("id")), record.get("file_name")
     if image_id is None:
         message = f"image {number}: id {shown(record.get('id'))} is no id; give a whole number"
         return faults.report(file, "id", message)
@@ -299,4 +314,4 @@ def _unpacked(text: str) -> list[int] | None:
 def _area(record: Record) -> float | None:
     area = record.get("area")
     found = None if isinstance(area, str) else numbers_of((area,))
-    return found[0] if found is not None and 0 < found[0] < inf else None
+    return found[0] if found is not None and 0 < found[0] < LARGEST_AREA else None

@@ -65,9 +65,10 @@ class LabelStudioSource(FilesSource):
                         yield AnnotatedImage(place, path, objects, size_hw, fractions=True)
             if several:
                 message = f"{several:,} tasks have several annotations; the first of each is taken"
-                faults.report(file, "annotation", message, "notice")
+                faults.report(file, "several-annotations", message, "notice")
             if unlabelled:
-                faults.report(file, "annotation", f"{unlabelled:,} tasks are not annotated; left out", "notice")
+                message = f"{unlabelled:,} tasks are not labelled yet; their images are left out"
+                faults.report(file, "not-labelled", message, "notice")
         report_shapes_without_box(faults, "Label Studio", without_box)
 
 

@@ -38,11 +38,14 @@ from onestage.data.shapes import turned_box
 from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
 from onestage.structures import Categories
+from onestage.texts import one_line
 
 MAX_XML_BYTES = 2 << 20
 MAX_XML_DEPTH = 32
 CLASS_LISTS = ("classes.txt", "labels.txt", "predefined_classes.txt")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+# lines of split lists
+_STEM_AND_SIGN, _IMAGE_AND_FILE = re.compile(r"(\S+)\s+(?:-1|0|1)"), re.compile(r"(.*\S)\s+\S+\.xml")
 # tool -> (a field that it alone writes, its text, what x0 and y0 and what x1 and y1 have to lose)
 _ORIGINS = {
     "CVAT": ("source/image", "Unknown", 0.0, 0.0),
@@ -129,32 +132,40 @@ class VocSource(Source):
             return [file for file in self.files if (split_of(file) or ALL) == split]
         files: dict[str, None] = {}
         for list_file in self._lists[split]:
+            root = re.split(r"imagesets/", list_file, flags=re.IGNORECASE)[0]
             for line in filter(None, self.folder.read_lines(list_file)):
                 try:
-                    file = self._file_of_line(line, list_file)
+                    file = self._file_of_line(line, root)
                 except OutsideError as error:
                     faults.report(list_file, "path", str(error))
                     continue
-                if file in files:
+                if file is None:
+                    faults.report(f"{root}Annotations/{line}.xml", "annotation", "no such file")
+                elif file in files:
                     faults.report(list_file, "duplicate-image", f"{shown(line)} is listed again; left out", "notice")
-                files[file] = None
+                else:
+                    files[file] = None
         if not files and not faults.problems:
             raise UserError(f"{self.folder.root / self._lists[split][0]}: the split {split} names no image")
         return list(files)
 
-    def _file_of_line(self, line: str, list_file: str) -> str:
-        """A line is a stem, a stem and 1, 0 or -1 (lists for one class), an image's path, or that and the XML's."""
-        root = re.split(r"imagesets/", list_file, flags=re.IGNORECASE)[0].lower()
-        with_sign = re.fullmatch(r"(\S+)\s+(?:-1|0|1)", line)
-        with_file = re.fullmatch(r"(.*\S)\s+\S+\.xml", line)
+    def _file_of_line(self, line: str, root: str) -> str | None:
+        """A line is a stem, a stem and 1, 0 or -1 (lists for one class), an image's path, or that and the XML's.
+
+        `root` is the folder of its list, with a slash. None: there is no such file. A list may have a million lines.
+        """
+        if len(alone := self._files_of.get(key_of(line), ())) == 1:
+            return alone[0]
+        with_sign, with_file = _STEM_AND_SIGN.fullmatch(line), _IMAGE_AND_FILE.fullmatch(line)
         parts, outside = self.folder.parts_of((with_file or [line, line])[1])
-        for name in filter(None, (parts[-1], with_sign and with_sign[1], stem_of(parts[-1]))):
+        last = parts[-1] if parts else ""
+        for name in filter(None, (last, with_sign and with_sign[1], stem_of(last))):
             found = self._files_of.get(key_of(name), [])
             if found:
-                return min(found, key=lambda file: self._unlikeness(file, parts, root))
+                return min(found, key=lambda file: self._unlikeness(file, parts, root.lower()))
         if outside or ".." in line:
             raise OutsideError(f"{shown(line)} leads outside the data folder {self.folder.root}; name a file inside it")
-        return f"{list_file[: len(root)]}Annotations/{line}.xml"
+        return None
 
     def _unlikeness(self, file: str, parts: list[str], root: str) -> tuple[Any, ...]:
         """Least for the file in the folders that a line names, below the folder of its list."""
@@ -290,8 +301,8 @@ def voc_annotation(
         x0, y0, x1, y1 = (Decimal(str(np.float32(side))) for side in box_xyxy)
         sides = (x0 + 1, y0 + 1, x1, y1)  # 0-based half-open -> 1-based inclusive, with no digit lost
         bndbox = "".join(f"<{tag}>{side.normalize():f}</{tag}>" for tag, side in zip(_SIDES, sides, strict=True))
-        head = f"<name>{escape(name)}</name><difficult>{int(hard)}</difficult>"
+        head = f"<name>{escape(one_line(name))}</name><difficult>{int(hard)}</difficult>"
         objects += f"  <object>{head}<bndbox>{bndbox}</bndbox></object>\n"
     size = f"<width>{size_hw[1]}</width><height>{size_hw[0]}</height><depth>3</depth>"
-    head = f"  <filename>{escape(file_name)}</filename>\n  <size>{size}</size>\n"
+    head = f"  <filename>{escape(one_line(file_name))}</filename>\n  <size>{size}</size>\n"
     return f"<annotation>\n{head}{objects}</annotation>\n"

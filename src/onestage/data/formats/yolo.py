@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 
 from onestage.data.folder import (
     DataFolder,
@@ -46,7 +47,7 @@ from onestage.data.reading import (
 )
 from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
-from onestage.structures import Categories
+from onestage.structures import Categories, repeated
 
 MAX_LABEL_BYTES = 8 << 20
 CLASS_LISTS = ("classes.txt", "obj.names", "data.names", "labels.txt", "_darknet.labels", "class_names.txt")
@@ -65,7 +66,7 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
             settings = read_yaml(folder, file)
             if by_name or split_places(settings):
                 source = YoloSource(folder, file, settings)
-                found += [source] if source.places else []
+                found += [source] if source.places or ("names" in settings and _has_labels(folder)) else []
         except UserError:
             if by_name or folder.only is not None:
                 raise  # others are settings of something else
@@ -82,25 +83,21 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
 
 
 def _has_labels(folder: DataFolder) -> bool:
-    """True where the first text files that belong to an image hold lines of a class and fractions."""
+    """True where most of the first text files that belong to an image hold lines of a class and fractions."""
     belonging = (  # a.txt of a.jpg, or a.jpg.txt
         file
         for file in folder.annotations(".txt")
         if folder.images_of_stem(stem_of(file)) or folder.images_of_stem(stem_of(stem_of(file)))
     )
-    looked_at = 0
-    for file in belonging:
-        lines = [line.split() for line in folder.head(file, 4096).splitlines()[:5] if line.strip()]
-        if not lines:
-            continue
-        for words in lines:
-            numbers = numbers_of(words)
-            if numbers is None or len(numbers) < 5 or max(map(abs, numbers[1:])) > FRACTION_LIMIT:
-                return False
-        looked_at += 1
-        if looked_at == 20:
-            break
-    return looked_at > 0
+    heads = ([line.split() for line in folder.head(file, 4096).splitlines()[:5] if line.strip()] for file in belonging)
+    looked_at = [all(map(_is_label, lines)) for lines in islice(filter(None, heads), 20)]
+    return 2 * sum(looked_at) > len(looked_at)
+
+
+def _is_label(words: list[str]) -> bool:
+    """True for a class and at least four fractions."""
+    numbers = numbers_of(words)
+    return numbers is not None and len(numbers) >= 5 and max(map(abs, numbers[1:])) <= FRACTION_LIMIT
 
 
 class YoloSource(Source):
@@ -127,7 +124,7 @@ class YoloSource(Source):
             lists = (file for file in self.folder.annotations(".txt") if is_split(stem_of(file)))
             return {stem_of(file): [file] for file in lists if self._is_list(file)}
         here = {split: [place for _, place in ones if place is not None] for split, ones in self._named.items()}
-        if not any(here.values()):
+        if here and not any(here.values()):
             absent = next(name for ones in self._named.values() for name, _ in ones)
             where = f"{shown(absent)} is not in {self.folder.root}, or has no images"
             raise UserError(f"{self.folder.root / self.file}: {where}; put the images below it")
@@ -136,7 +133,8 @@ class YoloSource(Source):
     @cached_property
     def _named(self) -> dict[str, list[tuple[str, str | None]]]:
         """Split -> each folder or list that is named for it, and where that is; None: not here."""
-        base = str(self.settings.get("path") or "")
+        path = self.settings.get("path")
+        base = path if isinstance(path, str) else ""
         named = split_places(self.settings)
         for split, places in named.items():
             if any("\0" in place for place in places):
@@ -157,9 +155,10 @@ class YoloSource(Source):
 
     def categories(self, split: str) -> Categories:
         names = self._class_names
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise UserError(f"{self.folder.root / self.file}: two classes are called {twice!r}; give each its own name")
+        if (twice := repeated(names)) is not None:
+            raise UserError(
+                f"{self.folder.root / self.file}: two classes are called {shown(twice)}; give each its own name"
+            )
         return Categories.from_names(names)
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
@@ -193,23 +192,34 @@ class YoloSource(Source):
             return list(filter(None, self.folder.read_lines(file, 1 << 20)))
         if self.file and ("names" in self.settings or "nc" in self.settings):
             return names_of(f"{self.folder.root / self.file}", names, self.settings.get("nc"))
-        if (listed := class_list(self.folder, *CLASS_LISTS)) is not None:
-            return list(listed.names)
-        notes_files = [file for file in self.folder.annotations(".json") if file.lower().endswith("notes.json")]
-        for file in notes_files:
-            notes = self.folder.read_json(file, 1 << 24)
+        listed, noted = class_list(self.folder, *CLASS_LISTS), self._noted_names()
+        if listed is not None and noted and list(listed.names) != noted:
+            raise UserError(
+                f"{self.folder.root}: notes.json names the classes {', '.join(noted[:10])}, the list of classes "
+                f"{', '.join(listed.names[:10])}; which is right? Delete the other"
+            )
+        if listed is not None or noted:
+            return noted if listed is None else list(listed.names)
+        return [str(label) for label in range(max(self._used_labels, default=0) + 1)]
+
+    def _noted_names(self) -> list[str]:
+        """The classes in Label Studio's `notes.json`; none where there is no such file."""
+        for file in self.folder.annotations(".json"):
+            notes = self.folder.read_json(file, 1 << 24) if file.lower().endswith("notes.json") else None
             records = notes.get("categories") if isinstance(notes, dict) else None
             ones = records if isinstance(records, list) else []
             named = [(one.get("id"), str(one.get("name"))) for one in ones if isinstance(one, dict)]
             if named and all(isinstance(number, int) for number, _ in named):
                 return [name for _, name in sorted(named)]
-        return [str(label) for label in range(self._largest_label() + 1)]
+        return []
 
-    def _largest_label(self) -> int:
+    @cached_property
+    def _used_labels(self) -> set[int]:
+        """The classes of all objects."""
         labels = (self.labels.of(image) for image in self.folder.images)
         lines = (line for file in labels if file for line in self.folder.read_lines(file, MAX_LABEL_BYTES))
         found = (numbers_of(line.split()[:1]) for line in lines if line)
-        return max((int(one[0]) for one in found if one and 0 <= one[0] < 10_000), default=0)
+        return {int(one[0]) for one in found if one and 0 <= one[0] < 10_000}
 
     def _is_list(self, file: str) -> bool:
         first = next((line for line in self.folder.head(file, 4096).splitlines() if line.strip()), "")
@@ -298,10 +308,11 @@ class YoloSource(Source):
                 message = f"{shown(line)} has {len(numbers)} numbers; expected class cx cy w h"
                 faults.report(file, "annotation", message, number=number)
             elif not (label.is_integer() and 0 <= label < len(names)):
-                hint = " (do they count from 1?)" if label == len(names) else ""
-                where = self.file or "the list of classes"
-                message = f"class {label:g}, but {where} names the classes 0 to {len(names) - 1}{hint}"
-                faults.report(file, "class", f"{message}; correct it or name it", number=number)
+                from_1 = label == len(names) and 0 not in self._used_labels
+                mend = "they count from 1; count them from 0" if from_1 else "correct it, or add its name to the list"
+                listed = f"{len(names)} class{'es' if len(names) > 1 else ''} (0 to {len(names) - 1})"
+                message = f"class {label:g}, but {self.file or 'the list of classes'} names {listed}; {mend}"
+                faults.report(file, "class", message, number=number)
             elif min(box[2:]) > FRACTION_LIMIT:
                 message = (
                     f"{written} is not in fractions of the image (0 to 1), but looks like pixels; divide by its size"

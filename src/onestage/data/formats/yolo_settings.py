@@ -9,20 +9,42 @@ from typing import Any
 import yaml
 
 from onestage.data.folder import DataFolder, shown
-from onestage.data.reading import numbers_of
+from onestage.data.reading import name_of, numbers_of
 from onestage.data.split_names import is_split, split_key
 from onestage.errors import UserError
+from onestage.structures import repeated
 
-MAX_YAML_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 19  # a list of 25,000 classes; four seconds of reading
 _NOTHING = ("", "~", "null", "none")  # how YAML writes that there is none
 
 Settings = Mapping[str, Any]
 
 
+class _TextLoader(yaml.BaseLoader):
+    """Reads every value as its text, in time and memory that grow with the file: an alias stands for a word only."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
+        node = super().compose_node(parent, index)
+        if alias is not None and not isinstance(node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="an alias of more than a word", problem_mark=alias.start_mark)
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        text = super().construct_scalar(node)  # of JSON, with both halves of an emoji apart
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if (twice := repeated(keys)) is not None:
+            raise yaml.MarkedYAMLError(problem=f"the key {twice} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(folder: DataFolder, file: str) -> Settings:
     """The settings of a YAML file, every value as its text: `no` is a word there, not false."""
     try:
-        settings = yaml.load(folder.read_text(file, MAX_YAML_BYTES), Loader=yaml.BaseLoader)
+        settings = yaml.load(folder.read_text(file, MAX_YAML_BYTES), Loader=_TextLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{folder.root / file}: not YAML ({shown(str(error))}); write it again") from error
     if not isinstance(settings, dict):
@@ -54,10 +76,10 @@ def names_of(file: str, names: object, count: object) -> list[str]:
         names = [name for _, name in sorted(zip(numbers, names.values(), strict=True))]
     if not isinstance(names, list) or not names:
         raise UserError(f"{file}: names is {shown(names)}, expected the list of the classes")
-    wrong = [name for name in names if not isinstance(name, str) or not name.strip()]
+    wrong = [name for name in names if not isinstance(name, str) or name_of(name) is None]
     if wrong:
         raise UserError(f"{file}: names has {shown(wrong[0])}, expected words")
-    if count is not None and count not in _NOTHING and str(count).strip() != str(len(names)):
+    if not (count is None or (isinstance(count, str) and count.strip() in (*_NOTHING, str(len(names))))):
         raise UserError(f"{file}: nc is {shown(count)}, but {len(names)} classes are named; make them agree")
     return [name.strip() for name in names]
 

@@ -22,9 +22,10 @@ from pyarrow import fs
 
 from onestage.errors import UserError
 from onestage.inference.collection.storage import TRIES, Storage, first_line, in_storage, named, tried_again
-from onestage.inference.sources import IMAGE_SUFFIXES, STREAM_SCHEMES, VIDEO_SUFFIXES, is_address
+from onestage.inference.sources import IMAGE_SUFFIXES, STREAM_SCHEMES, VIDEO_SUFFIXES, is_address, matching, walk
 from onestage.inference.threads import mapped_ahead
 from onestage.runtime.decode import ImageError
+from onestage.texts import as_unicode
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 MAX_PIECES = 16  # pieces in a Parquet row group: reading one also reads the rows of the group before it
@@ -73,6 +74,7 @@ def find_pieces(words: Sequence[str], columns: Sequence[str]) -> Iterator[Piece]
     storage = Storage.of(words)
     parquet: list[str] = []
     for name in (name for word in dict.fromkeys(words) for name in _files_of(word, storage)):
+        name = as_unicode(name)  # one that is no UTF-8 names no file then: its row has an error
         if _suffix(name) in PARQUET_SUFFIXES:
             parquet.append(name)
         else:
@@ -100,7 +102,7 @@ def _expanded(word: str, storage: Storage) -> Iterator[str]:
     if _suffix(name) in VIDEO_SUFFIXES:
         raise UserError(f"{word}: a video; predict it without --engine ray")
     if glob.has_magic(name) and "://" not in name and not os.path.exists(name):
-        for match in glob.iglob(name, recursive=True):
+        for match in matching(name):
             if os.path.isfile(match) and _is_wanted(os.path.basename(match)):
                 yield match
             elif os.path.isdir(match) and "**" not in name:  # "**" matches the files below by itself
@@ -118,7 +120,7 @@ def _expanded(word: str, storage: Storage) -> Iterator[str]:
 def _files_of_list(path: str, storage: Storage) -> Iterator[str]:
     """The files that a list names, read line by line: it may be longer than memory."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             for word in map(str.strip, file):
                 if word.startswith("@"):
                     raise UserError(f"@{path}: {word} in a list; give it by itself")
@@ -129,11 +131,9 @@ def _files_of_list(path: str, storage: Storage) -> Iterator[str]:
 
 
 def _files_below(folder: str) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(filter(_is_wanted, files)):
-            # a name that isn't UTF-8 can't stand in a result: replaced, it names no file, and its row has an error
-            yield os.fsencode(os.path.join(parent, name)).decode("utf-8", "replace")
+    for parent, files in walk(folder):
+        for name in filter(_is_wanted, files):
+            yield os.path.join(parent, name)
 
 
 def _files_in_storage(name: str, storage: Storage) -> Iterator[str]:

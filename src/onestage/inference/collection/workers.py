@@ -23,6 +23,7 @@ from onestage.inference.predictor import BasePredictor, PreparedImage, load, rea
 from onestage.inference.threads import ahead, mapped_ahead
 from onestage.runtime.decode import MAX_FILE_BYTES, ImageError
 from onestage.structures import Detections
+from onestage.texts import one_line
 
 TRIES_OF_A_PART = 5  # one that killed so many workers would go on killing them
 SECONDS_TO_ANSWER = 10.0  # of a cluster
@@ -168,7 +169,7 @@ def predict_pieces(
         for name, image in batch:
             row: dict[str, Any] = {"source": name, "width": None, "height": None, "error": None, "detections": None}
             if isinstance(image, ImageError):
-                yield row | {"error": " ".join(str(image).split())}  # in one line
+                yield row | {"error": one_line(" ".join(str(image).split()))}
             else:
                 height, width = image.original_hw
                 yield row | {"width": width, "height": height, "detections": _structs(next(found))}

@@ -1,0 +1,110 @@
+"""Which files of a folder an earlier `onestage predict` wrote: these may be replaced, and no others."""
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from onestage.errors import UserError
+
+LIST_NAME = ".onestage-predict.jsonl"  # a line for each file that is begun, and one more when it is done
+Fingerprint = tuple[int, int]  # size in bytes, and time of the last change in nanoseconds
+
+
+class WrittenFiles(AbstractContextManager["WrittenFiles"]):
+    """Keeps a list of the files that `predict` writes into a folder, and refuses to replace any that is not on it.
+
+    A file that was changed since then is the user's, as an annotation that was corrected. The list is written as the
+    run goes on, so that a run that was killed can be started again.
+    """
+
+    def __init__(self, folder: Path, overwrite: bool = False) -> None:
+        """Read what earlier runs wrote; `overwrite` allows to replace other files, too."""
+        self.folder, self.overwrite = folder, overwrite
+        self.list = folder / LIST_NAME
+        self.known = _read(self.list)
+        self._file = None
+
+    def __enter__(self) -> "WrittenFiles":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.list.is_symlink():
+            raise UserError(f"{self.list}: a link; delete it, or choose another --out")
+        self._file = self.list.open("a", encoding="utf-8", buffering=1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def check(self, targets: Iterable[Path], sources: Iterable[str]) -> None:
+        """Raise a `UserError` for the first target that must not be replaced: a source, or a file of the user's."""
+        existing = [target for target in targets if os.path.lexists(target)]
+        if not existing:
+            return
+        source_of = {_identity(source): source for source in sources if os.path.exists(source)}
+        for target in existing:
+            source = source_of.get(_identity(target))
+            if source is not None:
+                raise UserError(
+                    f"{source}: the drawn copy would take its place; choose another --out than {self.folder}"
+                )
+            if target.is_dir():
+                raise UserError(
+                    f"{target}: a folder is where a result would be; choose another --out than {self.folder}"
+                )
+            if not self.overwrite and not self._is_ours(target):
+                raise UserError(
+                    f"{target}: not as an earlier predict wrote it; choose another --out than {self.folder}, or give "
+                    "--overwrite to replace it"
+                )
+
+    def begin(self, path: Path) -> Path:
+        """Note that a file is being written, in place of the one that is there; returns its path."""
+        path.unlink(missing_ok=True)  # or what it is a link to would be overwritten
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._note(path, None)
+        return path
+
+    def done(self, path: Path) -> None:
+        """Note that a file is whole."""
+        self._note(path, _fingerprint(path.lstat()))
+
+    def _note(self, path: Path, fingerprint: Fingerprint | None) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps([path.relative_to(self.folder).as_posix(), fingerprint]) + "\n")
+
+    def _is_ours(self, path: Path) -> bool:
+        name, status = path.relative_to(self.folder).as_posix(), path.lstat()
+        if name not in self.known or not stat.S_ISREG(status.st_mode):
+            return False
+        return self.known[name] in (None, _fingerprint(status))  # None: the run ended while it was written
+
+
+def _read(path: Path) -> dict[str, Fingerprint | None]:
+    known: dict[str, Fingerprint | None] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return known
+    for line in lines:
+        try:
+            name, fingerprint = json.loads(line)
+            known[str(name)] = None if fingerprint is None else (int(fingerprint[0]), int(fingerprint[1]))
+        except (ValueError, TypeError, IndexError):  # torn when a run was killed
+            continue
+    return known
+
+
+def _fingerprint(status: os.stat_result) -> Fingerprint:
+    return status.st_size, status.st_mtime_ns
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Equal for two names of one file; None for a link that leads nowhere."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
