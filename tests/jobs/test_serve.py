@@ -51,6 +51,28 @@ def test_it_says_where_it_is_answers_and_ends_with_ctrl_c(model: Path) -> None:
         assert process.stderr.read() == ""
 
 
+def test_stop_under_load_two_signals_end_it_at_once_with_status_0(model: Path) -> None:
+    command = [sys.executable, "-m", "onestage", "serve", str(model), "--port", "0", "--allowed-hosts", "boxes.example"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        address = re.search(r":(\d+)/", process.stdout.readline())
+        assert address is not None
+        hosts = {"boxes.example": 200, "localhost": 200, "evil.example": 403}
+        assert {host: ask(int(address[1]), "/v1/model", headers={"Host": host}).status for host in hosts} == hosts
+        with socket.create_connection(("127.0.0.1", int(address[1]))) as client:
+            client.sendall(b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nthe first part")
+            assert ask(int(address[1]), "/healthz").status == 200  # by now it has read that
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):  # it waits for the rest
+                process.wait(timeout=0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == ""
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
 def test_an_address_that_others_reach_wants_a_token(model: Path, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONESTAGE_TOKEN", raising=False)

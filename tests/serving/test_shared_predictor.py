@@ -177,7 +177,7 @@ def test_scan_bomb_small_images_pass_a_large_one_that_is_being_decoded(monkeypat
         await asyncio.gather(*large)
 
     monkeypatch.setattr("onestage.serving.shared_predictor.decode_image", slow_if_large)
-    with shared(RedBoxDetector(), Limits(decoded_pixels=100_000)) as one:
+    with shared(RedBoxDetector(), Limits(decoded_pixels=40_000)) as one:
         asyncio.run(scene(one))
 
 

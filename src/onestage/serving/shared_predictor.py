@@ -63,7 +63,8 @@ class SharedPredictor:
         self._decoders, self._large_decoder = (
             ThreadPoolExecutor(threads, thread_name_prefix="onestage-decode") for threads in (cpu_threads(), 1)
         )
-        self._budget, self._large_budget = (PixelBudget(limits.decoded_pixels) for _ in range(2))
+        self._budget = PixelBudget(limits.decoded_pixels * 3 // 4)
+        self._large_budget = PixelBudget(limits.decoded_pixels)
         self._decoding = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._line: SimpleQueue[_InLine | None] = SimpleQueue()
