@@ -135,7 +135,8 @@ def test_model_header_categories_of_another_number_than_the_networks_are_refused
         *((("normalization", "mean", 0), math.nan), (("settings",), "x"), (("settings", "strides", 0), None)),
         *((("settings", "image_size"), 10**30), (("settings", "anchor_sizes", 0), math.nan)),
         *((("settings", "aspect_ratios", 0, 0), -1.0), (("settings", "extras", 0, "stride"), 0)),
-        *((("settings", "extras", 0, "channels"), -1), (("settings", "variances", 0), math.inf)),
+        *((("settings", "extras", 2, "stride"), -1), (("settings", "extras", 0, "channels"), -1)),
+        *((("settings", "subnet_depth"), 3), (("settings", "variances", 0), math.inf)),
         *((("selection", "candidates_per_class"), 0), (("selection", "sigma"), 0.0), (("selection", "nms"), [])),
     ],
 )

@@ -353,7 +353,16 @@ def tiled_tiff(side: int, *tiles: int, big: bool = False) -> bytes:
     return (head + entries + bytes(8)).ljust(400, b"\0") + zlib.compress(bytes(100))
 
 
+def avif(said: tuple[int, int], held: tuple[int, int]) -> bytes:
+    """An AVIF file of one colour whose box (ispe: width, height) says another size than its AV1 frame."""
+    data = bytearray(encoded(Image.new("RGB", held, "red"), "AVIF", speed=10))
+    box = data.index(b"ispe") + 8
+    data[box : box + 8] = struct.pack(">II", *said)
+    return bytes(data)
+
+
 TWO_SIZES = {
+    "AVIF": avif((10, 10), (4000, 4000)),
     "PNG, large then small": (PNG + png_header(4000, 4000) + png_header(10, 10) + chunk(b"IDAT", b"") + PNG_END),
     "JPEG 2000": jpeg2000((10, 10), (4000, 4000)),
     "JPEG 2000, the other way round": jpeg2000((4000, 4000), (72, 48)),
@@ -367,7 +376,7 @@ TWO_SIZES = {
 @pytest.mark.parametrize("which", TWO_SIZES)
 def test_two_headers_the_decoder_never_unpacks_another_size_than_the_header_says(which: str) -> None:
     tracemalloc.start()
-    with pytest.raises(ImageError, match=r"header says \d+x\d+ pixels, but its (data|tiles) \d+x\d+; replace"):
+    with pytest.raises(ImageError, match=r"header says \d+x\d+ pixels, but its (data|tiles|frames) \d+x\d+; replace"):
         decode_image(TWO_SIZES[which])
     assert tracemalloc.get_traced_memory()[1] < 1e6
     tracemalloc.stop()
@@ -385,6 +394,9 @@ def test_huge_a_tiff_of_many_tags_is_refused_without_a_word_on_each(capfd: pytes
 def test_two_headers_files_that_say_one_size_are_decoded() -> None:
     image = Image.fromarray(scene())
     assert decode_image(jpeg2000((72, 48), (72, 48))).shape == (48, 72, 3)
+    for more in ({}, {"save_all": True, "append_images": [image]}, {"subsampling": "4:4:4"}):
+        assert decode_image(encoded(image, "AVIF", **more)).shape == (48, 72, 3)
+    assert decode_image(encoded(image.convert("RGBA"), "AVIF")).shape == (48, 72, 3)
     for options in ({"lossless": True}, {"quality": 80}, {"exif": b"Exif\0\0"}):  # VP8L, VP8, VP8X
         assert decode_image(encoded(image, "WebP", **options)).shape == (48, 72, 3)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from onestage.backbones import FeatureMaps, TimmMaps, VGG16Reduced
 from onestage.detectors.base import MadeNetwork, Normalization
 from onestage.detectors.multibox import FRESH_LAYERS_GET_NORMS, MultiBoxConfig, MultiBoxDetector, MultiBoxHead
+from onestage.errors import UserError
 from onestage.necks import TopDown
 from onestage.selection import Selection
 from onestage.settings import setting
@@ -43,6 +44,10 @@ class Extra:
     stride: int = 1
     padding: int = 0
     norm: bool = True  # has its own batch norm, in networks that have them; over 1 x 1 maps it leaves mostly noise
+
+    def __post_init__(self) -> None:
+        if min(self.reduced, self.channels, self.kernel, self.stride) < 1 or self.padding < 0:
+            raise UserError(f"{self}: expected channels, a kernel and a stride of 1 or more, and no padding below 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -214,6 +214,8 @@ def _opened(source: ImageSource, max_pixels: int) -> _Opened:
         raise ImageError(
             f"{name}: not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000 image ({what}); replace or delete it"
         )
+    if kind == "AVIF":  # of an animation its still image, whose size is known, by another brand in front
+        data = data[:8] + b"avif" + data[12:]
     content, unpacked = _Content(data), None
     try:
         unpacked = decoders_size(kind, data)
@@ -249,12 +251,12 @@ def _check_pixels(name: str, size: tuple[int, int], max_pixels: int) -> None:
 
 def _check_decoders_size(name: str, kind: str, size: tuple[int, int], unpacked: tuple[int, int]) -> None:
     """Refuse a file whose decoder would unpack another size than its header says."""
-    if kind == "TIFF":  # tiles of usual sizes may be larger than a small image
+    if kind in ("TIFF", "AVIF"):  # tiles of usual sizes may be larger than a small image
         fits = unpacked[0] * unpacked[1] <= max(2 * size[0] * size[1], MAX_TILE_PIXELS)
     else:
         fits = unpacked == size
     if not fits:
-        what = "tiles" if kind == "TIFF" else "data"
+        what = {"TIFF": "tiles", "AVIF": "frames"}.get(kind, "data")
         raise ImageError(
             f"{name}: the {kind} header says {size[0]}x{size[1]} pixels, but its {what} {unpacked[0]}x{unpacked[1]}; "
             "replace or delete it"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from .avif_size import largest_frame
+
 _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 274, 322, 323  # tags of TIFF 6.0
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF values -> struct's letters
 _MAX_TIFF_TAGS = 200  # a photo has some dozens; libtiff prints a line of each that it does not like
@@ -30,7 +32,8 @@ def exif_orientation(exif: object) -> int:
 def decoders_size(kind: str, data: bytes) -> tuple[int, int] | None:
     """(width, height) of what the decoder will unpack at once, where that may differ from what Pillow says.
 
-    Of a TIFF it is the tile, (0, 0) where it has none. struct.error or ValueError: the header is damaged.
+    Of a TIFF it is the tile, (0, 0) where it has none; of an AVIF the largest frame. struct.error, ValueError or
+    IndexError: the header is damaged.
     """
     if kind == "PNG":  # libpng goes by the first IHDR, Pillow by the last
         name, width, height = struct.unpack_from(">4sII", data, 12)
@@ -41,6 +44,8 @@ def decoders_size(kind: str, data: bytes) -> tuple[int, int] | None:
         return _codestream_size(data)
     if kind == "WebP":
         return _webp_size(data)
+    if kind == "AVIF":
+        return largest_frame(data)
     if kind != "TIFF":
         return None
     sides = {_TILE_WIDTH: 0, _TILE_LENGTH: 0}
