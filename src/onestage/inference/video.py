@@ -269,8 +269,9 @@ class VideoReader:
 
     def _check_end(self, numbers: FrameNumbers, ends: dict[int, int]) -> None:
         """Say it if the file ended before it should: by its index of frames, or by the length in its header."""
-        if self.container.format.name.startswith("mov"):
-            expected = len(self.stream.index_entries)
+        mp4 = self.container.format.name.startswith("mov")
+        expected = len(getattr(self.stream, "index_entries", ())) if mp4 else 0  # older PyAV has none
+        if expected:
             missing = f"{self.packets} of {expected} frames are there" if self.packets < expected else ""
         else:
             length_s = float(self.stream.frames / self.rate) or self._length_s()
