@@ -134,6 +134,7 @@ class VideoReader:
         self.begin = (stream.start_time or 0) * self.time_base  # time of the first frame by that clock, seconds
         self.colours = Colours(stream.colorspace, stream.color_primaries, stream.color_trc)
         self.broken = self.packets = 0
+        self.reformatter = import_av().video.reformatter.VideoReformatter()  # one for all frames: it has threads
 
     def _open(self) -> None:
         name = self.source.name
@@ -179,8 +180,8 @@ class VideoReader:
 
     def _frame(self, decoded: Any, number: int, time: Fraction) -> Frame:
         colours = Colours(decoded.colorspace).known(decoded.height)
-        pixels = decoded.to_ndarray(format="rgb24", src_colorspace=colours.swscale_name)
-        upright, turned = as_shown(pixels, display_matrix(decoded))
+        rgb = self.reformatter.reformat(decoded, format="rgb24", src_colorspace=colours.swscale_name)
+        upright, turned = as_shown(rgb.to_ndarray(), display_matrix(decoded))
         aspect = pixel_aspect(self.stream)
         return Frame(np.ascontiguousarray(upright), number, time, 1 / aspect if turned else aspect)
 
@@ -268,8 +269,9 @@ class VideoReader:
 
     def _check_end(self, numbers: FrameNumbers, ends: dict[int, int]) -> None:
         """Say it if the file ended before it should: by its index of frames, or by the length in its header."""
-        if self.container.format.name.startswith("mov"):
-            expected = len(self.stream.index_entries)
+        mp4 = self.container.format.name.startswith("mov")
+        expected = len(getattr(self.stream, "index_entries", ())) if mp4 else 0  # older PyAV has none
+        if expected:
             missing = f"{self.packets} of {expected} frames are there" if self.packets < expected else ""
         else:
             length_s = float(self.stream.frames / self.rate) or self._length_s()

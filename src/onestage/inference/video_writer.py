@@ -68,6 +68,7 @@ class VideoWriter:
         self.size_hw, self.padding = size_hw, (0, size_hw[0] % 2, 0, size_hw[1] % 2)
         self.colours, self.pixel_aspect = (colours or Colours()).known(size_hw[0]), pixel_aspect
         self.last_tick, self.end_s = -1, Fraction(0)
+        self.reformatter = av.video.reformatter.VideoReformatter()
         original = None if sound_of is None or sound_of.live else open_container(sound_of)
         if original is None or original.streams.best("audio") is None:
             self._begin(None, sound_from)
@@ -108,7 +109,7 @@ class VideoWriter:
             image_rgb = cv2.copyMakeBorder(image_rgb, *self.padding, cv2.BORDER_REPLICATE)
         frame = import_av().VideoFrame.from_ndarray(image_rgb, format="rgb24")
         space = self.colours.swscale_name
-        frame = frame.reformat(format="yuv420p", dst_colorspace=space, dst_color_range=LIMITED_RANGE)
+        frame = self.reformatter.reformat(frame, format="yuv420p", dst_colorspace=space, dst_color_range=LIMITED_RANGE)
         self.last_tick = max(self.last_tick + 1, round(time_s / self.time_base))
         frame.pts, frame.time_base = self.last_tick, self.time_base
         self.end_s = time_s + 1 / self.rate
