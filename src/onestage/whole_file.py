@@ -24,7 +24,10 @@ def written_whole(path: Path, *, keep_as: Path | None = None) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # of this writer alone, on a shared disk too
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors' files are for their owner alone
         _flush(temporary)
         if keep_as is not None and path.exists():
             path.replace(keep_as)

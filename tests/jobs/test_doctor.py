@@ -336,12 +336,12 @@ def test_each_kind_of_wrong_label_is_found_and_the_surest_doubted_most() -> None
     )
     candidates = sorted(candidates_of(table, "train", [found]), key=lambda one: -one.doubt)
     kinds = [(one.kind, one.objects, round(one.doubt, 2)) for one in candidates]
-    # never found: 1 of 3 cats is found, so the recall of cats is 1/3
-    assert kinds == [("class", (1,), 0.8), ("missing", (), 0.6), ("box", (2,), 0.35), ("never-found", (3,), 0.33)]
+    # never found: 1 of 3 cats is found, so the recall of cats is 1/3; missing: 1 of 3 sure dogs is one, 0.6 x 1/3
+    assert kinds == [("class", (1,), 0.8), ("box", (2,), 0.35), ("never-found", (3,), 0.33), ("missing", (), 0.2)]
     assert candidates[0].text == "a.jpg: the cat looks like a dog"
-    assert candidates[1].text == "a.jpg: a dog at 80, 20, 95, 35 is not labelled"
-    assert candidates[2].text == "a.jpg: the box of the dog and the model's overlap by 50%"
-    assert candidates[3].text == "a.jpg: the cat is never found"
+    assert candidates[1].text == "a.jpg: the box of the dog and the model's overlap by 50%"
+    assert candidates[2].text == "a.jpg: the cat is never found"
+    assert candidates[3].text == "a.jpg: a dog at 80, 20, 95, 35 is not labelled"
 
 
 def test_ignored_objects_and_labels_that_the_model_agrees_with_are_not_doubted() -> None:

@@ -49,6 +49,12 @@ def test_torn_a_cut_file_is_noticed(tmp_path: Path) -> None:
         read_tensors(path)
 
 
+def test_a_model_file_may_be_read_by_whom_other_files_may_be_read(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    write_tensors(tmp_path / "x.safetensors", TENSORS, {})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.safetensors"
     write_tensors(path, TENSORS, {"step": 7})
@@ -85,6 +91,8 @@ def test_a_model_file_describes_itself(tmp_path: Path) -> None:
 def test_what_is_not_a_model_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         load_model(tmp_path / "nowhere.safetensors")
+    with pytest.raises(UserError, match=r": no run folder \(no model\.safetensors\); give the folder of a run"):
+        load_model(tmp_path)  # data in the place of a model, for instance
     save_file(TENSORS, tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match="onestage import"):
         load_model(tmp_path / "foreign.safetensors")

@@ -1,13 +1,14 @@
 """Candidates for wrong labels: where a trained model sees what is not labelled, or not what is.
 
-Each candidate gets a doubt from 0 to 1, and the largest come first. What the model does not know (its recall of a class
-is low) says little about labels, so an object that is never found counts by its class's recall.
+Each candidate gets a doubt from 0 to 1, and the largest come first. What the model does not know says little about
+labels: an object that is never found counts by the recall of its class, one that is not labelled by its precision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -88,20 +89,29 @@ def _findings(candidates: list[Candidate]) -> Iterator[Finding]:
 
 def candidates_of(table: Table, split: str, found: list[Detections]) -> list[Candidate]:
     """Candidates of one split, in no order; `found` in the table's order and with its labels."""
-    recall = _recall(table, found)
-    return [one for index in range(len(table)) for one in _of_image(table, split, index, found[index], recall)]
+    known = _known(table, found)
+    return [one for index in range(len(table)) for one in _of_image(table, split, index, found[index], known)]
 
 
-def _recall(table: Table, found: list[Detections]) -> Float[np.ndarray, " K"]:
-    """The part of each class's objects that a sure detection of the class finds."""
-    hits, counts = np.zeros(len(table.categories)), np.zeros(len(table.categories))
+class Known(NamedTuple):
+    """How well the model knows each class, by its sure detections."""
+
+    recall: Float[np.ndarray, " K"]  # the part of the objects that one finds
+    precision: Float[np.ndarray, " K"]  # the part of them that finds an object
+
+
+def _known(table: Table, found: list[Detections]) -> Known:
+    objects, found_objects, detections, right_detections = np.zeros((4, len(table.categories)))
     for index in range(len(table)):
         boxes, labels, ignored = table.objects(index)
         iou, scores, found_labels = _against(boxes, found[index])
-        right = (iou >= FITS) & (found_labels[:, None] == labels) & (scores[:, None] >= SURE)
-        np.add.at(hits, labels[~ignored], right.any(axis=0)[~ignored])
-        np.add.at(counts, labels[~ignored], 1)
-    return hits / np.maximum(counts, 1)
+        sure = scores >= SURE
+        right = (iou >= FITS) & (found_labels[:, None] == labels) & sure[:, None]
+        np.add.at(objects, labels[~ignored], 1)
+        np.add.at(found_objects, labels[~ignored], right.any(axis=0)[~ignored])
+        np.add.at(detections, found_labels[sure], 1)
+        np.add.at(right_detections, found_labels[sure], right.any(axis=1)[sure])
+    return Known(found_objects / np.maximum(objects, 1), right_detections / np.maximum(detections, 1))
 
 
 def _against(boxes_xyxy: np.ndarray, found: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -110,17 +120,18 @@ def _against(boxes_xyxy: np.ndarray, found: Detections) -> tuple[np.ndarray, np.
     return iou.numpy(), found.scores.double().cpu().numpy(), found.labels.cpu().numpy()
 
 
-def _of_image(table: Table, split: str, index: int, found: Detections, recall: np.ndarray) -> Iterator[Candidate]:
+def _of_image(table: Table, split: str, index: int, found: Detections, known: Known) -> Iterator[Candidate]:
     names, image = table.categories.names, table.image_name(index)
     boxes, labels, ignored = table.objects(index)
     iou, scores, found_labels = _against(boxes, found)
     for row in np.flatnonzero((iou < TOUCHES).all(axis=1) & (scores >= SURE)):
         x0, y0, x1, y1 = found.boxes_xyxy[row].tolist()
         text = f"{image}: a {names[found_labels[row]]} at {x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f} is not labelled"
-        yield Candidate(float(scores[row]), "missing", split, index, (), (x0, y0, x1, y1), text)
+        doubt = float(scores[row] * known.precision[found_labels[row]])
+        yield Candidate(doubt, "missing", split, index, (), (x0, y0, x1, y1), text)
     for place in np.flatnonzero(~ignored).tolist():
         label = int(labels[place])
-        doubted = _doubt(iou[:, place], scores, found_labels, label, names, float(recall[label]))
+        doubted = _doubt(iou[:, place], scores, found_labels, label, names, float(known.recall[label]))
         if doubted is not None:
             doubt, kind, why = doubted
             x0, y0, x1, y1 = boxes[place].tolist()

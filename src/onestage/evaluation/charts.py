@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from onestage.evaluation.pages import templates
 
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46, 12, 8, 34
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 56, 12, 8, 34
 MAX_POINTS = 300  # points of one line; a longer one is drawn through the means of as many parts
 
 _TEMPLATE = templates().from_string("""\

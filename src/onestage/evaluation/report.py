@@ -204,4 +204,5 @@ def choose_examples(truth: GroundTruth, counts: ImageCounts, limit: int = 6) -> 
         turn[image] = turns_of_class[label]
         turns_of_class[label] += 1
     best = np.lexsort((-hits, turn, hits == 0, -f1))
+    best = best[(f1[best] > 0) | (counts.mistakes[best] == 0)]
     return best[~np.isin(best, worst)][:limit].tolist(), worst.tolist()

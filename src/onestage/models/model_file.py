@@ -74,7 +74,11 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
         UserError: it is missing, damaged, or no model: a header that describes no network or another one than the
             weights', or weights that are not finite.
     """
-    path = RunFolder(Path(path)).model if Path(path).is_dir() else Path(path)
+    folder, path = Path(path), Path(path)
+    if folder.is_dir():
+        path = RunFolder(folder).model
+        if not path.exists():
+            raise UserError(f"{folder}: no run folder (no {path.name}); give the folder of a run, or a model file")
     tensors, header = read_tensors(path)
     if "config" not in header or "categories" not in header:
         raise UserError(f"{path}: not a onestage model file; `onestage import` reads other projects' weights")

@@ -138,6 +138,7 @@ class Trainer:
                     self.save()
                     saved_at = time.monotonic()
         if stopped:
+            self.display.say(f"saved at step {self.position.step:,}; --resume goes on")
             raise KeyboardInterrupt
 
     def open_journal(self) -> Journal:
