@@ -25,18 +25,18 @@ def test_a_line_runs_from_the_left_bottom_to_the_right_top_of_its_axes() -> None
         [Series("rise", np.array([0.0, 2.0]), np.array([0.0, 5.0]))],
         description="a rise",
         x_label="x",
-        size_wh=(158, 142),  # 100 x 100 pixels inside the margins
+        size_wh=(168, 142),  # 100 x 100 pixels inside the margins
     )
 
-    assert points(chart) == ["46,108", "146,8"]
+    assert points(chart) == ["56,108", "156,8"]
 
 
 def test_values_that_are_not_finite_are_left_out_and_spikes_stay_inside() -> None:
     series = Series("loss", np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, np.nan, 99.0, np.inf]))
 
-    chart = line_chart([series], description="loss", x_label="step", y_range=(0.0, 2.0), size_wh=(158, 142))
+    chart = line_chart([series], description="loss", x_label="step", y_range=(0.0, 2.0), size_wh=(168, 142))
 
-    assert points(chart) == ["46,58", "146,8"]
+    assert points(chart) == ["56,58", "156,8"]
 
 
 def test_a_long_line_is_drawn_by_the_means_of_its_parts() -> None:
