@@ -220,7 +220,7 @@ def test_bad_data_stops_before_training_or_is_left_out_by_choice(
     assert run("train", root, *words) == 1
     assert bad.name in capsys.readouterr().err
     assert run("train", root, *words, "--skip-bad-data", "--batch-size", 2) == 0
-    assert "1 images and 0 objects" in capsys.readouterr().out
+    assert "1 image and 0 objects" in capsys.readouterr().out
 
 
 def test_batches_of_one_image_are_refused_where_batch_norms_are_trained(

@@ -114,17 +114,13 @@ def predict(
     display = display or Display()
     keep_freed_memory()
     predictor = load(model, device=device)
-    predictor.selection = predictor.papers_selection.changed(
-        score_threshold=score_threshold,
-        nms=nms,
-        iou_threshold=iou_threshold,
-        class_agnostic=class_agnostic or None,  # an exported file may have it inside
-        max_detections=predictor.usual_detections if max_detections is None else max_detections,
-    )
-    opened, folder = open_sources(sources), Path(out)
+    asked = {"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold}
+    asked["class_agnostic"] = class_agnostic or None  # an exported file may have it inside
+    asked["max_detections"] = predictor.usual_detections if max_detections is None else max_detections
+    predictor.selection = predictor.papers_selection.changed(**asked)
+    opened, folder, written = open_sources(sources), Path(out), WrittenFiles(Path(out), overwrite)
     if track:
         ObjectTracker(1.0, score_threshold)  # or the one line about the missing package, before all work
-    written = WrittenFiles(folder, overwrite)
     written.check(_targets(opened, folder, formats), [source.name for source in opened])
     with written, _result_files(written, predictor.categories, formats) as (add, done):
         unreadable = _predict_images(predictor, opened, add, written, batch_size, display)

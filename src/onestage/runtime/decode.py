@@ -70,11 +70,7 @@ _FIRST_BYTES = {
 _HEIC = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV wants exactly one colour order; its reduced colour flags carry the bit of the other one, BGR
-_REDUCE = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-}
+_REDUCE = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 # for each pixel at the peak of decoding, as measured: the file, the decoder's own buffers, Pillow's pixels, ours
 _DECODING_BYTES = {"JPEG": 9, "PNG": 18, "WebP": 11, "BMP": 14, "TIFF": 16, "GIF": 14, "AVIF": 20, "JPEG 2000": 24}
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # orientation -> OpenCV's code: 1 left-right, 0 up-down, -1 both

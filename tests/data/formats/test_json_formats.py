@@ -168,7 +168,7 @@ def test_label_studio_percents_turned_boxes_and_several_annotations(tmp_path: Pa
         ("dog", 8, 6, 16, 12),
         ("dog", 32, 27, 48, 33),
     ]
-    assert sorted(kind for kind, _ in problems) == ["annotation", "no-box"]
+    assert sorted(kind for kind, _ in problems) == ["no-box", "several-annotations"]
 
 
 def test_label_studio_json_min_has_the_regions_beside_the_image(tmp_path: Path) -> None:
