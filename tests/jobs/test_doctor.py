@@ -329,8 +329,11 @@ A, B, C = (0.0, 0.0, 20.0, 20.0), (40.0, 0.0, 60.0, 20.0), (0.0, 60.0, 30.0, 90.
 
 
 def test_each_kind_of_wrong_label_is_found_and_the_surest_doubted_most() -> None:
-    table = labelled((0, A, False), (0, B, False), (1, C, False), (0, (60, 60, 80, 80), False))
+    good = ((40.0, 30.0, 55.0, 45.0), (80.0, 70.0, 98.0, 98.0))  # two dogs that are found as they are labelled
+    dogs = [(1, box, False) for box in good]
+    table = labelled((0, A, False), (0, B, False), (1, C, False), (0, (60, 60, 80, 80), False), *dogs)
     found = detected(
+        *((1, 0.9, box) for box in good),
         (0, 0.9, A),  # right
         (1, 0.8, B),  # a dog where a cat is labelled
         (1, 0.7, (0, 60, 30, 75)),  # half of C
@@ -339,12 +342,13 @@ def test_each_kind_of_wrong_label_is_found_and_the_surest_doubted_most() -> None
     )
     candidates = sorted(candidates_of(table, "train", [found]), key=lambda one: -one.doubt)
     kinds = [(one.kind, one.objects, round(one.doubt, 2)) for one in candidates]
-    # never found: 1 of 3 cats is found, so the recall of cats is 1/3; missing: 1 of 3 sure dogs is one, 0.6 x 1/3
-    assert kinds == [("class", (1,), 0.8), ("box", (2,), 0.35), ("never-found", (3,), 0.33), ("missing", (), 0.2)]
+    # box: two of the three dogs that are found fit better, 0.7 x 2/3; missing: 3 of 5 sure dogs are some, 0.6 x 3/5;
+    # never found: 1 of 3 cats is found
+    assert kinds == [("class", (1,), 0.8), ("box", (2,), 0.47), ("missing", (), 0.36), ("never-found", (3,), 0.33)]
     assert candidates[0].text == "a.jpg: the cat looks like a dog"
     assert candidates[1].text == "a.jpg: the box of the dog and the model's overlap by 50%"
-    assert candidates[2].text == "a.jpg: the cat is never found"
-    assert candidates[3].text == "a.jpg: a dog at 80, 20, 95, 35 is not labelled"
+    assert candidates[2].text == "a.jpg: a dog at 80, 20, 95, 35 is not labelled"
+    assert candidates[3].text == "a.jpg: the cat is never found"
 
 
 def test_ignored_objects_and_labels_that_the_model_agrees_with_are_not_doubted() -> None:

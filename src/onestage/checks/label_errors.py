@@ -1,7 +1,8 @@
 """Candidates for wrong labels: where a trained model sees what is not labelled, or not what is.
 
 Each candidate gets a doubt from 0 to 1, and the largest come first. What the model does not know says little about
-labels: an object that is never found counts by the recall of its class, one that is not labelled by its precision.
+labels: an object that is never found counts by the recall of its class, one that is not labelled by its precision, and
+a box that fits badly by how many of its class fit better.
 """
 
 from __future__ import annotations
@@ -98,20 +99,27 @@ class Known(NamedTuple):
 
     recall: Float[np.ndarray, " K"]  # the part of the objects that one finds
     precision: Float[np.ndarray, " K"]  # the part of them that finds an object
+    fits: list[Float[np.ndarray, " M"]]  # of each class: the best IoU of a sure detection with each object it touches
 
 
 def _known(table: Table, found: list[Detections]) -> Known:
     objects, found_objects, detections, right_detections = np.zeros((4, len(table.categories)))
+    touched_labels, touched_ious = [], []
     for index in range(len(table)):
         boxes, labels, ignored = table.objects(index)
         iou, scores, found_labels = _against(boxes, found[index])
         sure = scores >= SURE
-        right = (iou >= FITS) & (found_labels[:, None] == labels) & sure[:, None]
+        own_iou = np.where((found_labels[:, None] == labels) & sure[:, None], iou, 0.0)  # (detections, objects)
+        right, best = own_iou >= FITS, own_iou.max(axis=0, initial=0.0)
+        touched_labels.append(labels[best >= TOUCHES])
+        touched_ious.append(best[best >= TOUCHES])
         np.add.at(objects, labels[~ignored], 1)
         np.add.at(found_objects, labels[~ignored], right.any(axis=0)[~ignored])
         np.add.at(detections, found_labels[sure], 1)
         np.add.at(right_detections, found_labels[sure], right.any(axis=1)[sure])
-    return Known(found_objects / np.maximum(objects, 1), right_detections / np.maximum(detections, 1))
+    all_labels, all_ious = np.concatenate([*touched_labels, []]), np.concatenate([*touched_ious, []])
+    fits = [all_ious[all_labels == label] for label in range(len(table.categories))]
+    return Known(found_objects / np.maximum(objects, 1), right_detections / np.maximum(detections, 1), fits)
 
 
 def _against(boxes_xyxy: np.ndarray, found: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -131,7 +139,7 @@ def _of_image(table: Table, split: str, index: int, found: Detections, known: Kn
         yield Candidate(doubt, "missing", split, index, (), (x0, y0, x1, y1), text)
     for place in np.flatnonzero(~ignored).tolist():
         label = int(labels[place])
-        doubted = _doubt(iou[:, place], scores, found_labels, label, names, float(known.recall[label]))
+        doubted = _doubt(iou[:, place], scores, found_labels, label, names, known)
         if doubted is not None:
             doubt, kind, why = doubted
             x0, y0, x1, y1 = boxes[place].tolist()
@@ -144,11 +152,11 @@ def _doubt(
     found_labels: Int64[np.ndarray, " M"],
     label: int,
     names: Sequence[str],
-    recall: float,
+    known: Known,
 ) -> tuple[float, str, str] | None:
     """(doubt, kind, why) for one object; None where the detections agree with it.
 
-    `iou` is that of each detection with the object, `recall` that of its class.
+    `iou` is that of each detection with the object.
     """
     name, same = names[label], found_labels == label
     own = scores[same & (iou >= FITS)].max(initial=0.0)
@@ -157,10 +165,10 @@ def _doubt(
     if best_other >= SURE and best_other > own:
         return float(best_other - own), "class", f"the {name} looks like a {names[found_labels[others.argmax()]]}"
     if touched < FAINT:
-        return float(recall * (1 - touched)), "never-found", f"the {name} is never found"
+        return float(known.recall[label] * (1 - touched)), "never-found", f"the {name} is never found"
     about = same & (iou >= TOUCHES) & (scores >= SURE)
     best = iou[about].max(initial=0.0)
     if about.any() and best < LOOSE:
         why = f"the box of the {name} and the model's overlap by {best:.0%}"
-        return float(scores[about].max() * (1 - best)), "box", why
+        return float(scores[about].max() * (known.fits[label] > best).mean()), "box", why
     return None
