@@ -1,0 +1,33 @@
+"""How a command ends that somebody no longer waits for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from onestage import cli
+
+
+def test_a_reader_that_has_enough_ends_a_command_without_a_word() -> None:
+    command = [sys.executable, "-m", "onestage", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `onestage --help | head` does
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 1
+
+
+def test_ctrl_c_before_a_command_has_begun_is_one_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> type[cli.Train]:
+        raise KeyboardInterrupt  # while the settings of `train` load torch
+
+    monkeypatch.setattr(cli, "_train_with_settings", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "data"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "stopped\n"
