@@ -29,7 +29,6 @@ from small_model import write_small_model
 import onestage
 from onestage import cli
 from onestage.errors import UserError
-from onestage.inference.collection.results import ResultFolder, RunSettings
 from onestage.inference.collection.workers import joined_cluster
 from onestage.terminal import Display
 
@@ -184,24 +183,6 @@ def test_a_part_that_goes_on_killing_its_workers_ends_the_run_with_one_line(
     assert str(raised.value).endswith("what is done is kept, and the same command goes on with the rest")
     assert "\n" not in str(raised.value)
     assert [path.name for path in (tmp_path / "out").glob("part-*")] == ["part-00000000.parquet"]
-
-
-@pytest.mark.usefixtures("ray_of_this_machine")
-def test_a_failure_of_a_worker_is_reported_in_one_line(
-    model: Path, images: Path, tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin = ResultFolder.begin
-
-    def begin_and_damage(folder: ResultFolder, *arguments: Any) -> RunSettings:
-        """What a worker finds isn't what the command left."""
-        return replace(begin(folder, *arguments), columns=())
-
-    monkeypatch.setattr(ResultFolder, "begin", begin_and_damage)
-    pq.write_table(pa.table({"bytes": [b""]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"^ValueError: not enough values to unpack .+; what is done is kept"):
-        onestage.predict_collection(
-            model, [str(tmp_path / "a.parquet")], out=tmp_path / "out", concurrency=1, display=quiet
-        )
 
 
 @pytest.mark.usefixtures("ray_of_this_machine")

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from _pytest.mark import ParameterSet
 from collection_runs import run_settings
@@ -22,7 +23,7 @@ from onestage.errors import UserError
 from onestage.inference.collection.plan import Part, find_pieces, parts_of
 from onestage.inference.collection.results import ResultFolder, RunSettings
 from onestage.inference.collection.storage import Storage
-from onestage.inference.collection.workers import Worker, Workers, choose_workers, joined_cluster
+from onestage.inference.collection.workers import Worker, Workers, _outcome, choose_workers, joined_cluster
 from onestage.runtime.threads import cpu_threads
 from onestage.selection import Selection
 
@@ -154,3 +155,19 @@ def test_a_worker_takes_exported_files(model: Path, tmp_path: Path) -> None:
     row = pq.read_table(tmp_path / "out/part-00000000.parquet").to_pylist()[0]
     assert len(expected) > 5
     np.testing.assert_allclose([d["box_xyxy"] for d in row["detections"]], expected.boxes_xyxy, atol=1e-3)
+
+
+def test_a_failure_of_a_worker_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray hands over what its actor raised with the traceback of that process; of it, one line is told."""
+    cause = ValueError("not enough values\nto unpack")
+    failure = ray.exceptions.RayTaskError("Worker.do", "Traceback ...\n  File ...", cause).as_instanceof_cause()
+
+    def fail(_ready: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(ray, "get", fail)
+    with pytest.raises(UserError) as told:
+        _outcome(ray.ObjectRef.nil(), Part(0, 0), ResultFolder.at(str(tmp_path)))
+    assert str(told.value) == (
+        "ValueError: not enough values; what is done is kept, and the same command goes on with the rest"
+    )
