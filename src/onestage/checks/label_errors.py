@@ -1,19 +1,19 @@
 """Candidates for wrong labels: where a trained model sees what is not labelled, or not what is.
 
 Each candidate gets a doubt from 0 to 1, and the largest come first. What the model does not know says little about
-labels: an object that is never found counts by the recall of its class, one that is not labelled by its precision, and
-a box that fits badly by how many of its class fit better.
+labels: an object that is never found counts by how much of its class is noticed, one that is not labelled by the
+precision of its class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torchvision.ops import box_iou
 
 from onestage.checks.checkup import Checkup
@@ -95,31 +95,24 @@ def candidates_of(table: Table, split: str, found: list[Detections]) -> list[Can
 
 
 class Known(NamedTuple):
-    """How well the model knows each class, by its sure detections."""
+    """How well the model knows each class."""
 
-    recall: Float[np.ndarray, " K"]  # the part of the objects that one finds
-    precision: Float[np.ndarray, " K"]  # the part of them that finds an object
-    fits: list[Float[np.ndarray, " M"]]  # of each class: the best IoU of a sure detection with each object it touches
+    noticed: Float[np.ndarray, " K"]  # the part of the objects that any detection touches
+    precision: Float[np.ndarray, " K"]  # the part of the sure detections that find an object of the class
 
 
 def _known(table: Table, found: list[Detections]) -> Known:
-    objects, found_objects, detections, right_detections = np.zeros((4, len(table.categories)))
-    touched_labels, touched_ious = [], []
+    objects, noticed, detections, right = np.zeros((4, len(table.categories)))
     for index in range(len(table)):
         boxes, labels, ignored = table.objects(index)
         iou, scores, found_labels = _against(boxes, found[index])
-        sure = scores >= SURE
-        own_iou = np.where((found_labels[:, None] == labels) & sure[:, None], iou, 0.0)  # (detections, objects)
-        right, best = own_iou >= FITS, own_iou.max(axis=0, initial=0.0)
-        touched_labels.append(labels[best >= TOUCHES])
-        touched_ious.append(best[best >= TOUCHES])
+        touched = ((iou >= TOUCHES) & (scores[:, None] >= FAINT)).any(axis=0)
+        sure, finds = scores >= SURE, ((iou >= FITS) & (found_labels[:, None] == labels)).any(axis=1)
         np.add.at(objects, labels[~ignored], 1)
-        np.add.at(found_objects, labels[~ignored], right.any(axis=0)[~ignored])
+        np.add.at(noticed, labels[~ignored], touched[~ignored])
         np.add.at(detections, found_labels[sure], 1)
-        np.add.at(right_detections, found_labels[sure], right.any(axis=1)[sure])
-    all_labels, all_ious = np.concatenate([*touched_labels, []]), np.concatenate([*touched_ious, []])
-    fits = [all_ious[all_labels == label] for label in range(len(table.categories))]
-    return Known(found_objects / np.maximum(objects, 1), right_detections / np.maximum(detections, 1), fits)
+        np.add.at(right, found_labels[sure], finds[sure])
+    return Known(noticed / np.maximum(objects, 1), right / np.maximum(detections, 1))
 
 
 def _against(boxes_xyxy: np.ndarray, found: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,38 +130,48 @@ def _of_image(table: Table, split: str, index: int, found: Detections, known: Kn
         text = f"{image}: a {names[found_labels[row]]} at {x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f} is not labelled"
         doubt = float(scores[row] * known.precision[found_labels[row]])
         yield Candidate(doubt, "missing", split, index, (), (x0, y0, x1, y1), text)
+    nearest = iou.argmax(axis=1) if len(boxes) else np.zeros(len(scores), dtype=np.int64)  # object of each detection
     for place in np.flatnonzero(~ignored).tolist():
         label = int(labels[place])
-        doubted = _doubt(iou[:, place], scores, found_labels, label, names, known)
+        name, same = names[label], found_labels == label
+        seen = Seen(iou[:, place], scores, same, nearest == place)
+        x0, y0, x1, y1 = boxes[place].tolist()
+        doubted = _doubt(seen, float(known.noticed[label]))
         if doubted is not None:
-            doubt, kind, why = doubted
-            x0, y0, x1, y1 = boxes[place].tolist()
+            doubt, kind, detection = doubted
+            why = f"the {name} is never found"
+            if kind == "class":
+                why = f"the {name} looks like a {names[found_labels[detection]]}"
+            elif kind == "box":
+                why = f"the box of the {name} and the model's overlap by {seen.iou[detection]:.0%}"
             yield Candidate(doubt, kind, split, index, (place,), (x0, y0, x1, y1), f"{image}: {why}")
 
 
-def _doubt(
-    iou: Float[np.ndarray, " M"],
-    scores: Float[np.ndarray, " M"],
-    found_labels: Int64[np.ndarray, " M"],
-    label: int,
-    names: Sequence[str],
-    known: Known,
-) -> tuple[float, str, str] | None:
-    """(doubt, kind, why) for one object; None where the detections agree with it.
+class Seen(NamedTuple):
+    """The detections of an image, as seen from one object; all (M,)."""
 
-    `iou` is that of each detection with the object.
+    iou: np.ndarray  # with the object
+    scores: np.ndarray
+    same: np.ndarray  # True: of its class
+    nearest: np.ndarray  # True: the object is the one that it overlaps most
+
+
+def _doubt(seen: Seen, noticed: float) -> tuple[float, str, int] | None:
+    """(doubt, kind, the detection that speaks against the label) of one object; None where the detections agree.
+
+    `noticed` is the part of its class that the model notices at all.
     """
-    name, same = names[label], found_labels == label
-    own = scores[same & (iou >= FITS)].max(initial=0.0)
-    others = np.where(~same & (iou >= FITS), scores, 0.0)
-    best_other, touched = others.max(initial=0.0), scores[iou >= TOUCHES].max(initial=0.0)
+    own = seen.scores[seen.same & (seen.iou >= FITS)].max(initial=0.0)
+    others = np.where(~seen.same & (seen.iou >= FITS), seen.scores, 0.0)
+    best_other = others.max(initial=0.0)
     if best_other >= SURE and best_other > own:
-        return float(best_other - own), "class", f"the {name} looks like a {names[found_labels[others.argmax()]]}"
+        return float(best_other / (best_other + own)), "class", int(others.argmax())
+    touched = seen.scores[seen.iou >= TOUCHES].max(initial=0.0)
     if touched < FAINT:
-        return float(known.recall[label] * (1 - touched)), "never-found", f"the {name} is never found"
-    about = same & (iou >= TOUCHES) & (scores >= SURE)
-    best = iou[about].max(initial=0.0)
-    if about.any() and best < LOOSE:
-        why = f"the box of the {name} and the model's overlap by {best:.0%}"
-        return float(scores[about].max() * (known.fits[label] > best).mean()), "box", why
+        return float(noticed * (1 - touched)), "never-found", 0
+    about = np.where(seen.same & seen.nearest & (seen.scores >= SURE), seen.iou, 0.0)
+    best = about.max(initial=0.0)
+    if TOUCHES <= best < LOOSE:
+        loose = (LOOSE - best) / (LOOSE - TOUCHES)
+        return float(seen.scores[about.argmax()] * loose), "box", int(about.argmax())
     return None
