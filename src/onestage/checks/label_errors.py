@@ -106,7 +106,7 @@ def _known(table: Table, found: list[Detections]) -> Known:
     for index in range(len(table)):
         boxes, labels, ignored = table.objects(index)
         iou, scores, found_labels = _against(boxes, found[index])
-        touched = ((iou >= TOUCHES) & (scores[:, None] >= FAINT)).any(axis=0)
+        touched = np.where(scores[:, None] >= FAINT, iou, 0.0).max(axis=0, initial=0.0) >= TOUCHES
         sure, finds = scores >= SURE, ((iou >= FITS) & (found_labels[:, None] == labels)).any(axis=1)
         np.add.at(objects, labels[~ignored], 1)
         np.add.at(noticed, labels[~ignored], touched[~ignored])
