@@ -263,9 +263,9 @@ def _rows(rows: int | Sequence[int] | Tensor | np.integer | np.ndarray, count: i
     if chosen.ndim > 1 or chosen.dtype == torch.bool or (chosen.is_floating_point() and chosen.numel()):
         raise IndexError(f"{rows!r}: give whole numbers of rows, a slice, or a mask of {count} values")
     chosen = chosen.reshape(-1).long()  # an empty list becomes no rows
-    for row in chosen.tolist():
-        if not -count <= row < count:
-            raise IndexError(f"row {row} of {count} detections")
+    outside = chosen[(chosen < -count) | (chosen >= count)]
+    if len(outside):
+        raise IndexError(f"row {int(outside[0])} of {count} detections")
     return chosen
 
 

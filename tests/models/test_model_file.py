@@ -178,7 +178,7 @@ def test_a_header_that_asks_for_a_huge_network_is_refused_before_memory_is_taken
     detector = build("ssd300-test_efficientnet", 2)
     save_model(tmp_path / "m.safetensors", detector, Categories.from_names(["cat", "dog"]))
     tensors, header = read_tensors(tmp_path / "m.safetensors")
-    header["config"]["settings"]["neck_channels"] = 2_000_000  # a 3x3 convolution of it would be 144 TB
+    header["config"]["settings"]["extras"][0]["channels"] = 2_000_000  # a 3x3 convolution to it would be 18 GB
     write_tensors(tmp_path / "huge.safetensors", tensors, header)
     with pytest.raises(UserError, match="the weights do not fit the network it names"):
         load_model(tmp_path / "huge.safetensors")

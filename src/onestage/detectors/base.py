@@ -40,6 +40,7 @@ class Normalization:
             )
 
 
+MOST_CHANNELS, MOST_LAYERS = 4096, 64  # that a setting may ask for: a stranger's file asks for a billion
 IMAGENET = Normalization(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))  # torchvision's, times 255
 
 

@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestage.backbones import FeatureMaps, ResNetStages, VGG16Reduced
-from onestage.detectors.base import MadeNetwork, Normalization
+from onestage.detectors.base import MOST_CHANNELS, MOST_LAYERS, MadeNetwork, Normalization
 from onestage.detectors.multibox import FRESH_LAYERS_GET_NORMS, MultiBoxConfig, MultiBoxDetector, MultiBoxHead
 from onestage.errors import UserError
 from onestage.necks import MLFPN, Norm
 from onestage.selection import Selection
-from onestage.settings import setting
+from onestage.settings import check_ranges, setting
 
 SCALES = 6
 HEAD_LEARNING_RATE_FACTOR = 0.1  # a logit has 18,432 inputs, all above 0: AdamW's full steps change it too much
@@ -55,8 +55,9 @@ class M2DetConfig(MultiBoxConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.num_levels <= 64:  # a stranger's file may ask for a billion modules
-            raise UserError(f"num_levels {self.num_levels}: expected 1 to 64")
+        check_ranges(self, {"channels": (2, MOST_CHANNELS), "num_levels": (1, MOST_LAYERS)})
+        if self.channels % 2:
+            raise UserError(f"channels {self.channels}: expected an even number, which is halved in the pyramid")
 
     def build(self, name: str, num_classes: int, normalization: Normalization) -> M2Det:
         backbone_name = name.partition("-")[2]

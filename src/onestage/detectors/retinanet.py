@@ -30,6 +30,8 @@ from onestage.anchors import (
 from onestage.backbones import FeatureMaps, TimmMaps
 from onestage.boxes import clip_boxes, decode_deltas
 from onestage.detectors.base import (
+    MOST_CHANNELS,
+    MOST_LAYERS,
     Detector,
     DetectorConfig,
     MadeNetwork,
@@ -45,11 +47,12 @@ from onestage.matching import match_anchors
 from onestage.necks import FPN, P6From
 from onestage.postprocess import LevelCut
 from onestage.selection import Selection
-from onestage.settings import setting
+from onestage.settings import check_ranges, setting
 from onestage.structures import Losses, Predictions, Targets
 
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 LEVELS = len(STRIDES)
+NORM_GROUPS = 32  # of a group norm (Wu 2018, 4.1; torchvision)
 LONG_RATIOS = (5.0, 2.0, 1.0, 0.5, 0.2)  # for data whose objects are often much longer than broad; not in the paper
 CANDIDATES_A_LEVEL = 1000  # Lin 2017, 4.1 "Inference"
 SubnetNorm = Literal["none", "group"]
@@ -106,8 +109,9 @@ class RetinaNetConfig(DetectorConfig):
             )
         if not self.aspect_ratios or not all(0 < ratio < math.inf for ratio in self.aspect_ratios):
             raise UserError(f"aspect ratios {self.aspect_ratios}: expected positive numbers, width / height")
-        if not 0 <= self.subnet_depth <= 64:  # a stranger's file may ask for a billion layers
-            raise UserError(f"subnet_depth {self.subnet_depth}: expected 0 to 64")
+        check_ranges(self, {"channels": (1, MOST_CHANNELS), "subnet_depth": (0, MOST_LAYERS)})
+        if self.subnet_norm == "group" and self.channels % NORM_GROUPS:
+            raise UserError(f"channels {self.channels}: expected a multiple of {NORM_GROUPS}, the group norms' groups")
         if self.image_size is not None and self.image_size % 32:
             raise UserError(f"image size {self.image_size}: RetinaNet takes multiples of 32 pixels")
         if (self.image_size is None) == (self.edges is None):
@@ -278,7 +282,7 @@ def _subnet_layer(channels: int, norm: SubnetNorm) -> nn.Sequential:
     if norm == "none":
         return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    return nn.Sequential(conv, nn.GroupNorm(32, channels), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, nn.GroupNorm(NORM_GROUPS, channels), nn.ReLU(inplace=True))
 
 
 @lru_cache(maxsize=32)  # batches of many sizes come again and again

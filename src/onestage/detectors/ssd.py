@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from onestage.backbones import FeatureMaps, TimmMaps, VGG16Reduced
-from onestage.detectors.base import MadeNetwork, Normalization
+from onestage.detectors.base import MOST_CHANNELS, MadeNetwork, Normalization
 from onestage.detectors.multibox import FRESH_LAYERS_GET_NORMS, MultiBoxConfig, MultiBoxDetector, MultiBoxHead
 from onestage.errors import UserError
 from onestage.necks import TopDown
 from onestage.selection import Selection
-from onestage.settings import setting
+from onestage.settings import check_ranges, setting
 
 Neck = Literal["none", "top_down"]
 
@@ -64,6 +64,10 @@ class SSDConfig(MultiBoxConfig):
     FAMILY = "SSD"
     # Liu 2016, 3.1
     PAPERS_SELECTION = Selection(score_threshold=0.01, iou_threshold=0.45, max_detections=200)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, {"neck_channels": (1, MOST_CHANNELS)})
 
     def build(self, name: str, num_classes: int, normalization: Normalization) -> SSD:
         backbone = name.partition("-")[2]

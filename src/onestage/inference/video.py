@@ -90,6 +90,14 @@ class FrameNumbers:
         return self.last
 
 
+def check_chosen_frames(every: int, start_s: float, end_s: float | None) -> None:
+    """Raise a UserError where these arguments of `VideoReader` make no sense."""
+    if every < 1:
+        raise UserError(f"every {every}: give 1 or more")
+    if not 0 <= start_s < math.inf or (end_s is not None and not end_s > start_s):
+        raise UserError(f"from {start_s:g} s to {end_s} s: the end must come after the beginning")
+
+
 class VideoReader:
     """An open video file, camera or stream; `frames` decodes it frame by frame."""
 
@@ -112,10 +120,7 @@ class VideoReader:
             UserError: PyAV is missing, or settings that make no sense.
             VideoError: the source can't be opened or holds no video, or its frames are too large.
         """
-        if every < 1:
-            raise UserError(f"every {every}: give 1 or more")
-        if not 0 <= start_s < math.inf or (end_s is not None and not end_s > start_s):
-            raise UserError(f"from {start_s:g} s to {end_s} s: the end must come after the beginning")
+        check_chosen_frames(every, start_s, end_s)
         self.source, self.every, self.start_s, self.end_s, self.report = source, every, start_s, end_s, report
         self._open()
         stream = self.stream

@@ -26,7 +26,7 @@ from onestage.inference.object_tracking import LOWEST_SCORE, ObjectTracker
 from onestage.inference.predictor import BasePredictor, FramePrediction, load
 from onestage.inference.sources import ImageSource, Source, VideoSource, open_sources
 from onestage.inference.threads import behind
-from onestage.inference.video import TIME_DIGITS, VideoError, VideoReader
+from onestage.inference.video import TIME_DIGITS, VideoError, VideoReader, check_chosen_frames
 from onestage.inference.video_writer import VideoWriter
 from onestage.jobs.written_files import WrittenFiles
 from onestage.structures import Categories, Detections
@@ -112,6 +112,7 @@ def predict(
             sources that could not be read.
     """
     display = display or Display()
+    check_chosen_frames(every, start_s, end_s)
     keep_freed_memory()
     predictor = load(model, device=device)
     asked = {"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold}

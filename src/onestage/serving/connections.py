@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from types import FrameType
 from typing import Any
 
@@ -21,10 +22,14 @@ from onestage.serving.limits import Limits
 KEEP_ALIVE_SECONDS = 20  # a connection may stay idle so long between two requests
 SHUTDOWN_SECONDS = 10.0  # requests that are being answered have so long when the server is stopped
 MAX_HEAD_BYTES = 1 << 15  # of a request's line and headers, of a chunk's header, of the headers behind the body
-MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 1_000, 64  # of a body; each costs as much as a thousand bytes
+MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 256, 64  # of a body; each costs as much as a thousand bytes
 SYSTEM_BUFFER_BYTES = 1 << 17  # of an answer; the system tells of room when a third of its buffer has been read
 LEAST_READ_BYTES = 1 << 16  # of an answer, at each look at it
+REFUSAL_SECONDS = 1.0  # until the answer to what is no HTTP
 MAX_OPEN_FILES = 65_536
+# A network gives up the interpreter at each of its operations, and waits so long (5 ms by Python's default) for it
+# where requests keep another thread busy.
+SWITCH_SECONDS = 0.0005
 
 
 def run(app: FastAPI, listening: socket.socket) -> None:
@@ -39,6 +44,7 @@ def run(app: FastAPI, listening: socket.socket) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # of open files: each connection is one
         wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.suppress(KeyboardInterrupt):
         http_server(app).run(sockets=[listening])
 
@@ -115,11 +121,13 @@ class DeadlineProtocol(H11Protocol):
         self.conn = CountedConnection(h11.SERVER, MAX_HEAD_BYTES)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BUFFER_BYTES)
         transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every answer that waits
-        self._half_closed = False
+        self._half_closed = self._refused = False
         self._request_timer = self.loop.call_later(self.seconds, transport.close)
         self._answer_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         before = self.cycle, self.conn.their_state
         super().data_received(data)
         if before != (self.cycle, self.conn.their_state):  # a head or a body is whole
@@ -128,6 +136,12 @@ class DeadlineProtocol(H11Protocol):
             self._request_timer = self.loop.call_later(self.seconds, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, and close the connection, after a moment: who sends it comes again at once."""
+        self._refused = True
+        self.transport.pause_reading()
+        self.loop.call_later(REFUSAL_SECONDS, self._refuse, msg)
+
+    def _refuse(self, msg: str) -> None:
         with contextlib.suppress(h11.LocalProtocolError):  # an answer has begun, so there is no room for another
             super().send_400_response(msg)
         self.transport.close()

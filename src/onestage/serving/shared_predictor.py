@@ -59,12 +59,13 @@ class SharedPredictor:
         """`on_batch` is called after each batch with its number of images and its seconds."""
         self.waiting = 0  # images that have no answer yet
         self._predictor, self._limits, self._batch_size, self._on_batch = predictor, limits, batch_size, on_batch
-        # Large images, of which the budget has room for one at a time, have a thread of their own: others pass them.
-        self._decoders, self._large_decoder = (
-            ThreadPoolExecutor(threads, thread_name_prefix="onestage-decode") for threads in (cpu_threads(), 1)
-        )
+        # Large images, of which the budget has room for one at a time, and drawing have threads of their own: others
+        # pass them.
+        threads = cpu_threads()
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="onestage-decode")
+        self._slow_threads = ThreadPoolExecutor(max(1, threads // 2), thread_name_prefix="onestage-slow")
         self._budget = PixelBudget(limits.decoded_pixels * 3 // 4)
-        self._large_budget = PixelBudget(limits.decoded_pixels)
+        self._slow_budget = PixelBudget(limits.decoded_pixels)
         self._decoding = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._line: SimpleQueue[_InLine | None] = SimpleQueue()
@@ -102,13 +103,12 @@ class SharedPredictor:
             drawn = found.draw(image, min_side=SMALLEST_DRAWN_SIDE)
             return cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
 
-        work = self._with_pixels(encoded, drawn_png, self._deadline(), more_memory=DRAWING_WEIGHT)
-        return (await self._results([work]))[0]
+        return (await self._results([self._with_pixels(encoded, drawn_png, self._deadline(), drawing=True)]))[0]
 
     def close(self) -> None:
         """End the threads, once they have done what they were given."""
         self._decoders.shutdown(wait=True)
-        self._large_decoder.shutdown(wait=True)
+        self._slow_threads.shutdown(wait=True)
         self._line.put(None)
         self._network.join(timeout=STUCK_SECONDS)
 
@@ -134,18 +134,18 @@ class SharedPredictor:
             self.waiting -= 1
 
     async def _with_pixels(
-        self, encoded: bytes, work: Callable[[np.ndarray], T], deadline: float, more_memory: float = 0.0
+        self, encoded: bytes, work: Callable[[np.ndarray], T], deadline: float, *, drawing: bool = False
     ) -> T:
         """Work on a decoded image in a thread. The header gives its size first; pixels come once there is room."""
         loop, max_pixels = asyncio.get_running_loop(), self._limits.pixels
         header = await loop.run_in_executor(self._decoders, lambda: read_header(encoded, max_pixels=max_pixels))
         if header.format == "JPEG 2000":
             raise ImageError(f"image: {header.format} takes too long to decode for a server; send JPEG or PNG")
-        pixels = int(header.decoding_bytes / BYTES_OF_A_PIXEL + more_memory * header.height * header.width)
-        large = 2 * pixels > self._limits.decoded_pixels
-        async with (self._large_budget if large else self._budget).taken(pixels, deadline):
+        pixels = int(header.decoding_bytes / BYTES_OF_A_PIXEL + drawing * DRAWING_WEIGHT * header.height * header.width)
+        slow = drawing or 2 * pixels > self._limits.decoded_pixels
+        async with (self._slow_budget if slow else self._budget).taken(pixels, deadline):
             return await loop.run_in_executor(
-                self._large_decoder if large else self._decoders,
+                self._slow_threads if slow else self._decoders,
                 lambda: work(decode_image(encoded, max_pixels=max_pixels, bits=self._predictor.input_bits)),
             )
 

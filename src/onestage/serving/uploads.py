@@ -48,18 +48,17 @@ class BodyReader:
         Raises:
             HTTPException: the body is too large or too slow, or there is no room for it now; as `uploads`.
         """
-        chunks: list[bytes] = []
+        received = bytearray()  # one block that grows: thousands of small ones would leave holes in the memory
         size = 0
         try:
-            await self._receive(request, chunks)
-            size = sum(map(len, chunks))
-            body = b"".join(chunks)
-            chunks.clear()
+            await self._receive(request, received)
+            size, body = len(received), bytes(received)
+            received.clear()
             images = await self._uploads(request.headers.get("content-type", ""), body)
             del body
             yield images
         finally:
-            self._held -= size or sum(map(len, chunks))
+            self._held -= size or len(received)
 
     async def _uploads(self, content_type: str, body: bytes) -> list[Upload]:
         if parse_options_header(content_type)[0] != MULTIPART:
@@ -67,8 +66,8 @@ class BodyReader:
         async with self._parsing:  # one form at a time: its parts are copied
             return await run_in_threadpool(uploads, content_type, body, self._limits)
 
-    async def _receive(self, request: Request, chunks: list[bytes]) -> None:
-        limits, size = self._limits, 0
+    async def _receive(self, request: Request, received: bytearray) -> None:
+        limits = self._limits
         announced = request.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and len(announced) < 20 and int(announced) > limits.body_bytes:
             headers = CLOSE if int(announced) >= 4 * limits.body_bytes else {}
@@ -76,9 +75,9 @@ class BodyReader:
         try:
             async with asyncio.timeout(limits.body_seconds):
                 async for chunk in request.stream():
-                    chunks.append(chunk)
-                    size, self._held = size + len(chunk), self._held + len(chunk)
-                    if size > limits.body_bytes:
+                    received += chunk
+                    self._held += len(chunk)
+                    if len(received) > limits.body_bytes:
                         raise self._too_large("the body", CLOSE)
                     if self._held > limits.all_bodies_bytes:
                         raise busy("too much is being uploaded at this moment")
