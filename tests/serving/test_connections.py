@@ -18,9 +18,9 @@ from starlette.exceptions import HTTPException
 from onestage.inference.predictor import Predictor
 from onestage.serving import connections
 from onestage.serving.app import create_app
-from onestage.serving.connections import DeadlineProtocol, StoppableServer, http_server
+from onestage.serving.connections import PIPELINE_SECONDS, DeadlineProtocol, StoppableServer, http_server
 from onestage.serving.drawn_images import DrawnImages
-from onestage.serving.limits import Limits
+from onestage.serving.limits import REFUSAL_SECONDS, Limits
 
 IMAGE = red_png((20, 30, 80, 90))
 CHUNKED = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -84,6 +84,21 @@ ENDLESS = {
 def test_trailers_and_whatever_else_has_no_end_is_cut(what: str, guarded: bool, port: int, guarded_port: int) -> None:
     most = 64 << 20  # far more than the buffers of both systems
     assert taken(guarded_port if guarded else port, *ENDLESS[what], most=most) < most
+
+
+def test_hostile_clients_what_is_no_http_is_answered_after_a_moment(port: int) -> None:
+    """Or who sends it would come again at once, and the others wait."""
+    begun = time.monotonic()
+    assert answers(port, b"nonsense\r\n\r\n")[:12] == b"HTTP/1.1 400"
+    assert time.monotonic() - begun > 0.9 * REFUSAL_SECONDS
+
+
+def test_hostile_clients_requests_that_wait_for_no_answer_are_read_one_by_one(port: int) -> None:
+    begun = time.monotonic()
+    requests = 5 * b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert answers(port, requests + last).count(b"HTTP/1.1 200") == 6
+    assert time.monotonic() - begun > 0.9 * 5 * PIPELINE_SECONDS
 
 
 def test_trailers_that_are_short_and_extensions_do_no_harm(port: int) -> None:

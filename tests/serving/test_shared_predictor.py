@@ -16,8 +16,10 @@ from starlette.exceptions import HTTPException
 
 from onestage.inference.predictor import Predictor
 from onestage.runtime.decode import ImageError, decode_image
+from onestage.runtime.threads import cpu_threads
 from onestage.serving.limits import Limits
 from onestage.serving.shared_predictor import ImageResult, PixelBudget, SharedPredictor
+from onestage.structures import Detections
 
 BOX = (20, 30, 80, 90)
 
@@ -178,6 +180,28 @@ def test_scan_bomb_small_images_pass_a_large_one_that_is_being_decoded(monkeypat
 
     monkeypatch.setattr("onestage.serving.shared_predictor.decode_image", slow_if_large)
     with shared(RedBoxDetector(), Limits(decoded_pixels=40_000)) as one:
+        asyncio.run(scene(one))
+
+
+def test_never_reads_small_images_pass_those_that_are_being_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    def slow_to_draw(found: Detections, image: np.ndarray, **options: int) -> np.ndarray:
+        assert go.wait(timeout=30)
+        return image
+
+    async def scene(one: SharedPredictor) -> None:
+        found = await one.detect([red_png(BOX)])
+        drawn = [asyncio.create_task(one.draw(red_png(BOX), found[0].found)) for _ in range(2 * cpu_threads())]
+        await asyncio.sleep(0.05)
+        for _ in range(3):
+            await one.detect([red_png(BOX)])
+        assert not any(task.done() for task in drawn)
+        go.set()
+        await asyncio.gather(*drawn)
+
+    monkeypatch.setattr(Detections, "draw", slow_to_draw)
+    with shared(RedBoxDetector()) as one:
         asyncio.run(scene(one))
 
 

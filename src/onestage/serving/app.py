@@ -3,6 +3,7 @@
 Pydantic's models are for the OpenAPI document and `/v1/model`; detections are written without them.
 """
 
+import asyncio
 import hmac
 import logging
 import warnings
@@ -26,7 +27,7 @@ from onestage.runtime import __version__
 from onestage.runtime.decode import ImageError, TooManyPixelsError
 from onestage.serving.drawn_images import PNG, DrawnImages
 from onestage.serving.hosts import HostCheck
-from onestage.serving.limits import Limits, busy
+from onestage.serving.limits import REFUSAL_SECONDS, Limits, busy
 from onestage.serving.metrics import Metrics
 from onestage.serving.shared_predictor import ImageResult, SharedPredictor
 from onestage.serving.uploads import BodyReader, Upload
@@ -270,7 +271,7 @@ def _with_name(image: Upload, error: object) -> str:
     return f"{image.name}: {text.removeprefix('image: ')}" if image.name else text
 
 
-async def _error_as_json(_request: Request, error: Exception) -> Response:
+async def _error_as_json(request: Request, error: Exception) -> Response:
     """Answer an error with `{"error": "one sentence"}`; the server's own failures go to its log."""
     headers = None
     if isinstance(error, HTTPException):
@@ -279,10 +280,12 @@ async def _error_as_json(_request: Request, error: Exception) -> Response:
         first = error.errors()[0]
         status, message = 422, f"{first['loc'][-1]}: {first['msg']}"
     elif isinstance(error, MemoryError):
-        return await _error_as_json(_request, busy("the machine is short of memory"))
+        return await _error_as_json(request, busy("the machine is short of memory"))
     elif isinstance(error, ClientDisconnect):
         status, message = 400, "the client went away"
     else:
         log.error("a request failed", exc_info=error)
         status, message = 500, "the server failed with this request; its log says why"
+    if 400 <= status < 500 and request.app.state.shared.waiting:  # others first: who is refused comes again at once
+        await asyncio.sleep(REFUSAL_SECONDS)
     return JSONResponse({"error": message}, status, headers)

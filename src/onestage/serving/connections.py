@@ -17,7 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from onestage.serving.limits import Limits
+from onestage.compute.memory import share_freed_memory
+from onestage.serving.limits import REFUSAL_SECONDS, Limits
 
 KEEP_ALIVE_SECONDS = 20  # a connection may stay idle so long between two requests
 SHUTDOWN_SECONDS = 10.0  # requests that are being answered have so long when the server is stopped
@@ -25,7 +26,7 @@ MAX_HEAD_BYTES = 1 << 15  # of a request's line and headers, of a chunk's header
 MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 256, 64  # of a body; each costs as much as a thousand bytes
 SYSTEM_BUFFER_BYTES = 1 << 17  # of an answer; the system tells of room when a third of its buffer has been read
 LEAST_READ_BYTES = 1 << 16  # of an answer, at each look at it
-REFUSAL_SECONDS = 1.0  # until the answer to what is no HTTP
+PIPELINE_SECONDS = 0.1  # between an answer and a request that came before it
 MAX_OPEN_FILES = 65_536
 # A network gives up the interpreter at each of its operations, and waits so long (5 ms by Python's default) for it
 # where requests keep another thread busy.
@@ -44,6 +45,7 @@ def run(app: FastAPI, listening: socket.socket) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # of open files: each connection is one
         wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    share_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.suppress(KeyboardInterrupt):
         http_server(app).run(sockets=[listening])
@@ -121,7 +123,7 @@ class DeadlineProtocol(H11Protocol):
         self.conn = CountedConnection(h11.SERVER, MAX_HEAD_BYTES)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BUFFER_BYTES)
         transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every answer that waits
-        self._half_closed = self._refused = False
+        self._half_closed = self._refused = self._answered = False
         self._request_timer = self.loop.call_later(self.seconds, transport.close)
         self._answer_timer: asyncio.TimerHandle | None = None
 
@@ -151,8 +153,28 @@ class DeadlineProtocol(H11Protocol):
         self._half_closed = self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
         return self._half_closed  # else the connection is closed
 
+    def handle_events(self) -> None:
+        """Read on; after an answer, what the client has sent before it came waits for others to have their turn."""
+        if self._answered and self.conn.trailing_data[0]:
+            self.flow.pause_reading()
+            self.loop.call_later(PIPELINE_SECONDS, self._handle_next)
+        else:
+            super().handle_events()
+
+    def _handle_next(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            super().handle_events()
+            self._close_if_done()
+
     def on_response_complete(self) -> None:
+        self._answered = True
         super().on_response_complete()
+        self._answered = False
+        if not self.conn.trailing_data[0]:
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
         if self._half_closed and self.cycle.response_complete:  # no other request was waiting
             self.transport.close()
 

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 
+REFUSAL_SECONDS = 0.5  # between a request that is refused, where others wait for the network, and the answer
+
 
 @dataclass(frozen=True)
 class Limits:
     """Bounds that hold whatever clients send."""
 
     body_bytes: int = 32 << 20  # of one request
-    all_bodies_bytes: int = 128 << 20  # of all requests that are being read and answered, together
-    all_drawn_bytes: int = 64 << 20  # of all drawn images that clients have not read yet, but for the first
+    all_bodies_bytes: int = 64 << 20  # of all requests that are being read and answered, together
+    all_drawn_bytes: int = 32 << 20  # of all drawn images that clients have not read yet, but for the first
     body_seconds: float = 10.0  # for the head of a request, and then for its body
     images: int = 32  # of one request
     pixels: int = 25_000_000  # of one image, height x width

@@ -6,13 +6,15 @@ Whatever waits is bounded: images without an answer, decoded pixels, the time un
 """
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Any, TypeAlias, TypeVar
 
 import cv2
@@ -29,6 +31,7 @@ from onestage.structures import Detections
 GATHER_SECONDS = 0.01  # a batch waits at most so long for images that are being decoded
 STUCK_SECONDS = 30.0  # a batch that takes longer means that the network hangs
 BYTES_OF_A_PIXEL = 9  # that decoding an ordinary JPEG takes
+SLOW_THREADS_NICE = 10
 DRAWING_WEIGHT = 1.5  # the drawn copy, another order of colours, the PNG
 
 T = TypeVar("T")
@@ -63,7 +66,7 @@ class SharedPredictor:
         # pass them.
         threads = cpu_threads()
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="onestage-decode")
-        self._slow_threads = ThreadPoolExecutor(max(1, threads // 2), thread_name_prefix="onestage-slow")
+        self._slow_threads = ThreadPoolExecutor(max(1, threads // 2), "onestage-slow", _give_way)
         self._budget = PixelBudget(limits.decoded_pixels * 3 // 4)
         self._slow_budget = PixelBudget(limits.decoded_pixels)
         self._decoding = 0
@@ -202,6 +205,12 @@ class SharedPredictor:
         self._on_batch(len(batch), seconds)
         for (_, answer), detections in zip(batch, found, strict=True):
             answer.set_result((detections, began, seconds))
+
+
+def _give_way() -> None:
+    """Let this thread have what others leave of the processor; Linux alone counts by threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), SLOW_THREADS_NICE)
 
 
 class PixelBudget:
