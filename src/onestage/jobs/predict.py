@@ -135,12 +135,16 @@ def predict(
             except VideoError as error:
                 unreadable += 1
                 display.say(f"passed over: {error}")
-    inputs = " and ".join(f"{done[what]:,} {what}" for what in ("images", "frames") if done[what]) or "0 images"
-    which = f"scores above {score_threshold:g}{' or a track' if track else ''}"
-    display.say(f"{inputs}, {done['detections']} detections with {which}: {folder}")
+    display.say(f"{_counted(done, score_threshold, track)}: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
     return Predicted(folder, done["images"], done["frames"], done["detections"])
+
+
+def _counted(done: Counter[str], score_threshold: float, track: bool) -> str:
+    inputs = " and ".join(f"{done[what]:,} {what}" for what in ("images", "frames") if done[what]) or "0 images"
+    which = f"scores above {score_threshold:g}{' or a track' if track else ''}"
+    return f"{inputs}, {done['detections']} detections with {which}"
 
 
 def _targets(sources: Sequence[Source], folder: Path, formats: Sequence[str]) -> Iterator[Path]:

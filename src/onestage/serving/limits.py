@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 
-REFUSAL_SECONDS = 0.5  # between a request that is refused, where others wait for the network, and the answer
+REFUSAL_SECONDS = 1.0  # between a request that is refused, where others wait for the network, and the answer
 
 
 @dataclass(frozen=True)
