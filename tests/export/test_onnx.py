@@ -132,8 +132,8 @@ def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
 
 # ---------------------------------------------------------------------------------------------- whole files
 
-M2DET = cast(M2DetConfig, detector_config("m2det320-vgg16"))
-TINY_M2DET = replace(M2DET, channels=16, num_levels=2).with_quick_start()
+M2DET = cast(M2DetConfig, detector_config("m2det320-resnet50"))
+TINY_M2DET = replace(M2DET, channels=16, num_levels=2, resnet_stages=(2, 3)).with_quick_start()
 SMALL_RETINANET = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1)
 CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
 traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
@@ -143,16 +143,16 @@ traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        ("ssd300-test_efficientnet", None),
+        ("ssd300-test_efficientnet", detector_config("ssd300-test_efficientnet")),
         ("retinanet-test_resnet", SMALL_RETINANET),
         ("retinanet-test_resnet", replace(SMALL_RETINANET.adjusted({"edges": (120, 200)}), anchor_style="torchvision")),
-        ("m2det320-vgg16", TINY_M2DET),
+        ("m2det320-test_resnet", TINY_M2DET),
     ],
     ids=["ssd", "retinanet", "torchvision's retinanet keeping ratios", "m2det"],
 )
 def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    detector = build(name, len(CATEGORIES), config=config).eval()
+    detector = config.build(name, len(CATEGORIES), config.backbone_normalization("resnet50")).eval()
     _spread_scores(detector)
     papers = detector.evaluation_selection
     with unchecked():
