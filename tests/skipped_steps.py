@@ -19,18 +19,18 @@ NAME = "retinanet-test_efficientnet"
 
 
 def small_step(
-    recipe: Recipe | None = None, precision: str = "fp32", world: World = ALONE, seed: int = 0
+    recipe: Recipe | None = None, precision: str = "fp32", world: World = ALONE, seed: int = 0, device: str = "cpu"
 ) -> OptimizerStep:
     """The step of a detector of three classes for images of 96 pixels, whose batch norms have seen some."""
     torch.manual_seed(seed)
     recipe = recipe or Recipe(detector=NAME, steps=1)
     detector = build(NAME, 3, config=detector_config(NAME).adjusted({"image_size": 96, "channels": 64}))
-    compute = Compute(torch.device("cpu"), DTYPES[precision], "as the test asks")
+    compute = Compute(torch.device(device), DTYPES[precision], "as the test asks")
     compute.place(detector)
     freeze_untrained(detector, recipe)
     train_mode(detector)
     step = OptimizerStep(detector, detector, recipe, compute, world)
-    detector(small_batch(seed=8).images)
+    detector(small_batch(seed=8).images.to(device))
     return step
 
 

@@ -101,7 +101,7 @@ class Targets:
     ignored: Bool[Tensor, " N"]
 
     def to(self, device: torch.device) -> Targets:
-        return Targets(*(t.to(device, non_blocking=True) for t in (self.boxes_xyxy, self.labels, self.ignored)))
+        return Targets(*(to_device(t, device) for t in (self.boxes_xyxy, self.labels, self.ignored)))
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,12 @@ class Batch:
     image_indices: Int64[Tensor, " B"]
 
     def to(self, device: torch.device) -> Batch:
-        images = self.images.to(device, non_blocking=True)
-        return Batch(images, [t.to(device) for t in self.targets], self.image_indices)
+        return Batch(to_device(self.images, device), [t.to(device) for t in self.targets], self.image_indices)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there. A GPU's own work waits for what comes to it; the host's would not for what comes from it."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 class Predictions(NamedTuple):

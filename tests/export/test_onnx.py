@@ -233,6 +233,17 @@ def test_a_device_that_is_not_there_is_named(ssd_file: Path) -> None:
         ExportedPredictor(ssd_file, device="tpu")
 
 
+def test_a_device_that_the_engine_has_but_can_not_use_is_named(ssd_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where CUDA's libraries are missing: the engine writes it in its log, and takes the processor."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *arguments, providers: session(*arguments))
+    with pytest.raises(
+        UserError, match=r"cuda: ONNX Runtime \S+ can't use it here and took CPUExecutionProvider; give"
+    ):
+        ExportedPredictor(ssd_file, device="cuda")
+
+
 def test_a_selection_without_a_limit_is_refused(tmp_path: Path) -> None:
     detector = build("ssd300-test_efficientnet", 3).eval()
     with pytest.raises(UserError, match="max_detections is None"):

@@ -168,6 +168,8 @@ async def slow_body(port: int) -> bytes:
             answer = await asyncio.wait_for(reader.read(12), timeout=0.1) or b"hung up"
         except TimeoutError:
             continue
+        except ConnectionError:  # a byte that came after the server's end took the answer with it
+            answer = b"reset"
     writer.close()
     return answer
 
@@ -195,7 +197,7 @@ def test_server_slow_clients_are_cut_and_others_are_served_meanwhile(monkeypatch
     with running(create_app(Predictor(RedBoxDetector(), CATEGORIES, device="cpu"), limits=limits)) as port:
         heads, bodies, others = asyncio.run(scene(port))
     assert max(heads) < 10
-    assert set(bodies) == {b"HTTP/1.1 408"}
+    assert set(bodies) - {b"reset"} == {b"HTTP/1.1 408"}
     assert max(others) < 1.0  # none waits for the slow ones
 
 

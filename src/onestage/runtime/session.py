@@ -114,10 +114,16 @@ class OnnxSession(Session):
         options.intra_op_num_threads = self._threads or cpu_threads()
         options.log_severity_level = 3  # errors
         try:
-            return onnxruntime.InferenceSession(file.content, options, providers=[provider])
+            session = onnxruntime.InferenceSession(file.content, options, providers=[provider])
         except Exception as error:  # its classes have no common base
             reason = str(error).splitlines()[0]
             raise UserError(f"{file.name}: ONNX Runtime {onnxruntime.__version__} can't run it ({reason})") from error
+        if provider not in (used := session.get_providers()):  # it is built in, and its libraries are missing
+            raise UserError(
+                f"{device}: ONNX Runtime {onnxruntime.__version__} can't use it here and took {', '.join(used)}; give "
+                "cpu, or install the CUDA and cuDNN that it names in its messages"
+            )
+        return session
 
     def run(self, images_rgb: UInt8[np.ndarray, "B H W 3"], score_threshold: float) -> Outputs:
         if self.forked:  # the engine is not freed: that would wait for its threads

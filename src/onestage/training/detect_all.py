@@ -14,7 +14,7 @@ from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.postprocess import to_original
 from onestage.selection import Selection
-from onestage.structures import Detections
+from onestage.structures import Detections, to_device
 from onestage.training.processes import ALONE, World
 
 
@@ -22,7 +22,7 @@ class StoppedError(Exception):
     """A signal stopped an evaluation."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def detect_all(
     detector: Detector,
     table: Table,
@@ -66,7 +66,7 @@ def detect_all(
     with closing(loader) as batches:
         try:
             for batch in takewhile(lambda _: not stopped(), batches):
-                images = batch.images.to(compute.device, non_blocking=True)
+                images = to_device(batch.images, compute.device)
                 with compute.autocast():
                     predictions = detector(images)
                 detected = detector.detect(predictions, selection, (images.shape[2], images.shape[3]))
