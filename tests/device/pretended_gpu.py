@@ -10,7 +10,7 @@
 - What makes the host wait for the device is counted, and so are the operators that the device is given.
 
 It tells where tensors meet that may not, what is read too early, and how often the host waits; not what a GPU computes
-wrongly or how fast it is. Made of PyTorch's Python backend for the device key PrivateUse1 (torch 2.11 and later), a
+wrongly or how fast it is. Made of PyTorch's Python backend for the device key PrivateUse1 (tried with torch 2.14), a
 wrapper subclass and a dispatch mode.
 """
 
