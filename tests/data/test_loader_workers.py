@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset, _utils
 
 from onestage.data import loader_workers
 from onestage.data.loader import evaluation_loader, training_loader
-from onestage.data.loader_workers import by_processes, by_thread, readable_worker_errors
+from onestage.data.loader_workers import by_processes, by_thread, closing_quietly, readable_worker_errors
 from onestage.data.table import Table
 from onestage.errors import PassingError, UserError
 from onestage.input_size import Stretch
@@ -281,3 +281,19 @@ def test_a_warning_comes_after_30_seconds_of_waiting_and_again_every_3_minutes(m
     assert warned_at == []
     patience.wait_for(lambda: pass_by(400))  # from 1425 on
     assert warned_at == [1455, 1635, 1815]
+
+
+def test_a_worker_that_is_aborted_when_it_is_told_to_end_is_no_error() -> None:
+    """PyTorch's words; a worker under "spawn" was seen to end so."""
+
+    def batches(words: str) -> Generator[int, None, None]:
+        try:
+            yield 1
+        finally:
+            raise RuntimeError(words)
+
+    with closing_quietly(one := batches("DataLoader worker (pid 3371) is killed by signal: Aborted. ")):
+        assert next(one) == 1
+    other = batches("cannot schedule new futures")
+    with pytest.raises(RuntimeError, match="new futures"), closing_quietly(other):
+        next(other)

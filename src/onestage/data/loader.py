@@ -12,7 +12,6 @@ The images of a batch lie in memory with their channels last, as they were decod
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,7 +23,13 @@ from torch.utils.data import Dataset
 
 from onestage.data.augmentation import Augmentation, augment
 from onestage.data.augmentation.canvas import Layer
-from onestage.data.loader_workers import StartMethod, by_processes, by_thread, readable_worker_errors
+from onestage.data.loader_workers import (
+    StartMethod,
+    by_processes,
+    by_thread,
+    closing_quietly,
+    readable_worker_errors,
+)
 from onestage.data.table import Objects, Table
 from onestage.errors import UserError
 from onestage.input_size import PADDING, Resize, SizeHW, Stretch, resize_image
@@ -218,7 +223,7 @@ def _batches(
         packed = by_processes(reader, keys, workers, pin_memory=pin_memory, start_method=start_method, warn=warn)
     else:
         packed = by_thread(reader, keys, warn=warn)
-    with readable_worker_errors(), closing(packed):
+    with readable_worker_errors(), closing_quietly(packed):
         for item in packed:
             if isinstance(item, UserError):
                 raise item

@@ -205,6 +205,22 @@ def readable_worker_errors() -> Iterator[None]:
         raise _ended(pids, int(exit_code) if exit_code else None) from None
 
 
+@contextmanager
+def closing_quietly(batches: Generator[Any, None, None]) -> Iterator[None]:
+    """Close a loader's batches after `with`. A worker that dies when it is told to end has nothing more to lose.
+
+    One that was started by "spawn" ends as any program does, its libraries' threads included, and C++ may abort it.
+    """
+    try:
+        yield
+    finally:
+        try:
+            batches.close()
+        except RuntimeError as error:
+            if _DEATH.search(str(error)) is None:
+                raise
+
+
 def _killed_worker(processes: list[BaseProcess]) -> UserError | None:
     """The error of the first worker that died by a signal or could not send; None if none did within a second."""
     deadline = time.monotonic() + 1
