@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from onestage.inference.predictor import Predictor
 from onestage.serving import connections
 from onestage.serving.app import create_app
-from onestage.serving.connections import PIPELINE_SECONDS, DeadlineProtocol, StoppableServer, http_server
+from onestage.serving.connections import HELD_BYTES, PIPELINE_SECONDS, DeadlineProtocol, StoppableServer, http_server
 from onestage.serving.drawn_images import DrawnImages
 from onestage.serving.limits import REFUSAL_SECONDS, Limits
 
@@ -118,6 +118,19 @@ def test_h2c_a_client_that_closes_its_side_gets_its_answer(port: int) -> None:
     assert b'"box_xyxy":[20.0,30.0,80.0,90.0]' in answer
     assert answers(port, 3 * (head() + IMAGE), half_close=True).count(b"HTTP/1.1 200") == 3
     assert answers(port, head() + IMAGE[:-1], half_close=True) == b""  # the request is not whole
+
+
+@pytest.mark.parametrize("size", [1, 100, HELD_BYTES - 1, HELD_BYTES + 1])
+def test_a_body_may_come_in_parts_of_any_size(size: int, port: int) -> None:
+    image = noise_png(60)  # 11 kB
+    both = 2 * (head(length=len(image)) + image)  # the second request begins in the middle of a part
+    parts = [both[start : start + size] for start in range(0, len(both), size)]
+    assert answers(port, *parts, half_close=True).count(b"HTTP/1.1 200") == 2
+
+
+def test_a_chunked_body_is_not_waited_for_by_a_length_that_it_does_not_have(port: int) -> None:
+    both_lengths = CHUNKED.replace(b"Host: x", b"Host: x\r\nContent-Length: 100000\r\nConnection: close")
+    assert answers(port, both_lengths, b"%x\r\n%b\r\n0\r\n\r\n" % (len(IMAGE), IMAGE))[:12] == b"HTTP/1.1 200"
 
 
 def unread(port: int, request: bytes) -> socket.socket:

@@ -6,6 +6,7 @@ Pydantic's models are for the OpenAPI document and `/v1/model`; detections are w
 import asyncio
 import hmac
 import logging
+import random
 import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -286,6 +287,7 @@ async def _error_as_json(request: Request, error: Exception) -> Response:
     else:
         log.error("a request failed", exc_info=error)
         status, message = 500, "the server failed with this request; its log says why"
-    if 400 <= status < 500 and request.app.state.shared.waiting:  # others first: who is refused comes again at once
-        await asyncio.sleep(REFUSAL_SECONDS)
+    if 400 <= status < 500 and request.app.state.shared.waiting:
+        # Others first: who is refused comes again at once. Those who are refused together shall not come together.
+        await asyncio.sleep(random.uniform(1, 2) * REFUSAL_SECONDS)
     return JSONResponse({"error": message}, status, headers)

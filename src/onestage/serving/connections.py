@@ -24,6 +24,7 @@ KEEP_ALIVE_SECONDS = 20  # a connection may stay idle so long between two reques
 SHUTDOWN_SECONDS = 10.0  # requests that are being answered have so long when the server is stopped
 MAX_HEAD_BYTES = 1 << 15  # of a request's line and headers, of a chunk's header, of the headers behind the body
 MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 256, 64  # of a body; each costs as much as a thousand bytes
+HELD_BYTES = 1 << 12  # of a body; smaller parts are parsed together, since each costs as much as some ten thousand bytes
 SYSTEM_BUFFER_BYTES = 1 << 17  # of an answer; the system tells of room when a third of its buffer has been read
 LEAST_READ_BYTES = 1 << 16  # of an answer, at each look at it
 PIPELINE_SECONDS = 0.1  # between an answer and a request that came before it
@@ -94,16 +95,23 @@ class StoppableServer(uvicorn.Server):
 
 
 class CountedConnection(h11.Connection):
-    """h11's parser, which refuses a body in too many small chunks: while it reads them nobody is served."""
+    """h11's parser, which refuses a body in too many small chunks: while it reads them nobody is served.
 
-    _chunks = _bytes = 0
+    Attributes:
+        missing: bytes of a body of known length that are still to come.
+    """
+
+    missing = _chunks = _bytes = 0
 
     def next_event(self) -> Any:  # an h11.Event, or one of its marks
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._chunks = self._bytes = 0
+            headers = dict(event.headers)
+            self.missing = 0 if b"transfer-encoding" in headers else int(headers.get(b"content-length", 0))
         elif isinstance(event, h11.Data):
             self._chunks, self._bytes = self._chunks + 1, self._bytes + len(event.data)
+            self.missing -= len(event.data)
             if self._chunks > MAX_SMALL_CHUNKS + self._bytes // SMALL_CHUNK_BYTES:
                 raise h11.RemoteProtocolError("too many small chunks")
         return event
@@ -124,11 +132,16 @@ class DeadlineProtocol(H11Protocol):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BUFFER_BYTES)
         transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every answer that waits
         self._half_closed = self._refused = self._answered = False
+        self._held = b""
         self._request_timer = self.loop.call_later(self.seconds, transport.close)
         self._answer_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
+            return
+        data, self._held = self._held + data, b""
+        if len(data) < min(HELD_BYTES, self.conn.missing):
+            self._held = data
             return
         before = self.cycle, self.conn.their_state
         super().data_received(data)
