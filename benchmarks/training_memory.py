@@ -67,7 +67,7 @@ def measure(name: str, batch_size: int, frugal: bool, steps: int) -> dict[str, f
         optimizer.zero_grad(set_to_none=True)
         (sum(losses.sums.values()) / losses.divisor).backward()
         optimizer.step()
-        average.update(detector, step + 1)
+        average.update(step + 1)
     seconds = (time.perf_counter() - started) / steps
     return {
         "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

@@ -13,7 +13,6 @@ from onestage.boxes import (
     decode_deltas,
     encode_deltas,
     pairwise_iou,
-    pairwise_share,
     rescale_boxes,
     xyxy_to_cxcywh,
 )
@@ -85,7 +84,10 @@ def test_pairwise_iou_equals_torchvision(count: int) -> None:
     assert_close(pairwise_iou(one, other), box_iou(one, other))
 
 
-def test_the_share_of_a_box_inside_another_is_of_its_own_area() -> None:
+def test_the_share_of_a_box_inside_a_crowd_is_of_its_own_area() -> None:
     crowd = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
     others = torch.tensor([[10.0, 10.0, 20.0, 20.0], [90.0, 0.0, 110.0, 10.0], [200.0, 200.0, 210.0, 210.0]])
-    assert_close(pairwise_share(crowd, others), torch.tensor([[1.0, 0.5, 0.0]]))
+    boxes = torch.cat([crowd, crowd])
+    share = pairwise_iou(boxes, others, crowd=torch.tensor([True, False]))
+    assert_close(share[0], torch.tensor([1.0, 0.5, 0.0]))
+    assert_close(share[1], pairwise_iou(crowd, others)[0])

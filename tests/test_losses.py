@@ -54,15 +54,15 @@ def test_losses_and_gradients_equal_the_reference(device: str) -> None:
 
 
 def test_the_hardest_negatives_are_three_a_positive_of_each_image() -> None:
-    logits = logits_of_background([[0, 5, 1, 4, 2, 3, 9], [0, 5, 1, 4, 2, 3, 9]])
-    chosen = hardest_negatives(logits, matches_of(["pnnnnnn", "ppnnnnn"]))
+    losses = torch.tensor([[9.0, 4, 8, 5, 7, 6, 0]]).expand(2, -1)
+    chosen = hardest_negatives(losses, matches_of(["pnnnnnn", "ppnnnnn"]))
     assert chosen.int().tolist() == [[0, 0, 1, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1, 1]]
 
 
 def test_ignored_anchors_are_never_hard_negatives() -> None:
-    logits = logits_of_background([[0, -9, 1, 2, 3, 4]])
-    assert hardest_negatives(logits, matches_of(["pinnnn"])).int().tolist() == [[0, 0, 1, 1, 1, 0]]
-    assert hardest_negatives(logits, matches_of(["piiiin"])).int().tolist() == [[0, 0, 0, 0, 0, 1]]
+    losses = torch.tensor([[0.0, 9, -1, -2, -3, -4]])
+    assert hardest_negatives(losses, matches_of(["pinnnn"])).int().tolist() == [[0, 0, 1, 1, 1, 0]]
+    assert hardest_negatives(losses, matches_of(["piiiin"])).int().tolist() == [[0, 0, 0, 0, 0, 1]]
 
 
 def test_an_image_without_objects_trains_as_background() -> None:

@@ -6,7 +6,7 @@ SSD's words, ours: encoded offsets = deltas; variances = the numbers that deltas
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torchvision.ops import box_area
 
@@ -74,19 +74,19 @@ def rescale_boxes(
     return boxes_xyxy * boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
 
 
-def pairwise_iou(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
+def pairwise_iou(
+    boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"], crowd: Bool[Tensor, " N"] | None = None
+) -> Float[Tensor, "N M"]:
     """Intersection over union of every pair; the other boxes must have an area.
+
+    Of a box around a crowd, the share of the other box's own area that lies inside it, as COCO's protocol has it.
 
     Equal to `torchvision.ops.box_iou` (a test holds it). Matching runs in every training step, and torchvision's pairs
     of corners take 4 times as long on a CPU as one coordinate at a time.
     """
-    overlap = _pairwise_overlap(boxes_xyxy, others_xyxy)
-    return overlap / (box_area(boxes_xyxy)[:, None] + box_area(others_xyxy)).sub_(overlap)
-
-
-def pairwise_share(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
-    """Share of each other box's own area that lies inside a box, for every pair (COCO's overlap with a crowd)."""
-    return _pairwise_overlap(boxes_xyxy, others_xyxy) / box_area(others_xyxy)
+    overlap, areas = _pairwise_overlap(boxes_xyxy, others_xyxy), box_area(others_xyxy)
+    union = (box_area(boxes_xyxy)[:, None] + areas).sub_(overlap)
+    return overlap / (union if crowd is None else torch.where(crowd[:, None], areas, union))
 
 
 def _pairwise_overlap(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:

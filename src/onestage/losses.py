@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from onestage.boxes import VARIANCES, decode_deltas, encode_deltas
+from onestage.boxes import VARIANCES, cxcywh_to_xyxy, decode_deltas, encode_deltas
 from onestage.structures import Losses, Matches, Predictions
 
 BoxLoss = Literal["smooth_l1", "l1", "giou"]
@@ -44,21 +44,25 @@ def multibox_loss(
     Source: Liu 2016, 2.2 "Training objective" and "Hard negative mining".
     """
     positive = matches.positive
-    anchors = anchors_cxcywh.expand_as(matches.boxes_xyxy)
-    deltas = encode_deltas(matches.boxes_xyxy[positive], anchors[positive], variances)
-    box = F.smooth_l1_loss(predictions.box_deltas[positive].float(), deltas, reduction="sum")
+    deltas = encode_deltas(matches.boxes_xyxy, anchors_cxcywh, variances)
+    box = F.smooth_l1_loss(_at(positive, predictions.box_deltas.float()), _at(positive, deltas), reduction="sum")
 
-    negative = hardest_negatives(predictions.class_logits, matches, negatives_per_positive, minimum_negatives)
-    chosen = positive | negative
-    classes = (matches.labels + 1).masked_fill(~positive, 0)[chosen]
-    logits = predictions.class_logits[chosen].float()
-    classification = F.cross_entropy(logits, classes, reduction="sum")
+    classes = (matches.labels + 1).masked_fill(~positive, 0)  # (B, A)
+    logits = predictions.class_logits.float().flatten(0, 1)
+    of_anchors = F.cross_entropy(logits, classes.flatten(), reduction="none").view_as(classes)
+    negative = hardest_negatives(of_anchors, matches, negatives_per_positive, minimum_negatives)
+    classification = of_anchors.masked_fill(~(positive | negative), 0).sum()
     return Losses({"classification": classification, "box": box}, positive.sum())
+
+
+def _at(mask: Bool[Tensor, "B A"], values: Float[Tensor, "B A 4"]) -> Float[Tensor, "B A 4"]:
+    """The values, with zeros elsewhere. To take out those of the mask, the host would have to wait for their number."""
+    return values.masked_fill(~mask[..., None], 0)
 
 
 @torch.no_grad()
 def hardest_negatives(
-    class_logits: Float[Tensor, "B A C"],
+    background_losses: Float[Tensor, "B A"],
     matches: Matches,
     negatives_per_positive: float = 3,
     minimum_negatives: int = 3,
@@ -67,14 +71,11 @@ def hardest_negatives(
 
     Exactly as many as asked for, or all there are: never a positive, never an ignored anchor.
     """
-    logits = class_logits.float()
-    background_loss = (logits.logsumexp(dim=-1) - logits[..., 0]).masked_fill(~matches.negative, -torch.inf)
     wanted = (matches.positive.sum(dim=1) * negatives_per_positive).long().clamp(min=minimum_negatives)
     wanted = torch.minimum(wanted, matches.negative.sum(dim=1))  # (B,)
-    most = max(wanted.tolist(), default=0)
-    hardest = background_loss.topk(most, dim=1).indices  # (B, most)
-    within = torch.arange(most, device=wanted.device) < wanted[:, None]
-    return torch.zeros_like(matches.negative).scatter(1, hardest, within)
+    hardest_first = background_losses.masked_fill(~matches.negative, -torch.inf).argsort(dim=1, descending=True)
+    within = torch.arange(hardest_first.shape[1], device=wanted.device) < wanted[:, None]
+    return torch.zeros_like(matches.negative).scatter(1, hardest_first, within)
 
 
 def focal_loss(
@@ -106,19 +107,22 @@ def focal_loss(
 
     Source: Lin 2017, equation 5 and 4.1.
     """
-    positive, learned = matches.positive, ~matches.ignored
-    wanted = torch.zeros_like(predictions.class_logits, dtype=torch.float32)
-    wanted[positive, matches.labels[positive]] = 1.0
-    logits = predictions.class_logits[learned].float()
-    classification = sigmoid_focal_loss(logits, wanted[learned], alpha=alpha, gamma=gamma, reduction="sum")
+    positive, boxes_xyxy = matches.positive, matches.boxes_xyxy
+    logits = predictions.class_logits.float()
+    wanted = torch.zeros_like(logits).scatter(2, matches.labels[..., None], positive[..., None].float())
+    of_scores = sigmoid_focal_loss(logits, wanted, alpha=alpha, gamma=gamma)  # (B, A, K)
+    classification = of_scores.masked_fill(matches.ignored[..., None], 0).sum()
 
-    anchors = anchors_cxcywh.expand_as(matches.boxes_xyxy)[positive]
-    boxes_xyxy, deltas = matches.boxes_xyxy[positive], predictions.box_deltas[positive].float()
+    deltas = _at(positive, predictions.box_deltas.float())
     if box_loss == "giou":
-        box = generalized_box_iou_loss(decode_deltas(deltas, anchors, variances), boxes_xyxy, reduction="sum")
-    elif box_loss == "l1":
-        box = F.l1_loss(deltas, encode_deltas(boxes_xyxy, anchors, variances), reduction="sum")
+        # elsewhere an anchor's loss with itself, whose gradient is finite
+        boxes_xyxy = torch.where(positive[..., None], boxes_xyxy, cxcywh_to_xyxy(anchors_cxcywh))
+        of_boxes = generalized_box_iou_loss(decode_deltas(deltas, anchors_cxcywh, variances), boxes_xyxy)
+        box = of_boxes.masked_fill(~positive, 0).sum()
     else:
-        targets = encode_deltas(boxes_xyxy, anchors, variances)
-        box = F.smooth_l1_loss(deltas, targets, beta=smooth_l1_beta, reduction="sum")
+        targets = _at(positive, encode_deltas(boxes_xyxy, anchors_cxcywh, variances))
+        if box_loss == "l1":
+            box = F.l1_loss(deltas, targets, reduction="sum")
+        else:
+            box = F.smooth_l1_loss(deltas, targets, beta=smooth_l1_beta, reduction="sum")
     return Losses({"classification": classification, "box": box}, positive.sum())

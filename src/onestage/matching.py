@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from onestage.boxes import cxcywh_to_xyxy, pairwise_iou, pairwise_share
-from onestage.structures import Matches, Targets
+from onestage.boxes import cxcywh_to_xyxy, pairwise_iou
+from onestage.structures import Matches, Targets, to_device
+
+MOST_PAIRS = 1 << 25  # of an object and an anchor at a time; each takes some 20 bytes
 
 
 def match_anchors(
@@ -32,37 +34,63 @@ def match_anchors(
     is ignored if at least `negative_iou` of its own area lies inside an ignored object: small anchors inside a crowd
     have a low IoU with it.
 
+    The objects of all images are rows of one table: a GPU gets as many operations for a large batch as for a small one,
+    and the host need not wait for it.
+
     Source: Liu 2016, 2.2 "Matching strategy". Ignored objects are a departure: the release trains on VOC's difficult.
     """
+    num_anchors, num_images = len(anchors_cxcywh), len(targets)
+    counts = [len(target.labels) for target in targets]
+    if num_images > 1 and sum(counts) * num_anchors > MOST_PAIRS:
+        options = {"positive_iou": positive_iou, "negative_iou": negative_iou, "keep_best": keep_best}
+        halves = targets[: num_images // 2], targets[num_images // 2 :]
+        matches = (match_anchors(anchors_cxcywh, half, **options) for half in halves)
+        return Matches(*map(torch.cat, zip(*matches, strict=True)))
     anchors_xyxy = cxcywh_to_xyxy(anchors_cxcywh)
-    shape = (len(targets), len(anchors_cxcywh))
-    labels = torch.zeros(shape, dtype=torch.int64, device=anchors_cxcywh.device)
-    boxes_xyxy = anchors_cxcywh.new_zeros((*shape, 4))
-    positive = torch.zeros_like(labels, dtype=torch.bool)
-    ignored = torch.zeros_like(positive)
-    for image, target in enumerate(targets):
-        if len(target.labels) == 0:
-            continue
-        iou = pairwise_iou(target.boxes_xyxy, anchors_xyxy).masked_fill(target.ignored[:, None], 0.0)  # (N, A)
-        best_iou, best_object = iou.max(dim=0)  # (A,)
-        matched = (best_iou >= positive_iou) & (best_iou > 0)
-        if keep_best:
-            owner = _best_anchor_owners(iou)
-            matched |= owner >= 0
-            best_object = torch.where(owner >= 0, owner, best_object)
-        unsure = best_iou >= negative_iou
-        if target.ignored.any():
-            inside = pairwise_share(target.boxes_xyxy[target.ignored], anchors_xyxy).amax(dim=0)
-            unsure |= inside >= negative_iou
-        positive[image], ignored[image] = matched, unsure & ~matched
-        boxes_xyxy[image] = target.boxes_xyxy[best_object]
-        labels[image] = target.labels[best_object].masked_fill(~matched, 0)
-    return Matches(labels, boxes_xyxy, positive, ~(positive | ignored), ignored)
+    objects = Targets.stacked([*targets, _no_object(anchors_cxcywh)])
+    ignored = objects.ignored[:-1]  # (N,)
+    image = torch.arange(num_images).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    image = to_device(image, anchors_cxcywh.device)
+    iou = pairwise_iou(objects.boxes_xyxy[:-1], anchors_xyxy, crowd=ignored)  # (N, A)
+
+    group = image + num_images * ignored  # the objects of an image, and apart from them its ignored ones
+    best_iou, best_object = _best_of_groups(iou, group, 2 * num_images)
+    best_iou, inside_ignored, best_object = best_iou[:num_images], best_iou[num_images:], best_object[:num_images]
+    positive = (best_iou >= positive_iou) & (best_iou > 0)
+    if keep_best and iou.numel():
+        owner = _best_anchor_owners(iou.masked_fill(ignored[:, None], 0.0), image, num_images)
+        positive |= owner >= 0
+        best_object = torch.where(owner >= 0, owner, best_object)
+    unsure = ((best_iou >= negative_iou) | (inside_ignored >= negative_iou)) & ~positive
+    labels = objects.labels[best_object].masked_fill(~positive, 0)
+    return Matches(labels, objects.boxes_xyxy[best_object], positive, ~(positive | unsure), unsure)
 
 
-def _best_anchor_owners(iou: Float[Tensor, "N A"]) -> Int64[Tensor, " A"]:
-    """For each anchor, the last object that has it as its best anchor; -1 if there is none."""
+def _no_object(like: Tensor) -> Targets:
+    """A row for anchors of images that have no objects."""
+    nothing = like.new_zeros(1, dtype=torch.int64)
+    return Targets(like.new_zeros(1, 4), nothing, nothing.bool())
+
+
+def _best_of_groups(
+    iou: Float[Tensor, "N A"], group: Int64[Tensor, " N"], num_groups: int
+) -> tuple[Float[Tensor, "G A"], Int64[Tensor, "G A"]]:
+    """For each group of objects and each anchor, the highest IoU and the first object that has it.
+
+    0 and N for a group without objects.
+    """
+    rows, shape = group[:, None].expand_as(iou), (num_groups, iou.shape[1])
+    best = iou.new_zeros(shape).scatter_reduce(0, rows, iou, "amax")
+    number = torch.arange(len(iou), dtype=torch.int32, device=iou.device)[:, None]
+    candidates = torch.where(iou == best[group], number, len(iou))
+    first = torch.full(shape, len(iou), dtype=torch.int32, device=iou.device)
+    return best, first.scatter_reduce(0, rows, candidates, "amin").long()
+
+
+def _best_anchor_owners(iou: Float[Tensor, "N A"], image: Int64[Tensor, " N"], num_images: int) -> Int64[Tensor, "B A"]:
+    """For each anchor of each image, the last object that has it as its best anchor; -1 if there is none."""
     best_iou, best_anchor = iou.max(dim=1)  # (N,)
     objects = torch.where(best_iou > 0, torch.arange(len(iou), device=iou.device), -1)
-    nobody = best_anchor.new_full((iou.shape[1],), -1)
-    return nobody.scatter_reduce(0, best_anchor, objects, reduce="amax")
+    nobody = best_anchor.new_full((num_images * iou.shape[1],), -1)
+    place = image * iou.shape[1] + best_anchor
+    return nobody.scatter_reduce(0, place, objects, reduce="amax").view(num_images, -1)

@@ -1,12 +1,13 @@
 """Post-processing: every anchor's box and scores -> the detections of each image, by a `Selection`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from onestage.boxes import clip_boxes, rescale_boxes
 from onestage.input_size import Resize
@@ -54,79 +55,126 @@ def select(
         scores: of every class but the background.
 
     Returns:
-        One `Detections` an image, in the frame of the boxes, without names.
+        One `Detections` an image in main memory, in the frame of the boxes, without names.
     """
-    nms, best, found = _hard_nms if selection.nms == "hard" else _soft_nms, slice(selection.max_detections), []
-    for boxes, score in zip(boxes_xyxy.float(), scores.float(), strict=True):
-        anchors, labels, kept_scores = nms(boxes, score, selection)
-        found.append(Detections(boxes[anchors[best]], kept_scores[best], labels[best]))
-    return found
+    if scores.numel() == 0:
+        nothing = torch.zeros(0)
+        return [Detections(nothing.view(0, 4), nothing, nothing.long())] * len(scores)
+    if scores.device.type == "mps":  # it has no float64
+        boxes_xyxy, scores = boxes_xyxy.cpu(), scores.cpu()
+    # All at once keep a GPU busy; on a CPU, NMS takes time by the square of what it gets.
+    at_once = 1 if scores.device.type == "cpu" else len(scores)
+    parts = zip(boxes_xyxy.float().split(at_once), scores.float().split(at_once), strict=True)
+    return [one for part in parts for one in _select_at_once(*part, selection)]
 
 
-def _hard_nms(
-    boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection
-) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
-    """Anchor, label and score of the detections, best first; the best `max_detections` at least.
+def _select_at_once(
+    boxes_xyxy: Float[Tensor, "B A 4"], scores: Float[Tensor, "B A K"], selection: Selection
+) -> list[Detections]:
+    nms, best = _hard_nms if selection.nms == "hard" else _soft_nms, slice(selection.max_detections)
+    found = nms(boxes_xyxy, scores, selection)
+    if len(scores) > 1:
+        found = found[found.image.argsort(stable=True)]
+    columns = (found.boxes(boxes_xyxy).cpu(), found.score.cpu(), found.label.cpu())
+    counts = found.counts().tolist()
+    images = zip(*(column.split(counts) for column in columns), strict=True)
+    return [Detections(boxes[best], scores[best], labels[best]) for boxes, scores, labels in images]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Anchors and classes that they may be, of all images; best first."""
+
+    place: Int64[Tensor, " M"]  # among the flattened scores
+    score: Float[Tensor, " M"]
+    shape: tuple[int, int, int]  # of the scores: (B, A, K)
+
+    def __getitem__(self, rows: Tensor) -> "Candidates":
+        return Candidates(self.place[rows], self.score[rows], self.shape)
+
+    @property
+    def label(self) -> Int64[Tensor, " M"]:
+        return self.place % self.shape[2]
+
+    @property
+    def image(self) -> Int64[Tensor, " M"]:
+        return self.place // (self.shape[1] * self.shape[2]) if self.shape[0] > 1 else torch.zeros_like(self.place)
+
+    def counts(self) -> Int64[Tensor, " B"]:
+        """How many there are of each image."""
+        return self.image.bincount(minlength=self.shape[0])
+
+    def boxes(self, boxes_xyxy: Float[Tensor, "B A 4"]) -> Float[Tensor, "M 4"]:
+        """Their own boxes."""
+        return boxes_xyxy.flatten(0, 1)[self.place // self.shape[2]]
+
+
+def _hard_nms(boxes_xyxy: Float[Tensor, "B A 4"], scores: Float[Tensor, "B A K"], selection: Selection) -> Candidates:
+    """The detections, best first; the best `max_detections` of each image at least.
 
     Whether NMS keeps a candidate depends on better ones only. So the best go in first, and more only where it kept
     too few of them.
     """
-    wanted = scores.numel() if selection.max_detections is None else selection.max_detections
+    wanted = scores[0].numel() if selection.max_detections is None else selection.max_detections
     enough = FIRST_CANDIDATES * wanted
     while True:
-        above, all_are_in = _best_candidates(scores, selection, enough)
-        anchors, labels, best, groups = _best_first(above, scores, selection)
-        keep = nms_by_group(boxes_xyxy[anchors], best, groups, selection.iou_threshold)
-        if all_are_in or len(keep) >= wanted:
-            return anchors[keep], labels[keep], best[keep]
+        places, all_are_in = _best_candidates(scores, selection, enough)
+        candidates, groups = _best_first(places, scores, selection)
+        boxes = candidates.boxes(boxes_xyxy)
+        kept = candidates[nms_by_group(boxes, candidates.score, groups, selection.iou_threshold)]
+        if (all_are_in | (kept.counts() >= wanted)).all():
+            return kept
         enough *= MORE_CANDIDATES
 
 
-def _soft_nms(
-    boxes_xyxy: Float[Tensor, "A 4"], scores: Float[Tensor, "A K"], selection: Selection
-) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"]]:
-    """Anchor, label and decayed score of the detections, best first."""
-    anchors, labels, best, groups = _best_first(_candidates(scores, selection), scores, selection)
-    decay, threshold = ("linear" if selection.nms == "soft-linear" else "gaussian"), selection.score_threshold
-    decayed = soft_nms(boxes_xyxy[anchors], best, groups, decay, selection.iou_threshold, selection.sigma, threshold)
+def _soft_nms(boxes_xyxy: Float[Tensor, "B A 4"], scores: Float[Tensor, "B A K"], selection: Selection) -> Candidates:
+    """The detections with their decayed scores, best first."""
+    places, _ = _best_candidates(scores, selection, scores[0].numel())
+    candidates, groups = _best_first(places, scores, selection)
+    boxes, threshold = candidates.boxes(boxes_xyxy), selection.score_threshold
+    decay = "linear" if selection.nms == "soft-linear" else "gaussian"
+    decayed = soft_nms(boxes, candidates.score, groups, decay, selection.iou_threshold, selection.sigma, threshold)
     order = decayed.argsort(descending=True, stable=True)
-    keep = order[decayed[order] > threshold]
-    return anchors[keep], labels[keep], decayed[keep]
+    return replace(candidates, score=decayed)[order[decayed[order] > threshold]]
 
 
 def _best_candidates(
-    scores: Float[Tensor, "A K"], selection: Selection, enough: int
-) -> tuple[Bool[Tensor, "A K"], bool]:
-    """Mask of the `enough` best candidates or more, and whether these are all there are."""
-    if 0 < enough < len(scores) and scores.shape[1]:
+    scores: Float[Tensor, "B A K"], selection: Selection, enough: int
+) -> tuple[Int64[Tensor, " M"], Bool[Tensor, " B"]]:
+    """Places of the `enough` best candidates of each image or more, and whether these are all that it has.
+
+    Candidates have scores above the threshold. Of a class with more than enough, they are the best and those equal to
+    the last of them, or some more.
+    """
+    (num_images, num_anchors, num_classes), per_class = scores.shape, selection.candidates_per_class
+    lowest = float(np.nextafter(np.float32(selection.score_threshold), np.float32(np.inf)))  # above the threshold
+    of_anchor = scores.amax(dim=2)  # (B, A)
+    least = of_anchor.new_full((num_images, 1), lowest)
+    if 0 < enough < num_anchors:
         # So many anchors have a score of at least this; to look for it among the scores themselves takes longer.
-        least = scores.amax(dim=1).topk(enough).values[-1]
-        if least > selection.score_threshold:
-            return scores >= least, False
-    return _candidates(scores, selection), True
-
-
-def _candidates(scores: Float[Tensor, "A K"], selection: Selection) -> Bool[Tensor, "A K"]:
-    """Scores above the threshold; of a class with more than enough, the best and those equal to the last of them."""
-    above, per_class = scores > selection.score_threshold, selection.candidates_per_class
-    if 0 < per_class < len(scores) and (above.sum(dim=0) > per_class).any():
-        above &= scores >= scores.topk(per_class, dim=0).values[-1]
-    return above
+        least = of_anchor.topk(enough, dim=1).values[:, -1:].clamp(min=lowest)
+    all_are_in = least[:, 0] == lowest
+    row = (of_anchor >= least).flatten().nonzero()[:, 0]
+    image, few = row // num_anchors, scores.flatten(0, 1)[row]  # (R,), (R, K)
+    above = few >= least[image]
+    if 0 < per_class < num_anchors and all_are_in.any() and (above.sum(dim=0) > per_class).any():
+        above &= few >= scores.topk(per_class, dim=1).values[:, -1][image]
+    few_row, label = above.nonzero().unbind(1)
+    return row[few_row] * num_classes + label, all_are_in
 
 
 def _best_first(
-    above: Bool[Tensor, "A K"], scores: Float[Tensor, "A K"], selection: Selection
-) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, " M"], Int64[Tensor, " M"]]:
-    """Anchor, label and score of the candidates by falling score, the top-k of each class; and the group of each.
+    place: Int64[Tensor, " M"], scores: Float[Tensor, "B A K"], selection: Selection
+) -> tuple[Candidates, Int64[Tensor, " N"]]:
+    """The candidates at these places by falling score, the top-k of each class; and the group of each.
 
-    NMS works within groups: within classes, or among all where it is class-agnostic.
+    NMS works within groups: within the classes of an image, or all of an image where it is class-agnostic.
     """
-    anchors, labels = above.nonzero().unbind(1)
-    best = scores[anchors, labels]
-    order = best.argsort(descending=True, stable=True)
-    order = order[rank_within_group(labels[order]) < selection.candidates_per_class]
-    anchors, labels, best = anchors[order], labels[order], best[order]
-    return anchors, labels, best, torch.zeros_like(labels) if selection.class_agnostic else labels
+    found = Candidates(place, scores.flatten()[place], (scores.shape[0], scores.shape[1], scores.shape[2]))
+    classes = found.image * scores.shape[2] + found.label
+    order = found.score.argsort(descending=True, stable=True)
+    order = order[rank_within_group(classes[order]) < selection.candidates_per_class]
+    return found[order], (found.image if selection.class_agnostic else classes)[order]
 
 
 def rank_within_group(groups: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
@@ -143,13 +191,17 @@ def nms_by_group(
 ) -> Int64[Tensor, " M"]:
     """Non-maximum suppression within each group: the kept rows in their own order. Boxes may be of any frame.
 
-    One call for all groups. torchvision may do it by moving each group to a place of its own, counted from the origin,
-    so boxes come as float64 (a float32 among 80 classes has 8 bits left for a pixel's fraction) and not below 0.
+    One call for all groups. They may be done at once by moving each to a place of its own, counted from the origin, so
+    boxes come as float64 (a float32 among 80 classes has 8 bits left for a pixel's fraction) and not below 0.
     """
     if len(boxes_xyxy) == 0:
         return groups
-    boxes_xyxy = boxes_xyxy.double()
-    return batched_nms(boxes_xyxy - boxes_xyxy.min(), scores.double(), groups, iou_threshold).sort().values
+    boxes_xyxy, scores = boxes_xyxy.double() - boxes_xyxy.min(), scores.double()
+    if boxes_xyxy.device.type == "cpu":
+        return batched_nms(boxes_xyxy, scores, groups, iou_threshold).sort().values
+    # torchvision's would go through the groups one by one, where there are many boxes
+    apart = boxes_xyxy + (groups * (boxes_xyxy.max() + 1))[:, None]
+    return nms(apart, scores, iou_threshold).sort().values
 
 
 def soft_nms(

@@ -103,6 +103,16 @@ class Targets:
     def to(self, device: torch.device) -> Targets:
         return Targets(*(to_device(t, device) for t in (self.boxes_xyxy, self.labels, self.ignored)))
 
+    @classmethod
+    def stacked(cls, parts: Sequence[Targets]) -> Targets:
+        """The objects of one or more images as those of one."""
+        return cls(*(torch.cat(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def split(self, counts: Sequence[int]) -> list[Targets]:
+        """The inverse of `stacked`, without a copy: the next so many objects of each image."""
+        columns = (column.split(list(counts)) for column in vars(self).values())
+        return [Targets(*rows) for rows in zip(*columns, strict=True)]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -113,7 +123,9 @@ class Batch:
     image_indices: Int64[Tensor, " B"]
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(to_device(self.images, device), [t.to(device) for t in self.targets], self.image_indices)
+        """There, in four copies, however many images there are."""
+        targets = Targets.stacked(self.targets).to(device).split([len(one.labels) for one in self.targets])
+        return Batch(to_device(self.images, device), targets, self.image_indices)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

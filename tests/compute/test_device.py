@@ -12,6 +12,7 @@ from onestage.compute.device import (
     avoid_slow_and_wrong_bfloat16,
     choose_compute,
     compiled,
+    find_fastest_convolutions,
     readable_compile_errors,
     same_bits_in_each_run,
 )
@@ -163,6 +164,16 @@ def test_the_same_bits_are_asked_for_on_gpus(device: str, expected: bool, monkey
         assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if expected else None)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("device", "deterministic", "expected"), [("cpu", 0, 0), ("cuda", 0, 1), ("cuda", 1, 0)])
+def test_cudnn_tries_its_kernels_on_gpus_unless_the_same_bits_are_asked_for(
+    device: str, deterministic: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: bool(deterministic))
+    find_fastest_convolutions(torch.device(device))
+    assert torch.backends.cudnn.benchmark is bool(expected)
 
 
 def test_an_error_of_torch_compile_is_one_line() -> None:

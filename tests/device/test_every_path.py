@@ -12,30 +12,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device.pretended_gpu import DEVICE, PretendedGpu
+from device.chosen import DEVICE, Gpu
+from device.small_detectors import FAMILIES, NAMES, noise, small
 from red_box import RedBoxDetector
 from served import ask, red_png, running
+from shape_checks import unchecked
 from skipped_steps import small_batch, small_step, write_small_step
 
 import onestage
 from onestage.compute.device import choose_compute
 from onestage.data.generated import draw_image, write_generated_voc
-from onestage.detectors import Detector, detector_config
+from onestage.export.base import ModelToExport
+from onestage.export.onnx_graph import write_onnx
 from onestage.inference.predictor import Predictor
 from onestage.models.model_file import RunFolder, read_tensors, save_model
 from onestage.serving.app import create_app
-from onestage.structures import Batch, Categories, Detections
+from onestage.structures import Categories, Detections
 from onestage.terminal import quiet
-from onestage.training.batch_size import find_batch_size, noise_batch
+from onestage.training.batch_size import find_batch_size
 from onestage.training.optimizer import train_mode
 from onestage.training.processes import ALONE
 from onestage.training.recipe import Recipe
 from onestage.training.skipped_step import read_skipped_step
 from onestage.training.step import OptimizerStep
 
-PLACES = {"cpu": nullcontext, str(DEVICE): PretendedGpu}
-FAMILIES = ("ssd", "retinanet", "m2det")
-NAMES = Categories.from_names(["ball", "wall", "star"])
+PLACES = {"cpu": nullcontext, str(DEVICE): Gpu}
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +44,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drawn") / "data"
     write_generated_voc(root, seed=1, train=8, test=2)
     return root
-
-
-def small(family: str) -> Detector:
-    """A detector of each family on a backbone of a few layers, with scores that differ."""
-    prefix, config = {
-        "ssd": ("ssd300", detector_config("ssd300-test_efficientnet")),
-        "retinanet": ("retinanet", replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1)),
-        "m2det": (
-            "m2det320",
-            replace(detector_config("m2det320-resnet50"), channels=16, num_levels=2, resnet_stages=(2, 3)),
-        ),
-    }[family]
-    backbone = "test_efficientnet" if family == "ssd" else "test_resnet"
-    if family != "ssd":
-        config = config.with_quick_start() if family == "m2det" else config.adjusted({"image_size": 128})
-    torch.manual_seed(0)
-    detector = config.build(f"{prefix}-{backbone}", len(NAMES), config.backbone_normalization("resnet50"))
-    for name, parameter in detector.named_parameters():
-        if parameter.ndim > 1 and ("class_convs" in name or "class_subnet.last" in name):
-            parameter.data *= 8
-    return detector
 
 
 def trained_and_resumed(data: Path, out: Path, device: str, optimizer: str) -> dict[str, torch.Tensor]:
@@ -115,15 +95,10 @@ def test_losses_and_gradients_are_the_cpus(family: str) -> None:
     assert losses[1].gradient_norm == pytest.approx(losses[0].gradient_norm, rel=1e-4)
 
 
-def noise(detector: Detector, device: str) -> Batch:
-    images, targets = noise_batch(2, detector.resize.input_hw([(128, 128)]), 3, torch.device(device))
-    return Batch(images, targets, torch.arange(2))
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_formats_train_every_family(family: str, precision: Any) -> None:
-    with PretendedGpu():
+    with Gpu():
         detector, compute = small(family), choose_compute(str(DEVICE), precision)
         compute.place(detector)
         recipe = Recipe(
@@ -159,7 +134,7 @@ def test_every_family_finds_what_it_finds_on_the_cpu(family: str) -> None:
 
 def test_a_step_is_saved_and_replayed(tmp_path: Path) -> None:
     file = tmp_path / "step.safetensors"
-    with PretendedGpu():
+    with Gpu():
         diagnosis, saved = write_small_step(file, small_step(device=str(DEVICE)), small_batch().to(DEVICE))
         assert saved
         result = onestage.replay(file, device=str(DEVICE), display=quiet())
@@ -171,7 +146,7 @@ def test_a_step_is_saved_and_replayed(tmp_path: Path) -> None:
 
 
 def test_a_batch_size_is_found_by_trial() -> None:
-    with PretendedGpu():
+    with Gpu():
         detector, compute = small("ssd"), choose_compute(str(DEVICE), "bf16")
         recipe = Recipe(steps=4, batch_size=2)
         found = find_batch_size(detector, compute, recipe=recipe, limit=4, say=lambda line: None)
@@ -181,7 +156,7 @@ def test_a_batch_size_is_found_by_trial() -> None:
 def test_a_model_that_lies_there_is_saved_and_found_again(tmp_path: Path) -> None:
     detector = small("ssd")
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    with PretendedGpu():
+    with Gpu():
         save_model(tmp_path / "model.safetensors", detector.to(DEVICE), NAMES)
         predictor = onestage.load(tmp_path / "model.safetensors", device=str(DEVICE))
     assert isinstance(predictor, Predictor)
@@ -189,16 +164,31 @@ def test_a_model_that_lies_there_is_saved_and_found_again(tmp_path: Path) -> Non
     assert all(torch.equal(tensor, read_tensors(tmp_path / "model.safetensors")[0][n]) for n, tensor in before.items())
 
 
+def test_a_model_that_lies_there_is_exported_and_stays_there(tmp_path: Path) -> None:
+    detector = small("ssd").eval()
+    image = draw_image(np.random.default_rng(0), 200).image
+    selection = detector.evaluation_selection.changed(score_threshold=0.2)
+    expected = Predictor(detector, NAMES, selection, device="cpu", precision="fp32")(image)
+    with Gpu():
+        detector.to(DEVICE)
+        with unchecked():
+            write_onnx(ModelToExport(detector, NAMES, selection, origin={}), tmp_path / "model.onnx")
+        assert {parameter.device for parameter in detector.parameters()} == {DEVICE}
+    found = onestage.load(tmp_path / "model.onnx", device="cpu", selection=selection)(image)
+    assert found.labels.tolist() == expected.labels.tolist()
+    torch.testing.assert_close(found.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=1e-2)
+
+
 class OfAnyThread(Predictor):
     """The server's threads are others than the test's; each enters the pretended GPU by itself."""
 
     def detect_resized(self, images_rgb: Any) -> list[Detections]:
-        with PretendedGpu():
+        with Gpu():
             return super().detect_resized(images_rgb)
 
 
 def test_a_server_answers_from_there() -> None:
-    with PretendedGpu():
+    with Gpu():
         predictor = OfAnyThread(RedBoxDetector(), Categories.from_names(["blue", "red"]), device=str(DEVICE))
     with running(create_app(predictor)) as port:
         answer = ask(port, "/v1/detect", red_png((10, 20, 60, 80)))

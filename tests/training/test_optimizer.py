@@ -123,10 +123,10 @@ def test_the_average_of_a_constant_is_the_constant_and_follows_a_change_by_its_d
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 1.0)
     average = AveragedWeights(net, decay=0.5)
-    average.update(net, step=1000)
+    average.update(step=1000)
     assert average.tensors["weight"].item() == 1.0
     nn.init.constant_(net.weight, 3.0)
-    average.update(net, step=1000)
+    average.update(step=1000)
     assert average.tensors["weight"].item() == 2.0  # 0.5 * 1 + 0.5 * 3
 
 
@@ -135,7 +135,7 @@ def test_the_average_soon_forgets_the_random_beginning() -> None:
     nn.init.constant_(net.weight, 0.0)
     average = AveragedWeights(net, decay=0.999)
     nn.init.constant_(net.weight, 1.0)
-    average.update(net, step=0)  # decay (1 + 0) / (10 + 0) = 0.1
+    average.update(step=0)  # decay (1 + 0) / (10 + 0) = 0.1
     assert average.tensors["weight"].item() == pytest.approx(0.9)
 
 

@@ -96,6 +96,12 @@ def same_bits_in_each_run(device: torch.device) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def find_fastest_convolutions(device: torch.device) -> None:
+    """Let cuDNN try its kernels where it meets a new size, from now on: for sizes that stay the same."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()  # else they may differ by run
+
+
 def compiled(network: nn.Module) -> nn.Module:
     """The network by torch.compile, which works at its first call: make that inside of `readable_compile_errors`."""
     return cast(nn.Module, torch.compile(network))

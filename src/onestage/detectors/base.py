@@ -218,7 +218,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(self, predictions: Predictions, selection: Selection, input_hw: SizeHW) -> list[Detections]:
-        """The objects of each image, best first; boxes in pixels of the input, clipped to it, without names."""
+        """The objects of each image in main memory, best first; boxes in pixels of the input, clipped to it."""
         boxes_xyxy, scores = self.scored_boxes(predictions, input_hw)
         if self.level_cut is not None:
             scores = self.level_cut(scores, input_hw)

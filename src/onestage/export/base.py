@@ -35,7 +35,7 @@ class Calibration:
 class ModelToExport:
     """A detector and everything else that goes into its exported file."""
 
-    detector: Detector  # in evaluation mode, on the CPU
+    detector: Detector
     categories: Categories
     selection: Selection  # the post-processing in the file; every call may give another score threshold
     origin: dict[str, Any]  # JSON-able facts about where the model comes from

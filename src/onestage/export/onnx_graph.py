@@ -7,6 +7,7 @@ The first `counts` rows of an image are its detections, best first; the other ro
 the middle of the graph. The parts before and after it are built in `graph_ends`.
 """
 
+import copy
 import json
 import logging
 import warnings
@@ -52,6 +53,7 @@ def write_onnx(model: ModelToExport, path: Path, threshold_may_be_left_out: bool
 
 def _traced(detector: Detector) -> Any:
     """The network as an `onnx_ir.Model` with the input "input" and the outputs "all_boxes" and "all_scores"."""
+    network = ScoredBoxes(copy.deepcopy(detector).cpu()).eval()  # a detector in use may lie on a GPU
     example = torch.zeros(2, 3, *typical_input_hw(detector.resize))
     sides = {0: torch.export.Dim("batch")}
     if not isinstance(detector.resize, Stretch):
@@ -61,7 +63,7 @@ def _traced(detector: Detector) -> Any:
         warnings.simplefilter("ignore")  # the exporter's warnings about itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            ScoredBoxes(detector).eval(),
+            network,
             (example,),
             dynamo=True,
             input_names=["input"],

@@ -208,10 +208,8 @@ class Predictor(BasePredictor):
         with self.compute.autocast():
             raw = self.detector(batch)
         predictions = Predictions(raw.class_logits.float(), raw.box_deltas.float())
-        return [
-            Detections(one.boxes_xyxy.cpu(), one.scores.cpu(), one.labels.cpu(), self.categories.names)
-            for one in self.detector.detect(predictions, self.selection, (batch.shape[2], batch.shape[3]))
-        ]
+        found = self.detector.detect(predictions, self.selection, (batch.shape[2], batch.shape[3]))
+        return [replace(one, names=self.categories.names) for one in found]
 
 
 class ExportedPredictor(BasePredictor):

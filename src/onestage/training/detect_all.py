@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
@@ -59,6 +60,7 @@ def detect_all(
         resize=detector.resize,
         batch_size=batch_size,
         workers=workers,
+        pin_memory=compute.device.type == "cuda",
         start_method=start_method,
         shard=(world.rank, world.size),
         warn=warn,
@@ -73,7 +75,7 @@ def detect_all(
                 for index, one in zip(batch.image_indices.tolist(), detected, strict=True):
                     height, width = table.image_sizes_hw[index].tolist()
                     boxes_xyxy = to_original(one.boxes_xyxy, detector.resize, (height, width))
-                    found[index] = Detections(boxes_xyxy.cpu(), one.scores.cpu(), one.labels.cpu(), names)
+                    found[index] = replace(one, boxes_xyxy=boxes_xyxy, names=names)
                 advance(len(images) * world.size)
         except UserError as raised:
             error = raised

@@ -105,18 +105,25 @@ def load_optimizer_tensors(
 
 
 class AveragedWeights:
-    """An exponential moving average of a network's parameters and buffers."""
+    """An exponential moving average of a network's parameters and buffers, which stay the tensors that they are now."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        latest = network.state_dict()
+        self.tensors = {name: tensor.detach().clone() for name, tensor in latest.items()}
+        self._pairs = [(self.tensors[name], tensor) for name, tensor in latest.items()]
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take in the weights after `step` steps."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))  # the random start is soon forgotten
-        for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point():
-                self.tensors[name].lerp_(tensor, weight)
-            else:
-                self.tensors[name].copy_(tensor)
+        averaged, latest = zip(*(pair for pair in self._pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(averaged, latest, weight)  # pyright: ignore[reportPrivateImportUsage]
+        copy_all(pair for pair in self._pairs if not pair[0].is_floating_point())
+
+
+def copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy into the first of each pair what the second has; a GPU does it at once."""
+    if pairs := list(pairs):
+        to, values = zip(*pairs, strict=True)
+        torch._foreach_copy_(to, values)  # pyright: ignore[reportPrivateImportUsage]

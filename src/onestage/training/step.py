@@ -19,7 +19,7 @@ from onestage.compute.device import Compute
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.structures import Batch, Losses
-from onestage.training.optimizer import build_optimizer, set_learning_rate, trained_batch_norms
+from onestage.training.optimizer import build_optimizer, copy_all, set_learning_rate, trained_batch_norms
 from onestage.training.processes import World
 from onestage.training.recipe import Recipe
 
@@ -55,19 +55,19 @@ class OptimizerStep:
         self.optimizer = build_optimizer(detector, recipe)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
         self._statistics = [buffer for norm in trained_batch_norms(detector) for buffer in norm.buffers()]
+        self._before = [buffer.clone() for buffer in self._statistics]
 
     def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
         """Take one step. If its loss or gradient is not finite, weights and batch norm statistics stay as they were."""
         set_learning_rate(self.optimizer, learning_rate)
-        before = [buffer.clone() for buffer in self._statistics]
+        copy_all(zip(self._before, self._statistics, strict=True))
         losses = self.gradient(in_parts(batch, self.recipe.accumulate))
         if losses.finite:
             if self.recipe.gradient_clip is not None:
-                norm = torch.tensor(losses.gradient_norm, device=self.compute.device)
-                nn.utils.clip_grads_with_norm_(self._parameters, self.recipe.gradient_clip, norm, foreach=True)
+                clip(self._gradients(), losses.gradient_norm, self.recipe.gradient_clip)
             self.optimizer.step()
         else:
-            self._restore(before)
+            copy_all(zip(self._statistics, self._before, strict=True))
         if self.scaler.is_enabled():
             # The scale stays where it is not the reason for a loss that is not finite.
             self.scaler.update(None if losses.finite or losses.overflow else self.scaler.get_scale())
@@ -117,14 +117,17 @@ class OptimizerStep:
         try:
             yield
         finally:
-            self._restore(before)
-
-    def _restore(self, statistics: Sequence[Tensor]) -> None:
-        for buffer, value in zip(self._statistics, statistics, strict=True):
-            buffer.copy_(value)
+            copy_all(zip(self._statistics, before, strict=True))
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
+
+def clip(gradients: list[Tensor], norm: float, most: float) -> None:
+    """Scale gradients of a norm above `most` to that, by what `torch.nn.utils.clip_grad_norm_` computes in float32."""
+    factor = float(most / (torch.tensor(norm) + 1e-6))
+    if factor < 1:
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def in_parts(batch: Batch, count: int) -> Sequence[Batch]:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
-from onestage.compute.device import Compute, compiled, readable_compile_errors
+from onestage.compute.device import Compute, compiled, find_fastest_convolutions, readable_compile_errors
 from onestage.compute.memory import keep_freed_memory, readable_memory_errors
 from onestage.data.loader import batches_per_epoch, training_loader
 from onestage.data.loader_workers import readable_worker_errors
@@ -21,6 +21,7 @@ from onestage.data.table import Table
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.evaluation import measure
+from onestage.input_size import Stretch
 from onestage.models.model_file import RunFolder, save_model
 from onestage.structures import Batch, DetectionTable
 from onestage.terminal import Display
@@ -83,6 +84,8 @@ class Trainer:
         self.steps_per_epoch = batches_per_epoch(len(train), recipe.repeat, recipe.batch_size)
         keep_freed_memory()
         compute.place(detector)
+        if isinstance(detector.resize, Stretch):
+            find_fastest_convolutions(compute.device)
         freeze_untrained(detector, recipe)
         parts = recipe.accumulate * world.size
         if self.images_per_step < parts:
@@ -194,7 +197,7 @@ class Trainer:
         if losses.finite:
             self.position.skipped_in_a_row = 0
             if self.average is not None:
-                self.average.update(self.detector, self.position.step)
+                self.average.update(self.position.step)
         return losses
 
     def _report_skipped(self, batch: Batch, losses: StepLosses) -> None:
