@@ -14,7 +14,15 @@ import torch
 from folders import write_image
 
 from onestage.data.augmentation import SSD_PAPER
-from onestage.data.loader import batches_per_epoch, epoch_order, evaluation_loader, stack_images, training_loader
+from onestage.data.loader import (
+    BatchReader,
+    batches_per_epoch,
+    epoch_batches,
+    epoch_order,
+    evaluation_loader,
+    stack_images,
+    training_loader,
+)
 from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError
 from onestage.input_size import PADDING, KeepRatio, Stretch
@@ -126,6 +134,47 @@ def test_batches_are_raw_pixels_with_their_objects(tmp_path: Path) -> None:
             scale_x, scale_y = 32 / 60, 32 / (40 + index)
             expected = [5 * scale_x, 6 * scale_y, 25 * scale_x, 30 * scale_y]
             assert targets.boxes_xyxy[0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+# Width, height and number of the images of COCO128, the first of COCO's train2017; sizes that come once are left out.
+COCO_SIZES = {
+    **{(640, 480): 35, (640, 427): 12, (480, 640): 9, (427, 640): 6, (640, 426): 5, (640, 428): 4, (500, 375): 3},
+    **{(640, 425): 3, (640, 481): 2, (640, 360): 1, (640, 218): 1, (360, 640): 1, (600, 600): 1, (612, 612): 1},
+    **{(500, 333): 1, (333, 500): 1, (640, 573): 1, (565, 640): 1, (640, 536): 1, (640, 327): 1},
+}
+
+
+@pytest.mark.parametrize("augmentation", [None, SSD_PAPER])
+def test_images_of_one_ratio_go_together_so_that_little_is_padding(tmp_path: Path, augmentation) -> None:
+    """RetinaNet's sizes; in batches of 16 by chance 41 % would be padding (measured)."""
+    builder = TableBuilder(tmp_path, "train", "voc")
+    nothing = np.zeros((0, 4), dtype=np.float32)
+    for (width, height), count in COCO_SIZES.items():
+        for number in range(40 * count):
+            name, add = f"{width}-{height}-{number}", {"boxes_xyxy": nothing, "labels": [], "ignored": []}
+            builder.add(path=f"{name}.png", image_id=name, size_hw=(height, width), **add)
+    table, resize = builder.build(Categories.from_names(["cat"])), KeepRatio(800, 1333)
+    reader = BatchReader(table, augmentation, resize)
+    order = epoch_order(len(table), 1, seed=0, epoch=0).tolist()
+    needed = padded = 0
+    for batch in epoch_batches(reader, order, 0, 16, 0):
+        sizes_hw = [reader.image_hw((0, sample)) for sample in batch]
+        height, width = resize.input_hw(sizes_hw)
+        needed += sum(height * width for height, width in sizes_hw)
+        padded += len(batch) * height * width
+    assert needed > 0.9 * padded
+    assert needed < padded
+
+
+def test_batches_of_like_shape_hold_every_image_once_and_are_resumed_anywhere(tmp_path: Path) -> None:
+    table = a_table(tmp_path, num_images=70)  # 35 batches, so one window of 32 and one of 3
+    reader, order = BatchReader(table, None, KeepRatio(32, 64)), epoch_order(70, 1, seed=3, epoch=0).tolist()
+    whole = list(epoch_batches(reader, order, 0, 2, 0))
+    assert sorted(sample for batch in whole for sample in batch) == list(range(70))
+    for first in (1, 31, 32, 33, 34):
+        assert list(epoch_batches(reader, order, 0, 2, first)) == whole[first:]
+    one_shape = BatchReader(table, None, Stretch(32))
+    assert list(epoch_batches(one_shape, order, 0, 2, 0)) == [order[at : at + 2] for at in range(0, 70, 2)]
 
 
 def test_a_set_smaller_than_a_batch_gives_batches_of_the_whole_set(tmp_path: Path) -> None:

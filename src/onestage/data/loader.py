@@ -35,6 +35,8 @@ from onestage.errors import UserError
 from onestage.input_size import PADDING, Resize, SizeHW, Stretch, resize_image
 from onestage.structures import Batch, Sample, Targets
 
+LIKE_SHAPED_BATCHES = 32  # so many batches of an epoch are dealt out by shape together
+
 
 def epoch_order(num_images: int, repeat: int, seed: int, epoch: int) -> Int64[np.ndarray, " M"]:
     """The samples of an epoch in order: a permutation of 0..num_images*repeat-1.
@@ -48,6 +50,31 @@ def epoch_order(num_images: int, repeat: int, seed: int, epoch: int) -> Int64[np
 def batches_per_epoch(num_images: int, repeat: int, batch_size: int) -> int:
     """Full batches in an epoch, at least one. The rest, which differs from epoch to epoch, is left out."""
     return max(1, num_images * repeat // batch_size)
+
+
+def epoch_batches(
+    reader: "BatchReader", order: Sequence[int], epoch: int, batch_size: int, first_batch: int
+) -> Iterator[list[int]]:
+    """The samples of each full batch of an epoch, from the first one that is asked for."""
+    window = LIKE_SHAPED_BATCHES * batch_size
+    first_window, first_batch = divmod(first_batch, LIKE_SHAPED_BATCHES)
+    end = len(order) // batch_size * batch_size
+    for start in range(first_window * window, end, window):
+        samples = order[start : min(start + window, end)]
+        shapes = [reader.shape((epoch, sample)) for sample in samples]
+        yield from like_shaped(samples, batch_size, shapes)[first_batch:]
+        first_batch = 0
+
+
+def like_shaped(samples: Sequence[int], batch_size: int, shapes: Sequence[float]) -> list[list[int]]:
+    """Batches of samples whose shapes (height over width) are close, so that little of a batch is padding.
+
+    Batches come in the order of their first samples among all, and so do the samples of a batch: where all images have
+    one shape, nothing changes.
+    """
+    by_shape = np.argsort(np.asarray(shapes), kind="stable").tolist()
+    batches = [sorted(by_shape[start : start + batch_size]) for start in range(0, len(by_shape), batch_size)]
+    return [[samples[place] for place in batch] for batch in sorted(batches)]
 
 
 def resize_only(sample: Sample, resize: Resize) -> Sample:
@@ -98,15 +125,16 @@ def training_loader(
             f"images, or at most {images} processes"
         )
 
+    reader = BatchReader(table, augmentation, resize, seed, shard, pin_memory and not workers)
+
     def keys() -> Iterator[list[tuple[int, int]]]:
         epoch, first_batch = start
         while True:
-            order = epoch_order(len(table), repeat, seed, epoch).tolist()
-            for batch in range(first_batch, batches_per_epoch(len(table), repeat, batch_size)):
-                yield [(epoch, sample) for sample in order[batch * batch_size : (batch + 1) * batch_size]]
+            order = epoch_order(len(table), repeat, seed, epoch)
+            for samples in epoch_batches(reader, order.tolist(), epoch, images, first_batch):
+                yield [(epoch, sample) for sample in samples]
             epoch, first_batch = epoch + 1, 0
 
-    reader = BatchReader(table, augmentation, resize, seed, shard, pin_memory and not workers)
     return _batches(reader, keys(), workers, pin_memory=pin_memory, start_method=start_method, warn=warn)
 
 
@@ -116,21 +144,22 @@ def evaluation_loader(
     resize: Resize,
     batch_size: int,
     workers: int = 0,
+    pin_memory: bool = False,
     shard: tuple[int, int] = (0, 1),
     start_method: StartMethod | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Every image once, in the table's order, only resized. Arguments as for `training_loader`, except `shard`.
+    """Every image once, only resized, images of like shape together. Arguments as for `training_loader`, but `shard`.
 
     Ranks take whole batches in turn: rank r of n gets batches r, r + n, ... of a single process's, perhaps none.
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
     rank, world_size = shard
-    starts = range(rank * batch_size, len(table), world_size * batch_size)
-    keys = ([(0, row) for row in range(start, min(start + batch_size, len(table)))] for start in starts)
-    reader = BatchReader(table, None, resize)
-    return _batches(reader, keys, workers, pin_memory=False, start_method=start_method, warn=warn)
+    reader = BatchReader(table, None, resize, pin_memory=pin_memory and not workers)
+    batches = like_shaped(range(len(table)), batch_size, [reader.shape((0, row)) for row in range(len(table))])
+    keys = ([(0, row) for row in batch] for batch in batches[rank::world_size])
+    return _batches(reader, keys, workers, pin_memory=pin_memory, start_method=start_method, warn=warn)
 
 
 class PackedBatch(NamedTuple):
@@ -188,6 +217,13 @@ class BatchReader(Dataset[PackedBatch | UserError]):
         if self.augmentation is None:
             return self.resize.image_hw(layer.size_hw)
         return self.augmentation.draw(layer, self._rng(key), self.table).input_hw(self.resize)
+
+    def shape(self, key: tuple[int, int]) -> float:
+        """Height over width of a sample's image; nothing is read."""
+        if isinstance(self.resize, Stretch):
+            return 1.0
+        height, width = self.image_hw(key)
+        return height / width
 
     def _rng(self, key: tuple[int, int]) -> np.random.Generator:
         return np.random.default_rng((self.seed, *key))
