@@ -184,7 +184,6 @@ class PretendedGpu(TorchDispatchMode):
         tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
         pretended = [tensor for tensor in tensors if isinstance(tensor, PretendedTensor)]
         if pretended:
-            self.calls[str(func)] += 1
             if func not in COPIES | TAKE_CPU_INDICES:
                 _check_devices(func, tensors)
             if func in WAIT or (func in TAKE_CPU_INDICES and _by_mask(args[1])):
@@ -195,6 +194,8 @@ class PretendedGpu(TorchDispatchMode):
             on_device = torch.device(kwargs["device"]).type == DEVICE.type
             if on_device:
                 kwargs["device"] = torch.device("cpu")
+        if pretended or on_device:
+            self.calls[str(func)] += 1
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
         same = {id(tensor.inner): tensor for tensor in pretended}  # what an operation in place gives back

@@ -22,6 +22,7 @@ from skipped_steps import small_batch, small_step, write_small_step
 import onestage
 from onestage.compute.device import choose_compute
 from onestage.data.generated import draw_image, write_generated_voc
+from onestage.errors import UserError
 from onestage.export.base import ModelToExport
 from onestage.export.onnx_graph import write_onnx
 from onestage.inference.predictor import Predictor
@@ -130,6 +131,36 @@ def test_every_family_finds_what_it_finds_on_the_cpu(family: str) -> None:
             assert len(expected) > 5
             assert one.labels.tolist() == expected.labels.tolist()
             torch.testing.assert_close(one.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "tried"),
+    [
+        (1, "4 images at a time; go on with --resume and --accumulate 2 (2 at a time, the same steps), or begin with "),
+        (2, "2 images at a time; free memory and go on with --resume, or train a smaller detector"),
+    ],
+)
+def test_memory_that_ran_out_is_one_line_with_what_was_tried_and_what_would_fit(
+    data: Path, tmp_path: Path, accumulate: int, tried: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the manual.")
+
+    monkeypatch.setattr(OptimizerStep, "losses", too_much)
+    with pytest.raises(UserError) as error:
+        onestage.train(
+            data,
+            detector="ssd300-test_efficientnet",
+            backbone_weights="none",
+            settings={"batch_size": 4, "accumulate": accumulate, "workers": 0},
+            steps=2,
+            out=tmp_path / "run",
+            device="cpu",
+            display=quiet(),
+        )
+    line = str(error.value)
+    assert line.startswith(f"memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB.); tried with {tried}")
+    assert "\n" not in line
 
 
 def test_a_step_is_saved_and_replayed(tmp_path: Path) -> None:

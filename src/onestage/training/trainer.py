@@ -220,12 +220,15 @@ class Trainer:
 
     @property
     def memory_advice(self) -> str:
-        """What helps when memory runs out."""
-        parts = 2 * self.recipe.accumulate
-        size = self.images_per_step // (parts * self.world.size)  # of the smallest part
-        if size < (2 if trained_batch_norms(self.detector) else 1):
-            return "free memory and go on with --resume, or train a smaller detector"
-        return f"go on with --resume and --accumulate {parts}, which needs less for the same steps, or free memory"
+        """What was tried when memory ran out, and what helps."""
+        parts = self.recipe.accumulate * self.world.size
+        tried, smaller = self.images_per_step // parts, self.images_per_step // (2 * parts)  # images at a time
+        if smaller < (2 if trained_batch_norms(self.detector) else 1):
+            helps = "free memory and go on with --resume, or train a smaller detector"
+        else:
+            accumulate = f"--accumulate {2 * self.recipe.accumulate} ({smaller} at a time, the same steps)"
+            helps = f"go on with --resume and {accumulate}, or begin with --batch-size auto, which finds what fits"
+        return f"tried with {tried} images at a time; {helps}"
 
     @property
     def epoch(self) -> float:
