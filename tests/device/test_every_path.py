@@ -31,7 +31,7 @@ from onestage.serving.app import create_app
 from onestage.structures import Categories, Detections
 from onestage.terminal import quiet
 from onestage.training.batch_size import find_batch_size
-from onestage.training.optimizer import train_mode
+from onestage.training.optimizer import load_optimizer_tensors, optimizer_tensors, train_mode
 from onestage.training.processes import ALONE
 from onestage.training.recipe import Recipe
 from onestage.training.skipped_step import read_skipped_step
@@ -47,10 +47,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def trained_and_resumed(data: Path, out: Path, device: str, optimizer: str) -> dict[str, torch.Tensor]:
+def trained_and_resumed(data: Path, out: Path, device: str) -> dict[str, torch.Tensor]:
     """The tensors of the checkpoint after 2 steps and one more."""
     settings: dict[str, Any] = {"batch_size": 4, "accumulate": 2, "ema_decay": 0.9, "gradient_clip": 5.0, "workers": 0}
-    settings |= {"evaluations": 1, "optimizer": optimizer, "precision": "fp32", "learning_rate": 1e-3}
+    settings |= {"evaluations": 1, "optimizer": "sgd", "precision": "fp32", "learning_rate": 1e-3}
     same: dict[str, Any] = {"out": out, "device": device, "train_split": "trainval", "test_split": "test"}
     with PLACES[device]():
         onestage.train(
@@ -67,7 +67,7 @@ def trained_and_resumed(data: Path, out: Path, device: str, optimizer: str) -> d
 
 
 def test_a_run_and_its_resumption_end_with_the_cpus_weights(data: Path, tmp_path: Path) -> None:
-    cpu, gpu = (trained_and_resumed(data, tmp_path / device, device, "sgd") for device in PLACES)
+    cpu, gpu = (trained_and_resumed(data, tmp_path / device, device) for device in PLACES)
     assert cpu.keys() == gpu.keys()
     weights = [name for name, tensor in cpu.items() if tensor.is_floating_point() and name.startswith("model/")]
     apart = math.sqrt(sum((cpu[name] - gpu[name]).square().sum().item() for name in weights))
@@ -77,9 +77,20 @@ def test_a_run_and_its_resumption_end_with_the_cpus_weights(data: Path, tmp_path
     assert figures[1]["map_area"] == pytest.approx(figures[0]["map_area"], abs=1e-3)
 
 
-def test_a_resumed_adamw_counts_its_steps_there(data: Path, tmp_path: Path) -> None:
-    tensors = trained_and_resumed(data, tmp_path / "run", str(DEVICE), "adamw")
-    assert {tensor.item() for name, tensor in tensors.items() if name.endswith("/step")} == {3.0}
+def test_a_resumed_adamw_counts_its_steps_there() -> None:
+    with Gpu():
+        detector, compute = small("retinanet"), choose_compute(str(DEVICE), "fp32")
+        compute.place(detector)
+        recipe, batch = Recipe(steps=1, optimizer="adamw", learning_rate=1e-3), noise(detector, str(DEVICE))
+        first = OptimizerStep(detector, detector, recipe, compute, ALONE)
+        assert first(batch, 1e-3).finite
+        saved = {name: tensor.cpu() for name, tensor in optimizer_tensors(first.optimizer, detector).items()}
+        resumed = OptimizerStep(detector, detector, recipe, compute, ALONE)
+        load_optimizer_tensors(resumed.optimizer, detector, saved)
+        assert resumed(batch, 1e-3).finite
+        tensors = optimizer_tensors(resumed.optimizer, detector)
+        assert {tensor.device for tensor in tensors.values()} == {DEVICE}
+        assert {tensor.item() for name, tensor in tensors.items() if name.endswith("/step")} == {2.0}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -121,6 +132,7 @@ def test_every_family_finds_what_it_finds_on_the_cpu(family: str) -> None:
     images = [draw_image(np.random.default_rng(seed), 200).image for seed in range(2)]
     papers = detector.evaluation_selection
     for selection in (papers, papers.changed(nms="soft-gaussian"), papers.changed(class_agnostic=True)):
+        images = images if selection is papers else images[:1]
         selection = replace(selection, score_threshold=0.2)
         found = {}
         for device, place in PLACES.items():
