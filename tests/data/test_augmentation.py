@@ -179,6 +179,18 @@ def test_choices_come_as_often_as_the_paper_says() -> None:
     assert not any(canvas.transpose or canvas.upside_down for canvas in canvases)
 
 
+@pytest.mark.parametrize(("redraw", "whole"), [("all", 1 / 2), ("crops", 1 / 7)])
+def test_images_of_small_objects_stay_whole_as_often_as_the_releases_leave_them(redraw, whole: float) -> None:
+    """An object of 10 of 300 pixels has an IoU below 0.1 with any crop. So of seven options one is met, one is the
+    whole image, and five are drawn again: among all, which makes it one half, or among the IoUs."""
+    corners = np.array([[20, 30], [100, 40], [250, 260], [40, 200], [180, 120]], dtype=np.float32)
+    objects = Objects(np.hstack([corners, corners + 10]), np.zeros(5, dtype=np.int64), np.zeros(5, dtype=bool))
+    canvas, crop, rng = Canvas.of(Layer(0, (300, 300), objects)), Crop(redraw=redraw), np.random.default_rng(0)
+    shown = [crop(canvas, rng, lambda: pytest.fail("one image is enough")) for _ in range(4000)]
+    share = sum(one.view_xyxy == canvas.view_xyxy for one in shown) / len(shown)
+    assert share == pytest.approx(whole, abs=3 * math.sqrt(whole * (1 - whole) / len(shown)))
+
+
 def test_crops_meet_the_drawn_overlap_with_an_object() -> None:
     only_crops = Augmentation((Crop(probability=1.0, ious=(0.5,)),))
     layer = layer_of(a_sample(boxes_xyxy=((40, 30, 120, 100),)))

@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -43,6 +43,7 @@ from onestage.structures import Sample
 Transform: TypeAlias = Callable[[Canvas, np.random.Generator, Callable[[], Layer]], Canvas]
 
 CROP_TRIALS = 50  # as in the authors' release
+MOST_DRAWS = 50  # of an IoU, or of the whole image
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Expand:
 class Crop:
     """Show a part of the view that holds the centre of an object and overlaps an object enough; else all of it.
 
-    As in the authors' release, an IoU that no trial meets gives way to another one. Images without objects take any
-    part.
+    Images without objects take any part. Where no trial meets the IoU that was drawn, ssd.pytorch and lufficc/SSD draw
+    again, the whole image included ("all"): images of small objects, with which only an IoU of 0 can be met, stay whole
+    half of the time. "crops" goes on with the other IoUs, so that they stay whole once in seven.
     """
 
     probability: float = setting(6 / 7, "Chance of a crop")  # the paper takes the whole image once in seven
@@ -80,13 +82,29 @@ class Crop:
     )
     min_side: float = setting(0.3, "Smallest side of a crop, as a part of the view's")
     max_ratio: float = setting(2.0, "Largest width / height of a crop; the smallest is its inverse")
+    redraw: Literal["all", "crops"] = setting("crops", "What is drawn where no trial meets the IoU")
 
     def __post_init__(self) -> None:
         check_ranges(self, {"probability": (0, 1), "ious": (0, 1), "min_side": (0, 1), "max_ratio": (1, math.inf)})
 
     def __call__(self, canvas: Canvas, rng: np.random.Generator, other: Callable[[], Layer]) -> Canvas:
-        if rng.random() >= self.probability:
-            return canvas
+        for _ in range(MOST_DRAWS):
+            if rng.random() >= self.probability:
+                break
+            crops_xyxy, best_iou = self._trials(canvas, rng)
+            ious = rng.permutation(self.ious)
+            for least_iou in ious if self.redraw == "crops" else ious[:1]:
+                chosen = np.flatnonzero(best_iou >= least_iou)
+                if len(chosen):
+                    return replace(canvas, view_xyxy=tuple(crops_xyxy[chosen[0]].tolist()))
+            if self.redraw == "crops":
+                break
+        return canvas
+
+    def _trials(
+        self, canvas: Canvas, rng: np.random.Generator
+    ) -> tuple[Float64[np.ndarray, "T 4"], Float64[np.ndarray, " T"]]:
+        """Crops xyxy and the best IoU of each with an object: 1 where there are none, -1 of those that may not be."""
         x0, y0, x1, y1 = canvas.view_xyxy
         u = rng.random((CROP_TRIALS, 4))
         wh = (self.min_side + (1.0 - self.min_side) * u[:, :2]) * (x1 - x0, y1 - y0)
@@ -101,11 +119,7 @@ class Crop:
             inside = ((centres > crops_xyxy[:, None, :2]) & (centres < crops_xyxy[:, None, 2:])).all(-1)
             good &= inside.any(-1)
             best_iou = _iou(crops_xyxy, objects_xyxy).max(-1)
-        for least_iou in rng.permutation(self.ious):
-            chosen = np.flatnonzero(good & (best_iou >= least_iou))
-            if len(chosen):
-                return replace(canvas, view_xyxy=tuple(crops_xyxy[chosen[0]].tolist()))
-        return canvas
+        return crops_xyxy, np.where(good, best_iou, -1.0)
 
 
 def _iou(a_xyxy: Float64[np.ndarray, "M 4"], b_xyxy: Float32[np.ndarray, "N 4"]) -> Float64[np.ndarray, "M N"]:
@@ -284,7 +298,7 @@ def augment(
     return Sample(image, *objects, sample.image_index)
 
 
-SSD_PAPER = Augmentation()
+SSD_PAPER = Augmentation((Expand(), Crop(redraw="all"), Flip(), Colour()))
 
 # RetinaNet's: "horizontal image flipping as the only form of data augmentation unless otherwise noted" (Lin 2017, 4.1).
 FLIP_ONLY = Augmentation((Expand(probability=0.0), Crop(probability=0.0), Flip(), Colour(probability=0.0)))
