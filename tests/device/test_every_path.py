@@ -32,7 +32,7 @@ from onestage.structures import Categories, Detections
 from onestage.terminal import quiet
 from onestage.training.batch_size import find_batch_size
 from onestage.training.optimizer import load_optimizer_tensors, optimizer_tensors, train_mode
-from onestage.training.processes import ALONE
+from onestage.training.processes import ALONE, synchronise_batch_norms
 from onestage.training.recipe import Recipe
 from onestage.training.skipped_step import read_skipped_step
 from onestage.training.step import OptimizerStep
@@ -173,6 +173,22 @@ def test_memory_that_ran_out_is_one_line_with_what_was_tried_and_what_would_fit(
     line = str(error.value)
     assert line.startswith(f"memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB.); tried with {tried}")
     assert "\n" not in line
+
+
+def test_batch_norms_that_see_all_ranks_stay_there_and_change_no_detection() -> None:
+    with Gpu():
+        detector = small("ssd").to(DEVICE)
+        images = noise(detector, str(DEVICE)).images
+        with torch.no_grad():
+            expected = detector.eval()(images).class_logits.cpu()
+            train_mode(detector)
+            synchronise_batch_norms(detector, on_gpus=True)
+            found = detector.eval()(images).class_logits.cpu()
+        replaced = sum(isinstance(module, torch.nn.SyncBatchNorm) for module in detector.modules())
+        devices = {tensor.device for tensor in detector.state_dict().values()}
+    assert devices == {DEVICE}
+    assert replaced > 10
+    assert torch.equal(found, expected)
 
 
 def test_a_step_is_saved_and_replayed(tmp_path: Path) -> None:
