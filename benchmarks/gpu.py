@@ -8,7 +8,8 @@ In turn; an error ends only its own section:
 - tests: `tests/device`, on this GPU: the CPU's losses, gradients and detections; waits and operators of a step.
 - training: runs of each family, as `--precision auto` chooses and in float16, on drawn images from disk.
 - resume: with `--deterministic True`, a run that was stopped in the middle ends with the bits of one that was not.
-- nccl: steps of a world of one rank, by DDP, SyncBatchNorm and NCCL, have the losses of steps without them.
+- ranks: steps of a world of one rank, by DDP, NCCL and SyncBatchNorm, have the losses of steps without them (without a
+  GPU: on the CPU, by gloo).
 - beside torchvision: `training.py` and `prediction.py`, whose tables have columns of GPUs.
 """
 
@@ -24,31 +25,34 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
+import torch.distributed as dist  # noqa: TID251 -- a group of one process, beside the package's own
 import tyro
 from side_by_side import Result, show, write_results
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import onestage
 from onestage.compute.device import choose_compute
-from onestage.data import choose_splits, read_dataset
 from onestage.data.generated import write_generated_voc
-from onestage.detectors import build
+from onestage.detectors import Detector, build
 from onestage.models.model_file import RunFolder, read_tensors
-from onestage.recipes import default_recipe
+from onestage.structures import Batch
 from onestage.terminal import quiet
+from onestage.training.batch_size import noise_batch
 from onestage.training.optimizer import train_mode
-from onestage.training.processes import ALONE, World, _ManyRanks
-from onestage.training.trainer import Trainer
+from onestage.training.processes import ALONE, synchronise_batch_norms
+from onestage.training.recipe import Recipe
+from onestage.training.step import OptimizerStep
 
 TESTS, BENCHMARKS = Path(__file__).parent.parent / "tests", Path(__file__).parent
 DETECTORS = ("ssd300-vgg16", "ssd300-tf_efficientnet_lite0", "retinanet-resnet50", "m2det320-vgg16")
 SMALL = "ssd300-test_efficientnet"
 LIMIT_SECONDS = 120  # of each benchmark beside torchvision
-SectionName: TypeAlias = Literal["tests", "training", "resume", "nccl", "beside torchvision"]
+SectionName: TypeAlias = Literal["tests", "training", "resume", "ranks", "beside torchvision"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Options:
     """Check a GPU and time what it does."""
 
     device: Literal["cuda", "pretend"] = "cuda"
-    sections: tuple[SectionName, ...] = ("tests", "training", "resume", "nccl", "beside torchvision")
+    sections: tuple[SectionName, ...] = ("tests", "training", "resume", "ranks", "beside torchvision")
     steps: int = 100
     """Of each training."""
     small: bool = False
@@ -75,7 +79,7 @@ class Place:
 
     @property
     def device(self) -> str:
-        return "pretend:0" if self.options.device == "pretend" else "cuda"
+        return "pretend:0" if self.options.device == "pretend" else "cuda:0"
 
     @property
     def detectors(self) -> tuple[str, ...]:
@@ -148,40 +152,36 @@ def resume(place: Place) -> list[tuple[str, ...]]:
     return [(detector, f"all {len(one)} tensors have the same bits")]
 
 
-def nccl(place: Place) -> list[tuple[str, ...]]:
-    if place.options.device == "pretend":
-        return [("nccl", "not run: it is for real GPUs")]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "RANK": "0", "WORLD_SIZE": "1"}
-    alone = _losses(place, ALONE)
-    world = _ManyRanks(0, 1, on_cpu=False)
-    try:
-        together = _losses(place, world)
-    finally:
-        world.leave()
-    apart = max(abs(a - b) / abs(a) for a, b in zip(alone, together, strict=True))
-    return [(place.detectors[0], f"losses of {len(alone)} steps differ by {apart:.1e} at most", f"{together}")]
+def ranks(place: Place) -> list[tuple[str, ...]]:
+    on_gpu = place.options.device != "pretend"
+    detector, device = place.detectors[-1 if place.options.small else 1], place.device if on_gpu else "cpu"
 
+    def connected(network: Detector) -> nn.Module:
+        synchronise_batch_norms(network, on_gpus=on_gpu)
+        return DistributedDataParallel(network)
 
-def _losses(place: Place, world: World) -> list[float]:
-    torch.manual_seed(0)
-    table, _ = read_dataset(str(place.data), choose_splits(str(place.data)).train)
-    recipe, _ = default_recipe(place.detectors[0], table, pretrained=False)
-    trainer = Trainer(
-        build(recipe.detector, len(table.categories), config=recipe.network),
-        recipe.with_length(steps=100),
-        train=table,
-        val=table,
-        folder=RunFolder(place.folder / "none"),
-        compute=choose_compute(place.device, "fp32"),
-        display=quiet(),
-        workers=0,
-        world=world,
+    alone = _losses(detector, device, lambda network: network)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=f"file://{place.folder}/group", rank=0, world_size=1
     )
-    train_mode(trainer.detector)
-    batches = trainer.batches()
-    losses = [trainer.step(batch).total for batch in islice(batches, 5)]
-    batches.close()
-    return losses
+    try:
+        together = _losses(detector, device, connected)
+    finally:
+        dist.destroy_process_group()
+    apart = max(abs(a - b) / abs(a) for a, b in zip(alone, together, strict=True))
+    if apart > 1e-3:
+        raise RuntimeError(f"losses of steps differ: {alone} alone, {together} through the ranks")
+    return [(f"{detector}, {device}", f"losses of {len(alone)} steps differ by {apart:.1e} at most")]
+
+
+def _losses(name: str, device: str, connect: Callable[[Detector], nn.Module]) -> list[float]:
+    torch.manual_seed(0)
+    detector, compute = build(name, 3), choose_compute(device, "fp32")
+    compute.place(detector)
+    train_mode(detector)
+    step = OptimizerStep(detector, connect(detector), Recipe(steps=5), compute, ALONE)
+    images, targets = noise_batch(4, detector.resize.input_hw([(300, 300)]), 3, compute.device)
+    return [step(Batch(images, targets, torch.arange(4)), 1e-4).total for _ in range(5)]
 
 
 def beside_torchvision(place: Place) -> list[tuple[str, ...]]:
@@ -202,7 +202,7 @@ SECTIONS: dict[SectionName, Callable[[Place], Sequence[tuple[str, ...]]]] = {
     "tests": tests,
     "training": training,
     "resume": resume,
-    "nccl": nccl,
+    "ranks": ranks,
     "beside torchvision": beside_torchvision,
 }
 

@@ -88,6 +88,7 @@ def test_a_resnets_stages_are_the_releases_by_default_and_others_by_choice() -> 
 def test_what_it_learns_is_what_it_detects_by_soft_nms() -> None:
     detector = build("m2det320-vgg16", 2, config=TINY)
     assert detector.evaluation_selection.nms == "soft-linear"  # Zhao 2019, 3.3
+    assert detector.evaluation_selection.iou_threshold == 0.3  # `Nt` of the soft-NMS that its release calls
     box_xyxy = torch.tensor([[40.0, 60.0, 160.0, 200.0]])
     targets = [Targets(box_xyxy, torch.tensor([1]), torch.tensor([False]))]
     anchors = detector.anchors_cxcywh(SIZE_HW)

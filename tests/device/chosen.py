@@ -1,4 +1,4 @@
-"""The GPU that these tests run on: the pretended one, or a real one that ONESTAGE_TEST_DEVICE names (`cuda`).
+"""The GPU that these tests run on: the pretended one, or a real one that ONESTAGE_TEST_DEVICE names (`cuda:0`).
 
 with Gpu() as gpu:
     onestage.train(..., device=str(DEVICE))
@@ -30,7 +30,8 @@ class RealGpu(TorchDispatchMode):
 
     @property
     def synchronisations(self) -> Counter[str]:
-        return Counter(f"{warning.filename}:{warning.lineno}" for warning in self._warnings)
+        waits = [warning for warning in self._warnings if "synchroniz" in str(warning.message)]  # set_sync_debug_mode's
+        return Counter(f"{warning.filename}:{warning.lineno}" for warning in waits)
 
     def __enter__(self) -> Any:
         self._warnings = self._stack.enter_context(warnings.catch_warnings(record=True))

@@ -25,6 +25,7 @@ from unittest import mock
 
 import torch
 import torchvision  # noqa: F401 -- its operators
+from torch import library
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
@@ -53,13 +54,13 @@ DEVICE = torch.device("pretend", 0)
 
 # Autocast: convolutions and products of matrices take and give the reduced format, all else works as it comes. They add
 # up in float32, as a GPU does, and because CPUs are slow in float16.
-_LIBRARIES = (torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL"))
+_LIBRARIES = (library.Library("_", "IMPL"), library.Library("aten", "IMPL"))
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 
 
 def _register_autocast() -> None:
     everything, some = _LIBRARIES
-    everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    everything.fallback(library.fallthrough_kernel, "AutocastPrivateUse1")
 
     def register(operator: Any) -> None:
         def rounded(value: Any) -> Any:

@@ -1,9 +1,9 @@
 """Batches from a table, in an order and with choices that depend on (seed, epoch, index) alone.
 
-The order of an epoch is drawn from (seed, epoch), the augmentation of a sample from (seed, epoch, sample). So neither
-the number of workers nor the point where a run was resumed changes a batch. Worker processes read, augment and stack
-samples, or with `workers=0` one thread behind the training loop (OpenCV releases Python's lock); see
-`loader_workers.py`.
+The order of an epoch is drawn from (seed, epoch), the augmentation of a sample from (seed, epoch, sample); where images
+keep their ratio, those of like shape are dealt out to the same batches (`epoch_batches`). So neither the number of
+workers nor the point where a run was resumed changes a batch. Worker processes read, augment and stack samples, or with
+`workers=0` one thread behind the training loop (OpenCV releases Python's lock); see `loader_workers.py`.
 
 Several ranks share the batches (`shard`): in training each takes its samples of every batch, in evaluation whole
 batches in turn. Their number changes neither a sample nor a batch that is evaluated.
