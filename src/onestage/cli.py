@@ -72,6 +72,12 @@ class Train(Command):
     """Length of the run in minutes, without evaluations and set-up."""
     backbone_weights: Maybe[str] = None
     """imagenet, none, or a .safetensors or .pth file. Default: imagenet."""
+    start_from: Annotated[str | None, arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
+    """Trained detector to start from: a run folder, a model file, torchvision:ssd300_vgg16 (or
+    retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2), or another project's checkpoint with its --detector."""
+    old_classes: Literal["drop", "ignore", "label"] = "drop"
+    """Classes of --from that the data lacks: drop, or keep them. What the trained detector sees of them in the training
+    images is then ignored in training (ignore) or, where it is sure, taken for an object (label)."""
     train_split: Maybe[str] = None
     """Split to train on. Default: train, or what is not held out of it."""
     val_split: Maybe[str] = None

@@ -145,6 +145,14 @@ class Table:
         new_labels = np.array([categories.label_of[name] for name in renamed], dtype=np.int64)
         return replace(self, categories=categories, labels=new_labels[self.labels])
 
+    def with_objects_of(self, other: Table) -> Table:
+        """The same images; each has its own objects, then those that it has in `other`, a table of the same images."""
+        counts = [np.diff(table.first_object) for table in (self, other)]
+        image = np.concatenate([np.repeat(np.arange(len(self)), count) for count in counts])
+        order = np.argsort(image, kind="stable")
+        columns = {name: np.concatenate([getattr(self, name), getattr(other, name)])[order] for name in OBJECT_COLUMNS}
+        return replace(self, first_object=_offsets(counts[0] + counts[1]), **columns)
+
     def join(self, *others: Table) -> Table:
         """The images of this table, then those of the others, below their common folder; all need one class list."""
         tables = (self, *others)

@@ -162,6 +162,7 @@ class Detector(nn.Module):
         evaluation_selection: post-processing of its evaluation; the paper's, where no recipe says otherwise.
         level_cut: which scores of each level take part at all; None: all of them.
         input_bits: how many bits of 16-bit images hold values.
+        BACKGROUND_LOGITS: how many logits an anchor has before those of its classes.
         normalize: the first layer.
         backbone: what ImageNet weights go into.
     """
@@ -173,6 +174,7 @@ class Detector(nn.Module):
     evaluation_selection: Selection
     level_cut: LevelCut | None = None
     input_bits: int = 16
+    BACKGROUND_LOGITS: ClassVar[int] = 0
     normalize: Normalize
     backbone: FeatureMaps
 
@@ -223,6 +225,10 @@ class Detector(nn.Module):
         if self.level_cut is not None:
             scores = self.level_cut(scores, input_hw)
         return select(boxes_xyxy, scores, selection)
+
+    def class_layers(self) -> list[str]:
+        """Names of the convolutions that give class logits; their outputs are ordered (anchor, logit)."""
+        return []
 
     def lay_anchors(self) -> None:
         """Lay the anchors that `config` says, where they are kept."""

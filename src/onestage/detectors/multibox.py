@@ -91,6 +91,7 @@ class MultiBoxDetector(Detector):
 
     config: MultiBoxConfig
     head: MultiBoxHead
+    BACKGROUND_LOGITS = 1
 
     def features(self, images_normalised: Float[Tensor, "B 3 S S"]) -> list[Tensor]:
         """One map a level, finest first."""
@@ -117,6 +118,9 @@ class MultiBoxDetector(Detector):
         boxes_xyxy = decode_deltas(predictions.box_deltas.float(), self.head.anchors, self.config.variances)
         scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # background is logit 0
         return clip_boxes(boxes_xyxy, input_hw), scores
+
+    def class_layers(self) -> list[str]:
+        return [f"head.class_convs.{level}" for level in range(len(self.head.class_convs))]
 
     def lay_anchors(self) -> None:
         self.head.lay_anchors(self.config)

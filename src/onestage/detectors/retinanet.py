@@ -223,6 +223,9 @@ class RetinaNet(Detector):
         """P3 to P7."""
         return self.fpn(self.backbone(images_normalised))
 
+    def class_layers(self) -> list[str]:
+        return ["class_subnet.last"]
+
     def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
         height, width = input_hw
         return tuple(((height + s - 1) // s, (width + s - 1) // s, self.anchors_per_cell) for s in STRIDES)

@@ -16,9 +16,9 @@ from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
+from onestage.jobs.beginning import Beginning, as_begun
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
-from onestage.models.imagenet import load_backbone_weights
 from onestage.models.model_file import RunFolder, load_model
 from onestage.recipes import as_toml, default_recipe, named_recipe
 from onestage.settings import flat, plain, read
@@ -26,6 +26,7 @@ from onestage.terminal import Display, quiet
 from onestage.training.batch_size import find_batch_size
 from onestage.training.experiment_logs import check_packages
 from onestage.training.journal import read_log
+from onestage.training.old_classes import OldClasses
 from onestage.training.optimizer import freeze_untrained
 from onestage.training.processes import World, joined_processes
 from onestage.training.recipe import Recipe
@@ -75,6 +76,8 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     backbone_weights: str | os.PathLike[str] | None = None,
+    start_from: str | os.PathLike[str] | None = None,
+    old_classes: OldClasses = "drop",
     train_split: str | None = None,
     val_split: str | None = None,
     test_split: str | None = None,
@@ -94,11 +97,15 @@ def train(
 
     Args:
         data: the folder, or its annotation file; several VOC years as `VOC2007+VOC2012`.
-        detector: a detector's name; None takes the recipe's, and without a recipe `ssd300-vgg16`.
+        detector: a detector's name; None takes the recipe's, that of `start_from`, else `ssd300-vgg16`.
         recipe: a recipe's name or value; None makes one for the data.
         out: the run folder; None makes `runs/DATA-DETECTOR`.
         epochs, steps, minutes: the length, given by at most one of them; None keeps the recipe's.
         backbone_weights: "imagenet" (the default), "none", or a file.
+        start_from: a trained detector whose layers are taken as far as they fit: see `open_start`, `take_layers`.
+        old_classes: what becomes of its classes that the data lacks. "drop": they are gone. Else they stay classes, and
+            what it sees of them in the training images is ignored in training ("ignore") or, where it is sure, taken
+            for an object ("label").
         train_split, val_split, test_split: what trains, what chooses the weights, what gives the figures; None takes
             the usual names, and holds images out where there are none.
         subset: train on some images only: a count, or as a float a fraction up to 1.0.
@@ -115,7 +122,7 @@ def train(
     Raises:
         UserError: anything in the arguments or the data that the user can mend.
     """
-    data, weights = os.fspath(data), os.fspath(backbone_weights or "imagenet")
+    data, beginning = os.fspath(data), Beginning(backbone_weights, start_from, old_classes)
     by_trial = (settings or {}).get("batch_size") == "auto"
     changes = {**(settings or {}), "detector": detector, "seed": seed} | ({"batch_size": None} if by_trial else {})
     with joined_processes(device) as world, ExitStack() as until_the_end:
@@ -129,8 +136,12 @@ def train(
             resumed, request = _as_begun(folder, request) if goes_on and folder is not None else (None, request)
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
+            if not goes_on:
+                beginning.open(detector, named)
             tables = open_for_training(data, request, keep == "best", display=display)
-            usual = _choose_recipe(named, resumed, detector, tables["train"], weights != "none", display)
+            tables = beginning.with_old_classes(tables, world.device or device, display)
+            tables = as_begun(tables, folder) if goes_on and folder is not None else tables
+            usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             chosen.check_length()
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
@@ -138,7 +149,7 @@ def train(
 
         plan = world.on_main(plan_run)
         world.on_main(lambda: _take_folder(plan.folder, until_the_end))
-        trainer = _prepare(plan, weights, by_trial, device, save_minutes, tuple(log_to), world, display)
+        trainer = _prepare(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display)
         trainer.run()
         return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
 
@@ -203,16 +214,19 @@ def _choose_recipe(
     resumed: Recipe | None,
     detector: str | None,
     table: Table,
-    pretrained: bool,
+    beginning: Beginning,
     display: Display,
 ) -> Recipe:
     """The recipe that was named or given; else that of the resumed run; else one made for the data."""
     if recipe is not None:
         length = resumed or recipe
-        return replace(recipe, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
+        recipe = replace(recipe, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
+        return beginning.recipe_for(recipe, detector)
     if resumed is not None:
         return resumed
-    chosen, reasons = default_recipe(detector or "ssd300-vgg16", table, pretrained=pretrained)
+    trained = beginning.start.detector if beginning.start is not None else None
+    name = detector or (trained.name if trained is not None else "ssd300-vgg16")
+    chosen, reasons = default_recipe(name, table, pretrained=beginning.pretrained, start=trained)
     for reason in reasons:
         display.say(f"recipe: {reason}")
     return chosen
@@ -226,7 +240,7 @@ def _free_folder(data: str, detector: str) -> Path:
 
 def _prepare(
     plan: Plan,
-    weights: str,
+    beginning: Beginning,
     by_trial: bool,
     device: str | None,
     save_minutes: float,
@@ -246,7 +260,9 @@ def _prepare(
     network = build(recipe.detector, len(plan.train.categories), config=recipe.network)
     network.evaluation_selection, network.input_bits = recipe.postprocessing, plan.train.bits
     if not plan.resume:  # the other ranks get them from the main one
-        world.on_main(lambda: display.say(*load_backbone_weights(network, weights).lines()))
+        categories = plan.train.categories
+        world.on_main(lambda: display.say(*beginning.put_into(network, categories)))
+        network.normalize.set(world.from_main(network.normalization))
     display.say(_summary(network, compute, world))
     if by_trial and not plan.resume:
         freeze_untrained(network, recipe)
@@ -271,6 +287,7 @@ def _prepare(
         display.say(f"{plan.folder.root}: resumed at step {trainer.position.step}")
     else:
         trainer.save()
+        world.on_main(lambda: beginning.save(plan.folder))
     world.on_main(lambda: _write_settings(plan.folder, recipe, plan.request))
     display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
     return trainer

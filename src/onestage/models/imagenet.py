@@ -80,7 +80,17 @@ def is_backbone(state_dict: dict[str, Tensor], layout: str | None) -> bool:
 
 
 def _download_vgg16() -> tuple[str, dict[str, Tensor]]:
-    url = VGG16_Weights.IMAGENET1K_V1.url
+    mend = "bring the file and pass it with --backbone-weights FILE, or train without with --backbone-weights none"
+    name, state_dict = download_torchvision(VGG16_Weights.IMAGENET1K_V1.url, "ImageNet weights of vgg16", mend)
+    return f"imagenet ({name})", state_dict
+
+
+def download_torchvision(url: str, what: str, mend: str) -> tuple[str, dict[str, Tensor]]:
+    """The name and the tensors of one of torchvision's weight files, which torch's cache keeps.
+
+    Raises:
+        UserError: it can't be fetched; with what it is, and the mend.
+    """
     name = url.rpartition("/")[2]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not cached.exists():
@@ -89,11 +99,8 @@ def _download_vgg16() -> tuple[str, dict[str, Tensor]]:
             # The name ends with the first digits of the file's SHA-256, which is checked.
             torch.hub.download_url_to_file(url, str(cached), hash_prefix=Path(name).stem.rpartition("-")[2])
         except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"ImageNet weights of vgg16: {url} cannot be fetched ({error}); bring the file and pass it with "
-                "--backbone-weights FILE, or train without with --backbone-weights none"
-            ) from error
-    return f"imagenet ({name})", read_state_dict(cached)
+            raise UserError(f"{what}: {url} cannot be fetched ({error}); {mend}") from error
+    return name, read_state_dict(cached)
 
 
 def _download_timm(model_name: str) -> tuple[str, dict[str, Tensor]]:

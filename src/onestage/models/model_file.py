@@ -37,6 +37,7 @@ class RunFolder:
         self.previous_checkpoint = root / "checkpoint" / "previous.safetensors"  # in case the newest is damaged
         self.recipe = root / "recipe.json"
         self.data = root / "data.json"  # the splits that were asked for
+        self.old_objects = root / "old_objects.safetensors"  # of classes that the data lacks and the run keeps
         self.log = root / "log.csv"
         self.metrics = root / "metrics.json"
         self.report = root / "report.html"
@@ -91,6 +92,11 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
         raise UserError(f"{path}: {error}") from error
     detector.input_bits = checked_bits(header.get("input_bits"), str(path))
     return LoadedModel(detector, categories, header)
+
+
+def is_model_file(path: Path) -> bool:
+    """True for a file with the header of a onestage model; a UserError for one that is missing or can't be read."""
+    return path.suffix == ".safetensors" and "onestage" in read_safetensors(path)[1]
 
 
 def _network(config: Any, tensors: Mapping[str, Tensor]) -> Detector:

@@ -3,35 +3,53 @@
 from onestage.anchors import COVERAGE_GAIN, anchor_coverage
 from onestage.data.augmentation import MILD
 from onestage.data.table import Table
-from onestage.detectors import DetectorConfig, detector_config
+from onestage.detectors import Detector, DetectorConfig, detector_config
 from onestage.training.recipe import Recipe
 
-IMAGES_TO_SEE = 60_000  # where no length is given: enough for a few thousand images, tens of passes for a few hundred
+# Where no length is given: enough for a few thousand images, tens of passes for a few hundred.
+IMAGES_TO_SEE, IMAGES_TO_SEE_FROM_DETECTOR = 60_000, 20_000
+RATE_FROM_DETECTOR = 0.5  # of the rate that fresh layers get
+GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in addition to replace those of a detector
 
 
-def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Recipe, list[str]]:
+def default_recipe(
+    detector: str, table: Table, *, pretrained: bool, start: Detector | None = None
+) -> tuple[Recipe, list[str]]:
     """A recipe for this detector and data, and the reason of every choice that the data made.
 
     Args:
         detector: its name.
         table: the training images.
-        pretrained: the backbone starts with ImageNet weights.
+        pretrained: the backbone starts with ImageNet weights, or with those of `start`.
+        start: the trained detector that it starts from. One of the same name gives the settings of the network, its
+            anchors unless the data needs others, and the post-processing.
 
     Raises:
         UserError: an unknown detector.
     """
-    made = detector_config(detector).made_for_data(detector.partition("-")[2], pretrained=pretrained)
-    network, anchor_reason = _with_anchors(made.config, table)
-    epochs = float(min(300, max(12, round(IMAGES_TO_SEE / len(table)))))
+    trained = start if start is not None and start.name == detector else None
+    usual = trained.config if trained is not None else detector_config(detector)
+    made = usual.made_for_data(detector.partition("-")[2], pretrained=pretrained)
+    if trained is None:
+        network, reasons = _with_anchors(made.config, table, COVERAGE_GAIN, "the paper")
+        reasons += made.reasons
+    else:
+        network, reasons = _with_anchors(trained.config, table, GAIN_OVER_LEARNED, "the trained detector")
+        if network != trained.config:
+            reasons.append("what its head learned about its own anchors is lost in part")
+    images = IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE
+    epochs = float(min(300, max(12, round(images / len(table)))))
     batch_size = min(made.batch_size, len(table))
+    learning_rate = made.learning_rate * (RATE_FROM_DETECTOR if trained is not None else 1.0)
     recipe = Recipe(
         detector=detector,
         network=network,
+        postprocessing=trained.evaluation_selection if trained is not None else network.PAPERS_SELECTION,
         epochs=epochs,
         batch_size=batch_size,
         train_stem=not pretrained,
         optimizer="adamw",
-        learning_rate=made.learning_rate,
+        learning_rate=learning_rate,
         backbone_learning_rate_factor=0.5 if pretrained else 1.0,
         head_learning_rate_factor=made.head_learning_rate_factor,
         weight_decay=0.05,
@@ -43,26 +61,26 @@ def default_recipe(detector: str, table: Table, *, pretrained: bool) -> tuple[Re
     )
     reasons = [
         f"{len(table):,} training images: {epochs:g} epochs unless told otherwise",
-        f"batches of {batch_size}, AdamW at {made.learning_rate:g} in one cycle, averaged weights, mild augmentation",
-        *anchor_reason,
-        *made.reasons,
+        f"batches of {batch_size}, AdamW at {learning_rate:g} in one cycle, averaged weights, mild augmentation",
+        *reasons,
     ]
     if pretrained:
-        reasons.append("the backbone's first layers keep their ImageNet weights, which saves a third of the time")
+        whose = "the trained detector's" if start is not None else "their ImageNet"
+        reasons.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")
     return recipe, reasons
 
 
-def _with_anchors(config: DetectorConfig, table: Table) -> tuple[DetectorConfig, list[str]]:
-    """The network with anchors from the data where they meet clearly more of its boxes than the paper's do; and why."""
+def _with_anchors(config: DetectorConfig, table: Table, gain: float, whose: str) -> tuple[DetectorConfig, list[str]]:
+    """The network with anchors from the data where they meet clearly more of its boxes than `whose` do; and why."""
     if not config.anchor_shapes():
         return config, []
     box_sizes_hw = table.box_sizes_hw(config.input_resize)
     settings = config.anchors_for(box_sizes_hw)
     fitted = config.adjusted(settings)
-    papers, datas = (anchor_coverage(box_sizes_hw, one.anchor_shapes()) for one in (config, fitted))
-    if datas < papers + COVERAGE_GAIN:
-        return config, [f"anchors of the paper: their shapes meet {papers:.1%} of the boxes at IoU 0.5"]
+    before, datas = (anchor_coverage(box_sizes_hw, one.anchor_shapes()) for one in (config, fitted))
+    if datas < before + gain:
+        return config, [f"anchors of {whose}: their shapes meet {before:.1%} of the boxes at IoU 0.5"]
     listed = "sizes " + ", ".join(f"{size:.0f}" for size in settings["anchor_sizes"]) + " px"
     if "aspect_ratios" in settings:
         listed += ", ratios " + ", ".join(f"{ratio:g}" for ratio in settings["aspect_ratios"])
-    return fitted, [f"anchors from the data ({listed}): meet {datas:.1%} of the boxes at IoU 0.5, not {papers:.1%}"]
+    return fitted, [f"anchors from the data ({listed}): meet {datas:.1%} of the boxes at IoU 0.5, not {before:.1%}"]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from onestage.data.table import Table
+from onestage.detectors import Normalization
 from onestage.errors import UserError
 from onestage.models.model_file import RunFolder, read_tensors, write_tensors
 from onestage.settings import flat, plain, read
@@ -64,6 +65,7 @@ class Header(Identity):
     """What a checkpoint holds beside tensors."""
 
     position: Position
+    normalization: Normalization  # of the input; it may be that of the weights from which the run started
     scaler: dict[str, Any]  # of float16's losses
 
 

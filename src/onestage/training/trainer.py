@@ -316,7 +316,12 @@ class Trainer:
             "average": self.average.tensors if self.average is not None else {},
             "optimizer": optimizer_tensors(self.optimizer, self.detector),
         }
-        header = Header(**vars(self.identity), position=self.position, scaler=self.take_step.scaler.state_dict())
+        header = Header(
+            **vars(self.identity),
+            position=self.position,
+            normalization=self.detector.normalization,
+            scaler=self.take_step.scaler.state_dict(),
+        )
         save_state(self.folder, tensors, header)
 
     def resume(self) -> None:
@@ -330,6 +335,7 @@ class Trainer:
         check_identity(self.folder, saved.header, self.identity)
         try:
             self.detector.load_state_dict(saved.parts["model"])
+            self.detector.normalize.set(saved.header.normalization)
             if self.average is not None:
                 for name, tensor in saved.parts["average"].items():
                     self.average.tensors[name].copy_(tensor)

@@ -1,0 +1,104 @@
+"""What a run begins with: ImageNet weights, nothing, or a trained detector with its classes."""
+
+import os
+from dataclasses import replace
+from typing import get_args
+
+from onestage.compute.device import choose_compute
+from onestage.data.table import Table
+from onestage.detectors import Detector
+from onestage.errors import UserError
+from onestage.models.imagenet import load_backbone_weights
+from onestage.models.model_file import RunFolder
+from onestage.models.start_from import Start, open_start, same_classes, take_layers
+from onestage.structures import Categories
+from onestage.terminal import Display
+from onestage.training.old_classes import OldClasses, find_old_objects, load_old_objects, save_old_objects, united
+from onestage.training.recipe import Recipe
+
+
+class Beginning:
+    """The weights that a run begins with; what is opened, the main rank alone has.
+
+    Attributes:
+        start: the trained detector, once it is open.
+    """
+
+    def __init__(
+        self,
+        backbone_weights: str | os.PathLike[str] | None,
+        start_from: str | os.PathLike[str] | None,
+        old_classes: OldClasses,
+    ) -> None:
+        """See `train`. Raises a UserError for what does not go together."""
+        if start_from is not None and backbone_weights is not None:
+            raise UserError("--backbone-weights and --from: both say what the backbone starts with; give one of them")
+        if old_classes not in get_args(OldClasses):
+            raise UserError(f"--old-classes {old_classes}: expected {', '.join(get_args(OldClasses))}")
+        if old_classes != "drop" and start_from is None:
+            raise UserError(f"--old-classes {old_classes}: keeps classes of a trained detector; say which by --from")
+        self._weights, self._from = os.fspath(backbone_weights or "imagenet"), start_from
+        self._how: OldClasses = old_classes
+        self._old_objects: Table | None = None
+        self.start: Start | None = None
+
+    @property
+    def pretrained(self) -> bool:
+        """True if the backbone does not start fresh."""
+        return self._from is not None or self._weights != "none"
+
+    def open(self, detector: str | None, named: Recipe | None) -> None:
+        """Open the trained detector, if there is one. A checkpoint of another project is of the named network."""
+        if self._from is not None:
+            self.start = open_start(self._from, detector or (named.detector if named else None))
+
+    def recipe_for(self, named: Recipe, detector: str | None) -> Recipe:
+        """A named recipe with the network of the trained detector, where it is for the same one."""
+        if self.start is None or self.start.detector.name != (detector or named.detector):
+            return named
+        return replace(named, detector=self.start.detector.name, network=self.start.detector.config)
+
+    def with_old_classes(self, tables: dict[str, Table], device: str | None, display: Display) -> dict[str, Table]:
+        """The tables of a run with the classes that it keeps, and in its training images what is seen of them."""
+        if self.start is None or self._how == "drop":
+            return tables
+        train, old = tables["train"], self.start.categories
+        if old is None:
+            raise UserError(f"--old-classes {self._how}: {self._from} does not name its classes; import it first")
+        categories = united(train.categories, old, same_classes(train.categories.names, old.names))
+        compute = choose_compute(device, "auto")
+        compute.place(self.start.detector)
+        with display.stage("looking for old classes", len(train)) as stage:
+            found = find_old_objects(train, categories, self.start.detector, old, self._how, compute, stage.advance)
+        self.start.detector.to("cpu")
+        kept, sure = categories.names[len(train.categories) :], int((~found.ignored).sum())
+        display.say(
+            f"old classes kept: {', '.join(kept) or 'none, the data has all of them'}; in the training images "
+            f"{sure:,} objects of them are labelled by the trained detector, {len(found.labels) - sure:,} ignored"
+        )
+        self._old_objects = found
+        return with_objects(tables, found)
+
+    def put_into(self, network: Detector, categories: Categories) -> tuple[str, ...]:
+        """Put the weights into a network, and return what to print of it."""
+        if self.start is None:
+            return tuple(load_backbone_weights(network, self._weights).lines())
+        return take_layers(network, categories, self.start).lines
+
+    def save(self, folder: RunFolder) -> None:
+        """Write into the run folder what a resumed run needs of the trained detector."""
+        if self._old_objects is not None:
+            save_old_objects(folder.old_objects, self._old_objects)
+
+
+def with_objects(tables: dict[str, Table], old: Table) -> dict[str, Table]:
+    """The tables with the classes of `old`, which the training images get the objects of."""
+    tables = {name: table.with_categories(old.categories) for name, table in tables.items()}
+    return tables | {"train": tables["train"].with_objects_of(old)}
+
+
+def as_begun(tables: dict[str, Table], folder: RunFolder) -> dict[str, Table]:
+    """The tables of a run that goes on, with the old classes that it keeps."""
+    if not folder.old_objects.exists():
+        return tables
+    return with_objects(tables, load_old_objects(folder.old_objects, tables["train"]))

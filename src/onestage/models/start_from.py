@@ -1,0 +1,291 @@
+"""Start a detector from another one: every layer that fits is taken, the rows of the class head by class name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from onestage.detectors import Detector, DetectorConfig, build, detector_config
+from onestage.errors import UserError
+from onestage.models.imagenet import download_torchvision
+from onestage.models.import_weights import checkpoint_settings, find_layout, import_weights
+from onestage.models.layouts.layout import Layout
+from onestage.models.model_file import is_model_file, load_model
+from onestage.models.weight_files import read_state_dict
+from onestage.structures import Categories
+
+# torchvision's published COCO detectors that we have the networks of
+PUBLISHED = {
+    "ssd300_vgg16": "ssd300-vgg16",
+    "retinanet_resnet50_fpn": "retinanet-resnet50",
+    "retinanet_resnet50_fpn_v2": "retinanet-resnet50",
+}
+PREFIX = "torchvision:"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained detector from which another one starts.
+
+    Attributes:
+        source: where it comes from, as the user named it.
+        detector: in evaluation mode.
+        categories: its classes; None where its file does not name them.
+    """
+
+    source: str
+    detector: Detector
+    categories: Categories | None
+
+    @property
+    def backbone(self) -> str:
+        return _backbone(self.detector)
+
+    def describe(self) -> str:
+        return f"{self.source} ({self.detector.name}, {self.detector.num_classes} classes)"
+
+
+def open_start(source: str | os.PathLike[str], detector: str | None = None) -> Start:
+    """Open what a training is to start from.
+
+    Args:
+        source: a run folder, a model file, `torchvision:NAME` of a published COCO detector, or a checkpoint of another
+            project as `onestage import` reads it.
+        detector: the network that such a checkpoint holds; the others say it themselves.
+
+    Raises:
+        UserError: nothing there, a file that is damaged or no detector, or no network to download from.
+    """
+    source = os.fspath(source)
+    if source.startswith(PREFIX):
+        return _published(source.removeprefix(PREFIX))
+    path = Path(source)
+    if path.suffix in (".onnx", ".xml"):
+        raise UserError(f"--from {source}: an exported file can't be trained; give the run folder or the model file")
+    if not path.exists():
+        raise UserError(f"--from {source}: no such file or folder; give a run folder, a model file or {PREFIX}NAME")
+    if path.is_dir() or is_model_file(path):
+        model = load_model(path)
+        return Start(source, model.detector, model.categories)
+    if detector is None:
+        raise UserError(f"--from {source}: a checkpoint of another project does not name its network; add --detector")
+    return _foreign(source, detector, read_state_dict(path))
+
+
+def _published(name: str) -> Start:
+    """One of torchvision's detectors, trained on COCO; its weights are downloaded once."""
+    if name not in PUBLISHED:
+        raise UserError(
+            f"--from {PREFIX}{name}: not known; expected one of {', '.join(map(PREFIX.__add__, PUBLISHED))}"
+        )
+    weights = get_model_weights(name).DEFAULT  # pyright: ignore[reportAttributeAccessIssue]
+    mend = "bring the file, and give it as --from FILE with --detector"
+    _, state_dict = download_torchvision(weights.url, f"COCO weights of {name}", mend)
+    return _foreign(f"{PREFIX}{name}", PUBLISHED[name], state_dict)
+
+
+def _foreign(source: str, name: str, state_dict: dict[str, Tensor]) -> Start:
+    """The detector of another project's checkpoint, with as many classes as that has."""
+    config = detector_config(name)
+    config = replace(config, **checkpoint_settings(state_dict, config))
+    layout = find_layout(state_dict, None, config.FAMILY, source)
+    categories = None
+    num_classes = _number_of_classes(state_dict, name, config, layout)
+    coco = _torchvisions_coco_names()
+    if layout.name == "torchvision" and num_classes in (len(coco), len(coco) + 1):  # with its slot for background
+        num_classes, categories = len(coco), Categories.from_names(coco)
+    detector = build(name, num_classes, config=config)
+    import_weights(detector, state_dict, layout=layout.name)
+    return Start(source, detector.eval(), categories)
+
+
+def _number_of_classes(state_dict: dict[str, Tensor], name: str, config: DetectorConfig, layout: Layout) -> int:
+    """How many classes a checkpoint's head has, by its rows."""
+    with torch.device("meta"):
+        probe = build(name, 1, config=config)
+    own = probe.state_dict()
+    theirs = layout.rename(state_dict, own, 1).values
+    for layer in probe.class_layers():
+        anchors = len(own[f"{layer}.weight"]) // (1 + probe.BACKGROUND_LOGITS)
+        if f"{layer}.weight" in theirs:
+            return len(theirs[f"{layer}.weight"]) // anchors - probe.BACKGROUND_LOGITS
+    raise UserError(f"checkpoint of {layout.project}: it has no class head that {name} knows")
+
+
+def _torchvisions_coco_names() -> list[str]:
+    """torchvision's 90 names of COCO's ids 1 to 90; an id that no class has is called N/A and its number."""
+    names = get_model_weights("ssd300_vgg16").DEFAULT.meta["categories"]  # pyright: ignore[reportAttributeAccessIssue]
+    return [f"N/A {number}" if name == "N/A" else name for number, name in enumerate(names) if number]
+
+
+# --- what fits
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a detector took from another one.
+
+    Attributes:
+        parts: numbers of layers by the network's parts ("backbone", "head"): taken, taken in part, fresh, left.
+        classes: label -> label of the other detector, for classes that it knows.
+        lines: what is printed.
+    """
+
+    parts: Mapping[str, Sequence[int]]
+    classes: Mapping[int, int]
+    lines: tuple[str, ...]
+
+
+@torch.no_grad()
+def take_layers(detector: Detector, categories: Categories, start: Start) -> Taken:
+    """Copy every layer of `start` that fits into a detector, in place, and normalise as it does.
+
+    A layer fits if it has the same name and shape. From a detector of another family, or with another backbone, only
+    what both have is taken. In the convolutions that give class logits the rows of classes with the same name are
+    taken (see `same_classes`), and those of background; the rows of new classes stay fresh, with biases as far from
+    the background's as those of a fresh network.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    own, theirs = detector.state_dict(), start.detector.state_dict()
+    of_both = {name for name in own if name in theirs and _may_fit(name, detector, start)}
+    class_entries = {f"{layer}.{kind}" for layer in detector.class_layers() for kind in ("weight", "bias")}
+    known = same_classes(categories.names, start.categories.names if start.categories else ())
+    taken, in_part = set[str](), set[str]()
+    for name in of_both:
+        if name in class_entries:
+            if _take_rows(detector, own[name], theirs[name], start.detector, known):
+                (taken if len(known) == detector.num_classes else in_part).add(name)
+        elif own[name].shape == theirs[name].shape:
+            own[name].copy_(theirs[name])
+            taken.add(name)
+    if not taken:
+        raise UserError(
+            f"--from {start.describe()}: no layer of it fits {detector.name}; expected the same backbone or family"
+        )
+    if any(name.startswith("backbone.") for name in taken):
+        normalization = start.detector.normalization
+        detector.set_normalization(normalization.mean, normalization.std)
+    parts = _count_layers(own, theirs, taken, in_part)
+    return Taken(parts, known, tuple(_lines(detector, categories, start, parts, known)))
+
+
+def _may_fit(name: str, detector: Detector, start: Start) -> bool:
+    if name.startswith("backbone."):
+        return _backbone(detector) == start.backbone
+    return detector.config.FAMILY == start.detector.config.FAMILY
+
+
+def _backbone(detector: Detector) -> str:
+    """The network behind a detector's first hyphen, without the tag of its weights."""
+    return detector.name.partition("-")[2].partition(".")[0]
+
+
+def _take_rows(detector: Detector, own: Tensor, theirs: Tensor, other: Detector, known: Mapping[int, int]) -> bool:
+    """Take the rows of background and of known classes, where the anchors of a cell are as many; True if they are."""
+    before = detector.BACKGROUND_LOGITS
+    own_logits, their_logits = before + detector.num_classes, before + other.num_classes
+    anchors = len(own) // own_logits
+    if len(theirs) != anchors * their_logits or own.shape[1:] != theirs.shape[1:]:
+        return False
+    rows, given = own.view(anchors, own_logits, -1), theirs.view(anchors, their_logits, -1)
+    if own.ndim == 1:  # biases
+        rows[:, before:] += given[:, :before] - rows[:, :before] if before else 0.0
+    rows[:, :before] = given[:, :before]
+    if known:
+        to, source = (torch.tensor(labels) + before for labels in (list(known), list(known.values())))
+        rows[:, to] = given[:, source]
+    return True
+
+
+def _count_layers(
+    own: Iterable[str], theirs: Iterable[str], taken: set[str], in_part: set[str]
+) -> dict[str, list[int]]:
+    """Layers of each part of both networks: taken, taken in part, fresh, and left."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for layer, names in _by_layer(own):
+        in_full, partly = all(name in taken for name in names), any(name in taken | in_part for name in names)
+        counts[layer.partition(".")[0]][0 if in_full else 1 if partly else 2] += 1
+    for layer, names in _by_layer(theirs):
+        if not any(name in taken | in_part for name in names):
+            counts[layer.partition(".")[0]][3] += 1
+    return dict(counts)
+
+
+def _by_layer(names: Iterable[str]) -> list[tuple[str, list[str]]]:
+    names = (name for name in names if not name.endswith("num_batches_tracked"))
+    return [(layer, list(group)) for layer, group in groupby(names, lambda name: name.rpartition(".")[0])]
+
+
+def _lines(
+    detector: Detector,
+    categories: Categories,
+    start: Start,
+    parts: Mapping[str, Sequence[int]],
+    known: Mapping[int, int],
+) -> list[str]:
+    lines = [f"from {start.describe()}:", f"  {'layers of':12}{'taken':>9}{'in part':>9}{'fresh':>9}{'left':>9}"]
+    lines += [f"  {part:12}" + "".join(f"{count or '-':>9}" for count in counts) for part, counts in parts.items()]
+    if start.detector.config.FAMILY != detector.config.FAMILY:
+        lines.append(f"  it is a {start.detector.config.FAMILY}, so its backbone alone is taken")
+        return lines
+    if start.categories is None:
+        lines.append("  classes: its file does not name them, so all start fresh; `onestage import` gives it names")
+        return lines
+    olds, news = start.categories.names, categories.names
+    as_known = [
+        new if new == olds[known[label]] else f"{new} (there {olds[known[label]]})"
+        for label, new in enumerate(news)
+        if label in known
+    ]
+    fresh = [name for label, name in enumerate(news) if label not in known]
+    left = [name for label, name in enumerate(olds) if label not in known.values()]
+    for what, names in (("taken", as_known), ("fresh", fresh), ("left", left)):
+        if names:
+            lines.append(
+                f"  classes {what}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if names[8:] else ''}"
+            )
+    return lines
+
+
+# --- classes by name
+
+
+def same_classes(new: Sequence[str], old: Sequence[str]) -> dict[int, int]:
+    """For each label of `new` whose class `old` has too, its label there; one to one.
+
+    The same name comes first, then names that differ only in case, in `_`, `-` and blanks, or in an English plural.
+    """
+    found: dict[int, int] = {}
+    for spelled in (lambda name: name, _plain_name, _singular):
+        there: dict[str, int] = {}
+        for label, name in enumerate(old):
+            if label not in found.values():
+                there.setdefault(spelled(name), label)
+        for label, name in enumerate(new):
+            if label not in found and spelled(name) in there:
+                found[label] = there.pop(spelled(name))
+    return dict(sorted(found.items()))
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _singular(name: str) -> str:
+    """A rough singular: it need only be the same for both forms of a word."""
+    name = _plain_name(name)
+    for plural, singular in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh"), ("s", "")):
+        if name.endswith(plural) and not (plural == "s" and name.endswith(("ss", "us", "is"))):
+            return name.removesuffix(plural) + singular
+    return name
