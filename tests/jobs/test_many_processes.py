@@ -19,10 +19,12 @@ from many_processes import DEATH_AT_STEP, Torchrun, results_of
 from onestage import cli
 from onestage.data.generated import write_generated_voc
 from onestage.data.loader import epoch_order
+from onestage.detectors import Normalization, build, detector_config
 from onestage.errors import UserError
 from onestage.jobs import dataset
 from onestage.jobs.train import train
-from onestage.models.model_file import read_tensors
+from onestage.models.model_file import load_model, read_tensors, save_model
+from onestage.structures import Categories
 from onestage.terminal import quiet
 from onestage.training import trainer
 from onestage.training.journal import read_log
@@ -56,11 +58,21 @@ OPTIONS = [
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drawn") / "data"
     write_generated_voc(root, seed=1, train=IMAGES, test=5)
+    torch.manual_seed(3)
+    config = detector_config(DETECTOR).adjusted({"image_size": 64, "channels": 64, "subnet_depth": 1})
+    old = build(DETECTOR, 2, config=config, normalization=Normalization((99.0, 98.0, 97.0), (50.0, 51.0, 52.0)))
+    save_model(trained_before(root), old, Categories.from_names(["star", "tree"]))
     return root
 
 
+def trained_before(data: Path) -> Path:
+    """A detector with one of the data's classes, and a normalisation that only its file knows."""
+    return data.parent / "old.safetensors"
+
+
 def run(data: str, out: str) -> None:
-    train(data, detector=DETECTOR, steps=STEPS, backbone_weights="none", settings=SETTINGS, out=out, display=quiet())
+    old = trained_before(Path(data))
+    train(data, detector=DETECTOR, steps=STEPS, start_from=old, settings=SETTINGS, out=out, display=quiet())
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +89,10 @@ def tensors_of(run: Path) -> dict[str, torch.Tensor]:
 
 
 def command_line(data: Path, out: Path, steps: int, *options: str) -> list[str]:
-    length = ["--steps", str(steps), "--backbone-weights", "none"]
-    return ["train", str(data), "--out", str(out), "--detector", DETECTOR, *length, *OPTIONS, *options]
+    old = trained_before(data)
+    weights = ["--from", str(old)] if old.exists() else ["--backbone-weights", "none"]
+    named = ["--out", str(out), "--detector", DETECTOR, "--steps", str(steps)]
+    return ["train", str(data), *named, *weights, *OPTIONS, *options]
 
 
 def test_two_ranks_have_the_loss_curve_and_the_metrics_of_one(runs: dict[int, Path]) -> None:
@@ -89,6 +103,8 @@ def test_two_ranks_have_the_loss_curve_and_the_metrics_of_one(runs: dict[int, Pa
         for name in ("loss", "classification_loss", "box_loss"):
             assert other[name] == pytest.approx(one[name], rel=1e-4)
     assert alone[-1]["map_area"] == together[-1]["map_area"]
+
+    assert load_model(runs[2]).detector.normalization == Normalization((99.0, 98.0, 97.0), (50.0, 51.0, 52.0))
 
     first, second = (tensors_of(runs[count]) for count in (1, 2))
     assert first.keys() == second.keys()

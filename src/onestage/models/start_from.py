@@ -198,7 +198,7 @@ def _take_rows(detector: Detector, own: Tensor, theirs: Tensor, other: Detector,
     anchors = len(own) // own_logits
     if len(theirs) != anchors * their_logits or own.shape[1:] != theirs.shape[1:]:
         return False
-    rows, given = own.view(anchors, own_logits, -1), theirs.view(anchors, their_logits, -1)
+    rows, given = own.unflatten(0, (anchors, own_logits)), theirs.unflatten(0, (anchors, their_logits))
     if own.ndim == 1:  # biases
         rows[:, before:] += given[:, :before] - rows[:, :before] if before else 0.0
     rows[:, :before] = given[:, :before]
@@ -267,25 +267,31 @@ def same_classes(new: Sequence[str], old: Sequence[str]) -> dict[int, int]:
     The same name comes first, then names that differ only in case, in `_`, `-` and blanks, or in an English plural.
     """
     found: dict[int, int] = {}
-    for spelled in (lambda name: name, _plain_name, _singular):
+    for names_of_new, names_of_old in (
+        (_as_it_is, _as_it_is),
+        (_plain, _plain),
+        (_plain, _plurals),
+        (_plurals, _plain),
+    ):
         there: dict[str, int] = {}
-        for label, name in enumerate(old):
-            if label not in found.values():
-                there.setdefault(spelled(name), label)
+        for label in sorted(set(range(len(old))) - set(found.values())):
+            for name in names_of_old(old[label]):
+                there.setdefault(name, label)
         for label, name in enumerate(new):
-            if label not in found and spelled(name) in there:
-                found[label] = there.pop(spelled(name))
+            matched = next((there[one] for one in names_of_new(name) if one in there), None)
+            if label not in found and matched is not None and matched not in found.values():
+                found[label] = matched
     return dict(sorted(found.items()))
 
 
-def _plain_name(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+def _as_it_is(name: str) -> tuple[str, ...]:
+    return (name,)
 
 
-def _singular(name: str) -> str:
-    """A rough singular: it need only be the same for both forms of a word."""
-    name = _plain_name(name)
-    for plural, singular in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh"), ("s", "")):
-        if name.endswith(plural) and not (plural == "s" and name.endswith(("ss", "us", "is"))):
-            return name.removesuffix(plural) + singular
-    return name
+def _plain(name: str) -> tuple[str, ...]:
+    return (re.sub(r"[\s_-]+", " ", name).strip().casefold(),)
+
+
+def _plurals(name: str) -> tuple[str, ...]:
+    (name,) = _plain(name)
+    return (f"{name}s", f"{name}es", *((f"{name[:-1]}ies",) if name.endswith("y") else ()))

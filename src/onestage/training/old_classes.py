@@ -24,6 +24,7 @@ from onestage.training.detect_all import detect_all
 
 OldClasses = Literal["drop", "ignore", "label"]
 SEEN, SURE = 0.2, 0.5  # scores above which a detection is ignored in training, and taken for an object
+COLUMNS = ("first_object", "boxes_xyxy", "labels", "ignored")  # of the table that a run folder keeps
 SAME_IOU = 0.5  # with a labelled object, from which a detection is of that
 
 
@@ -85,8 +86,7 @@ def _of_old_classes(
 
 def save_old_objects(file: Path, old: Table) -> None:
     """Write them, so that a resumed run has the same."""
-    columns = ("first_object", "boxes_xyxy", "labels", "ignored")
-    tensors = {name: torch.from_numpy(getattr(old, name)) for name in columns}
+    tensors = {name: torch.from_numpy(getattr(old, name)) for name in COLUMNS}
     names, ids = old.categories.names, old.categories.source_ids
     write_tensors(file, tensors, {"categories": {"names": names, "source_ids": ids}})
 
@@ -95,12 +95,11 @@ def load_old_objects(file: Path, table: Table) -> Table:
     """What `save_old_objects` wrote, for the images of `table`; a UserError if it is damaged or of other images."""
     tensors, header = read_tensors(file)
     try:
-        columns: dict[str, Any] = {name: tensors[name].numpy() for name in tensors}
-        boxes_xyxy = columns["boxes_xyxy"]
-        areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
-        old = replace(table, categories=Categories.from_dict(header["categories"]), areas=areas, **columns)
-    except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{file}: damaged; start another run") from error
-    if len(old.first_object) != len(table) + 1 or old.first_object[-1] != len(old.labels):
+        columns: dict[str, Any] = {name: tensors[name].numpy() for name in COLUMNS}
+        categories = Categories.from_dict(header["categories"])
+    except KeyError as error:
+        raise UserError(f"{file}: holds no objects of old classes; start another run") from error
+    if len(columns["first_object"]) != len(table) + 1:
         raise UserError(f"{file}: is of other images than those that train now; put the data back")
-    return old
+    sizes = columns["boxes_xyxy"][:, 2:] - columns["boxes_xyxy"][:, :2]
+    return replace(table, categories=categories, areas=sizes.prod(axis=1), **columns)

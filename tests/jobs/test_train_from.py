@@ -1,0 +1,105 @@
+"""`onestage train DATA --from MODEL` as a user starts it: what is said, kept and resumed."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from onestage.data import read_dataset
+from onestage.data.generated import write_generated_voc
+from onestage.detectors import Normalization, build, detector_config
+from onestage.errors import UserError
+from onestage.jobs.train import train
+from onestage.models.model_file import load_model, save_model
+from onestage.structures import Batch, Categories
+from onestage.terminal import Display
+from onestage.training.step import StepLosses
+from onestage.training.trainer import Trainer
+
+NAME = "ssd300-test_efficientnet"
+SETTINGS: dict[str, Any] = {"batch_size": 2, "evaluations": 1, "workers": 0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drawn") / "data"
+    write_generated_voc(root, seed=1, train=6, test=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one of the data's classes and one that it lacks, with a normalisation of its own."""
+    torch.manual_seed(3)
+    config = detector_config(NAME).adjusted({"box_loss_weight": 2.0})
+    detector = build(NAME, 2, config=config, normalization=Normalization((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)))
+    file = tmp_path_factory.mktemp("model") / "old.safetensors"
+    save_model(file, detector, Categories.from_names(["unseen", names_of(data)[0].upper()]))
+    return file
+
+
+def names_of(data: Path) -> tuple[str, ...]:
+    return read_dataset(data, "trainval")[0].categories.names
+
+
+def run(data: Path, out: Path, steps: int = 2, **more: Any) -> str:
+    screen = io.StringIO()
+    options: dict[str, Any] = {"out": out, "steps": steps, "settings": SETTINGS, "save_minutes": 0.0} | more
+    train(data, display=Display(Console(file=screen, width=200)), **options)
+    return screen.getvalue()
+
+
+def test_network_settings_normalisation_and_class_rows_are_the_models(data: Path, model: Path, tmp_path: Path) -> None:
+    said = run(data, tmp_path / "run", start_from=model)
+    kept, recipe = load_model(tmp_path / "run"), json.loads((tmp_path / "run/recipe.json").read_text())
+    assert kept.detector.normalization == load_model(model).detector.normalization
+    assert recipe["network"]["box_loss_weight"] == 2.0
+    assert kept.categories.names == names_of(data)
+    first = names_of(data)[0]
+    assert f"classes taken: {first} (there {first.upper()})" in said
+    assert "classes left: unseen" in said
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_stopped_without_the_model(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"start_from": model, "old_classes": "ignore", "steps": 4}
+    run(data, tmp_path / "straight", **how)
+    step = Trainer.step
+
+    def stopped(self: Trainer, batch: Batch) -> StepLosses:
+        if self.position.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "run", **how)
+    monkeypatch.undo()
+    run(data, tmp_path / "run", steps=4, resume=True)
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "run"))
+    assert one == other
+    kept = load_model(tmp_path / "run")
+    assert kept.categories.names == (*names_of(data), "unseen")
+    assert kept.detector.normalization == load_model(model).detector.normalization
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"start_from": "x", "backbone_weights": "none"}, "--backbone-weights and --from: both say what the backbone"),
+        ({"old_classes": "ignore"}, "--old-classes ignore: keeps classes of a trained detector; say which by --from"),
+        ({"start_from": "nowhere"}, "--from nowhere: no such file or folder"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(data: Path, tmp_path: Path, options: Any, reason: str) -> None:
+    with pytest.raises(UserError, match=f"^{reason}"):
+        run(data, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
