@@ -1,0 +1,68 @@
+"""The commands of docs/training_further.md run as they stand there, on small networks and for a step."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from small_model import write_small_model
+from torchvision.models import get_model_weights
+
+from onestage import cli
+from onestage.data.generated import write_generated_voc
+from onestage.models.model_file import load_model
+
+PAGE = Path(__file__).parent.parent / "docs" / "training_further.md"
+SHORT = "--steps 1 --batch-size 2 --workers 0 --evaluations 1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a user who has all that the page names would stand."""
+    root = tmp_path_factory.mktemp("user")
+    for name in ("MY-DATA", "OTHER-DATA", "ONLY-THE-NEW-CLASS"):
+        write_generated_voc(root / name, seed=1, train=4, test=2)
+    (root / "runs" / "first").mkdir(parents=True)
+    write_small_model(root / "runs" / "first" / "model.safetensors", names=("ball", "wall", "ghost"))
+    detector = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None)
+    published = get_model_weights("ssd300_vgg16").DEFAULT  # pyright: ignore[reportAttributeAccessIssue]
+    cache = root / "cache" / "hub" / "checkpoints" / published.url.rpartition("/")[2]
+    cache.parent.mkdir(parents=True)
+    torch.save(detector.state_dict(), cache)
+    (root / "theirs.pth").symlink_to(cache)
+    (root / "their-classes.txt").write_text("\n".join(published.meta["categories"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("TORCH_HOME", str(root / "cache"))
+        yield root
+
+
+def commands() -> list[str]:
+    found = re.findall(r"^    (onestage (?:train|import) .+)$", PAGE.read_text(), re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_page_runs(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command.replace("tf_efficientnet_lite0", "test_efficientnet"))[1:]
+    out = folder / words[words.index("--out") + 1]
+    if out.exists():  # two examples write to the same place
+        shutil.rmtree(out)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, *(shlex.split(SHORT) if words[0] == "train" else [])])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert ("in part    fresh     left" in said) == (words[0] == "train")
+    model = load_model(out)
+    if "--old-classes" in words:
+        assert model.categories.names[-1] == "ghost"
+    if "torchvision:" in command:
+        assert "from torchvision:ssd300_vgg16 (ssd300-vgg16, 90 classes):" in said
+    if "theirs.pth" in command and words[0] == "train":
+        assert "does not name them, so all start fresh" in said
