@@ -17,6 +17,7 @@ from onestage.errors import UserError
         ("retinanet-test_efficientnet", {"channels": 40, "subnet_norm": "group"}, "expected a multiple of 32"),
         ("m2det320-resnet50", {"channels": -4}, "channels is -4; expected 2 to 4096"),
         ("m2det320-resnet50", {"channels": 33}, "channels 33: expected an even number"),
+        ("m2det320-test_resnet", {"base_channels": (3, 8)}, "base_channels .3, 8.: expected even numbers"),
         ("m2det320-resnet50", {"num_levels": 0}, "num_levels is 0; expected 1 to 64"),
         ("ssd300-test_efficientnet", {"neck_channels": 0}, "neck_channels is 0; expected 1 to 4096"),
     ],

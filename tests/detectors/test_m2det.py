@@ -147,3 +147,11 @@ def test_group_norms_tame_the_first_gradient_of_the_whole_pyramid() -> None:
 def test_anchor_sizes_are_one_a_scale_and_one_more() -> None:
     with pytest.raises(UserError, match="expected 7 positive"):
         detector_config("m2det320-vgg16").adjusted({"anchor_sizes": (30.0, 60.0)})
+
+
+def test_the_light_one_reads_any_timm_backbone_at_strides_8_and_32_and_costs_as_much_as_a_light_ssd() -> None:
+    detector = build("m2det320-tf_efficientnet_lite0", 6)
+    assert [conv.conv.in_channels for conv in (detector.mlfpn.base.shallow, detector.mlfpn.base.deep)] == [40, 320]
+    about = describe(detector)
+    assert about.anchors == 12_810
+    assert 1.2 < about.gmacs < 1.8

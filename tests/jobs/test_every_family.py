@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,7 +17,6 @@ import torch
 from rich.console import Console
 
 import onestage
-from onestage.backbones import FeatureMaps
 from onestage.compute.device import choose_compute
 from onestage.data import read_dataset
 from onestage.data.generated import write_generated_voc
@@ -35,9 +31,7 @@ def tiny(name: str) -> DetectorConfig:
     """The configuration of that name with fewer channels, levels and pixels."""
     config = detector_config(name)
     if name.startswith("m2det"):
-        # 272 is the smallest input whose sixth scale is a cell: 34, 17, 9, 5, 3, 1
-        fields = {"image_size": 272, "strides": (8, 16, 30.2, 54.4, 90.7, 272), "channels": 16, "num_levels": 2}
-        return replace(config, **fields).with_quick_start()
+        return replace(config, base_channels=(16, 32), channels=16, num_levels=2)
     if name.startswith("retinanet"):
         # learning batch norms: frozen ones are of no use over fresh weights
         return replace(config.adjusted({"image_size": 64, "backbone_norm": "batch"}), channels=64, subnet_depth=2)
@@ -51,25 +45,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def computed_once(backbone: FeatureMaps) -> AbstractContextManager[Any]:
-    """Inside of `with`, its maps of the first images stand for those of all: they are the same, and it is frozen."""
-    maps: list[torch.Tensor] = []
-    forward = backbone.forward
-
-    def remembered(images: torch.Tensor) -> list[torch.Tensor]:
-        maps.extend(() if maps else forward(images))
-        return [*maps]
-
-    return mock.patch.object(backbone, "forward", remembered)
-
-
 @pytest.mark.parametrize(
     "name",
     [
         "ssd300-test_efficientnet",
         "retinanet-resnet18",
         "retinanet-test_efficientnet",
-        "m2det320-resnet50",
+        "m2det320-test_efficientnet",
     ],
 )
 def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Path) -> None:
@@ -80,7 +62,6 @@ def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Pat
         steps=10,
         batch_size=2,
         evaluations=1,
-        frozen=("backbone.",) if name.startswith("m2det") else (),  # most of the time
         optimizer="adamw",
         learning_rate=1e-3,
         weight_decay=0.0,
@@ -104,8 +85,7 @@ def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Pat
     batch = next(batches)
     batches.close()  # pyright: ignore[reportAttributeAccessIssue]
     trainer.detector.train()
-    with computed_once(detector.backbone) if recipe.frozen else nullcontext():
-        losses = [trainer.step(batch).total for _ in range(10)]  # the same two images each time
+    losses = [trainer.step(batch).total for _ in range(10)]  # the same two images each time
     assert np.isfinite(losses).all()
     assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
 

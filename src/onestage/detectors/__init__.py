@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from onestage.detectors.base import Description, Detector, DetectorConfig, Normalization, describe
-from onestage.detectors.m2det import M2DET320, M2DET512, M2DET704, M2DET800, M2DetConfig
+from onestage.detectors.m2det import M2DET320, M2DET320_LIGHT, M2DET512, M2DET704, M2DET800, M2DetConfig
 from onestage.detectors.retinanet import RETINANET, RETINANET_LIGHT, RetinaNetConfig
 from onestage.detectors.ssd import SSD300, SSD300_LIGHT, SSD512, SSD512_LIGHT, SSDConfig
 from onestage.errors import UserError
@@ -33,7 +33,12 @@ DETECTORS: dict[str, DetectorConfig] = {
     "m2det800-resnet101": M2DET800,
 }
 # On any other backbone, `PREFIX-<timm name>`:
-ON_TIMM: dict[str, DetectorConfig] = {"ssd300": SSD300_LIGHT, "ssd512": SSD512_LIGHT, "retinanet": RETINANET_LIGHT}
+ON_TIMM: dict[str, DetectorConfig] = {
+    "ssd300": SSD300_LIGHT,
+    "ssd512": SSD512_LIGHT,
+    "retinanet": RETINANET_LIGHT,
+    "m2det320": M2DET320_LIGHT,
+}
 
 __all__ = [
     "DETECTORS",

@@ -10,11 +10,12 @@ Anchors, matching, loss and decoding are SSD's: see `detectors.multibox`. The ne
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from onestage.backbones import FeatureMaps, ResNetStages, VGG16Reduced
+from onestage.backbones import FeatureMaps, ResNetStages, TimmMaps, VGG16Reduced
 from onestage.detectors.base import MOST_CHANNELS, MOST_LAYERS, MadeNetwork, Normalization
 from onestage.detectors.multibox import FRESH_LAYERS_GET_NORMS, MultiBoxConfig, MultiBoxDetector, MultiBoxHead
 from onestage.errors import UserError
@@ -38,12 +39,18 @@ class M2DetConfig(MultiBoxConfig):
     aspect_ratios: tuple[tuple[float, ...], ...] = setting(
         ((2.0, 3.0),) * SCALES, "Anchor shapes of each level beside the square, width / height"
     )
+    base_channels: tuple[int, int] = setting(
+        (256, 512), "Channels of the base feature, of its shallow and its deep map"
+    )
     channels: int = setting(256, "Channels of each level of the pyramid")
     num_levels: int = setting(8, "Stacked U-shaped modules of the pyramid")
     shared_reduction: bool = setting(True, "One reducing convolution for all modules (release), not one each (paper)")
     sfam: bool = setting(False, "Attention over the pyramid's channels (Zhao 2019, 3.2)")
     shared_sfam: bool = setting(True, "One attention for all scales (release), not one each (paper)")
     resnet_stages: tuple[int, int] = setting((2, 4), "Stages of a ResNet that are read: 2 4 (release) or 2 3")
+    backbone_maps: Literal["resnet", "timm"] = setting(
+        "resnet", "Maps of a backbone other than VGG-16: two stages of a ResNet, or timm's at strides 8 and 32"
+    )
     conv4_3_norm: bool = setting(False, "L2Norm on VGG-16's conv4_3, as in SSD; not in the release")
     batch_norm: bool = setting(False, "Batch norms in VGG-16's conv6 and conv7, which ImageNet weights seldom cover")
     norm: Norm = setting("batch", "Norms of the pyramid: batch (paper) or group, which learns from few images a step")
@@ -56,7 +63,10 @@ class M2DetConfig(MultiBoxConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, {"channels": (2, MOST_CHANNELS), "num_levels": (1, MOST_LAYERS)})
+        of_channels = {"channels": (2, MOST_CHANNELS), "base_channels": (1, MOST_CHANNELS)}
+        check_ranges(self, {**of_channels, "num_levels": (1, MOST_LAYERS)})
+        if self.norm == "group" and any(channels % 2 for channels in self.base_channels):
+            raise UserError(f"base_channels {self.base_channels}: expected even numbers, which group norms divide")
         if self.channels % 2:
             raise UserError(f"channels {self.channels}: expected an even number, which is halved in the pyramid")
 
@@ -64,8 +74,10 @@ class M2DetConfig(MultiBoxConfig):
         backbone_name = name.partition("-")[2]
         if backbone_name == "vgg16":
             backbone = VGG16Reduced(self.batch_norm, conv4_3_norm=self.conv4_3_norm)
-        else:
+        elif self.backbone_maps == "resnet":
             backbone = ResNetStages(backbone_name, self.resnet_stages)
+        else:
+            backbone = TimmMaps(backbone_name)
         return M2Det(name, self, backbone, num_classes, normalization)
 
     def with_quick_start(self) -> M2DetConfig:
@@ -76,6 +88,8 @@ class M2DetConfig(MultiBoxConfig):
         return replace(self, batch_norm=True, norm="group", background_prior=0.75, head_scale=0.3)
 
     def made_for_data(self, backbone: str, *, pretrained: bool) -> MadeNetwork:
+        if self.backbone_maps == "timm":  # its head reads 192 channels, not 2,048
+            return MadeNetwork(self, batch_size=16, learning_rate=1e-3)
         return MadeNetwork(
             self.with_quick_start(),
             batch_size=4,  # 800 pixels take 2 GiB an image
@@ -96,9 +110,25 @@ M2DET512 = _released(512, (8, 16, 32, 64, 128, 256), (0.06, 0.15, 0.33, 0.51, 0.
 M2DET704 = _released(704, (8, 16, 32, 64, 117, 176), (0.04, 0.11, 0.23, 0.39, 0.58, 0.80, 1.05))
 M2DET800 = _released(800, (8, 16, 32, 62, 115, 160), (0.04, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05))
 
+# For any timm backbone, to be trained on a CPU. Departures from the paper and its release:
+# - three TUMs of 64 channels, not eight of 256, on a base feature of 192 channels, not 768;
+# - the base feature's deep map has stride 32: light backbones know the context there alone;
+# - group norms in the pyramid: see `MLFPN`;
+# - the head starts at the class balance that hard negative mining shows it (3 of 4 anchors are background).
+M2DET320_LIGHT = replace(
+    M2DET320,
+    backbone_maps="timm",
+    base_channels=(64, 128),
+    channels=64,
+    num_levels=3,
+    norm="group",
+    background_prior=0.75,
+    head_scale=0.3,
+)
+
 
 class M2Det(MultiBoxDetector):
-    """Two maps of a backbone (strides 8 and 16), the multi-level pyramid, one 3x3 head a scale.
+    """Two maps of a backbone (strides 8 and 16, or 32), the multi-level pyramid, one 3x3 head a scale.
 
     Raw outputs only; see `losses` and `detect`.
     """
@@ -109,12 +139,13 @@ class M2Det(MultiBoxDetector):
         self, name: str, config: M2DetConfig, backbone: FeatureMaps, num_classes: int, normalization: Normalization
     ) -> None:
         super().__init__(name, config, backbone, num_classes, normalization)
-        shallow_channels, deep_channels = backbone.channels
+        shallow_channels, *_, deep_channels = backbone.channels
         self.mlfpn = MLFPN(
             (shallow_channels, deep_channels),
             config.channels,
             config.num_levels,
             SCALES,
+            base_channels=config.base_channels,
             shared_reduction=config.shared_reduction,
             sfam=config.sfam,
             shared_sfam=config.shared_sfam,
@@ -124,4 +155,5 @@ class M2Det(MultiBoxDetector):
         self.head = MultiBoxHead(self, self.mlfpn.channels)
 
     def features(self, images_normalised: Float[Tensor, "B 3 S S"]) -> list[Tensor]:
-        return self.mlfpn(self.backbone(images_normalised))
+        shallow, *_, deep = self.backbone(images_normalised)
+        return self.mlfpn([shallow, deep])

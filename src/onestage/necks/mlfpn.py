@@ -28,6 +28,7 @@ class MLFPN(nn.Module):
         num_levels: number of TUMs.
         shared_reduction, shared_sfam: use one layer for all levels, or scales, as the released code, which builds its
             lists by repeating one layer. The paper has one each.
+        base_channels: of the shallow and of the deep map in the base feature.
         sfam: weight the channels of each scale. On in the paper; off in every configuration of the released code.
         norm: "batch" as in the paper, or "group". Through eight TUMs with batch norms the gradient grows
             ten-thousandfold (Yang 2019, arXiv 1902.08129: batch norm with ReLU explodes with depth), so the loss starts
@@ -42,6 +43,7 @@ class MLFPN(nn.Module):
         num_levels: int = 8,
         num_scales: int = 6,
         *,
+        base_channels: tuple[int, int] = (256, 512),
         shared_reduction: bool = True,
         sfam: bool = False,
         shared_sfam: bool = True,
@@ -51,10 +53,10 @@ class MLFPN(nn.Module):
         super().__init__()
         self.channels = (channels * num_levels,) * num_scales
         self.checkpoint_activations = checkpoint_activations
-        self.base = BaseFeature(*channels_in, norm)
+        self.base = BaseFeature(channels_in, base_channels, norm)
         reduced = channels // 2
         own = 1 if shared_reduction else num_levels
-        self.reductions = nn.ModuleList(ConvNormReLU(self.base.channels, reduced, 1, norm=norm) for _ in range(own))
+        self.reductions = nn.ModuleList(ConvNormReLU(sum(base_channels), reduced, 1, norm=norm) for _ in range(own))
         self.tums = nn.ModuleList(
             ThinnedUShape(reduced if level == 0 else reduced + channels, channels, num_scales, norm)
             for level in range(num_levels)
@@ -63,7 +65,7 @@ class MLFPN(nn.Module):
         self.norm = _norm(norm, channels * num_levels)  # on the largest map, as the released code; not in the paper
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """One map a scale, finest first, from a shallow map (B, C1, 2H, 2W) and a deep one (B, C2, H, W)."""
+        """One map a scale, finest first, from a shallow map (B, C1, 2H, 2W) and a deep one (B, C2, H, W) or smaller."""
         base = self.base(*maps)
         reduced = [reduction(base) for reduction in self.reductions]
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
@@ -82,12 +84,10 @@ class MLFPN(nn.Module):
 class BaseFeature(nn.Module):
     """FFMv1: the reduced shallow map, joined with the deep map reduced and enlarged."""
 
-    channels = 768
-
-    def __init__(self, shallow_channels: int, deep_channels: int, norm: Norm) -> None:
+    def __init__(self, channels_in: tuple[int, int], channels: tuple[int, int], norm: Norm) -> None:
         super().__init__()
-        self.shallow = ConvNormReLU(shallow_channels, 256, 3, padding=1, norm=norm)
-        self.deep = ConvNormReLU(deep_channels, 512, 1, norm=norm)
+        self.shallow = ConvNormReLU(channels_in[0], channels[0], 3, padding=1, norm=norm)
+        self.deep = ConvNormReLU(channels_in[1], channels[1], 1, norm=norm)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         shallow = self.shallow(shallow)
