@@ -58,8 +58,15 @@ class Beginning:
             return named
         return replace(named, detector=self.start.detector.name, network=self.start.detector.config)
 
-    def with_old_classes(self, tables: dict[str, Table], device: str | None, display: Display) -> dict[str, Table]:
-        """The tables of a run with the classes that it keeps, and in its training images what is seen of them."""
+    def with_old_classes(
+        self, tables: dict[str, Table], begun: RunFolder | None, device: str | None, display: Display
+    ) -> dict[str, Table]:
+        """The tables of a run with the classes that it keeps, and in its training images what is seen of them.
+
+        `begun`: the folder of a run that goes on, which has them.
+        """
+        if begun is not None and begun.old_objects.exists():
+            return _with_objects(tables, load_old_objects(begun.old_objects, tables["train"]))
         if self.start is None or self._how == "drop":
             return tables
         train, old = tables["train"], self.start.categories
@@ -77,7 +84,7 @@ class Beginning:
             f"{sure:,} objects of them are labelled by the trained detector, {len(found.labels) - sure:,} ignored"
         )
         self._old_objects = found
-        return with_objects(tables, found)
+        return _with_objects(tables, found)
 
     def put_into(self, network: Detector, categories: Categories) -> tuple[str, ...]:
         """Put the weights into a network, and return what to print of it."""
@@ -91,14 +98,7 @@ class Beginning:
             save_old_objects(folder.old_objects, self._old_objects)
 
 
-def with_objects(tables: dict[str, Table], old: Table) -> dict[str, Table]:
+def _with_objects(tables: dict[str, Table], old: Table) -> dict[str, Table]:
     """The tables with the classes of `old`, which the training images get the objects of."""
     tables = {name: table.with_categories(old.categories) for name, table in tables.items()}
     return tables | {"train": tables["train"].with_objects_of(old)}
-
-
-def as_begun(tables: dict[str, Table], folder: RunFolder) -> dict[str, Table]:
-    """The tables of a run that goes on, with the old classes that it keeps."""
-    if not folder.old_objects.exists():
-        return tables
-    return with_objects(tables, load_old_objects(folder.old_objects, tables["train"]))

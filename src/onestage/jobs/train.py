@@ -16,7 +16,7 @@ from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
-from onestage.jobs.beginning import Beginning, as_begun
+from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
 from onestage.models.model_file import RunFolder, load_model
@@ -136,11 +136,11 @@ def train(
             resumed, request = _as_begun(folder, request) if goes_on and folder is not None else (None, request)
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
-            if not goes_on:
+            begun = folder if goes_on else None
+            if begun is None:
                 beginning.open(detector, named)
             tables = open_for_training(data, request, keep == "best", display=display)
-            tables = beginning.with_old_classes(tables, world.device or device, display)
-            tables = as_begun(tables, folder) if goes_on and folder is not None else tables
+            tables = beginning.with_old_classes(tables, begun, world.device or device, display)
             usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             chosen.check_length()
@@ -256,13 +256,7 @@ def _prepare(
     compute = choose_compute(world.device or device, recipe.precision)
     if recipe.deterministic:
         same_bits_in_each_run(compute.device)
-    torch.manual_seed(recipe.seed)
-    network = build(recipe.detector, len(plan.train.categories), config=recipe.network)
-    network.evaluation_selection, network.input_bits = recipe.postprocessing, plan.train.bits
-    if not plan.resume:  # the other ranks get them from the main one
-        categories = plan.train.categories
-        world.on_main(lambda: display.say(*beginning.put_into(network, categories)))
-        network.normalize.set(world.from_main(network.normalization))
+    network = _network(plan, beginning, world, display)
     display.say(_summary(network, compute, world))
     if by_trial and not plan.resume:
         freeze_untrained(network, recipe)
@@ -291,6 +285,18 @@ def _prepare(
     world.on_main(lambda: _write_settings(plan.folder, recipe, plan.request))
     display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
     return trainer
+
+
+def _network(plan: Plan, beginning: Beginning, world: World, display: Display) -> Detector:
+    """The detector of a run, with the weights that it begins with; a resumed run's come from its checkpoint."""
+    recipe, categories = plan.recipe, plan.train.categories
+    torch.manual_seed(recipe.seed)
+    network = build(recipe.detector, len(categories), config=recipe.network)
+    network.evaluation_selection, network.input_bits = recipe.postprocessing, plan.train.bits
+    if not plan.resume:  # the other ranks get the weights from the main one when they are connected
+        world.on_main(lambda: display.say(*beginning.put_into(network, categories)))
+        network.normalize.set(world.from_main(network.normalization))
+    return network
 
 
 def _summary(network: Detector, compute: Compute, world: World) -> str:
