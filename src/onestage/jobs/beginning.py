@@ -39,6 +39,7 @@ class Beginning:
             raise UserError(f"--old-classes {old_classes}: keeps classes of a trained detector; say which by --from")
         self._weights, self._from = os.fspath(backbone_weights or "imagenet"), start_from
         self._how: OldClasses = old_classes
+        self._begun: RunFolder | None = None
         self._old_objects: Table | None = None
         self.start: Start | None = None
 
@@ -47,9 +48,13 @@ class Beginning:
         """True if the backbone does not start fresh."""
         return self._from is not None or self._weights != "none"
 
-    def open(self, detector: str | None, named: Recipe | None) -> None:
-        """Open the trained detector, if there is one. A checkpoint of another project is of the named network."""
-        if self._from is not None:
+    def open(self, begun: RunFolder | None, detector: str | None, named: Recipe | None) -> None:
+        """Open the trained detector, if there is one. A checkpoint of another project is of the named network.
+
+        `begun`: the folder of a run that goes on, which has all that is needed of it.
+        """
+        self._begun = begun
+        if self._from is not None and begun is None:
             self.start = open_start(self._from, detector or (named.detector if named else None))
 
     def recipe_for(self, named: Recipe, detector: str | None) -> Recipe:
@@ -58,15 +63,10 @@ class Beginning:
             return named
         return replace(named, detector=self.start.detector.name, network=self.start.detector.config)
 
-    def with_old_classes(
-        self, tables: dict[str, Table], begun: RunFolder | None, device: str | None, display: Display
-    ) -> dict[str, Table]:
-        """The tables of a run with the classes that it keeps, and in its training images what is seen of them.
-
-        `begun`: the folder of a run that goes on, which has them.
-        """
-        if begun is not None and begun.old_objects.exists():
-            return _with_objects(tables, load_old_objects(begun.old_objects, tables["train"]))
+    def with_old_classes(self, tables: dict[str, Table], device: str | None, display: Display) -> dict[str, Table]:
+        """The tables of a run with the classes that it keeps, and in its training images what is seen of them."""
+        if self._begun is not None and self._begun.old_objects.exists():
+            return _with_objects(tables, load_old_objects(self._begun.old_objects, tables["train"]))
         if self.start is None or self._how == "drop":
             return tables
         train, old = tables["train"], self.start.categories

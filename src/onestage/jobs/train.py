@@ -129,28 +129,22 @@ def train(
         display = (display or Display()) if world.is_main else quiet()
 
         def plan_run() -> Plan:
-            request = Request((train_split, val_split, test_split), subset, data_options)
             _check_request(log_to, detector, by_trial, save_minutes, world)
-            folder = _named_folder(out, resume, world)
-            goes_on = resume or (world.restarted and folder is not None and folder.recipe.exists())
-            resumed, request = _as_begun(folder, request) if goes_on and folder is not None else (None, request)
+            folder, begun = _named_folder(out, resume, world)
+            resumed, request = _as_begun(begun, Request((train_split, val_split, test_split), subset, data_options))
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
-            begun = folder if goes_on else None
-            if begun is None:
-                beginning.open(detector, named)
+            beginning.open(begun, detector, named)
             tables = open_for_training(data, request, keep == "best", display=display)
-            tables = beginning.with_old_classes(tables, begun, world.device or device, display)
+            tables = beginning.with_old_classes(tables, world.device or device, display)
             usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
-            chosen.check_length()
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
-            return Plan(folder, **tables, request=request, recipe=chosen, usual=usual, resume=goes_on)
+            return Plan(folder, **tables, request=request, recipe=chosen, usual=usual, resume=begun is not None)
 
         plan = world.on_main(plan_run)
         world.on_main(lambda: _take_folder(plan.folder, until_the_end))
-        trainer = _prepare(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display)
-        trainer.run()
+        trainer = _trained(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display)
         return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
 
 
@@ -168,17 +162,20 @@ def _check_request(
             build(detector, num_classes=1)
 
 
-def _named_folder(out: str | os.PathLike[str] | None, resume: bool, world: World) -> RunFolder | None:
-    """The run folder that the user named, if any; it may hold a run only to go on with it."""
+def _named_folder(
+    out: str | os.PathLike[str] | None, resume: bool, world: World
+) -> tuple[RunFolder | None, RunFolder | None]:
+    """The run folder that the user named, if any, and once more if the run in it goes on; else it may hold none."""
     if out is None:
         if resume or world.may_restart:
             what = "--resume" if resume else "torchrun's --max-restarts"
             raise UserError(f"{what} goes on with the run in --out; say which folder")
-        return None
+        return None, None
     folder = RunFolder(Path(out))
     if not resume and not world.restarted:
         _refuse_second_run(folder)  # before the data is looked through
-    return folder
+    goes_on = resume or (world.restarted and folder.recipe.exists())
+    return folder, folder if goes_on else None
 
 
 def _refuse_second_run(folder: RunFolder) -> None:
@@ -193,9 +190,11 @@ def _take_folder(folder: RunFolder, until_the_end: ExitStack) -> None:
         remove_leftovers(place)
 
 
-def _as_begun(folder: RunFolder, request: Request) -> tuple[Recipe, Request]:
-    """The recipe of the run that goes on, and the request, filled from the one that it began with."""
-    return _recipe_of_run(folder), request.filled_from(_request_of_run(folder))
+def _as_begun(begun: RunFolder | None, request: Request) -> tuple[Recipe | None, Request]:
+    """The recipe of the run that goes on, if one does, and the request, filled from the one that it began with."""
+    if begun is None:
+        return None, request
+    return _recipe_of_run(begun), request.filled_from(_request_of_run(begun))
 
 
 def _recipe_of_run(folder: RunFolder) -> Recipe:
@@ -238,7 +237,7 @@ def _free_folder(data: str, detector: str) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
-def _prepare(
+def _trained(
     plan: Plan,
     beginning: Beginning,
     by_trial: bool,
@@ -248,7 +247,7 @@ def _prepare(
     world: World,
     display: Display,
 ) -> Trainer:
-    """The trainer, ready to run; the run folder holds its first checkpoint or the one that it goes on from."""
+    """Train to the end of the recipe; before, the run folder gets its first checkpoint, or has that to go on from."""
     if not plan.resume:
         world.on_main(lambda: _refuse_second_run(plan.folder))  # again: only now is the folder locked
     world.begin_run()
@@ -284,6 +283,7 @@ def _prepare(
         world.on_main(lambda: beginning.save(plan.folder))
     world.on_main(lambda: _write_settings(plan.folder, recipe, plan.request))
     display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
+    trainer.run()
     return trainer
 
 

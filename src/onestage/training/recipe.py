@@ -129,8 +129,9 @@ class Recipe:
     def with_length(
         self, *, epochs: float | None = None, steps: int | None = None, minutes: float | None = None
     ) -> Recipe:
-        """The same recipe over another length; unchanged where none is given."""
+        """The same recipe over another length; unchanged where none is given, if it has one (else a UserError)."""
         if epochs is None and steps is None and minutes is None:
+            self.check_length()
             return self
         return replace(self, epochs=epochs, steps=steps, minutes=minutes)
 
