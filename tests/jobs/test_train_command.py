@@ -238,7 +238,7 @@ def test_the_plan_keeps_the_recipe_before_the_users_changes(
         plans.append(plan)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "_prepare", stop)
+    monkeypatch.setattr(job, "_trained", stop)
     usual = replace(job.named_recipe("ssd300-voc0712"), steps=10)
     with pytest.raises(KeyboardInterrupt):
         onestage.train(data, recipe=usual, steps=20, seed=7, out=tmp_path, settings={"learning_rate": 0.5})
