@@ -58,7 +58,7 @@ class Options:
     backbone_weights: str = "imagenet"
     pace: float | None = None
     settings: tuple[tuple[str, str], ...] = ()
-    """Settings of the recipe of runs that start from a detector, to try others: learning-rate 0.0005 ..."""
+    """Settings of the recipe of runs that start from a detector, to try others: learning_rate 0.0005 ..."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def run(options: Options, job: Job, folders: dict[str, Path]) -> dict[str, float
     first_run, out = options.out / "first" / first, options.out / "runs" / job.key.replace(" ", "_")
     if job.start != "imagenet":
         train(options, folders[first], first_run, options.first_minutes, 0, **imagenet)
-    begin = imagenet if job.start == "imagenet" else {"start_from": first_run, "settings": dict(job.settings)}
+    begin = imagenet if job.start == "imagenet" else {"start_from": first_run, "settings": {name: json.loads(value) for name, value in job.settings}}
     if job.scenario == "keep":
         begin |= {"old_classes": job.start} if job.start != "imagenet" else {}
         train(options, folders["new"], out, job.minutes, job.seed, subset=job.part, **begin)

@@ -151,7 +151,7 @@ def test_images_of_one_ratio_go_together_so_that_little_is_padding(tmp_path: Pat
     builder = TableBuilder(tmp_path, "train", "voc")
     nothing = np.zeros((0, 4), dtype=np.float32)
     for (width, height), count in COCO_SIZES.items():
-        for number in range(40 * count):
+        for number in range(12 * count):
             name, add = f"{width}-{height}-{number}", {"boxes_xyxy": nothing, "labels": [], "ignored": []}
             builder.add(path=f"{name}.png", image_id=name, size_hw=(height, width), **add)
     table, resize = builder.build(Categories.from_names(["cat"])), KeepRatio(800, 1333)
