@@ -59,6 +59,16 @@ def decode_deltas(
     return torch.cat([centre - half_size, centre + half_size], dim=-1)
 
 
+def boxes_to_distances(boxes_xyxy: Float[Tensor, "*N 4"], points_xy: Float[Tensor, "*M 2"]) -> Float[Tensor, "*N 4"]:
+    """Distances from points to the left, upper, right and lower side of boxes, broadcast; below 0 where outside."""
+    return torch.cat([points_xy - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - points_xy], dim=-1)
+
+
+def distances_to_boxes(distances: Float[Tensor, "*N 4"], points_xy: Float[Tensor, "*M 2"]) -> Float[Tensor, "*N 4"]:
+    """Boxes xyxy from distances of their sides: the inverse of `boxes_to_distances`."""
+    return torch.cat([points_xy - distances[..., :2], points_xy + distances[..., 2:]], dim=-1)
+
+
 def clip_boxes(boxes_xyxy: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> Float[Tensor, "*N 4"]:
     """Boxes cut at the borders of an image of `size_hw` pixels; a box outside becomes a line on the border."""
     height, width = size_hw
@@ -95,3 +105,12 @@ def _pairwise_overlap(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tenso
     width = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp_(min=0)
     height = (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp_(min=0)
     return width.mul_(height)
+
+
+def paired_iou(boxes_xyxy: Float[Tensor, "*N 4"], others_xyxy: Float[Tensor, "*M 4"]) -> Float[Tensor, "*R"]:
+    """Intersection over union of boxes with others of the same place, broadcast; 0 where both have no area."""
+    (x0, y0, x1, y1), (other_x0, other_y0, other_x1, other_y1) = boxes_xyxy.unbind(-1), others_xyxy.unbind(-1)
+    width = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp(min=0)
+    overlap = width * (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp(min=0)
+    union = (x1 - x0) * (y1 - y0) + (other_x1 - other_x0) * (other_y1 - other_y0) - overlap
+    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny)

@@ -39,6 +39,7 @@ from onestage.detectors.base import (
     by_anchor,
     map_sizes,
     on_meta,
+    one_resize,
 )
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_input_hw
@@ -153,11 +154,7 @@ class RetinaNetConfig(DetectorConfig):
 
     def adjusted(self, settings: Mapping[str, Any], where: str = "") -> RetinaNetConfig:
         """As every detector's; `image_size` takes the place of `edges`, and `edges` that of `image_size`."""
-        image_size, edges = (settings.get(name) not in (None, "none") for name in ("image_size", "edges"))
-        if image_size and edges:
-            raise UserError("image_size and edges are both set; images are resized one way, so give one")
-        other = {"edges": "none"} if image_size else {"image_size": "none"} if edges else {}
-        return super().adjusted({**settings, **other}, where)
+        return super().adjusted(one_resize(settings), where)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RetinaNetConfig:
