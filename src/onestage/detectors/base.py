@@ -71,7 +71,7 @@ ConfigT = TypeVar("ConfigT", bound="DetectorConfig")
 
 
 def one_resize(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of a network that stretches images to `image_size` or keeps their ratio within `edges`: one unsets the other.
+    """Settings of a network that stretches images to `image_size` or keeps their ratio (`edges`): one unsets the other.
 
     Raises:
         UserError: both are set.

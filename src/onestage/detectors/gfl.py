@@ -3,9 +3,10 @@
     images -> normalize -> backbone -> pyramid -> a class and a box branch, shared by all levels
              -> of every position: class logits, and of each side a distribution of its distance
 
-One score stands for class and box: it learns the IoU of the position's box with its object. There is no background logit,
-no anchor shape and no centerness. The square "anchors" serve ATSS to choose the positions that learn; their centres are
-the positions. Distances are in strides of the level, from 0 to `reg_max`; a box has the mean of each distribution.
+One score stands for class and box: it learns the IoU of the position's box with its object. There is no background
+logit, no anchor shape and no centerness. The square "anchors" serve ATSS to choose the positions that learn; their
+centres are the positions. Distances are in strides of the level, from 0 to `reg_max`; a box has the mean of each
+distribution.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ MOST_LEVELS = 6
 NORM_GROUPS = 32  # of a group norm (Wu 2018, 4.1)
 CANDIDATES_A_LEVEL = 1000  # mmdetection's configs/gfl, nms_pre
 Assignment = Literal["atss", "task-aligned"]
+HeadNorm = Literal["group", "batch"]
 PositionStyle = Literal["centred", "cornered"]  # in the middle of its cell, or on its upper left corner
 
 
@@ -70,8 +72,9 @@ class GFLConfig(DetectorConfig):
     neck: Literal["fpn", "pan"] = setting("fpn", "fpn: a top-down path; pan: a bottom-up path behind it (Liu 2018)")
     levels: int = setting(5, "Maps of the pyramid, the first at stride 8; fpn makes 5, pan 3 or more")
     channels: int = setting(256, "Channels of the pyramid and of the branches")
+    shared_depth: int = setting(0, "3x3 convolutions in front of the two branches")
     depth: int = setting(4, "3x3 convolutions of each branch before its last")
-    norm: Literal["group", "batch"] = setting("group", "Norm after each of them; each level has batch norms of its own")
+    norm: HeadNorm = setting("group", "Norm after each of them; each level has batch norms of its own")
     position_style: PositionStyle = setting("cornered", "Place of a position: its cell's upper left corner, or centre")
     reg_max: int = setting(16, "Largest distance of a side from its position, in strides of the level")
     assignment: Assignment = setting(
@@ -101,6 +104,7 @@ class GFLConfig(DetectorConfig):
         ranges = {
             "levels": (MAPS, MOST_LEVELS),
             "channels": (1, MOST_CHANNELS),
+            "shared_depth": (0, MOST_LAYERS),
             "depth": (0, MOST_LAYERS),
             "reg_max": (1, 64),
             "atss_top_k": (1, 1000),
@@ -151,7 +155,7 @@ GFL_PAPER = GFLConfig()
 
 # For any other backbone, to be trained in minutes. Departures from the paper:
 # - squares of 320 pixels; four levels, on which any object has its sides within 8 strides;
-# - a PAN of 96 channels and one convolution a branch; at stride 8, where layers cost most, the neck has two;
+# - a PAN of 96 channels, and one convolution for both branches: at stride 8, where layers cost most, few of them;
 # - task-aligned assignment, which needs no sizes and ranks positions by their boxes from the first steps on;
 # - batch norms, in the backbone too, that learn.
 GFL_LIGHT = replace(
@@ -162,7 +166,8 @@ GFL_LIGHT = replace(
     neck="pan",
     levels=4,
     channels=96,
-    depth=1,
+    shared_depth=1,
+    depth=0,
     norm="batch",
     position_style="centred",
     reg_max=8,
@@ -188,6 +193,7 @@ class GFL(Detector):
         else:
             self.neck = FPN(backbone.channels, channels, p6_from="p5", p7_relu=False)
         self.level_cut = LevelCut(config.strides, 1, CANDIDATES_A_LEVEL)
+        self.shared = Tower(channels, config.shared_depth, config.norm, levels)
         self.class_branch = Branch(config, num_classes)
         self.box_branch = Branch(config, 4 * (config.reg_max + 1))
         self.scales = nn.ParameterList(torch.ones(()) for _ in range(levels))  # of the levels' distributions
@@ -199,9 +205,9 @@ class GFL(Detector):
             raise UserError(f"{name}: the maps of its backbone have {found} cells, not a stride's share, rounded up")
 
     def raw(self, images_normalised: Float[Tensor, "B 3 H W"]) -> Predictions:
-        levels = self.features(images_normalised)
+        levels = [self.shared(x, level) for level, x in enumerate(self.features(images_normalised))]
         logits = [by_anchor(self.class_branch(x, level), self.num_classes) for level, x in enumerate(levels)]
-        sides = [self.box_branch(x, level) * scale for level, (x, scale) in enumerate(zip(levels, self.scales))]
+        sides = [self.box_branch(x, level) * self.scales[level] for level, x in enumerate(levels)]
         bins = 4 * (self.config.reg_max + 1)
         return Predictions(torch.cat(logits, dim=1), torch.cat([by_anchor(x, bins) for x in sides], dim=1))
 
@@ -257,33 +263,50 @@ class GFL(Detector):
         return boxes_xyxy, predictions.class_logits.float().sigmoid()
 
 
-class Branch(nn.Module):
-    """3x3 convolutions with norm and ReLU, then one to the outputs. All levels share the convolutions.
+class Tower(nn.Module):
+    """3x3 convolutions with norm and ReLU. All levels share the convolutions.
 
-    Batch norms are each level's own (as in NAS-FPN, arXiv 1904.07392, and EfficientDet, arXiv 1911.09070, the released
-    code): maps of different levels have different statistics, which one batch norm would mix.
+    Batch norms are each level's own, as in NAS-FPN's RetinaNet (Ghiasi 2019, arXiv 1904.07392) and EfficientDet as
+    released (Tan 2020, arXiv 1911.09070): maps of different levels have different statistics.
     """
+
+    def __init__(self, channels: int, depth: int, norm: HeadNorm, levels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(depth))
+        self.norms = nn.ModuleList(LevelNorm(channels, norm, levels) for _ in range(depth))
+        for conv in self.convs:
+            nn.init.normal_(conv.get_parameter("weight"), std=0.01)  # as RetinaNet's (Lin 2017, 4.1) and the release's
+
+    def forward(self, x: Float[Tensor, "B C H W"], level: int) -> Float[Tensor, "B C H W"]:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.relu(norm(conv(x), level), inplace=True)
+        return x
+
+
+class LevelNorm(nn.Module):
+    """A group norm for all levels, or a batch norm for each."""
+
+    def __init__(self, channels: int, norm: HeadNorm, levels: int) -> None:
+        super().__init__()
+        own = (nn.BatchNorm2d(channels) for _ in range(levels))
+        self.of_level = nn.ModuleList([nn.GroupNorm(NORM_GROUPS, channels)] if norm == "group" else own)
+
+    def forward(self, x: Float[Tensor, "B C H W"], level: int) -> Float[Tensor, "B C H W"]:
+        return self.of_level[level % len(self.of_level)](x)
+
+
+class Branch(nn.Module):
+    """A tower, and a 3x3 convolution to the outputs."""
 
     def __init__(self, config: GFLConfig, outputs: int) -> None:
         super().__init__()
-        channels, depth, levels = config.channels, config.depth, config.levels
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(depth))
-        self.norms = nn.ModuleList(  # [convolution][level]
-            nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(levels))
-            if config.norm == "batch"
-            else nn.ModuleList([nn.GroupNorm(NORM_GROUPS, channels)])
-            for _ in range(depth)
-        )
-        self.last = nn.Conv2d(channels, outputs, 3, padding=1)
-        for conv in (*self.convs, self.last):
-            nn.init.normal_(conv.weight, std=0.01)  # as RetinaNet's (Lin 2017, 4.1) and the release's
+        self.tower = Tower(config.channels, config.depth, config.norm, config.levels)
+        self.last = nn.Conv2d(config.channels, outputs, 3, padding=1)
+        nn.init.normal_(self.last.weight, std=0.01)
         nn.init.zeros_(self.last.get_parameter("bias"))
 
     def forward(self, x: Float[Tensor, "B C H W"], level: int) -> Float[Tensor, "B C2 H W"]:
-        for conv, norms in zip(self.convs, self.norms, strict=True):
-            norm = norms[level % len(norms)]
-            x = F.relu(norm(conv(x)), inplace=True)
-        return self.last(x)
+        return self.last(self.tower(x, level))
 
 
 @lru_cache(maxsize=32)  # batches of many sizes come again and again
