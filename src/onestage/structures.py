@@ -164,7 +164,8 @@ class Losses:
         sums: as {"classification": ..., "box": ...}; the total loss is their sum. Names are as they come: logs,
             trackers, the replay of a skipped step and the report take them over.
         divisor: positive anchors of the batch.
-        own_divisors: for sums that are divided by something else, by name: that.
+        own_divisors: for sums that are divided by something else, by name: that. A detector whose losses have some says
+            so by `several_divisors`.
     """
 
     sums: dict[str, Float[Tensor, ""]]

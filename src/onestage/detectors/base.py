@@ -174,6 +174,7 @@ class Detector(nn.Module):
         resize: how images are brought to the input.
         evaluation_selection: post-processing of its evaluation; the paper's, where no recipe says otherwise.
         level_cut: which scores of each level take part at all; None: all of them.
+        several_divisors: True if its losses are not all divided by the positives (`Losses.own_divisors`).
         input_bits: how many bits of 16-bit images hold values.
         normalize: the first layer.
         backbone: what ImageNet weights go into.
@@ -185,6 +186,7 @@ class Detector(nn.Module):
     resize: Resize
     evaluation_selection: Selection
     level_cut: LevelCut | None = None
+    several_divisors: bool = False
     input_bits: int = 16
     normalize: Normalize
     backbone: FeatureMaps

@@ -182,6 +182,7 @@ class GFL(Detector):
     """
 
     config: GFLConfig
+    several_divisors = True
 
     def __init__(
         self, name: str, config: GFLConfig, backbone: FeatureMaps, num_classes: int, normalization: Normalization
