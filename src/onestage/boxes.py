@@ -59,12 +59,12 @@ def decode_deltas(
     return torch.cat([centre - half_size, centre + half_size], dim=-1)
 
 
-def boxes_to_distances(boxes_xyxy: Float[Tensor, "*N 4"], points_xy: Float[Tensor, "*M 2"]) -> Float[Tensor, "*N 4"]:
+def boxes_to_distances(boxes_xyxy: Float[Tensor, "*N 4"], points_xy: Float[Tensor, "*M 2"]) -> Float[Tensor, "*R 4"]:
     """Distances from points to the left, upper, right and lower side of boxes, broadcast; below 0 where outside."""
     return torch.cat([points_xy - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - points_xy], dim=-1)
 
 
-def distances_to_boxes(distances: Float[Tensor, "*N 4"], points_xy: Float[Tensor, "*M 2"]) -> Float[Tensor, "*N 4"]:
+def distances_to_boxes(distances: Float[Tensor, "*N 4"], points_xy: Float[Tensor, "*M 2"]) -> Float[Tensor, "*R 4"]:
     """Boxes xyxy from distances of their sides: the inverse of `boxes_to_distances`."""
     return torch.cat([points_xy - distances[..., :2], points_xy + distances[..., 2:]], dim=-1)
 
