@@ -60,7 +60,7 @@ def test_an_anchor_of_two_objects_goes_to_the_one_that_it_overlaps_more() -> Non
 
 def a_guess(iou_box: list[float], scores: list[float]) -> tuple[Tensor, Tensor]:
     """The same box at every position of `ROW`, and its scores for class 1 of 2."""
-    boxes = torch.tensor([[iou_box] * 4])
+    boxes = torch.tensor([[iou_box] * 4]).float()
     return torch.stack([torch.full((4,), 0.9), torch.tensor(scores)], dim=1)[None], boxes
 
 

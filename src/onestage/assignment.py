@@ -58,8 +58,9 @@ def assign_atss(
     inside = boxes_to_distances(boxes_xyxy[:, None], near_cxcywh[..., :2]).amin(dim=2) > LEAST_DISTANCE
     wanted = inside & ~table.objects.ignored[:-1, None]
     if iou.shape[1]:
-        threshold = iou.mean(dim=1) + iou.std(dim=1, correction=min(1, iou.shape[1] - 1))
-        wanted &= iou >= torch.minimum(threshold, iou.masked_fill(~inside, 0).amax(dim=1))[:, None]
+        mean = iou.mean(dim=1, keepdim=True)
+        deviation = ((iou - mean).square().sum(dim=1, keepdim=True) / max(iou.shape[1] - 1, 1)).sqrt()
+        wanted &= iou >= torch.minimum(mean + deviation, iou.masked_fill(~inside, 0).amax(dim=1, keepdim=True))
     owner = table.owners(candidates, iou, wanted)
     return table.matches(owner, table.inside_ignored(anchors_cxcywh[:, :2]))
 
@@ -137,7 +138,11 @@ class _Table(NamedTuple):
         best = iou.new_full((total,), -1).scatter_reduce(0, place, offers, "amax")
         number = self.number[:, None].expand_as(candidates).flatten()
         winners = torch.where(wanted.flatten() & (offers == best[place]), number, nobody)
-        return number.new_full((total,), nobody).scatter_reduce(0, place, winners, "amin").view(self.num_images, -1)
+        return (
+            number.new_full((total,), nobody)
+            .scatter_reduce(0, place, winners, "amin")
+            .view(self.num_images, self.num_positions)
+        )
 
     def inside_ignored(self, points_xy: Float[Tensor, "A 2"]) -> Bool[Tensor, "B A"]:
         """Positions that lie inside an ignored object."""
