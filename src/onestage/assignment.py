@@ -138,11 +138,8 @@ class _Table(NamedTuple):
         best = iou.new_full((total,), -1).scatter_reduce(0, place, offers, "amax")
         number = self.number[:, None].expand_as(candidates).flatten()
         winners = torch.where(wanted.flatten() & (offers == best[place]), number, nobody)
-        return (
-            number.new_full((total,), nobody)
-            .scatter_reduce(0, place, winners, "amin")
-            .view(self.num_images, self.num_positions)
-        )
+        owner = number.new_full((total,), nobody).scatter_reduce(0, place, winners, "amin")
+        return owner.view(self.num_images, self.num_positions)
 
     def inside_ignored(self, points_xy: Float[Tensor, "A 2"]) -> Bool[Tensor, "B A"]:
         """Positions that lie inside an ignored object."""
