@@ -10,9 +10,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
-from onestage.boxes import VARIANCES, boxes_to_distances, cxcywh_to_xyxy, decode_deltas, encode_deltas
+from onestage.boxes import (
+    VARIANCES,
+    boxes_to_distances,
+    cxcywh_to_xyxy,
+    decode_deltas,
+    encode_deltas,
+    paired_generalized_iou,
+)
 from onestage.structures import Losses, Matches, Predictions
 
 BoxLoss = Literal["smooth_l1", "l1", "giou"]
@@ -119,7 +126,7 @@ def focal_loss(
     if box_loss == "giou":
         # elsewhere an anchor's loss with itself, whose gradient is finite
         boxes_xyxy = torch.where(positive[..., None], boxes_xyxy, cxcywh_to_xyxy(anchors_cxcywh))
-        of_boxes = generalized_box_iou_loss(decode_deltas(deltas, anchors_cxcywh, variances), boxes_xyxy)
+        of_boxes = 1 - paired_generalized_iou(decode_deltas(deltas, anchors_cxcywh, variances), boxes_xyxy)
         if box_weights is not None:
             of_boxes = of_boxes * box_weights
         box = of_boxes.masked_fill(~positive, 0).sum()

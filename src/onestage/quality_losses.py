@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
-from onestage.boxes import boxes_to_distances, distances_to_boxes, paired_iou
+from onestage.boxes import boxes_to_distances, distances_to_boxes, paired_generalized_iou, paired_iou
 from onestage.structures import Losses, Matches, Predictions
 
 BELOW_LAST_BIN = 0.1  # a distance is at most so much below the last bin, as in the release
@@ -59,7 +58,7 @@ def gfl_loss(
         weights, weighted = quality.flatten()[rows], ("classification", "box", "distribution")
     distances = boxes_to_distances(boxes_xyxy, points_xy) / strides
     distances = distances.clamp(0, distributions.shape[-1] - 1 - BELOW_LAST_BIN)
-    box = generalized_box_iou_loss(found_xyxy, boxes_xyxy)
+    box = 1 - paired_generalized_iou(found_xyxy, boxes_xyxy)
     distribution = distribution_focal_loss(distributions, distances)
     sums = {
         "classification": quality_focal_loss(logits, matches.labels, quality, matches.ignored, beta),

@@ -39,7 +39,7 @@ def small_gfl() -> Detector:
 
 
 def small_atss() -> Detector:
-    config = replace(detector_config("retinanet-test_resnet"), channels=32, subnet_depth=1, **ATSS_SETTINGS)
+    config = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1, **ATSS_SETTINGS)
     config = config.adjusted({"image_size": 128})
     return config.build("retinanet-test_resnet", len(NAMES), config.backbone_normalization("resnet50"))
 
