@@ -335,7 +335,7 @@ class Recipes(Command):
         onestage.list_recipes()
 
 
-_WHAT_IT_IS = (
+_WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own images, measure them, and use them."
     "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own labelled images, measure them, and use them."
 )
 
