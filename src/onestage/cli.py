@@ -336,8 +336,6 @@ class Recipes(Command):
 
 
 _WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own images, measure them, and use them."
-    "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own labelled images, measure them, and use them."
-)
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
