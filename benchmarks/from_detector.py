@@ -142,7 +142,11 @@ def run(options: Options, job: Job, folders: dict[str, Path]) -> dict[str, float
     first_run, out = options.out / "first" / first, options.out / "runs" / job.key.replace(" ", "_")
     if job.start != "imagenet":
         train(options, folders[first], first_run, options.first_minutes, 0, **imagenet)
-    begin = imagenet if job.start == "imagenet" else {"start_from": first_run, "settings": {name: json.loads(value) for name, value in job.settings}}
+    begin = (
+        imagenet
+        if job.start == "imagenet"
+        else {"start_from": first_run, "settings": {name: json.loads(value) for name, value in job.settings}}
+    )
     if job.scenario == "keep":
         begin |= {"old_classes": job.start} if job.start != "imagenet" else {}
         train(options, folders["new"], out, job.minutes, job.seed, subset=job.part, **begin)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from onestage.detectors import Detector, detector_config
+from onestage.detectors.retinanet import ATSS_SETTINGS
 from onestage.structures import Batch, Categories
 from onestage.training.batch_size import noise_batch
 
@@ -32,10 +33,23 @@ def small_m2det() -> Detector:
     return config.build("m2det320-test_resnet", len(NAMES), config.backbone_normalization("resnet50"))
 
 
+def small_gfl() -> Detector:
+    config = replace(detector_config("gfl-test_efficientnet"), channels=32).adjusted({"image_size": 128})
+    return config.build("gfl-test_efficientnet", len(NAMES), config.backbone_normalization("resnet50"))
+
+
+def small_atss() -> Detector:
+    config = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1, **ATSS_SETTINGS)
+    config = config.adjusted({"image_size": 128})
+    return config.build("retinanet-test_resnet", len(NAMES), config.backbone_normalization("resnet50"))
+
+
 FAMILIES: dict[str, Callable[[], Detector]] = {
     "ssd": small_ssd,
     "retinanet": small_retinanet,
     "m2det": small_m2det,
+    "gfl": small_gfl,
+    "atss": small_atss,
 }
 
 
@@ -43,7 +57,7 @@ def small(family: str) -> Detector:
     torch.manual_seed(0)
     detector = FAMILIES[family]()
     for name, parameter in detector.named_parameters():
-        if parameter.ndim > 1 and ("class_convs" in name or "class_subnet.last" in name):
+        if parameter.ndim > 1 and ("class_convs" in name or "class_subnet.last" in name or "class_branch.last" in name):
             parameter.data *= 8
     return detector
 

@@ -5,13 +5,17 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from onestage.boxes import (
+    boxes_to_distances,
     clip_boxes,
     cxcywh_to_xyxy,
     decode_deltas,
+    distances_to_boxes,
     encode_deltas,
+    paired_generalized_iou,
+    paired_iou,
     pairwise_iou,
     rescale_boxes,
     xyxy_to_cxcywh,
@@ -91,3 +95,22 @@ def test_the_share_of_a_box_inside_a_crowd_is_of_its_own_area() -> None:
     share = pairwise_iou(boxes, others, crowd=torch.tensor([True, False]))
     assert_close(share[0], torch.tensor([1.0, 0.5, 0.0]))
     assert_close(share[1], pairwise_iou(crowd, others)[0])
+
+
+def test_pairs_of_boxes_overlap_as_torchvision_says() -> None:
+    corners = torch.rand(400, 2, generator=torch.Generator().manual_seed(0)) * 60
+    sizes = torch.rand(400, 2, generator=torch.Generator().manual_seed(1)) * 60 + 1
+    boxes_xyxy = torch.cat([corners, corners + sizes], dim=1)
+    one, other = boxes_xyxy[:200], boxes_xyxy[200:]
+    assert_close(paired_iou(one, other), box_iou(one, other).diagonal())
+    assert_close(1 - paired_generalized_iou(one, other), generalized_box_iou_loss(one, other), rtol=1e-5, atol=1e-6)
+    assert paired_iou(one, other[:1]).shape == (200,)
+    nothing = torch.zeros(1, 4, requires_grad=True)
+    paired_generalized_iou(nothing, nothing.detach()).sum().backward()
+    assert nothing.grad.isfinite().all()
+
+
+def test_distances_to_four_sides_give_the_box_again() -> None:
+    boxes_xyxy, point = torch.tensor([[10.0, 20.0, 30.0, 60.0]]), torch.tensor([[15.0, 70.0]])
+    assert_close(boxes_to_distances(boxes_xyxy, point), torch.tensor([[5.0, 50, 15, -10]]))
+    assert_close(distances_to_boxes(torch.tensor([[5.0, 50, 15, -10]]), point), boxes_xyxy)

@@ -9,7 +9,7 @@ from ssd300_case import DEVICES, golden, multibox_inputs, multibox_targets, obje
 from torch.testing import assert_close
 
 from onestage.boxes import encode_deltas
-from onestage.losses import focal_loss, hardest_negatives, multibox_loss
+from onestage.losses import centerness, focal_loss, hardest_negatives, multibox_loss
 from onestage.matching import match_anchors
 from onestage.structures import Losses, Matches, Predictions
 
@@ -178,3 +178,12 @@ def test_what_giou_wants_is_the_box() -> None:
     predictions = Predictions(torch.zeros(1, 1, 2), deltas)
     losses = focal_loss(predictions, matches, anchors, (1.0, 1.0), box_loss="giou")
     assert float(losses.sums["box"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_centerness_is_one_in_the_middle_of_an_object_and_falls_to_its_sides() -> None:
+    boxes = torch.tensor([[[0.0, 0, 20, 40], [0, 0, 20, 40], [0, 0, 20, 40], [0, 0, 0, 0]]])
+    positive = torch.tensor([[True, True, True, False]])
+    matches = Matches(torch.zeros(1, 4, dtype=torch.int64), boxes, positive, ~positive, torch.zeros_like(positive))
+    points = torch.tensor([[10.0, 20], [5, 20], [4, 10], [5, 5]])
+    expected = [1, (5 / 15) ** 0.5, (4 / 16 * 10 / 30) ** 0.5, 0]
+    assert_close(centerness(points, matches), torch.tensor([expected]))

@@ -1,4 +1,4 @@
-"""One-stage object detectors (SSD, RetinaNet, M2Det) in PyTorch: train on your own images, evaluate, predict, ship.
+"""One-stage object detectors (SSD, RetinaNet, M2Det, GFL) in PyTorch: train on your images, evaluate, predict, ship.
 
     import onestage
 

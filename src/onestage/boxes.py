@@ -12,6 +12,7 @@ from torchvision.ops import box_area
 
 VARIANCES = (0.1, 0.2)  # for the centre, for the size, as in Liu 2016's release
 MAX_LOG_SCALE = math.log(1000 / 16)  # as in Detectron: a box is at most 62.5 anchors wide, so exp can't overflow
+SMALLEST_AREA = 1e-7  # square pixels; keeps an IoU finite for boxes without area
 SMALLEST_SIDE = 1e-3  # pixels; keeps the logarithm finite for a box without width
 
 
@@ -59,6 +60,16 @@ def decode_deltas(
     return torch.cat([centre - half_size, centre + half_size], dim=-1)
 
 
+def boxes_to_distances(boxes_xyxy: Float[Tensor, "*N 4"], points_xy: Float[Tensor, "*M 2"]) -> Float[Tensor, "*R 4"]:
+    """Distances from points to the left, upper, right and lower side of boxes, broadcast; below 0 where outside."""
+    return torch.cat([points_xy - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - points_xy], dim=-1)
+
+
+def distances_to_boxes(distances: Float[Tensor, "*N 4"], points_xy: Float[Tensor, "*M 2"]) -> Float[Tensor, "*R 4"]:
+    """Boxes xyxy from distances of their sides: the inverse of `boxes_to_distances`."""
+    return torch.cat([points_xy - distances[..., :2], points_xy + distances[..., 2:]], dim=-1)
+
+
 def clip_boxes(boxes_xyxy: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> Float[Tensor, "*N 4"]:
     """Boxes cut at the borders of an image of `size_hw` pixels; a box outside becomes a line on the border."""
     height, width = size_hw
@@ -95,3 +106,35 @@ def _pairwise_overlap(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tenso
     width = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp_(min=0)
     height = (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp_(min=0)
     return width.mul_(height)
+
+
+def paired_iou(boxes_xyxy: Float[Tensor, "*N 4"], others_xyxy: Float[Tensor, "*M 4"]) -> Float[Tensor, "*R"]:
+    """Intersection over union of boxes with others of the same place, broadcast; 0 where both have no area."""
+    overlap, union = _paired_overlap_and_union(boxes_xyxy, others_xyxy)
+    return overlap / union.clamp(min=SMALLEST_AREA)
+
+
+def paired_generalized_iou(
+    boxes_xyxy: Float[Tensor, "*N 4"], others_xyxy: Float[Tensor, "*M 4"]
+) -> Float[Tensor, "*R"]:
+    """Generalized intersection over union of boxes with others of the same place, broadcast: -1 to 1.
+
+    torchvision's `generalized_box_iou_loss` is 1 minus this, but picks out the pairs that overlap: a GPU's host would
+    wait for their number.
+
+    Source: Rezatofighi 2019, arXiv 1902.09630, algorithm 1.
+    """
+    overlap, union = _paired_overlap_and_union(boxes_xyxy, others_xyxy)
+    corners = torch.maximum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
+    sides = corners - torch.minimum(boxes_xyxy[..., :2], others_xyxy[..., :2])
+    around = (sides[..., 0] * sides[..., 1]).clamp(min=SMALLEST_AREA)
+    return overlap / union.clamp(min=SMALLEST_AREA) - (around - union) / around
+
+
+def _paired_overlap_and_union(
+    boxes_xyxy: Float[Tensor, "*N 4"], others_xyxy: Float[Tensor, "*M 4"]
+) -> tuple[Float[Tensor, "*R"], Float[Tensor, "*R"]]:
+    (x0, y0, x1, y1), (other_x0, other_y0, other_x1, other_y1) = boxes_xyxy.unbind(-1), others_xyxy.unbind(-1)
+    width = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp(min=0)
+    overlap = width * (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp(min=0)
+    return overlap, (x1 - x0) * (y1 - y0) + (other_x1 - other_x0) * (other_y1 - other_y0) - overlap

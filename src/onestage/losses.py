@@ -10,9 +10,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
-from onestage.boxes import VARIANCES, cxcywh_to_xyxy, decode_deltas, encode_deltas
+from onestage.boxes import (
+    VARIANCES,
+    boxes_to_distances,
+    cxcywh_to_xyxy,
+    decode_deltas,
+    encode_deltas,
+    paired_generalized_iou,
+)
 from onestage.structures import Losses, Matches, Predictions
 
 BoxLoss = Literal["smooth_l1", "l1", "giou"]
@@ -88,6 +95,7 @@ def focal_loss(
     gamma: float = 2.0,
     box_loss: BoxLoss = "smooth_l1",
     smooth_l1_beta: float = 1 / 9,
+    box_weights: Float[Tensor, "B A"] | None = None,
 ) -> Losses:
     """RetinaNet's loss: focal loss of every anchor that is not ignored, and the box loss of the positives.
 
@@ -101,6 +109,7 @@ def focal_loss(
         gamma: how fast the loss of what is known well falls.
         box_loss: smooth L1 or L1 of the deltas, or GIoU of the boxes.
         smooth_l1_beta: below it smooth L1 is quadratic; the paper's release has 1/9.
+        box_weights: of the positives' GIoU losses, which are divided by their sum; None: all alike.
 
     Returns:
         Sums and the number of positives; zeros, never NaN, for a batch without any image or anchor.
@@ -117,7 +126,9 @@ def focal_loss(
     if box_loss == "giou":
         # elsewhere an anchor's loss with itself, whose gradient is finite
         boxes_xyxy = torch.where(positive[..., None], boxes_xyxy, cxcywh_to_xyxy(anchors_cxcywh))
-        of_boxes = generalized_box_iou_loss(decode_deltas(deltas, anchors_cxcywh, variances), boxes_xyxy)
+        of_boxes = 1 - paired_generalized_iou(decode_deltas(deltas, anchors_cxcywh, variances), boxes_xyxy)
+        if box_weights is not None:
+            of_boxes = of_boxes * box_weights
         box = of_boxes.masked_fill(~positive, 0).sum()
     else:
         targets = _at(positive, encode_deltas(boxes_xyxy, anchors_cxcywh, variances))
@@ -125,4 +136,16 @@ def focal_loss(
             box = F.l1_loss(deltas, targets, reduction="sum")
         else:
             box = F.smooth_l1_loss(deltas, targets, beta=smooth_l1_beta, reduction="sum")
-    return Losses({"classification": classification, "box": box}, positive.sum())
+    own_divisors = {} if box_weights is None else {"box": box_weights.masked_fill(~positive, 0).sum()}
+    return Losses({"classification": classification, "box": box}, positive.sum(), own_divisors)
+
+
+def centerness(points_xy: Float32[Tensor, "A 2"], matches: Matches) -> Float[Tensor, "B A"]:
+    """How near a positive anchor's centre lies to that of its object: 1 in the middle, 0 at a side; 0 elsewhere.
+
+    Source: Tian 2019 (FCOS, arXiv 1904.01355), equation 3.
+    """
+    left, upper, right, lower = boxes_to_distances(matches.boxes_xyxy, points_xy).clamp(min=0).unbind(-1)
+    across = torch.minimum(left, right) / torch.maximum(left, right).clamp(min=1e-6)
+    down = torch.minimum(upper, lower) / torch.maximum(upper, lower).clamp(min=1e-6)
+    return (across * down).sqrt().masked_fill(~matches.positive, 0)

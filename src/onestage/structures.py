@@ -10,7 +10,7 @@ Conventions that hold everywhere in this package:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -134,10 +134,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Predictions(NamedTuple):
-    """A detector's raw output, the same in training and in evaluation mode."""
+    """A detector's raw output, the same in training and in evaluation mode.
+
+    Its `scored_boxes` says what they mean. Most predict four deltas a box (D = 4); GFL a distribution of each side's
+    distance.
+    """
 
     class_logits: Float[Tensor, "B A C"]
-    box_deltas: Float[Tensor, "B A 4"]
+    box_deltas: Float[Tensor, "B A D"]
 
 
 class Matches(NamedTuple):
@@ -160,14 +164,21 @@ class Losses:
         sums: as {"classification": ..., "box": ...}; the total loss is their sum. Names are as they come: logs,
             trackers, the replay of a skipped step and the report take them over.
         divisor: positive anchors of the batch.
+        own_divisors: for sums that are divided by something else, by name: that. A detector whose losses have some says
+            so by `several_divisors`.
     """
 
     sums: dict[str, Float[Tensor, ""]]
     divisor: Int64[Tensor, ""]
+    own_divisors: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
     def scaled(self, **weights: float) -> Losses:
         """With some sums multiplied by a weight, by name."""
-        return Losses({name: value * weights.get(name, 1.0) for name, value in self.sums.items()}, self.divisor)
+        return replace(self, sums={name: value * weights.get(name, 1.0) for name, value in self.sums.items()})
+
+    def divisors(self) -> Float[Tensor, " T"]:
+        """What each of the T sums is divided by, in their order."""
+        return torch.stack([self.own_divisors.get(name, self.divisor).float() for name in self.sums]).detach()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from onestage.boxes import encode_deltas
 from onestage.detectors import build, build_from_config, config_of, describe, detector_config
-from onestage.detectors.retinanet import RetinaNet
+from onestage.detectors.retinanet import ATSS_SETTINGS, RetinaNet
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Stretch
 from onestage.structures import Predictions, Targets
@@ -114,8 +115,57 @@ def test_anchors_that_were_laid_while_evaluating_serve_training() -> None:
     assert losses.divisor > 0
 
 
+def an_atss() -> RetinaNet:
+    config = replace(detector_config(SMALL), channels=32, subnet_depth=1, **ATSS_SETTINGS)
+    detector = build(SMALL, 2, config=config)
+    assert isinstance(detector, RetinaNet)
+    return detector
+
+
+def test_an_atss_learns_where_an_objects_centre_is() -> None:
+    """Its centerness multiplies scores, weighs the box losses and divides them."""
+    detector, box_xyxy = an_atss(), torch.tensor([[40.0, 60.0, 160.0, 200.0]])
+    anchors = detector.anchors_cxcywh(SIZE_HW)
+    assert len(anchors) == 2134
+    targets = [Targets(box_xyxy, torch.tensor([1]), torch.tensor([False]))]
+    deltas = encode_deltas(box_xyxy.expand(len(anchors), 4), anchors, (0.1, 0.2))[None]
+    predictions = Predictions(torch.zeros(1, len(anchors), 3), deltas)
+    losses = detector.losses(predictions, targets, SIZE_HW)
+    positives = int(losses.divisor)
+    assert 1 < positives < 45
+    assert losses.sums["box"].item() == pytest.approx(0, abs=1e-3)
+    assert losses.sums["centerness"].item() == pytest.approx(math.log(2) * positives, rel=1e-5)  # logit 0, any target
+    assert set(losses.own_divisors) == {"box"}
+    assert 0 < losses.own_divisors["box"].item() < positives
+    logits = torch.full((1, len(anchors), 3), -8.0)
+    logits[0, 500], logits[0, 700] = torch.tensor([-8.0, 8, 8]), torch.tensor([-8.0, 8, -8])
+    _, scores = detector.scored_boxes(Predictions(logits, deltas), SIZE_HW)
+    assert scores.shape == (1, len(anchors), 2)
+    assert scores[0, 500, 1] > 0.99
+    assert scores[0, 700, 1] < 0.01
+
+
+@pytest.mark.parametrize("settings", [{"assignment": "atss"}, ATSS_SETTINGS])
+def test_by_atss_a_few_steps_lower_the_loss(settings: dict) -> None:
+    torch.manual_seed(0)
+    config = replace(detector_config(SMALL), channels=32, subnet_depth=1, **settings)
+    detector = build(SMALL, 2, config=config).train()
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    targets = [Targets(torch.tensor([[10.0, 10, 50, 40]]), torch.tensor([1]), torch.tensor([False]))] * 2
+    optimizer, totals = torch.optim.AdamW(detector.parameters(), 2e-3), []
+    for _ in range(6):
+        losses = detector.losses(detector(images), targets, (64, 96))
+        total = (torch.stack([*losses.sums.values()]) / losses.divisors().clamp(min=1)).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert losses.divisor > 0
+    assert totals[-1] < 0.8 * totals[0]
+
+
 def test_it_is_built_again_from_its_json() -> None:
-    for settings in ({"edges": (300, 500)}, {"image_size": 256, "box_loss": "giou"}):
+    for settings in ({"edges": (300, 500)}, {"image_size": 256, "box_loss": "giou"}, ATSS_SETTINGS):
         detector = build(SMALL, 2, config=detector_config(SMALL).adjusted(settings))
         again = build_from_config(json.loads(json.dumps(config_of(detector))))
         assert again.config == detector.config

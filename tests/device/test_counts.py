@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 from device.chosen import DEVICE, Gpu
-from device.small_detectors import FAMILIES, noise, small
 from shape_checks import unchecked
+from small_detectors import FAMILIES, noise, small
 from torch import Tensor
 
 from onestage.compute.device import choose_compute

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from device.chosen import DEVICE, Gpu
-from device.small_detectors import FAMILIES, NAMES, noise, small
 from red_box import RedBoxDetector
 from served import ask, red_png, running
 from shape_checks import unchecked
 from skipped_steps import small_batch, small_step, write_small_step
+from small_detectors import FAMILIES, NAMES, noise, small
 
 import onestage
 from onestage.compute.device import choose_compute

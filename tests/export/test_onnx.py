@@ -135,6 +135,9 @@ def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
 M2DET = cast(M2DetConfig, detector_config("m2det320-resnet50"))
 TINY_M2DET = replace(M2DET, channels=16, num_levels=2, resnet_stages=(2, 3)).with_quick_start()
 SMALL_RETINANET = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1)
+SMALL_GFL_KEEPING_RATIOS = replace(
+    detector_config("gfl-resnet18").adjusted({"edges": (120, 200)}), backbone_norm="batch", channels=32, depth=1
+)
 CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
 traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
 
@@ -147,8 +150,10 @@ traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once
         ("retinanet-test_resnet", SMALL_RETINANET),
         ("retinanet-test_resnet", replace(SMALL_RETINANET.adjusted({"edges": (120, 200)}), anchor_style="torchvision")),
         ("m2det320-test_resnet", TINY_M2DET),
+        ("gfl-test_resnet", replace(detector_config("gfl-test_resnet"), channels=32)),
+        ("gfl-test_resnet", SMALL_GFL_KEEPING_RATIOS),
     ],
-    ids=["ssd", "retinanet", "torchvision's retinanet keeping ratios", "m2det"],
+    ids=["ssd", "retinanet", "torchvision's retinanet keeping ratios", "m2det", "gfl", "gfl keeping ratios"],
 )
 def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -171,7 +176,9 @@ def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Pat
 def _spread_scores(detector: torch.nn.Module) -> None:
     """Scores of an untrained network are all alike; larger weights in the last layer make them differ."""
     for parameter_name, parameter in detector.named_parameters():
-        if parameter.ndim > 1 and ("class_convs" in parameter_name or "class_subnet.last" in parameter_name):
+        if parameter.ndim > 1 and any(
+            last in parameter_name for last in ("class_convs", "class_subnet.last", "class_branch.last")
+        ):
             parameter.data *= 8
 
 

@@ -35,6 +35,8 @@ def tiny(name: str) -> DetectorConfig:
     if name.startswith("retinanet"):
         # learning batch norms: frozen ones are of no use over fresh weights
         return replace(config.adjusted({"image_size": 64, "backbone_norm": "batch"}), channels=64, subnet_depth=2)
+    if name.startswith("gfl"):
+        return replace(config.adjusted({"image_size": 64}), channels=32)
     return config
 
 
@@ -52,6 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "retinanet-resnet18",
         "retinanet-test_efficientnet",
         "m2det320-test_efficientnet",
+        "gfl-test_efficientnet",
     ],
 )
 def test_it_learns_is_measured_and_predicts(name: str, data: Path, tmp_path: Path) -> None:

@@ -43,7 +43,11 @@ def _entry(name: str, shape: tuple[int, ...]) -> Tensor:
     # One module stands in these lists several times, and has its values once.
     key = re.sub(r"\b(leach|fc1|fc2)\.\d+", r"\1.0", name)
     drawn = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype("float32")
-    if name.endswith("running_var"):
+    if name.endswith("integral.project"):
+        drawn = np.linspace(0, 16, 17)
+    elif name.endswith(".scale"):
+        drawn = 1 + 0.1 * drawn
+    elif name.endswith("running_var"):
         drawn = 1 + 0.1 * np.abs(drawn)
     elif name.endswith("running_mean"):
         drawn = 0.1 * drawn
@@ -53,4 +57,4 @@ def _entry(name: str, shape: tuple[int, ...]) -> Tensor:
         drawn = 0.4 + 0.04 * drawn
     else:
         drawn = 0.7 + 0.07 * drawn if name.endswith("weight") else 0.02 * drawn
-    return torch.from_numpy(drawn.astype("float32"))
+    return torch.from_numpy(np.asarray(drawn, dtype="float32"))

@@ -32,6 +32,8 @@ CASES = [
     ("official_m2det320_vgg16", "m2det320-vgg16", 80, "m2det", CAFFE),
     ("official_m2det512_vgg16_sfam", "m2det512-vgg16", 20, "m2det", CAFFE),
     ("official_m2det320_resnet101", "m2det320-resnet101", 80, "m2det", CAFFE),
+    ("mmdet_gfl_r50_fpn", "gfl-resnet50", 80, "mmdetection", MMDETECTION),
+    ("mmdet_atss_r50_fpn", "retinanet-resnet50", 80, "mmdetection", MMDETECTION),
 ]
 
 
@@ -53,7 +55,7 @@ def test_an_imported_checkpoint_gives_the_outputs_and_anchors_of_its_own_project
     assert sorted([*report.loaded.values(), *report.left_out]) == sorted(state_dict)  # every entry is accounted for
     assert not report.fresh
     assert detector.normalization.mean == mean
-    assert (detector.normalization.std == (1, 1, 1)) == ("retinanet" not in case)
+    assert (detector.normalization.std == (1, 1, 1)) == ("resnet50" not in name)
 
     reference = json.loads((GOLDEN / case / "reference.json").read_text())
     size_hw = (reference["input_size"],) * 2
@@ -63,7 +65,14 @@ def test_an_imported_checkpoint_gives_the_outputs_and_anchors_of_its_own_project
     anchors_cxcywh = detector.anchors_cxcywh(size_hw)
     if case == "seed_m2det512_vgg16":  # the square between two sizes is the last anchor of a cell, not the second
         predictions, anchors_cxcywh = Predictions(*map(square_last, predictions)), square_last(anchors_cxcywh[None])[0]
-    for output, found in (("box_deltas", predictions.box_deltas), ("class_logits", predictions.class_logits)):
+    boxes = "box" if case.startswith("mmdet_") else "box_deltas"
+    compared = {boxes: predictions.box_deltas, "class_logits": predictions.class_logits}
+    if "centerness" in reference["outputs"]:
+        compared |= {
+            "class_logits": predictions.class_logits[..., :-1],
+            "centerness": predictions.class_logits[..., -1:],
+        }
+    for output, found in compared.items():
         index, expected, deviation = outputs(case, output)
         assert found.numel() == torch.tensor(reference["outputs"][output]["shape"]).prod()
         assert (found.flatten()[index] - expected).abs().max() <= 1e-4 * deviation
@@ -75,6 +84,9 @@ def test_an_imported_checkpoint_gives_the_outputs_and_anchors_of_its_own_project
     elif "anchors_cxcywh_normalised" in reference["outputs"]:
         index, expected, _ = outputs(case, "anchors_cxcywh_normalised")
         assert ((anchors_cxcywh / size_hw[0]).flatten()[index] - expected).abs().max() <= 1e-6
+    elif "points_xy" in reference["outputs"]:
+        index, expected, _ = outputs(case, "points_xy")
+        assert torch.equal(anchors_cxcywh[:, :2].flatten()[index], expected)
     else:
         assert len(anchors_cxcywh) == reference["outputs"]["box_deltas"]["shape"][1]
 

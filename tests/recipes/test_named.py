@@ -37,6 +37,15 @@ def test_retinanets_1x_is_the_papers() -> None:
     assert detector_config(recipe.detector).input_resize == KeepRatio(800, 1333)
 
 
+def test_gfls_schedule_is_mmdetections_1x() -> None:
+    """configs/_base_/schedules/schedule_1x.py: 12 epochs from 0.01, a tenth from the epochs 8 and 11 on."""
+    recipe = named_recipe("gfl-r50-coco")
+    assert (recipe.batch_size, recipe.epochs, recipe.learning_rate, recipe.weight_decay) == (16, 12, 0.01, 1e-4)
+    factors = [learning_rate_factor(recipe, 10**6, epoch / 12) for epoch in (7.9, 8.1, 11.1)]
+    assert factors == pytest.approx([1, 0.1, 0.01])
+    assert recipe.augmentation == FLIP_ONLY
+
+
 def test_m2dets_schedule_is_the_releases() -> None:
     """configs/m2det320_vgg.py: 0.004, 0.002, 0.0004, 0.00004, 0.000004 up to the epochs 90, 110, 130, 150, 160."""
     recipe = named_recipe("m2det320-vgg16-coco")

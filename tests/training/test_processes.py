@@ -32,7 +32,7 @@ from onestage.training.processes import ALONE, World, joined_processes
 from onestage.training.recipe import Recipe
 from onestage.training.step import OptimizerStep
 
-RETINANET, SSD = "retinanet-test_efficientnet", "ssd300-test_efficientnet"
+RETINANET, SSD, GFL = "retinanet-test_efficientnet", "ssd300-test_efficientnet", "gfl-test_efficientnet"
 CPU = Compute(torch.device("cpu"), torch.float32, "as the test asks")
 
 
@@ -219,13 +219,17 @@ def test_processes_can_join_again_and_know_that_the_run_was_begun_before() -> No
 # --- a step
 
 
+SMALL = {
+    RETINANET: {"image_size": 96, "channels": 64, "subnet_depth": 1},
+    SSD: {"neck_channels": 32},
+    GFL: {"image_size": 96, "channels": 32, "norm": "group"},
+}
 STEM = ("backbone.body.conv_stem", "backbone.body.bn1")
 
 
 def a_detector(name: str, seed: int = 0, frozen: tuple[str, ...] = STEM) -> Detector:
     torch.manual_seed(seed)
-    small = {"image_size": 96, "channels": 64, "subnet_depth": 1} if name == RETINANET else {"neck_channels": 32}
-    detector = build(name, 3, config=detector_config(name).adjusted(small))
+    detector = build(name, 3, config=detector_config(name).adjusted(SMALL[name]))
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
@@ -278,7 +282,7 @@ class Case:
 
     @property
     def batch(self) -> Batch:
-        return a_batch(96 if self.name == RETINANET else 300, self.objects)
+        return a_batch(300 if self.name == SSD else 96, self.objects)
 
 
 STEPS = {
@@ -287,6 +291,9 @@ STEPS = {
     # Batch norms are frozen: a part of many ranks has other images than one of a single rank.
     "in parts": Case(RETINANET, (True, False, False, False, True, False), accumulate=2, frozen=("backbone.",)),
     "hard negatives": Case(SSD, (True, False, True)),
+    "two divisors, in parts": Case(
+        GFL, (True, False, False, True, True, False), accumulate=2, frozen=("backbone.", "neck.")
+    ),
 }
 
 

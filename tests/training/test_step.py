@@ -53,12 +53,41 @@ def test_the_losses_are_divided_by_the_positives_of_all_parts(
     assert not losses.overflow
 
 
-def test_a_batch_in_parts_gives_a_real_network_the_gradient_of_the_whole() -> None:
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_a_loss_may_have_a_divisor_of_its_own(accumulate: int) -> None:
+    """Here half a number for each object: 3.5 in all, while the others are divided by 7."""
+
+    def halves(losses: Losses, targets: Sequence[Targets]) -> Losses:
+        return replace(losses, own_divisors={"box": losses.divisor / 2})
+
+    detector = TinyDetector(change_losses=halves)
+    detector.several_divisors = True
+    losses = taker_of_steps(detector, replace(PLAIN, accumulate=accumulate))(batch_of((1, 2, 3), (4, 1, 2)), 0.03)
+    assert losses.by_name == pytest.approx({"classification": 14 / 2 / 7, "box": 4 * 14 / 2 / 3.5})
+    assert losses.positives == 7
+    assert weights(detector) == pytest.approx([1 - 0.03 * 14 / 7, *[1 - 0.03 * 14 / 3.5] * 4])
+
+
+def test_divisors_that_are_asked_for_beforehand_leave_the_statistics_of_batch_norms_as_they_were() -> None:
+    after = []
+    for own in ({}, {"box": torch.tensor(5.0)}):
+        detector = TinyDetector(batch_norm=True, change_losses=lambda one, _, own=own: replace(one, own_divisors=own))
+        detector.several_divisors = bool(own)
+        step = taker_of_steps(detector, replace(PLAIN, accumulate=2))
+        assert step(batch_of((1, 2, 5, 9), (1, 1, 1, 1)), 0.0).finite
+        after.append([buffer.clone() for buffer in detector.buffers()])
+    assert all(torch.equal(one, other) for one, other in zip(*after, strict=True))
+
+
+@pytest.mark.parametrize("name", ["retinanet-test_efficientnet", "gfl-test_efficientnet"])
+def test_a_batch_in_parts_gives_a_real_network_the_gradient_of_the_whole(name: str) -> None:
     torch.manual_seed(0)
-    config = detector_config("retinanet-test_efficientnet").adjusted({"image_size": 96})
-    detector = build("retinanet-test_efficientnet", 3, config=config)
+    config = detector_config(name).adjusted({"image_size": 96})
+    detector = build(name, 3, config=config)
     freeze(detector, ("backbone.",))  # batch norms see other images in a part than in the whole
     train_mode(detector)
+    if name.startswith("gfl"):
+        detector.eval()  # its neck and head have batch norms too
     images = torch.randint(0, 256, (5, 3, 96, 96), dtype=torch.uint8)
     boxes = torch.tensor([[10.0, 12.0, 50.0, 60.0], [40.0, 30.0, 90.0, 90.0]])
     one = Targets(boxes, torch.tensor([0, 2]), torch.tensor([False, False]))

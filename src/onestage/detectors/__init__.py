@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from onestage.detectors.base import Description, Detector, DetectorConfig, Normalization, describe
+from onestage.detectors.gfl import GFL_LIGHT, GFL_PAPER, GFLConfig
 from onestage.detectors.m2det import M2DET320, M2DET320_LIGHT, M2DET512, M2DET704, M2DET800, M2DetConfig
 from onestage.detectors.retinanet import RETINANET, RETINANET_LIGHT, RetinaNetConfig
 from onestage.detectors.ssd import SSD300, SSD300_LIGHT, SSD512, SSD512_LIGHT, SSDConfig
@@ -19,6 +20,10 @@ DETECTORS: dict[str, DetectorConfig] = {
     "retinanet-resnet34": RETINANET,
     "retinanet-resnet50": RETINANET,
     "retinanet-resnet101": RETINANET,
+    "gfl-resnet18": GFL_PAPER,
+    "gfl-resnet34": GFL_PAPER,
+    "gfl-resnet50": GFL_PAPER,
+    "gfl-resnet101": GFL_PAPER,
     "m2det320-vgg16": M2DET320,
     "m2det512-vgg16": M2DET512,
     "m2det704-vgg16": M2DET704,
@@ -38,6 +43,7 @@ ON_TIMM: dict[str, DetectorConfig] = {
     "ssd512": SSD512_LIGHT,
     "retinanet": RETINANET_LIGHT,
     "m2det320": M2DET320_LIGHT,
+    "gfl": GFL_LIGHT,
 }
 
 __all__ = [
@@ -46,6 +52,7 @@ __all__ = [
     "Description",
     "Detector",
     "DetectorConfig",
+    "GFLConfig",
     "M2DetConfig",
     "Normalization",
     "RetinaNetConfig",

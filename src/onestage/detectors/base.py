@@ -70,6 +70,19 @@ class Normalize(nn.Module):
 ConfigT = TypeVar("ConfigT", bound="DetectorConfig")
 
 
+def one_resize(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of a network that stretches images to `image_size` or keeps their ratio (`edges`): one unsets the other.
+
+    Raises:
+        UserError: both are set.
+    """
+    image_size, edges = (settings.get(name) not in (None, "none") for name in ("image_size", "edges"))
+    if image_size and edges:
+        raise UserError("image_size and edges are both set; images are resized one way, so give one")
+    other = {"edges": "none"} if image_size else {"image_size": "none"} if edges else {}
+    return {**settings, **other}
+
+
 @dataclass(frozen=True)
 class MadeNetwork:
     """A network as `onestage train DATA` makes it without a recipe, and the pace at which AdamW trains it.
@@ -161,6 +174,7 @@ class Detector(nn.Module):
         resize: how images are brought to the input.
         evaluation_selection: post-processing of its evaluation; the paper's, where no recipe says otherwise.
         level_cut: which scores of each level take part at all; None: all of them.
+        several_divisors: True if its losses are not all divided by the positives (`Losses.own_divisors`).
         input_bits: how many bits of 16-bit images hold values.
         BACKGROUND_LOGITS: how many logits an anchor has before those of its classes.
         normalize: the first layer.
@@ -173,6 +187,7 @@ class Detector(nn.Module):
     resize: Resize
     evaluation_selection: Selection
     level_cut: LevelCut | None = None
+    several_divisors: bool = False
     input_bits: int = 16
     BACKGROUND_LOGITS: ClassVar[int] = 0
     normalize: Normalize

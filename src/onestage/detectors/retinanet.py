@@ -4,6 +4,9 @@
              -> class logits and box deltas of every anchor
 
 There is no background logit: each class is found or not by a sigmoid of its own.
+
+ATSS (Zhang et al., CVPR 2020, arXiv 1912.02424) is a RetinaNet of one square anchor a cell that chooses its positives
+by other rules: `ATSS_SETTINGS` are its settings.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -27,6 +31,7 @@ from onestage.anchors import (
     pyramid_shapes,
     pyramid_sizes_from_boxes,
 )
+from onestage.assignment import assign_atss
 from onestage.backbones import FeatureMaps, TimmMaps
 from onestage.boxes import clip_boxes, decode_deltas
 from onestage.detectors.base import (
@@ -39,16 +44,17 @@ from onestage.detectors.base import (
     by_anchor,
     map_sizes,
     on_meta,
+    one_resize,
 )
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_input_hw
-from onestage.losses import BoxLoss, focal_loss
+from onestage.losses import BoxLoss, centerness, focal_loss
 from onestage.matching import match_anchors
 from onestage.necks import FPN, P6From
 from onestage.postprocess import LevelCut
 from onestage.selection import Selection
 from onestage.settings import check_ranges, setting
-from onestage.structures import Losses, Predictions, Targets
+from onestage.structures import Losses, Matches, Predictions, Targets
 
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 LEVELS = len(STRIDES)
@@ -56,6 +62,7 @@ NORM_GROUPS = 32  # of a group norm (Wu 2018, 4.1; torchvision)
 LONG_RATIOS = (5.0, 2.0, 1.0, 0.5, 0.2)  # for data whose objects are often much longer than broad; not in the paper
 CANDIDATES_A_LEVEL = 1000  # Lin 2017, 4.1 "Inference"
 SubnetNorm = Literal["none", "group"]
+Assignment = Literal["max-iou", "atss"]
 BackboneNorm = Literal["batch", "frozen"]
 
 
@@ -84,6 +91,10 @@ class RetinaNetConfig(DetectorConfig):
     aspect_ratios: tuple[float, ...] = setting((2.0, 1.0, 0.5), "Anchor shapes, width / height")
     anchor_style: AnchorStyle = setting("centred", "How anchors lie in their cells: see AnchorStyle")
     variances: tuple[float, float] = setting((1.0, 1.0), "Divisors of the deltas: of the centre, of the size")
+    assignment: Assignment = setting(
+        "max-iou", "Positive anchors: max-iou by positive_iou, or atss by statistics of those near an object"
+    )
+    atss_top_k: int = setting(9, "Anchors of each level near an object that atss looks at, for each anchor of a cell")
     positive_iou: float = setting(0.5, "IoU with an object from which an anchor is positive")
     negative_iou: float = setting(0.4, "IoU with every object below which an anchor is negative")
     keep_best: bool = setting(False, "Each object's best anchor is positive at any IoU (torchvision; not in the paper)")
@@ -92,10 +103,16 @@ class RetinaNetConfig(DetectorConfig):
     box_loss: BoxLoss = setting("smooth_l1", "Box loss: smooth_l1 or l1 of the deltas, or giou of the boxes")
     smooth_l1_beta: float = setting(1 / 9, "Difference below which smooth L1 is quadratic")
     box_loss_weight: float = setting(1.0, "Weight of the box loss; the classification loss has 1")
+    centerness: bool = setting(
+        False, "Predict how near an anchor is to its object's centre, and multiply scores by it (ATSS)"
+    )
+    level_scales: bool = setting(False, "Multiply the deltas of each level by a learned number (ATSS)")
     prior: float = setting(0.01, "Chance of an object that the head's first bias gives each anchor and class")
 
     FAMILY = "RetinaNet"
-    ANCHOR_FIELDS = frozenset({"anchor_sizes", "anchor_style", "box_loss", "keep_best"})
+    ANCHOR_FIELDS = frozenset(
+        {"anchor_sizes", "anchor_style", "assignment", "box_loss", "box_loss_weight", "keep_best", "variances"}
+    )
     # Lin 2017, 4.1: scores above 0.05, NMS at 0.5. The limit of 100 is COCO's. `level_cut` cuts candidates.
     PAPERS_SELECTION = Selection(
         score_threshold=0.05, iou_threshold=0.5, candidates_per_class=LEVELS * CANDIDATES_A_LEVEL, max_detections=100
@@ -109,7 +126,9 @@ class RetinaNetConfig(DetectorConfig):
             )
         if not self.aspect_ratios or not all(0 < ratio < math.inf for ratio in self.aspect_ratios):
             raise UserError(f"aspect ratios {self.aspect_ratios}: expected positive numbers, width / height")
-        check_ranges(self, {"channels": (1, MOST_CHANNELS), "subnet_depth": (0, MOST_LAYERS)})
+        check_ranges(self, {"channels": (1, MOST_CHANNELS), "subnet_depth": (0, MOST_LAYERS), "atss_top_k": (1, 1000)})
+        if self.centerness and self.box_loss != "giou":
+            raise UserError(f"box_loss {self.box_loss}: centerness weighs the loss giou; set box_loss so")
         if self.subnet_norm == "group" and self.channels % NORM_GROUPS:
             raise UserError(f"channels {self.channels}: expected a multiple of {NORM_GROUPS}, the group norms' groups")
         if self.image_size is not None and self.image_size % 32:
@@ -153,11 +172,7 @@ class RetinaNetConfig(DetectorConfig):
 
     def adjusted(self, settings: Mapping[str, Any], where: str = "") -> RetinaNetConfig:
         """As every detector's; `image_size` takes the place of `edges`, and `edges` that of `image_size`."""
-        image_size, edges = (settings.get(name) not in (None, "none") for name in ("image_size", "edges"))
-        if image_size and edges:
-            raise UserError("image_size and edges are both set; images are resized one way, so give one")
-        other = {"edges": "none"} if image_size else {"image_size": "none"} if edges else {}
-        return super().adjusted({**settings, **other}, where)
+        return super().adjusted(one_resize(settings), where)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RetinaNetConfig:
@@ -188,6 +203,23 @@ RETINANET_LIGHT = replace(
 )
 
 
+# Zhang 2020, 3.3 and 4.1, with the improvements of its Table 1; as mmdetection's configs/atss.
+ATSS_SETTINGS: dict[str, Any] = {
+    "p6_from": "p5",
+    "p7_relu": False,
+    "subnet_norm": "group",
+    "anchor_sizes": tuple(8.0 * stride for stride in STRIDES),
+    "anchor_scales": (1.0,),
+    "aspect_ratios": (1.0,),
+    "variances": (0.1, 0.2),
+    "assignment": "atss",
+    "box_loss": "giou",
+    "box_loss_weight": 2.0,
+    "centerness": True,
+    "level_scales": True,
+}
+
+
 class RetinaNet(Detector):
     """Backbone with maps at strides 8, 16, 32, feature pyramid, a class and a box subnet; see `losses` and `detect`.
 
@@ -206,6 +238,10 @@ class RetinaNet(Detector):
         subnet = (config.channels, config.subnet_depth, config.subnet_norm)
         self.class_subnet = Subnet(*subnet, self.anchors_per_cell * num_classes)
         self.box_subnet = Subnet(*subnet, self.anchors_per_cell * 4)
+        # ATSS: from the box subnet's last map (Zhang 2020's release)
+        self.centerness = Subnet(config.channels, 0, "none", self.anchors_per_cell) if config.centerness else None
+        self.level_scales = nn.ParameterList(torch.ones(()) for _ in (STRIDES if config.level_scales else ()))
+        self.several_divisors = config.centerness
         # Lin 2017, 3.3: without, the loss of the many negatives drowns the first steps.
         nn.init.constant_(self.class_subnet.last.get_parameter("bias"), -math.log((1 - config.prior) / config.prior))
         input_hw = typical_input_hw(self.resize)
@@ -214,9 +250,16 @@ class RetinaNet(Detector):
             raise UserError(f"{name}: the maps of its backbone have {found} cells, not a stride's share, rounded up")
 
     def raw(self, images_normalised: Float[Tensor, "B 3 H W"]) -> Predictions:
+        """The centerness, where there is one, is behind the logits of the classes."""
         levels = self.features(images_normalised)
         logits = [by_anchor(self.class_subnet(x), self.num_classes) for x in levels]
-        deltas = [by_anchor(self.box_subnet(x), 4) for x in levels]
+        of_boxes = [self.box_subnet.layers(x) for x in levels]
+        deltas = [by_anchor(self.box_subnet.last(x), 4) for x in of_boxes]
+        if len(self.level_scales):
+            deltas = [of_level * scale for of_level, scale in zip(deltas, self.level_scales, strict=True)]
+        if self.centerness is not None:
+            centred = [by_anchor(self.centerness(x), 1) for x in of_boxes]
+            logits = [torch.cat(both, dim=2) for both in zip(logits, centred, strict=True)]
         return Predictions(torch.cat(logits, dim=1), torch.cat(deltas, dim=1))
 
     def features(self, images_normalised: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
@@ -237,15 +280,10 @@ class RetinaNet(Detector):
 
     def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> Losses:
         config, anchors = self.config, self.anchors_cxcywh(input_hw)
-        matches = match_anchors(
-            anchors,
-            targets,
-            positive_iou=config.positive_iou,
-            negative_iou=config.negative_iou,
-            keep_best=config.keep_best,
-        )
+        matches = self.matches(anchors, targets, input_hw)
+        centred = centerness(anchors[:, :2], matches) if config.centerness else None
         losses = focal_loss(
-            predictions,
+            Predictions(predictions.class_logits[..., : self.num_classes], predictions.box_deltas),
             matches,
             anchors,
             config.variances,
@@ -253,15 +291,38 @@ class RetinaNet(Detector):
             gamma=config.focal_gamma,
             box_loss=config.box_loss,
             smooth_l1_beta=config.smooth_l1_beta,
+            box_weights=centred,
+        ).scaled(box=config.box_loss_weight)
+        if centred is None:
+            return losses
+        found = predictions.class_logits[..., self.num_classes].float()
+        of_anchors = F.binary_cross_entropy_with_logits(found, centred, reduction="none")
+        summed = of_anchors.masked_fill(~matches.positive, 0).sum()
+        return replace(losses, sums={**losses.sums, "centerness": summed})
+
+    def matches(self, anchors: Float[Tensor, "A 4"], targets: Sequence[Targets], input_hw: SizeHW) -> Matches:
+        """The anchors that learn an object, and those that learn background."""
+        config = self.config
+        if config.assignment == "atss":
+            sizes = [height * width * anchors_a_cell for height, width, anchors_a_cell in self.cells(input_hw)]
+            return assign_atss(anchors, sizes, targets, top_k=config.atss_top_k * self.anchors_per_cell)
+        return match_anchors(
+            anchors,
+            targets,
+            positive_iou=config.positive_iou,
+            negative_iou=config.negative_iou,
+            keep_best=config.keep_best,
         )
-        return losses.scaled(box=config.box_loss_weight)
 
     def scored_boxes(
         self, predictions: Predictions, input_hw: SizeHW
     ) -> tuple[Float[Tensor, "B A 4"], Float[Tensor, "B A K"]]:
         anchors = self.anchors_cxcywh(input_hw)
         boxes_xyxy = decode_deltas(predictions.box_deltas.float(), anchors, self.config.variances)
-        return clip_boxes(boxes_xyxy, input_hw), predictions.class_logits.float().sigmoid()
+        scores = predictions.class_logits.float().sigmoid()
+        if self.centerness is not None:
+            scores = scores[..., :-1] * scores[..., -1:]
+        return clip_boxes(boxes_xyxy, input_hw), scores
 
 
 class Subnet(nn.Module):

@@ -20,7 +20,7 @@ FileOrTensors = str | Path | Mapping[str, Tensor]
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "torchvision": (torchvision.SSD, torchvision.RETINANET),
     "mmdetection-1": (mmdetection.SSD_1, mmdetection.RETINANET_1),
-    "mmdetection": (mmdetection.SSD, mmdetection.RETINANET),
+    "mmdetection": (mmdetection.SSD, mmdetection.RETINANET, mmdetection.ATSS, mmdetection.GFL),
     "ssd.pytorch": (ssd_pytorch.SSD,),
     "lufficc": (ssd_pytorch.LUFFICC_SSD,),
     "m2det": (m2det.M2DET,),

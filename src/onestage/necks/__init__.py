@@ -2,6 +2,7 @@
 
 from onestage.necks.fpn import FPN, P6From
 from onestage.necks.mlfpn import MLFPN, Norm
+from onestage.necks.pan import PAN
 from onestage.necks.top_down import TopDown
 
-__all__ = ["FPN", "MLFPN", "Norm", "P6From", "TopDown"]
+__all__ = ["FPN", "MLFPN", "PAN", "Norm", "P6From", "TopDown"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from onestage.errors import UserError
 from onestage.recipes.default import default_recipe
+from onestage.recipes.gfl import gfl_r50_coco
 from onestage.recipes.m2det import (
     m2det320_vgg16_coco,
     m2det512_vgg16_coco,
@@ -30,6 +31,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "ssd512-coco": ssd512_coco,
     "retinanet-r50-coco": retinanet_r50_coco,
     "retinanet-r50-voc0712": retinanet_r50_voc0712,
+    "gfl-r50-coco": gfl_r50_coco,
     "m2det320-vgg16-coco": m2det320_vgg16_coco,
     "m2det512-vgg16-coco": m2det512_vgg16_coco,
     "m2det800-vgg16-coco": m2det800_vgg16_coco,

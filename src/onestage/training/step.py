@@ -2,7 +2,8 @@
 
     part -> predictions -> named loss sums / positives -> backward, ... -> one gradient -> finite? -> clip -> optimizer
 
-Losses are divided by the positive anchors of the whole batch: of all its parts and all processes.
+Losses are divided by the positive anchors of the whole batch, or by a divisor of their own: of all its parts and all
+processes.
 """
 
 import functools
@@ -26,10 +27,10 @@ from onestage.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Losses of one step over all processes, per positive anchor, and the norm of its gradient."""
+    """Losses of one step over all processes, divided, and the norm of its gradient."""
 
     by_name: dict[str, float]  # the parts of the loss, as the detector names them
-    positives: float  # anchors that have an object to find; the sums were divided by it
+    positives: float  # anchors that have an object to find; sums without a divisor of their own were divided by it
     gradient_norm: float  # of the whole gradient, before clipping
     overflow: bool = False  # True if the gradient is not finite because float16's losses were scaled up too far
 
@@ -77,27 +78,30 @@ class OptimizerStep:
         """Leave the gradient of the whole batch's losses in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
         names: list[str] = []
-        sums: list[Tensor] = []  # of each part: the losses by name, the positives
-        divisor = torch.ones((), device=self.compute.device)
+        sums: list[Tensor] = []  # of each part: the losses by name, what each is divided by, the positives
+        divisors: Tensor | None = None
+        if len(parts) > 1 and self.detector.several_divisors:
+            divisors = self._divisors_of(parts)
         for part in parts:
             with nullcontext() if part is parts[-1] else self.world.without_exchange(self.network):
                 losses = self.losses(part)
-                if not sums:  # the first part's divisor serves all parts until that of the whole batch is known
-                    names = list(losses.sums)
-                    divisor = self.world.sum(losses.divisor).clamp(min=1)
-                total = functools.reduce(torch.add, (value / divisor for value in losses.sums.values()))
+                names = list(losses.sums)
+                if divisors is None:  # the first part's divisor serves all parts until that of the whole batch is known
+                    divisors = self.world.sum(losses.divisors()).clamp(min=1)
+                divided = (value / by for value, by in zip(losses.sums.values(), divisors, strict=True))
                 # Processes average their gradients, but the sum is wanted.
-                self.scaler.scale(total * self.world.size).backward()
-            sums.append(torch.stack([*losses.sums.values(), losses.divisor]).detach())
+                self.scaler.scale(functools.reduce(torch.add, divided) * self.world.size).backward()
+            sums.append(torch.stack([*losses.sums.values(), *losses.divisors(), losses.divisor]).detach())
         *values, positives = self.world.sum(torch.stack(sums).sum(dim=0))
-        whole_divisor = positives.clamp(min=1)
-        if len(parts) > 1:
+        values, whole_divisors = values[: len(names)], torch.stack(values[len(names) :]).clamp(min=1)
+        if len(parts) > 1 and divisors is not None and not self.detector.several_divisors:
             for gradient in self._gradients():
-                gradient.mul_(divisor / whole_divisor)
+                gradient.mul_(divisors[0] / whole_divisors[0])
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm(self._gradients(), foreach=True)
-        numbers = torch.stack([*(value / whole_divisor for value in values), positives, norm]).tolist()
+        divided = (value / by for value, by in zip(values, whole_divisors, strict=True))
+        numbers = torch.stack([*divided, positives, norm]).tolist()
         result = StepLosses(dict(zip(names, numbers, strict=False)), positives=numbers[-2], gradient_norm=numbers[-1])
         if result.finite or not math.isfinite(result.total) or self.scaler.get_scale() <= 1:
             return result
@@ -109,6 +113,14 @@ class OptimizerStep:
         with self.compute.autocast():
             predictions = self.network(part.images)
         return self.detector.losses(predictions, part.targets, (part.images.shape[2], part.images.shape[3]))
+
+    def _divisors_of(self, parts: Sequence[Batch]) -> Tensor:
+        """The divisors of the whole batch, before any gradient is computed, by a forward pass more.
+
+        One factor mends a gradient whose losses were all divided by one number, but not by several.
+        """
+        with torch.no_grad(), self.statistics_kept():
+            return self.world.sum(torch.stack([self.losses(part).divisors() for part in parts]).sum(dim=0)).clamp(min=1)
 
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""mmdetection's SSD and RetinaNet, of version 1 and of versions 2 and 3, and simple_ssd_pytorch ("seed").
+"""mmdetection's SSD, RetinaNet, ATSS and GFL, of version 1 and of versions 2 and 3, and simple_ssd_pytorch ("seed").
 
 All versions: ResNets have torchvision's names, in "pytorch" style (stride in the 3x3 convolution), with input
 normalised by ImageNet's mean and std; SSD's `img_norm_cfg` has ImageNet's mean and std 1, RGB. Anchors within a cell
@@ -13,6 +13,8 @@ Versions 2 (from 2.14, which brought SSDNeck) and 3: SSD's background is the LAS
 Anchors are exact: SSD's lie on the cell's centre, with sizes cut to whole pixels, not clipped; RetinaNet's lie on the
 cell's upper left corner (`center_offset` 0). Boxes are half-open.
 
+ATSS and GFL (from versions 2.0 and 2.5 on): positions are the cells' upper left corners. ATSS is a RetinaNet here.
+
 simple_ssd_pytorch (goldens `seed_*`): as version 1, and its SSDs are that. RetinaNet names the layers of its subnets
 without `conv`. M2Det has the release's names below `neck`, and an L2Norm on conv4_3; the square between two sizes is
 the last anchor of a cell (golden `anchors_xyxy_pixels_legacy`), so its head's channels are reordered.
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from onestage.detectors import Normalization
 from onestage.detectors.base import IMAGENET
+from onestage.detectors.retinanet import ATSS_SETTINGS
 from onestage.models.layouts.layout import CONV4_3_SCALE, Layout, flat_extras_names, numbered, vgg16_names
 from onestage.models.layouts.m2det import mlfpn_names
 
@@ -61,14 +64,21 @@ def _in_our_anchor_order(ours: str, value: Tensor, num_classes: int) -> tuple[Te
     return by_anchor[SEED_M2DET_ORDER].flatten(0, 1), "anchors of a cell put in our order"
 
 
+def _pyramid_names(ours: str) -> dict[str, str]:
+    """Names of a ResNet's and a feature pyramid's modules -> ours, below `ours`."""
+    return {
+        "backbone": "backbone.body",
+        **numbered({"neck.lateral_convs.{}.conv": f"{ours}.pyramid.inner_blocks.{{}}.0"}),
+        **numbered({"neck.fpn_convs.{}.conv": f"{ours}.pyramid.layer_blocks.{{}}.0"}),
+        "neck.fpn_convs.3.conv": f"{ours}.p6",
+        "neck.fpn_convs.4.conv": f"{ours}.p7",
+    }
+
+
 def _retinanet_names(subnet_layer: str) -> dict[str, str]:
     """Names of a RetinaNet's modules -> ours; `subnet_layer` is the name of a subnet's layer, as `{}.conv`."""
     return {
-        "backbone": "backbone.body",
-        **numbered({"neck.lateral_convs.{}.conv": "fpn.pyramid.inner_blocks.{}.0"}),
-        **numbered({"neck.fpn_convs.{}.conv": "fpn.pyramid.layer_blocks.{}.0"}),
-        "neck.fpn_convs.3.conv": "fpn.p6",
-        "neck.fpn_convs.4.conv": "fpn.p7",
+        **_pyramid_names("fpn"),
         **numbered({f"bbox_head.cls_convs.{subnet_layer}": "class_subnet.layers.{}.0"}),
         **numbered({f"bbox_head.reg_convs.{subnet_layer}": "box_subnet.layers.{}.0"}),
         "bbox_head.retina_cls": "class_subnet.last",
@@ -123,6 +133,47 @@ RETINANET = replace(
     name="mmdetection",
     project="mmdetection 2 and 3",
     settings=lambda config, state_dict: {**RETINANET_SETTINGS, "anchor_style": "cornered", "box_loss": "l1"},
+)
+
+ATSS = Layout(
+    name="mmdetection",
+    project="mmdetection 2 and 3",
+    family="RetinaNet",
+    names={
+        **_pyramid_names("fpn"),
+        **numbered({"bbox_head.cls_convs.{}.conv": "class_subnet.layers.{}.0"}),
+        **numbered({"bbox_head.cls_convs.{}.gn": "class_subnet.layers.{}.1"}),
+        **numbered({"bbox_head.reg_convs.{}.conv": "box_subnet.layers.{}.0"}),
+        **numbered({"bbox_head.reg_convs.{}.gn": "box_subnet.layers.{}.1"}),
+        **numbered({"bbox_head.scales.{}.scale": "level_scales.{}"}),
+        "bbox_head.atss_cls": "class_subnet.last",
+        "bbox_head.atss_reg": "box_subnet.last",
+        "bbox_head.atss_centerness": "centerness.last",
+    },
+    markers=("bbox_head.atss_cls.weight",),
+    normalization=IMAGENET,
+    settings=lambda config, state_dict: {**ATSS_SETTINGS, "anchor_style": "cornered"},
+    notes=("mmdetection's threshold is for a class's score before it is multiplied by the centerness, ours after it",),
+)
+
+GFL = Layout(
+    name="mmdetection",
+    project="mmdetection 2 and 3",
+    family="GFL",
+    names={
+        **_pyramid_names("neck"),
+        **numbered({"bbox_head.cls_convs.{}.conv": "class_branch.tower.convs.{}"}),
+        **numbered({"bbox_head.cls_convs.{}.gn": "class_branch.tower.norms.{}.of_level.0"}),
+        **numbered({"bbox_head.reg_convs.{}.conv": "box_branch.tower.convs.{}"}),
+        **numbered({"bbox_head.reg_convs.{}.gn": "box_branch.tower.norms.{}.of_level.0"}),
+        **numbered({"bbox_head.scales.{}.scale": "scales.{}"}),
+        "bbox_head.gfl_cls": "class_branch.last",
+        "bbox_head.gfl_reg": "box_branch.last",
+    },
+    markers=("bbox_head.gfl_cls.weight",),
+    normalization=IMAGENET,
+    settings=lambda config, state_dict: {"position_style": "cornered"},
+    left_out={"bbox_head.integral.project": "the bins' numbers, which are known"},
 )
 
 SEED_RETINANET = replace(
