@@ -38,7 +38,9 @@ def predictions(case: str) -> Predictions:
     seed, counts = CASES[case]
     rng = np.random.default_rng(seed)
     for count in counts:  # the boxes and labels, which are stored too
-        rng.uniform(size=(count, 2)), rng.uniform(size=(count, 2)), rng.integers(0, 80, count)
+        for _ in range(2):
+            rng.uniform(size=(count, 2))
+        rng.integers(0, 80, count)
     logits = [(rng.standard_normal((3, 80, side, side)) - 4).astype("f") for side in SIDES]
     sides = [(rng.standard_normal((3, 68, side, side)) * 1.5).astype("f") for side in SIDES]
     return Predictions(*(by_position(maps).requires_grad_() for maps in (logits, sides)))

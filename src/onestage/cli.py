@@ -59,8 +59,8 @@ class Train(Command):
     """Folder of labelled images, or its annotation file; several VOC years as VOC2007+VOC2012."""
     detector: Maybe[str] = None
     """ssd300-vgg16, ssd512-vgg16, retinanet-resnet18, gfl-resnet18 (34, 50, 101), m2det320-vgg16 (512, 704, 800; also
-    -resnet50, -resnet101), or ssd300-NAME, ssd512-NAME, retinanet-NAME, gfl-NAME with any timm backbone. Default:
-    ssd300-vgg16."""
+    -resnet50, -resnet101), or ssd300-NAME, ssd512-NAME, m2det320-NAME, retinanet-NAME, gfl-NAME with any timm
+    backbone. Default: that of --from or --recipe, else ssd300-vgg16."""
     recipe: Maybe[str] = None
     """Name of a recipe (ssd300-voc0712, ...) or a TOML file, as a run's recipe.toml. Default: one made for the data."""
     out: Maybe[Path] = None

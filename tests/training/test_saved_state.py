@@ -14,6 +14,7 @@ import torch
 from lives import at_event, outcome
 from torch import Tensor
 
+from onestage.detectors.base import IMAGENET
 from onestage.errors import UserError
 from onestage.models.model_file import RunFolder, read_tensors, write_tensors
 from onestage.training.saved_state import Header, Position, SplitFacts, check_identity, load_state, save_state
@@ -24,7 +25,7 @@ SPLIT = SplitFacts(images=1, objects=2, sha256="ab")
 
 def state(step: int) -> tuple[dict[str, dict[str, Tensor]], Header]:
     weights = torch.full((50,), float(step))
-    header = Header({}, ("cat",), SPLIT, SPLIT, SPLIT, Position(step), scaler={})
+    header = Header({}, ("cat",), SPLIT, SPLIT, SPLIT, Position(step), IMAGENET, scaler={})
     return {"model": {"w": weights}, "average": {}, "optimizer": {"w/momentum": -weights}}, header
 
 
