@@ -135,9 +135,7 @@ def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
 M2DET = cast(M2DetConfig, detector_config("m2det320-resnet50"))
 TINY_M2DET = replace(M2DET, channels=16, num_levels=2, resnet_stages=(2, 3)).with_quick_start()
 SMALL_RETINANET = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1)
-SMALL_GFL_KEEPING_RATIOS = replace(
-    detector_config("gfl-resnet18").adjusted({"edges": (120, 200)}), backbone_norm="batch", channels=32, depth=1
-)
+SMALL_GFL = replace(detector_config("gfl-test_resnet").adjusted({"edges": (120, 200)}), channels=32, prior=0.3)
 CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
 traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
 
@@ -150,10 +148,9 @@ traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once
         ("retinanet-test_resnet", SMALL_RETINANET),
         ("retinanet-test_resnet", replace(SMALL_RETINANET.adjusted({"edges": (120, 200)}), anchor_style="torchvision")),
         ("m2det320-test_resnet", TINY_M2DET),
-        ("gfl-test_resnet", replace(detector_config("gfl-test_resnet"), channels=32)),
-        ("gfl-test_resnet", SMALL_GFL_KEEPING_RATIOS),
+        ("gfl-test_resnet", SMALL_GFL),
     ],
-    ids=["ssd", "retinanet", "torchvision's retinanet keeping ratios", "m2det", "gfl", "gfl keeping ratios"],
+    ids=["ssd", "retinanet", "torchvision's retinanet keeping ratios", "m2det", "gfl keeping ratios"],
 )
 def test_a_file_finds_what_its_model_finds(name: str, config: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
