@@ -4,7 +4,7 @@ The protocol in five lines:
 
 - A detection is compared with the object of its class and image that it overlaps most. Detections are ordered by score
   over the whole data set, ties in the order given.
-- IoU >= threshold makes a hit (the kit's VOCevaldet.m; evaluators in Python mostly have >, which differs in ties alone).
+- IoU >= threshold makes a hit (the kit's VOCevaldet.m; evaluators in Python mostly have >: only ties differ).
   An object is hit once: every later detection of it is a false positive.
 - A detection of an ignored object (VOC difficult) is neither hit nor false positive, and the object is not missed.
 - The kit measures in inclusive pixels (xmax - xmin + 1). Our boxes are half-open, so x1 - x0 is the same number.
