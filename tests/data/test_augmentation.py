@@ -389,11 +389,11 @@ def test_single_settings_are_replaced_and_a_missing_transform_is_added_in_its_pl
     [
         (
             {"mixup": {}},
-            "r.toml: unknown transform 'mixup'; expected fill, order, expand, crop, flip, colour, interpolate",
+            "unknown transform 'mixup'; expected fill, order, expand, crop, flip, colour, interpolate",
         ),
         (
             {"expand": {"maximum": 2.0}},
-            "r.toml: expand: unknown setting 'maximum'; expected probability, max, max_ratio",
+            "expand: unknown setting 'maximum'; expected probability, max, max_ratio",
         ),
         ({"expand": {"max": "2"}}, "r.toml: expand: max is '2'; expected a number"),
         ({"fill": [1, 2]}, "r.toml: fill is [1, 2]; expected a list of 3, each a whole number"),

@@ -6,7 +6,7 @@ ssd_coco.py), which the paper's last results ("SSD300*", Table 6) were made with
 images resized by one of five kernels, its crops (`augmentation.crop`).
 
 The other programs differ: ssd.pytorch and lufficc/SSD bound the anchors at the input (`clip_anchors`), have one rate
-and decay for all parameters, leave difficult objects out, and move hues by 18 degrees; ssd.pytorch keeps 200 candidates.
+and decay for all parameters, leave difficult objects out, and move hues by 18 degrees.
 
 Departures that stay:
 - ImageNet weights are torchvision's VGG-16; Caffe's, which the authors reduced, go in by
