@@ -125,9 +125,9 @@ class Table:
         """The same images, whose 16-bit ones are read as having so many bits."""
         return replace(self, bits=bits)
 
-    def with_difficult(self) -> Table:
-        """The same objects, of which those that VOC calls difficult are not ignored."""
-        return replace(self, ignored=self.ignored & ~self.difficult)
+    def with_difficult(self, trained: bool = True) -> Table:
+        """The same objects, of which those that VOC calls difficult are not ignored if they are `trained`."""
+        return replace(self, ignored=self.ignored & ~self.difficult) if trained else self
 
     def renamed(self, split: str) -> Table:
         """The same images under another name of the split."""

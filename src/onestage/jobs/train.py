@@ -133,8 +133,6 @@ def train(
             usual = _choose_recipe(named, resumed, detector, tables["train"], weights != "none", display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             chosen.check_length()
-            if chosen.train_difficult:
-                tables["train"] = tables["train"].with_difficult()
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
             return Plan(folder, **tables, request=request, recipe=chosen, usual=usual, resume=goes_on)
 
@@ -256,7 +254,7 @@ def _prepare(
     trainer = Trainer(
         network,
         recipe,
-        train=plan.train,
+        train=plan.train.with_difficult(recipe.train_difficult),
         val=plan.val,
         test=plan.test,
         folder=plan.folder,

@@ -28,8 +28,8 @@ MOST_DRAWS = 50  # of an IoU, or of the whole image
 class Crop:
     """Show a part of the view that overlaps an object enough; else all of it.
 
-    An IoU is drawn, and parts are tried. Where none meets the IoU, `redraw` says what happens: with "all", an IoU is
-    drawn again, or the whole image. So images of small objects, with which only an IoU of 0 can be met, stay whole half
+    An IoU is drawn, and parts are tried. Where none meets it, `redraw` says what happens. With "all", an IoU is drawn
+    again, or the whole image. So images of small objects, with which only an IoU of 0 can be met, stay whole half
     of the time. "crops" goes on with the other IoUs, and they stay whole once in seven. With "met", all IoUs are tried,
     and one of those that are met is drawn, or the whole image, which counts as much as in `probability`.
     """
