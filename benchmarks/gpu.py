@@ -140,7 +140,13 @@ def training(place: Place) -> list[tuple[str, ...]]:
 def resume(place: Place) -> list[tuple[str, ...]]:
     detector, half = place.detectors[0], 2 if place.options.small else 10
     settings: dict[str, Any] = {"deterministic": True, "precision": "fp32"}
-    settings |= {"schedule": "steps", "milestones": (), "milestone_factors": None, "warmup_steps": 0}  # of any length
+    settings |= {
+        "schedule": "steps",
+        "milestones": (),
+        "milestone_factors": None,
+        "warmup": 0.0,
+        "warmup_steps": 0,
+    }  # of any length
     whole = place.train("whole", detector, 2 * half, **settings)
     parts = place.train("parts", detector, half, **settings)
     place.train("parts", detector, 2 * half, resume=True)

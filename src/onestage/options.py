@@ -102,8 +102,8 @@ def recipe_options() -> type[Any]:
             of_network.setdefault(one.name, []).append((family, one))
     for name, several in of_network.items():
         named[name] = _of_families(several, len(families))
-    fill = (one for one in settings_of(Augmentation) if one.name != "transforms")
-    named |= {f"augmentation__{one.name}": (one.type, one.help) for one in fill}
+    of_all = (one for one in settings_of(Augmentation) if one.name != "transforms")
+    named |= {f"augmentation__{one.name}": (one.type, one.help) for one in of_all}
     for transform, cls in TRANSFORMS.items():
         named |= {f"augmentation__{transform}_{one.name}": (one.type, one.help) for one in settings_of(cls)}
     named |= {f"postprocessing__{one.name}": (one.type, one.help) for one in settings_of(Selection)}

@@ -271,7 +271,7 @@ def test_a_strong_reduction_averages_and_does_not_skip_pixels() -> None:
 def test_crops_are_not_guided_by_ignored_objects() -> None:
     layer = layer_of(a_sample(boxes_xyxy=((100, 80, 130, 110), (0, 0, 60, 60)), ignored=(False, True)))
     for seed in range(50):
-        canvas = SSD_PAPER.draw(layer, np.random.default_rng(seed), None)
+        canvas = VIVID.draw(layer, np.random.default_rng(seed), None)
         x0, y0, x1, y1 = placement(canvas, Stretch(300)).source_xyxy
         assert x0 <= 115 <= x1  # the centre of the first object, up to rounding
         assert y0 <= 95 <= y1
@@ -371,6 +371,7 @@ def test_settings_survive_json(augmentation: Augmentation) -> None:
 def test_the_settings_of_a_file_name_their_transforms() -> None:
     assert FLIPS_AND_TURNS.as_dict() == {
         "fill": [124, 117, 104],
+        "order": [],
         "flip": {"probability": 0.5, "vertical_probability": 0.5, "quarter_turn_probability": 0.5},
     }
     assert Augmentation.from_dict({"crop": {"ious": [0.5]}}, "recipe") == Augmentation((Crop(ious=(0.5,)),))
@@ -386,8 +387,14 @@ def test_single_settings_are_replaced_and_a_missing_transform_is_added_in_its_pl
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mixup": {}}, "r.toml: unknown transform 'mixup'; expected fill, expand, crop, flip, colour"),
-        ({"expand": {"maximum": 2.0}}, "r.toml: expand: unknown setting 'maximum'; expected probability, max"),
+        (
+            {"mixup": {}},
+            "unknown transform 'mixup'; expected fill, order, expand, crop, flip, colour, interpolate",
+        ),
+        (
+            {"expand": {"maximum": 2.0}},
+            "expand: unknown setting 'maximum'; expected probability, max, max_ratio",
+        ),
         ({"expand": {"max": "2"}}, "r.toml: expand: max is '2'; expected a number"),
         ({"fill": [1, 2]}, "r.toml: fill is [1, 2]; expected a list of 3, each a whole number"),
         ({"expand": {"max": 0.5}}, "Expand: max is 0.5; expected 1 or more"),

@@ -88,13 +88,14 @@ def test_difficult_objects_are_neither_hit_nor_miss() -> None:
     assert (one.recall, one.precision, one.ap_area) == (1.0, 1.0, 1.0)
 
 
-def test_an_iou_equal_to_the_threshold_is_no_hit() -> None:
+def test_an_iou_equal_to_the_threshold_is_a_hit() -> None:
+    """VOCevaldet.m of the development kit: `if ovmax>=VOCopts.minoverlap`, with 0.5."""
     truth = objects([(0, 0, 10, 10)])
     half = detections([(0, 0, 10, 5)], [0.9])
-    more = detections([(0, 0, 10, 5.1)], [0.9])
+    less = detections([(0, 0, 10, 4.9)], [0.9])
 
-    assert voc_average_precision(truth, half, 1).map_area == 0.0
-    assert voc_average_precision(truth, more, 1).map_area == 1.0
+    assert voc_average_precision(truth, half, 1).map_area == 1.0
+    assert voc_average_precision(truth, less, 1).map_area == 0.0
 
 
 def test_the_second_detection_of_an_object_is_a_false_positive_however_well_it_fits() -> None:

@@ -246,3 +246,23 @@ def test_the_plan_keeps_the_recipe_before_the_users_changes(
     assert plan.usual == usual
     assert plan.recipe == replace(usual, steps=20, seed=7, learning_rate=0.5)
     assert not plan.resume
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_difficult_objects_train_where_the_recipe_says_so_and_never_count_in_evaluation(
+    trained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables: dict[str, list[bool]] = {}
+
+    def stop(network: object, recipe: Recipe, **given: Any) -> None:
+        tables.update({name: given[name].ignored.tolist() for name in ("train", "val", "test")})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "Trainer", stop)
+    xml = voc_xml([("cat", 1, 1, 30, 30), ("cat", 10, 10, 50, 50)], difficult=[0, 1])
+    for split in ("train", "val"):
+        write_voc_folder(tmp_path / "data", {f"{split}{number}": xml for number in range(2)}, split)
+    options = {"out": tmp_path / "run", "steps": 1, "backbone_weights": "none", "detector": TINY[1]}
+    with pytest.raises(KeyboardInterrupt):
+        onestage.train(tmp_path / "data", **options, settings={"image_size": 96, "train_difficult": trained})
+    assert tables == {"train": [False, not trained] * 2, "val": [False, True] * 2, "test": [False, True] * 2}

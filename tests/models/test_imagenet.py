@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import mobilenet_v2
 
-from onestage.detectors import Detector, build
+from onestage.detectors import Detector, build, detector_config
 from onestage.errors import UserError
 from onestage.models.imagenet import load_backbone_weights
 from onestage.models.layouts.layout import VGG16_PLACES
@@ -254,3 +254,31 @@ def test_real_imagenet_files_are_loaded_with_their_normalisation(
     assert len(report.loaded) == loaded
     assert detector.normalization.mean == pytest.approx(mean)
     assert detector.normalization.std == pytest.approx(std)
+
+
+@pytest.mark.parametrize(
+    "name", ["retinanet-resnet50.tv_in1k", "m2det512-resnet101.tv_in1k", "retinanet-resnet18.a1_in1k"]
+)
+def test_a_tag_of_the_weights_is_no_other_network(name: str) -> None:
+    assert detector_config(name) is detector_config(name.partition(".")[0])
+    with torch.device("meta"):
+        tagged, plain = (build(one, num_classes=2) for one in (name, name.partition(".")[0]))
+    assert [(key, value.shape) for key, value in tagged.state_dict().items()] == [
+        (key, value.shape) for key, value in plain.state_dict().items()
+    ]
+
+
+def test_a_tag_chooses_the_weights_that_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's model card: resnet50.tv_in1k is torchvision's ResNet50_Weights.IMAGENET1K_V1."""
+    asked: list[str] = []
+    monkeypatch.setattr("onestage.models.imagenet.try_to_load_from_cache", lambda hub, file: asked.append(hub))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with torch.device("meta"):
+        detector = build("retinanet-resnet50.tv_in1k", num_classes=2)
+    with pytest.raises(UserError, match=r"timm/resnet50\.tv_in1k model\.safetensors"):
+        load_backbone_weights(detector, "imagenet")
+    assert asked == ["timm/resnet50.tv_in1k"]
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError("no network")

@@ -65,3 +65,12 @@ def test_every_layer_learns(frugal: bool) -> None:
     # ReLU can silence single units of the squeeze, never a whole layer of the pyramid
     assert [name for name in without if "attention" not in name] == []
     assert not any(isinstance(module, nn.Dropout) for module in network.modules())
+
+
+def test_a_momentum_is_that_of_all_batch_norms_but_the_last() -> None:
+    """M2Det's layers/nn_utils.py gives BasicConv 0.01; the norm of the largest map (m2det.py, `Norm`) keeps 0.1."""
+    pyramid = MLFPN((8, 16), channels=8, num_levels=2, norm_momentum=0.01)
+    norms = {name: one.momentum for name, one in pyramid.named_modules() if isinstance(one, nn.BatchNorm2d)}
+    assert norms.pop("norm") == 0.1
+    assert len(norms) > 10
+    assert set(norms.values()) == {0.01}

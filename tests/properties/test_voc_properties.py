@@ -45,9 +45,10 @@ def judged_one_by_one(truth: GroundTruth, found: DetectionTable, threshold: floa
             union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
             if overlap / union > best_iou:
                 best_iou, best = overlap / union, t
-        if best_iou > threshold and truth.ignored[best]:
+        enough = best_iou >= threshold and best >= 0  # VOCevaldet.m: ovmax>=VOCopts.minoverlap
+        if enough and truth.ignored[best]:
             verdicts[d] = "ignored"
-        elif best_iou > threshold and best not in taken:
+        elif enough and best not in taken:
             verdicts[d] = "hit"
             taken.add(best)
     return verdicts

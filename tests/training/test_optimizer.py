@@ -50,6 +50,22 @@ def rate_factors(net: nn.Module, recipe: Recipe) -> dict[str, float]:
     return {name: of[id(parameter)] for name, parameter in net.named_parameters() if id(parameter) in of}
 
 
+def test_biases_of_convolutions_have_a_rate_of_their_own_as_in_caffe() -> None:
+    """lr_mult 2 and decay_mult 0 of every bias in SSD's net; those of norms are no biases of convolutions."""
+    net = network()
+    optimizer = build_optimizer(net, Recipe(weight_decay=0.1, learning_rate=1.0, bias_learning_rate_factor=2.0))
+    set_learning_rate(optimizer, 1.0)
+    of = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    named = {name: of[id(parameter)] for name, parameter in net.named_parameters()}
+    assert {name for name, how in named.items() if how == (2.0, 0.0)} == {"backbone.0.bias", "other.bias", "head.bias"}
+    assert {name for name, how in named.items() if how == (1.0, 0.0)} == {"backbone.1.weight", "backbone.1.bias"}
+
+
+def test_all_parameters_decay_where_the_recipe_says_so() -> None:
+    optimizer = build_optimizer(network(), Recipe(weight_decay=0.1, decay_all=True))
+    assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups] == [(8, 0.1)]
+
+
 def test_rate_factors_of_all_beginnings_that_a_name_has_are_multiplied() -> None:
     factors = (("backbone.1", 0.5), ("backbone.1.b", 4.0), ("other", 3.0))
     recipe = Recipe(backbone_learning_rate_factor=0.25, head_learning_rate_factor=8.0, learning_rate_factors=factors)

@@ -38,3 +38,22 @@ def test_the_warm_up_multiplies_whatever_the_schedule_says() -> None:
     recipe = Recipe(schedule="steps", milestones=(0.5,), warmup_steps=100)
     factors = [learning_rate_factor(recipe, step, progress) for step, progress in ((0, 0.0), (50, 0.6), (100, 0.0))]
     assert factors == pytest.approx([0.01, 0.505 * 0.1, 1.0])
+
+
+def test_a_warm_up_by_fraction_follows_the_length_of_the_run() -> None:
+    recipe = Recipe(schedule="steps", milestones=(0.5,), warmup=0.1, warmup_start=0.25)
+    factors = [learning_rate_factor(recipe, 10**6, progress) for progress in (0.0, 0.05, 0.1, 0.4, 0.5)]
+    assert factors == pytest.approx([0.25, 0.625, 1.0, 1.0, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup": 500.0}, "warmup is 500; expected a fraction of the run, from 0 and below 1"),
+        ({"warmup": 0.1, "warmup_steps": 500}, "warmup is 0.1 of the run and warmup_steps is 500; give one"),
+        ({"warmup_start": 1.5}, "warmup_start is 1.5; expected 0 to 1"),
+    ],
+)
+def test_a_warm_up_that_says_nothing_sensible_is_named(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe(**settings)

@@ -46,6 +46,7 @@ class AnnotatedObject(NamedTuple):
     written: str  # what the file says, for messages
     ignored: bool = False
     area: float | None = None  # square pixels; None takes the box's
+    difficult: bool = False  # ignored because VOC calls it difficult
 
 
 class AnnotatedImage(NamedTuple):
@@ -201,6 +202,7 @@ class ImageObjects:
         self.boxes_xyxy: list[Box] = []
         self.labels: list[int] = []
         self.ignored: list[bool] = []
+        self.difficult: list[bool] = []
         self.areas: list[float] = []
         self._seen: set[tuple[int, bool, Box]] = set()
 
@@ -214,6 +216,7 @@ class ImageObjects:
             labels=self.labels,
             ignored=self.ignored,
             areas=np.array(self.areas, dtype=np.float64),
+            difficult=self.difficult,
         )
 
     def add(self, one: AnnotatedObject) -> None:
@@ -229,14 +232,14 @@ class ImageObjects:
         scale_x, scale_y = self.scale
         x0, y0, x1, y1 = one.box_xyxy
         x0, y0, x1, y1 = box = x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y
-        ignored, area = one.ignored, one.area
+        ignored, difficult, area = one.ignored, one.difficult, one.area
         if not all(map(isfinite, box)):
             return self._report(one, "box-not-finite", f"{one.written}; give finite numbers or delete the box")
         if x1 <= x0 or y1 <= y0:
             message = f"{one.written} has no area; its pixels are ignored in training; fix or delete the box"
             self._report(one, "box-empty", message, "notice")
             x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
-            x1, y1, ignored, area = max(x1, x0 + 1.0), max(y1, y0 + 1.0), True, None
+            x1, y1, ignored, difficult, area = max(x1, x0 + 1.0), max(y1, y0 + 1.0), True, False, None
         beyond = max(-x0, -y0, x1 - width, y1 - height)  # pixels over the border
         x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
         if x1 <= x0 or y1 <= y0:
@@ -255,6 +258,7 @@ class ImageObjects:
             self.boxes_xyxy.append((x0, y0, x1, y1))
             self.labels.append(label)
             self.ignored.append(ignored)
+            self.difficult.append(difficult)
             self.areas.append((x1 - x0) * (y1 - y0) if area is None else area)
         return None
 

@@ -22,7 +22,7 @@ from onestage.runtime.decode import MAX_PIXELS, decode_image
 from onestage.structures import Categories, GroundTruth
 
 IMAGE_COLUMNS = ("image_paths", "image_ids", "image_sizes_hw")
-OBJECT_COLUMNS = ("boxes_xyxy", "labels", "ignored", "areas")
+OBJECT_COLUMNS = ("boxes_xyxy", "labels", "ignored", "difficult", "areas")
 
 
 class Objects(NamedTuple):
@@ -48,6 +48,7 @@ class Table:
     boxes_xyxy: Float32[np.ndarray, "N 4"]  # pixels of the upright image, 0-based, half-open
     labels: Int64[np.ndarray, " N"]  # 0..K-1
     ignored: Bool[np.ndarray, " N"]  # VOC difficult, COCO crowd
+    difficult: Bool[np.ndarray, " N"]  # those that VOC calls difficult, and that are good boxes all the same
     areas: Float32[np.ndarray, " N"]  # square pixels, of the segment (COCO) or the box (others)
     bits: int = 16  # that hold values in 16-bit images
     max_pixels: int = MAX_PIXELS  # of an image that is decoded
@@ -123,6 +124,10 @@ class Table:
     def with_bits(self, bits: int) -> Table:
         """The same images, whose 16-bit ones are read as having so many bits."""
         return replace(self, bits=bits)
+
+    def with_difficult(self, trained: bool = True) -> Table:
+        """The same objects, of which those that VOC calls difficult are not ignored if they are `trained`."""
+        return replace(self, ignored=self.ignored & ~self.difficult) if trained else self
 
     def renamed(self, split: str) -> Table:
         """The same images under another name of the split."""
@@ -224,6 +229,7 @@ _NUMBERS: dict[str, type[np.generic]] = {
     "boxes_xyxy": np.float32,
     "labels": np.int64,
     "ignored": np.bool_,
+    "difficult": np.bool_,
     "areas": np.float32,
 }
 
@@ -247,13 +253,16 @@ class TableBuilder:
         labels: Integer[np.ndarray, " N"] | Sequence[int],
         ignored: Bool[np.ndarray, " N"] | Sequence[bool],
         areas: Float[np.ndarray, " N"] | None = None,
+        difficult: Bool[np.ndarray, " N"] | Sequence[bool] | None = None,
     ) -> None:
-        """Append one image with its objects; `areas` None takes the areas of the boxes."""
+        """Append one image with its objects; `areas` None takes the areas of the boxes, `difficult` None is none."""
         if areas is None:
             areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
         self._paths.append(os.fsencode(path))
         self._ids.append(image_id.encode("utf-8", "surrogateescape"))
-        rows = (size_hw, len(boxes_xyxy), boxes_xyxy, labels, ignored, areas)
+        if difficult is None:
+            difficult = np.zeros(len(boxes_xyxy), dtype=bool)
+        rows = (size_hw, len(boxes_xyxy), boxes_xyxy, labels, ignored, difficult, areas)
         for (name, kind), values in zip(_NUMBERS.items(), rows, strict=True):
             self._numbers[name] += np.asarray(values, dtype=kind).tobytes()
 
@@ -272,6 +281,7 @@ class TableBuilder:
             boxes_xyxy=numbers["boxes_xyxy"].reshape(-1, 4),
             labels=numbers["labels"],
             ignored=numbers["ignored"],
+            difficult=numbers["difficult"],
             areas=numbers["areas"],
         )
 

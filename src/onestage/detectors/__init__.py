@@ -36,7 +36,7 @@ DETECTORS: dict[str, DetectorConfig] = {
     "m2det512-resnet101": M2DET512,
     "m2det704-resnet101": M2DET704,
     "m2det800-resnet101": M2DET800,
-}
+}  # A ResNet's name may end with a tag of its ImageNet weights in timm, as `retinanet-resnet50.tv_in1k`.
 # On any other backbone, `PREFIX-<timm name>`:
 ON_TIMM: dict[str, DetectorConfig] = {
     "ssd300": SSD300_LIGHT,
@@ -75,7 +75,8 @@ def build(
     """A detector with fresh weights.
 
     Args:
-        name: one of `DETECTORS`, or a prefix of `ON_TIMM` with a timm backbone, as `ssd300-tf_efficientnet_lite0`.
+        name: one of `DETECTORS`, or a prefix of `ON_TIMM` with a timm backbone, as `ssd300-tf_efficientnet_lite0`. A
+            tag of timm's weights may follow (`retinanet-resnet50.tv_in1k`); without one they are timm's newest.
         num_classes: K, without background.
         config: every other number; None: `detector_config(name)`. For another one, `dataclasses.replace` parts of it.
         normalization: None: what the backbone's published ImageNet weights were trained with.
@@ -131,8 +132,9 @@ def detector_config(name: str) -> DetectorConfig:
         UserError: an unknown name.
     """
     prefix, _, backbone = name.partition("-")
-    if name in DETECTORS:
-        return DETECTORS[name]
+    untagged = name if backbone.startswith("vgg16") else name.partition(".")[0]
+    if untagged in DETECTORS:
+        return DETECTORS[untagged]
     if prefix in ON_TIMM and backbone:
         return ON_TIMM[prefix]
     near = difflib.get_close_matches(name, DETECTORS, n=2, cutoff=0.4) or list(DETECTORS)[:2]

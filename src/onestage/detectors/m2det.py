@@ -54,6 +54,9 @@ class M2DetConfig(MultiBoxConfig):
     conv4_3_norm: bool = setting(False, "L2Norm on VGG-16's conv4_3, as in SSD; not in the release")
     batch_norm: bool = setting(False, "Batch norms in VGG-16's conv6 and conv7, which ImageNet weights seldom cover")
     norm: Norm = setting("batch", "Norms of the pyramid: batch (paper) or group, which learns from few images a step")
+    norm_momentum: float = setting(
+        0.1, "Weight of a batch in the running statistics of the pyramid's batch norms (release: 0.01)"
+    )
     checkpoint_activations: bool = setting(False, "Compute activations again in the backward pass: less memory, slower")
 
     FAMILY = "M2Det"
@@ -64,7 +67,7 @@ class M2DetConfig(MultiBoxConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         of_channels = {"channels": (2, MOST_CHANNELS), "base_channels": (1, MOST_CHANNELS)}
-        check_ranges(self, {**of_channels, "num_levels": (1, MOST_LAYERS)})
+        check_ranges(self, {**of_channels, "num_levels": (1, MOST_LAYERS), "norm_momentum": (0, 1)})
         if self.norm == "group" and any(channels % 2 for channels in self.base_channels):
             raise UserError(f"base_channels {self.base_channels}: expected even numbers, which group norms divide")
         if self.channels % 2:
@@ -150,6 +153,7 @@ class M2Det(MultiBoxDetector):
             sfam=config.sfam,
             shared_sfam=config.shared_sfam,
             norm=config.norm,
+            norm_momentum=config.norm_momentum,
             checkpoint_activations=config.checkpoint_activations,
         )
         self.head = MultiBoxHead(self, self.mlfpn.channels)

@@ -49,7 +49,7 @@ from onestage.detectors.base import (
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_input_hw
 from onestage.losses import BoxLoss, centerness, focal_loss
-from onestage.matching import match_anchors
+from onestage.matching import BestTies, match_anchors
 from onestage.necks import FPN, P6From
 from onestage.postprocess import LevelCut
 from onestage.selection import Selection
@@ -98,6 +98,12 @@ class RetinaNetConfig(DetectorConfig):
     positive_iou: float = setting(0.5, "IoU with an object from which an anchor is positive")
     negative_iou: float = setting(0.4, "IoU with every object below which an anchor is negative")
     keep_best: bool = setting(False, "Each object's best anchor is positive at any IoU (torchvision; not in the paper)")
+    best_iou: float = setting(0.0, "With keep_best: IoU with its best anchor below which an object does not keep it")
+    best_ties: BestTies = setting(
+        "one",
+        "With keep_best, where several anchors are an object's best: one is positive, or all, for this object (all: "
+        "mmdetection) or each for the object that it overlaps most (all_nearest: Detectron, torchvision)",
+    )
     focal_alpha: float = setting(0.25, "Weight of positives in the focal loss; negatives have the rest to 1")
     focal_gamma: float = setting(2.0, "How fast the focal loss falls for what is known well")
     box_loss: BoxLoss = setting("smooth_l1", "Box loss: smooth_l1 or l1 of the deltas, or giou of the boxes")
@@ -111,7 +117,8 @@ class RetinaNetConfig(DetectorConfig):
 
     FAMILY = "RetinaNet"
     ANCHOR_FIELDS = frozenset(
-        {"anchor_sizes", "anchor_style", "assignment", "box_loss", "box_loss_weight", "keep_best", "variances"}
+        {"anchor_sizes", "anchor_style", "assignment", "box_loss", "box_loss_weight", "variances"}
+        | {"keep_best", "best_iou", "best_ties"}
     )
     # Lin 2017, 4.1: scores above 0.05, NMS at 0.5. The limit of 100 is COCO's. `level_cut` cuts candidates.
     PAPERS_SELECTION = Selection(
@@ -126,7 +133,8 @@ class RetinaNetConfig(DetectorConfig):
             )
         if not self.aspect_ratios or not all(0 < ratio < math.inf for ratio in self.aspect_ratios):
             raise UserError(f"aspect ratios {self.aspect_ratios}: expected positive numbers, width / height")
-        check_ranges(self, {"channels": (1, MOST_CHANNELS), "subnet_depth": (0, MOST_LAYERS), "atss_top_k": (1, 1000)})
+        ranges = {"channels": (1, MOST_CHANNELS), "subnet_depth": (0, MOST_LAYERS)}
+        check_ranges(self, {**ranges, "atss_top_k": (1, 1000), "best_iou": (0, 1)})
         if self.centerness and self.box_loss != "giou":
             raise UserError(f"box_loss {self.box_loss}: centerness weighs the loss giou; set box_loss so")
         if self.subnet_norm == "group" and self.channels % NORM_GROUPS:
@@ -312,6 +320,8 @@ class RetinaNet(Detector):
             positive_iou=config.positive_iou,
             negative_iou=config.negative_iou,
             keep_best=config.keep_best,
+            best_iou=config.best_iou,
+            best_ties=config.best_ties,
         )
 
     def scored_boxes(

@@ -48,7 +48,7 @@ def measure(truth: GroundTruth, found: DetectionTable, categories: Categories) -
 
 def print_table(result: VocResult, categories: Categories, console: Console) -> None:
     """Print a row for each class, the mean last; a dash is a class without objects."""
-    title = f"PASCAL VOC protocol, IoU > {result.iou_threshold:g}"
+    title = f"PASCAL VOC protocol, IoU >= {result.iou_threshold:g}"
     table = Table(title=title, title_justify="left", box=box.MINIMAL, pad_edge=False)  # fits in 80 columns
     for column in COLUMNS:
         table.add_column(column.replace(" ", "\n"), justify="left" if column == "class" else "right", overflow="fold")

@@ -4,7 +4,8 @@ The protocol in five lines:
 
 - A detection is compared with the object of its class and image that it overlaps most. Detections are ordered by score
   over the whole data set, ties in the order given.
-- IoU > threshold makes a hit. An object is hit once: every later detection of it is a false positive.
+- IoU >= threshold makes a hit (the kit's VOCevaldet.m; evaluators in Python mostly have >: only ties differ).
+  An object is hit once: every later detection of it is a false positive.
 - A detection of an ignored object (VOC difficult) is neither hit nor false positive, and the object is not missed.
 - The kit measures in inclusive pixels (xmax - xmin + 1). Our boxes are half-open, so x1 - x0 is the same number.
 - AP is the mean of the best precision at recall 0, 0.1, ... 1 (2007) or the area under the monotone curve (2010).
@@ -132,7 +133,7 @@ def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: 
     first of an object's detections, by score, is its hit.
     """
     object_row, iou = _best_objects(truth, found)
-    overlaps = iou > iou_threshold
+    overlaps = (iou >= iou_threshold) & (iou > 0)
     on_ignored = np.zeros(len(iou), dtype=bool)
     on_ignored[overlaps] = truth.ignored[object_row[overlaps]]
     by_score = np.argsort(-found.scores, kind="stable")

@@ -263,7 +263,7 @@ def _trained(
     trainer = Trainer(
         network,
         recipe,
-        train=plan.train,
+        train=plan.train.with_difficult(recipe.train_difficult),
         val=plan.val,
         test=plan.test,
         folder=plan.folder,

@@ -33,6 +33,8 @@ class MLFPN(nn.Module):
         norm: "batch" as in the paper, or "group". Through eight TUMs with batch norms the gradient grows
             ten-thousandfold (Yang 2019, arXiv 1902.08129: batch norm with ReLU explodes with depth), so the loss starts
             to fall only after thousands of steps; with group norms it does after tens.
+        norm_momentum: weight of a batch in the running statistics of all batch norms but the last. 0.01 in the released
+            code; runs of a few thousand steps end before statistics at 0.01 have settled.
         checkpoint_activations: in training, compute each TUM's inside again for the gradients: less memory, slower.
     """
 
@@ -48,6 +50,7 @@ class MLFPN(nn.Module):
         sfam: bool = False,
         shared_sfam: bool = True,
         norm: Norm = "batch",
+        norm_momentum: float = 0.1,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
@@ -62,6 +65,9 @@ class MLFPN(nn.Module):
             for level in range(num_levels)
         )
         self.attention = ScaleAttention(channels * num_levels, num_scales, shared_sfam) if sfam else None
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = norm_momentum
         self.norm = _norm(norm, channels * num_levels)  # on the largest map, as the released code; not in the paper
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -159,8 +165,6 @@ class ConvNormReLU(nn.Module):
 
 
 def _norm(norm: Norm, channels: int) -> nn.Module:
-    # The batch norm's momentum is PyTorch's 0.1, not the released code's 0.01: runs of a few thousand steps end before
-    # statistics at 0.01 have settled.
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(gcd(32, channels // 2), channels)
 
 

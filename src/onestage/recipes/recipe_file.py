@@ -41,8 +41,8 @@ def as_toml(recipe: Recipe) -> str:
     lines = ["# A recipe of onestage; use it again by: onestage train DATA --recipe recipe.toml", ""]
     lines += _lines(own_settings(), values)
     lines += ["", "[network]", *_lines(settings_of(type(recipe.network)), values["network"])]
-    fill = [one for one in settings_of(Augmentation) if one.name in values["augmentation"]]
-    lines += ["", "[augmentation]", *_lines(fill, values["augmentation"])]
+    of_all = [one for one in settings_of(Augmentation) if one.name in values["augmentation"]]
+    lines += ["", "[augmentation]", *_lines(of_all, values["augmentation"])]
     for name, part in values["augmentation"].items():
         if isinstance(part, Mapping):
             lines += ["", f"[augmentation.{name}]", *_lines(settings_of(TRANSFORMS[name]), part)]

@@ -53,25 +53,35 @@ def trained_batch_norms(detector: nn.Module) -> set[nn.Module]:
 
 
 def build_optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW. Parameters are grouped by learning rate and weight decay; biases, norms and scales have no decay.
+    """SGD or AdamW. Parameters are grouped by learning rate and weight decay; biases, norms and scales have no
+    decay, unless the recipe says `decay_all`.
 
     The `rate_factor` of a group is its factor on the scheduled rate: the product of the recipe's factors whose prefixes
-    its parameters' names have. A factor for a prefix of no parameter is a UserError.
+    its parameters' names have, and of that for biases. A factor for a prefix of no parameter is a UserError.
     """
     _check_prefixes("learning_rate_factors", dict(recipe.learning_rate_factors), detector)
     usual = (("backbone.", recipe.backbone_learning_rate_factor), ("head.", recipe.head_learning_rate_factor))
     factors = (*usual, *recipe.learning_rate_factors)
+    biases = _biases_of_convolutions(detector)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
             rate_factor = math.prod(factor for prefix, factor in factors if name.startswith(prefix))
-            weight_decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            rate_factor *= recipe.bias_learning_rate_factor if name in biases else 1.0
+            weight_decay = recipe.weight_decay if parameter.ndim > 1 or recipe.decay_all else 0.0
             group = {"params": [], "rate_factor": rate_factor, "weight_decay": weight_decay}
             groups.setdefault((rate_factor, weight_decay), group)["params"].append(parameter)
     parameters = list(groups.values())
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.learning_rate, fused=True)
     return torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+
+
+def _biases_of_convolutions(detector: nn.Module) -> set[str]:
+    """The names of all biases but those of norms."""
+    dimensions = {name: parameter.ndim for name, parameter in detector.named_parameters()}
+    prefixes = (name.removesuffix("bias") for name in dimensions if name.endswith(".bias"))
+    return {f"{prefix}bias" for prefix in prefixes if dimensions.get(f"{prefix}weight", 0) > 1}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

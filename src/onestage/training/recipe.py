@@ -28,8 +28,9 @@ RANGES = {
     "momentum": (0, 1),
     "ema_decay": (0, 1),
     "milestone_factors": (0, math.inf),
+    "warmup_start": (0, 1),
     **dict.fromkeys(("weight_decay", "warmup_steps"), (0, math.inf)),
-    **dict.fromkeys(("backbone_learning_rate_factor", "head_learning_rate_factor"), (0, math.inf)),
+    **dict.fromkeys((f"{part}_learning_rate_factor" for part in ("backbone", "head", "bias")), (0, math.inf)),
 }
 
 
@@ -57,17 +58,25 @@ class Recipe:
     # what is trained
     train_stem: bool = setting(True, "Train the backbone's first layers too; False: they keep their weights")
     frozen: tuple[str, ...] = setting((), "Name prefixes of parameters that are not trained")
+    train_difficult: bool = setting(
+        False,
+        "Train on the objects that VOC calls difficult too; False: they are ignored, as they always are in evaluation",
+    )
 
     # the optimizer
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "Optimizer")
     learning_rate: float = setting(1e-3, "Highest learning rate; the schedule's parts are of it")
     backbone_learning_rate_factor: float = setting(1.0, "Factor on the learning rate of the backbone")
     head_learning_rate_factor: float = setting(1.0, "Factor on the learning rate of the last convolutions (SSD, M2Det)")
+    bias_learning_rate_factor: float = setting(
+        1.0, "Factor on the learning rate of convolutions' biases (2 in Caffe's programs, so SSD's, and in Detectron)"
+    )
     learning_rate_factors: tuple[tuple[str, float], ...] = setting(
         (), "More factors on the learning rate, each with the prefix of its parameters' names"
     )
     momentum: float = setting(0.9, "Momentum of sgd")
-    weight_decay: float = setting(5e-4, "Weight decay; biases and norms have none")
+    weight_decay: float = setting(5e-4, "Weight decay; without decay_all, biases and norms have none")
+    decay_all: bool = setting(False, "Weight decay of biases and norms too (M2Det's release, mmdetection)")
     gradient_clip: float | None = setting(None, "Largest norm of the whole gradient")
     ema_decay: float | None = setting(None, "Decay of the averaged weights that are evaluated and kept")
 
@@ -77,7 +86,11 @@ class Recipe:
     milestone_factors: tuple[float, ...] | None = setting(
         None, "Factor on the learning rate after each milestone; none: a tenth each time"
     )
-    warmup_steps: int = setting(0, "Steps in which the learning rate rises to what the schedule says")
+    warmup: float = setting(
+        0.0, "Fraction of the run in which the learning rate rises to what the schedule says, as milestones are"
+    )
+    warmup_steps: int = setting(0, "The same in steps, whatever the length of the run; give one of the two")
+    warmup_start: float = setting(0.01, "Factor on the learning rate at the first step of either")
 
     # reading data
     workers: int | None = setting(None, "Processes that read images; none: chosen from the machine")
@@ -116,6 +129,16 @@ class Recipe:
                 expected = "a number above 0" if not value > 0 else f"at most {MOST:g}"
                 raise UserError(f"recipe: {name} is {value}; expected {expected}")
         check_ranges(self, RANGES)
+        if not 0 <= self.warmup < 1:
+            raise UserError(
+                f"recipe: warmup is {self.warmup:g}; expected a fraction of the run, from 0 and below 1; give a number "
+                "of steps as warmup_steps"
+            )
+        if self.warmup and self.warmup_steps:
+            raise UserError(
+                f"recipe: warmup is {self.warmup:g} of the run and warmup_steps is {self.warmup_steps}; give one, and "
+                "0 as the other"
+            )
         if not all(0 <= factor < math.inf for _, factor in self.learning_rate_factors):
             raise UserError(f"recipe: learning_rate_factors are {self.learning_rate_factors}; expected 0 or more each")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):

@@ -4,16 +4,16 @@ import math
 
 from onestage.training.recipe import Recipe
 
-WARMUP_START = 0.01
 CYCLE_START, CYCLE_RISE = 0.04, 0.15  # Smith & Topin 2017 (arXiv 1708.07120): a rise, then a long fall far below it
 FINAL = 0.01
 
 
 def learning_rate_factor(recipe: Recipe, step: int, progress: float) -> float:
-    """The factor on the recipe's rate after `step` steps (for the warm-up) and a part `progress` of the run."""
+    """The factor on the recipe's rate after `step` steps (for `warmup_steps`) and a part `progress` of the run."""
+    warmed, end = (progress, recipe.warmup) if recipe.warmup else (step, recipe.warmup_steps)
     factor = 1.0
-    if step < recipe.warmup_steps:
-        factor = WARMUP_START + (1 - WARMUP_START) * step / recipe.warmup_steps
+    if warmed < end:
+        factor = recipe.warmup_start + (1 - recipe.warmup_start) * warmed / end
     if recipe.schedule == "cosine":
         return factor * _half_cosine(1.0, FINAL, progress)
     if recipe.schedule == "one_cycle":

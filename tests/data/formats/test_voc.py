@@ -49,6 +49,15 @@ def test_difficult_objects_are_ignored_ones(tmp_path: Path) -> None:
     assert table.ignored.tolist() == [False, True]
 
 
+def test_difficult_objects_can_be_trained_but_boxes_without_area_stay_ignored(tmp_path: Path) -> None:
+    objects = [CAT, ("cat", 1, 1, 9, 9), ("cat", 20, 20, 5, 5)]
+    folder = write_voc_folder(tmp_path, {"a": voc_xml(objects, difficult=[0, 1, 1])})
+    table, _ = read_split(folder, "train")
+    assert table.ignored.tolist() == [False, True, True]
+    assert table.with_difficult().ignored.tolist() == [False, False, True]
+    assert table.join(table).subset(indices=[1]).with_difficult().ignored.tolist() == [False, False, True]
+
+
 def test_classes_are_the_sorted_names_of_the_split(tmp_path: Path) -> None:
     xml = {"a": voc_xml([("dog", 1, 1, 9, 9), CAT]), "b": voc_xml([("bird", 1, 1, 9, 9)])}
     table, _ = read_split(write_voc_folder(tmp_path, xml), "train")

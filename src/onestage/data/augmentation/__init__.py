@@ -31,102 +31,52 @@ from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64
 
 from onestage.data.augmentation.canvas import Canvas, Image, Layer
+from onestage.data.augmentation.crop import Crop, drawn_ratio
 from onestage.data.table import Objects, Table
 from onestage.errors import UserError
 from onestage.input_size import Resize
-from onestage.settings import check_ranges, fitted, plain, read, setting
+from onestage.settings import check_ranges, fitted, plain, read, setting, settings_of
 from onestage.structures import Sample
 
 Transform: TypeAlias = Callable[[Canvas, np.random.Generator, Callable[[], Layer]], Canvas]
 
-CROP_TRIALS = 50  # as in the authors' release
-MOST_DRAWS = 50  # of an IoU, or of the whole image
+KERNELS = {  # by which OpenCV resizes
+    "linear": cv2.INTER_LINEAR,
+    "area": cv2.INTER_AREA,
+    "nearest": cv2.INTER_NEAREST,
+    "cubic": cv2.INTER_CUBIC,
+    "lanczos4": cv2.INTER_LANCZOS4,
+}
 
 
 @dataclass(frozen=True)
 class Expand:
-    """Put the image somewhere on a larger canvas: small objects."""
+    """Put the view somewhere on a larger canvas: small objects."""
 
     probability: float = setting(0.5, "Chance of the expansion")
     max: float = setting(4.0, "Largest side of the canvas, in sides of the image")
+    max_ratio: float = setting(
+        1.0, "Largest width / height of the canvas, of the image's; the smallest is its inverse (M2Det's release: 2)"
+    )
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"probability": (0, 1), "max": (1, math.inf)})
+        check_ranges(self, {"probability": (0, 1), "max": (1, math.inf), "max_ratio": (1, math.inf)})
 
     def __call__(self, canvas: Canvas, rng: np.random.Generator, other: Callable[[], Layer]) -> Canvas:
         if rng.random() >= self.probability:
             return canvas
+        canvas = canvas.cut_to_view()
         x0, y0, x1, y1 = canvas.view_xyxy
         width, height = x1 - x0, y1 - y0
         size, right_shift, down_shift = rng.random(3).tolist()
-        factor = 1.0 + (self.max - 1.0) * size
-        left, top = x0 - right_shift * (factor - 1.0) * width, y0 - down_shift * (factor - 1.0) * height
-        return replace(canvas, view_xyxy=(left, top, left + factor * width, top + factor * height))
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Show a part of the view that holds the centre of an object and overlaps an object enough; else all of it.
-
-    Images without objects take any part. Where no trial meets the IoU that was drawn, ssd.pytorch and lufficc/SSD draw
-    again, the whole image included ("all"): images of small objects, with which only an IoU of 0 can be met, stay whole
-    half of the time. "crops" goes on with the other IoUs, so that they stay whole once in seven.
-    """
-
-    probability: float = setting(6 / 7, "Chance of a crop")  # the paper takes the whole image once in seven
-    ious: tuple[float, ...] = setting(
-        (0.0, 0.1, 0.3, 0.5, 0.7, 0.9), "IoUs of which one is drawn: an object overlaps the crop by so much at least"
-    )
-    min_side: float = setting(0.3, "Smallest side of a crop, as a part of the view's")
-    max_ratio: float = setting(2.0, "Largest width / height of a crop; the smallest is its inverse")
-    redraw: Literal["all", "crops"] = setting("crops", "What is drawn where no trial meets the IoU")
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"probability": (0, 1), "ious": (0, 1), "min_side": (0, 1), "max_ratio": (1, math.inf)})
-
-    def __call__(self, canvas: Canvas, rng: np.random.Generator, other: Callable[[], Layer]) -> Canvas:
-        for _ in range(MOST_DRAWS):
-            if rng.random() >= self.probability:
-                break
-            crops_xyxy, best_iou = self._trials(canvas, rng)
-            ious = rng.permutation(self.ious)
-            for least_iou in ious if self.redraw == "crops" else ious[:1]:
-                chosen = np.flatnonzero(best_iou >= least_iou)
-                if len(chosen):
-                    return replace(canvas, view_xyxy=tuple(crops_xyxy[chosen[0]].tolist()))
-            if self.redraw == "crops":
-                break
-        return canvas
-
-    def _trials(
-        self, canvas: Canvas, rng: np.random.Generator
-    ) -> tuple[Float64[np.ndarray, "T 4"], Float64[np.ndarray, " T"]]:
-        """Crops xyxy and the best IoU of each with an object: 1 where there are none, -1 of those that may not be."""
-        x0, y0, x1, y1 = canvas.view_xyxy
-        u = rng.random((CROP_TRIALS, 4))
-        wh = (self.min_side + (1.0 - self.min_side) * u[:, :2]) * (x1 - x0, y1 - y0)
-        start = (x0, y0) + u[:, 2:] * ((x1 - x0, y1 - y0) - wh)
-        crops_xyxy = np.concatenate([start, start + wh], axis=1)
-        good = np.abs(np.log(wh[:, 0] / wh[:, 1])) <= math.log(self.max_ratio)
-        best_iou = np.ones(CROP_TRIALS)
-        objects_xyxy = canvas.objects_xyxy()
-        if len(objects_xyxy):
-            centres = (objects_xyxy[:, :2] + objects_xyxy[:, 2:]) / 2
-            # (trial, object): the object's centre lies in the crop
-            inside = ((centres > crops_xyxy[:, None, :2]) & (centres < crops_xyxy[:, None, 2:])).all(-1)
-            good &= inside.any(-1)
-            best_iou = _iou(crops_xyxy, objects_xyxy).max(-1)
-        return crops_xyxy, np.where(good, best_iou, -1.0)
-
-
-def _iou(a_xyxy: Float64[np.ndarray, "M 4"], b_xyxy: Float32[np.ndarray, "N 4"]) -> Float64[np.ndarray, "M N"]:
-    wh = np.minimum(a_xyxy[:, None, 2:], b_xyxy[:, 2:]) - np.maximum(a_xyxy[:, None, :2], b_xyxy[:, :2])
-    overlap = np.clip(wh, 0, None).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (a_xyxy, b_xyxy)]
-    return overlap / np.maximum(areas[0][:, None] + areas[1] - overlap, 1e-9)
+        across = down = 1.0 + (self.max - 1.0) * size
+        if self.max_ratio > 1.0:  # the area stays
+            root = math.sqrt(drawn_ratio(rng.random(1), self.max_ratio, np.array([across**-2.0]), cut=False).item())
+            across, down = max(1.0, across * root), max(1.0, down / root)
+        left, top = x0 - right_shift * (across - 1.0) * width, y0 - down_shift * (down - 1.0) * height
+        return replace(canvas, view_xyxy=(left, top, left + across * width, top + down * height))
 
 
 @dataclass(frozen=True)
@@ -158,10 +108,12 @@ class Colour:
     contrast: tuple[float, float] = setting((0.5, 1.5), "Range of the factor of contrast")
     saturation: tuple[float, float] = setting((0.5, 1.5), "Range of the factor of saturation")
     hue: float = setting(18.0, "Largest change of hue, degrees")
+    contrast_last: float = setting(0.5, "Chance that contrast changes after saturation and hue, not before")
 
     def __post_init__(self) -> None:
         changes = ("brightness", "contrast", "saturation", "hue")
-        check_ranges(self, {"probability": (0, 1), **dict.fromkeys(changes, (0, math.inf))})
+        chances = ("probability", "contrast_last")
+        check_ranges(self, {**dict.fromkeys(chances, (0, 1)), **dict.fromkeys(changes, (0, math.inf))})
 
     def __call__(self, canvas: Canvas, rng: np.random.Generator, other: Callable[[], Layer]) -> Canvas:
         chances, amounts = rng.random(5), rng.random(4).tolist()
@@ -170,7 +122,7 @@ class Colour:
             change_colours,
             brightness=self.brightness * (2.0 * amounts[0] - 1.0) if brightness else 0.0,
             contrast=_between(self.contrast, amounts[1]) if contrast else 1.0,
-            contrast_last=bool(chances[4] < 0.5),
+            contrast_last=bool(chances[4] < self.contrast_last),
             saturation=_between(self.saturation, amounts[2]) if saturation else 1.0,
             hue=self.hue * (2.0 * amounts[3] - 1.0) if hue else 0.0,
         )
@@ -210,17 +162,43 @@ def _to_uint8(levels: np.ndarray) -> np.ndarray:
     return np.clip(np.round(levels), 0, 255).astype(np.uint8)
 
 
-# In the order in which they draw.
-TRANSFORMS: dict[str, type[Any]] = {"expand": Expand, "crop": Crop, "flip": Flip, "colour": Colour}
+@dataclass(frozen=True)
+class Interpolate:
+    """Resize by one of several kernels, so that the network does not learn to rely on one's smoothness."""
+
+    kernels: tuple[Literal["linear", "area", "nearest", "cubic", "lanczos4"], ...] = setting(
+        ("linear", "area", "nearest", "cubic", "lanczos4"), "Kernels of which one is drawn to resize the image"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.kernels:
+            raise UserError(f"interpolate: kernels is (); expected one or more of {', '.join(KERNELS)}")
+
+    def __call__(self, canvas: Canvas, rng: np.random.Generator, other: Callable[[], Layer]) -> Canvas:
+        kernel = KERNELS[self.kernels[int(rng.integers(len(self.kernels)))]]
+        return replace(canvas, layers=tuple(replace(layer, kernel=kernel) for layer in canvas.layers))
+
+
+# In the order in which they draw, unless `Augmentation.order` says otherwise.
+TRANSFORMS: dict[str, type[Any]] = {
+    "expand": Expand,
+    "crop": Crop,
+    "flip": Flip,
+    "colour": Colour,
+    "interpolate": Interpolate,
+}
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """How training images are varied; the defaults are those of SSD."""
 
-    # at most one of a class, in the order of `TRANSFORMS`; those that it lacks come last
+    # at most one of a class, in the order of `order` and `TRANSFORMS`; those that these lack come last
     transforms: tuple[Transform, ...] = (Expand(), Crop(), Flip(), Colour())
     fill: tuple[int, int, int] = setting((124, 117, 104), "RGB where no image lies")  # ImageNet's mean
+    order: tuple[str, ...] = setting(
+        (), f"Transforms that draw first, in this order; the others follow in the usual one, {', '.join(TRANSFORMS)}"
+    )
 
     def __post_init__(self) -> None:
         classes = [type(transform) for transform in self.transforms]
@@ -228,7 +206,11 @@ class Augmentation:
             raise UserError(f"augmentation: {', '.join(c.__name__ for c in classes)}; expected one of each class")
         if not all(0 <= level <= 255 for level in self.fill):
             raise UserError(f"augmentation: fill is {self.fill}; expected three levels from 0 to 255")
-        order = [*TRANSFORMS.values(), *classes]
+        if len(set(self.order)) < len(self.order) or not set(self.order) <= set(TRANSFORMS):
+            raise UserError(
+                f"augmentation: order is {', '.join(self.order)}; expected each once, of {', '.join(TRANSFORMS)}"
+            )
+        order = [*(TRANSFORMS[name] for name in self.order), *TRANSFORMS.values(), *classes]
         in_order = tuple(sorted(self.transforms, key=lambda transform: order.index(type(transform))))
         object.__setattr__(self, "transforms", in_order)
 
@@ -246,8 +228,9 @@ class Augmentation:
         return canvas
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able: the fill, and the settings of each transform by its name; `from_dict` reads it back."""
-        return {"fill": list(self.fill), **{name: plain(one) for name, one in self._by_name().items()}}
+        """JSON-able: its own settings, and those of each transform by its name; `from_dict` reads it back."""
+        own = {name: plain(getattr(self, name)) for name in OWN_SETTINGS}
+        return own | {name: plain(one) for name, one in self._by_name().items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> Augmentation:
@@ -260,21 +243,25 @@ class Augmentation:
         Raises:
             UserError: an unknown transform or setting, or a value that does not fit; with `where` and the key.
         """
-        transforms, fill = self._by_name(), self.fill
+        transforms, own = self._by_name(), dict[str, Any]()
         for name, values in changes.items():
-            if name == "fill":
-                fill = fitted(tuple[int, int, int], values, f"{where}: fill")
+            if name in OWN_SETTINGS:
+                own[name] = fitted(OWN_SETTINGS[name], values, f"{where}: {name}")
             elif name in TRANSFORMS:
                 transforms[name] = read(TRANSFORMS[name], values, f"{where}: {name}", transforms.get(name))
             else:
-                raise UserError(f"{where}: unknown transform {name!r}; expected fill, {', '.join(TRANSFORMS)}")
-        return replace(self, transforms=tuple(transforms.values()), fill=fill)
+                expected = ", ".join([*OWN_SETTINGS, *TRANSFORMS])
+                raise UserError(f"{where}: unknown transform {name!r}; expected {expected}")
+        return replace(self, transforms=tuple(transforms.values()), **own)
 
     def _by_name(self) -> dict[str, Transform]:
         names = {kind: name for name, kind in TRANSFORMS.items()}
         if nameless := [type(transform).__name__ for transform in self.transforms if type(transform) not in names]:
             raise UserError(f"augmentation: {nameless[0]} has no name; add it to TRANSFORMS")
         return {names[type(transform)]: transform for transform in self.transforms}
+
+
+OWN_SETTINGS = {one.name: one.type for one in settings_of(Augmentation) if one.name != "transforms"}
 
 
 def augment(
@@ -298,7 +285,33 @@ def augment(
     return Sample(image, *objects, sample.image_index)
 
 
-SSD_PAPER = Augmentation((Expand(), Crop(redraw="all"), Flip(), Colour()))
+CAFFE_MEAN = (123, 117, 104)  # RGB; Simonyan's VGG-16 was trained with it
+
+# Of the authors' release (github.com/weiliu89/caffe, branch ssd): examples/ssd/ssd_pascal.py, util/sampler.cpp,
+# util/im_transforms.cpp. It moves OpenCV's hue, of which a circle has 180, by up to 18.
+SSD_PAPER = Augmentation(
+    (
+        Expand(),
+        Crop(sides="scale", redraw="met", hold_centre=False, without_objects=False),
+        Flip(),
+        Colour(hue=36.0),
+        Interpolate(),
+    ),
+    fill=CAFFE_MEAN,
+)
+
+# Of M2Det's release (github.com/qijiezhao/M2Det, data/data_augment.py; p = 0.6 in its configurations): it crops first.
+M2DET_RELEASE = Augmentation(
+    (
+        Expand(probability=0.6, max_ratio=2.0),
+        Crop(sides="fitting", overlap="all", redraw="all", without_objects=False),
+        Flip(),
+        Colour(hue=36.0, contrast_last=0.0),
+        Interpolate(),
+    ),
+    fill=CAFFE_MEAN,
+    order=("crop",),
+)
 
 # RetinaNet's: "horizontal image flipping as the only form of data augmentation unless otherwise noted" (Lin 2017, 4.1).
 FLIP_ONLY = Augmentation((Expand(probability=0.0), Crop(probability=0.0), Flip(), Colour(probability=0.0)))

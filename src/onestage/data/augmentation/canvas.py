@@ -37,6 +37,7 @@ class Layer:
     matrix: Matrix = field(default_factory=lambda: np.eye(2, 3))  # image -> canvas (pixel edges, x before y)
     opacity: float = 1.0  # weight in the mean with what lies below; 1 hides it
     pixel_changes: tuple[Callable[[Image], Image], ...] = ()  # of the resized pixels, in this order
+    kernel: int | None = None  # of `cv2.resize`; None, or rotated: as evaluation resizes (`resize_image`)
 
     @classmethod
     def of(cls, table: Table, index: int) -> Layer:
@@ -51,6 +52,24 @@ class Layer:
     def stretched_to(self, canvas_xyxy: XYXY) -> Layer:
         """The layer with the shown part of its image filling a rectangle of the canvas."""
         return replace(self, matrix=_stretch(self.shown_xyxy, canvas_xyxy))
+
+    def cut_to(self, view_xyxy: XYXY) -> Layer | None:
+        """The layer without what lies outside of a view, to whole pixels of the image; None if that is all of it.
+
+        Objects go as in `Canvas.paint`. A rotated layer stays as it is.
+        """
+        (scale_x, shear_x, shift_x), (shear_y, scale_y, shift_y) = self.matrix.tolist()
+        if shear_x or shear_y or scale_x <= 0 or scale_y <= 0:
+            return self
+        (x0, y0, x1, y1), (left, top, right, bottom) = view_xyxy, self.shown_xyxy
+        left, right = max(left, round((x0 - shift_x) / scale_x)), min(right, round((x1 - shift_x) / scale_x))
+        top, bottom = max(top, round((y0 - shift_y) / scale_y)), min(bottom, round((y1 - shift_y) / scale_y))
+        part_xyxy = left, top, right, bottom
+        if part_xyxy == self.shown_xyxy:
+            return self
+        if left >= right or top >= bottom:
+            return None
+        return replace(self, part_xyxy=part_xyxy, objects=_visible(self.objects, self.objects.boxes_xyxy, part_xyxy))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +92,16 @@ class Canvas:
         """The boxes of all objects that are not ignored, on the canvas."""
         boxes = [move_boxes(one.objects.boxes_xyxy[~one.objects.ignored], one.matrix) for one in self.layers]
         return np.concatenate(boxes)
+
+    def cut_to_view(self) -> Canvas:
+        """The same view; what lies outside of it is gone, so that a transform may widen it with fill (a crop comes
+        before an expansion). The view becomes whole pixels of the canvas if anything goes."""
+        x0, y0, x1, y1 = map(round, self.view_xyxy)
+        view_xyxy = float(x0), float(y0), float(max(x1, x0 + 1)), float(max(y1, y0 + 1))
+        cut = tuple(layer.cut_to(view_xyxy) for layer in self.layers)
+        if all(new is old for new, old in zip(cut, self.layers, strict=True)):
+            return self
+        return replace(self, layers=tuple(one for one in cut if one is not None), view_xyxy=view_xyxy)
 
     def view_hw(self, resize: Resize) -> SizeHW:
         """Height and width of the resized view, before a transposition."""
@@ -131,14 +160,19 @@ class Canvas:
         return matrix
 
     def _visible(self, objects: Objects, matrix: Matrix, resize: Resize) -> Objects:
-        moved_xyxy = move_boxes(objects.boxes_xyxy, matrix)
-        centres = (moved_xyxy[:, :2] + moved_xyxy[:, 2:]) / 2
-        size_wh = np.array(self.input_hw(resize)[::-1], dtype=np.float32)
-        clipped_xyxy = np.clip(moved_xyxy, 0, np.tile(size_wh, 2))
-        visible = (clipped_xyxy[:, 2:] > clipped_xyxy[:, :2]).all(-1)
-        centred = ((centres > 0) & (centres < size_wh)).all(-1)
-        kept = visible & (centred | objects.ignored)
-        return Objects(clipped_xyxy[kept], objects.labels[kept], objects.ignored[kept])
+        height, width = self.input_hw(resize)
+        return _visible(objects, move_boxes(objects.boxes_xyxy, matrix), (0, 0, width, height))
+
+
+def _visible(objects: Objects, boxes_xyxy: Float32[np.ndarray, "N 4"], part_xyxy: PixelsXYXY) -> Objects:
+    """The objects, whose boxes are these now, that stay in a rectangle, clipped to it: see `Canvas.paint`."""
+    low, high = np.array(part_xyxy, dtype=np.float32).reshape(2, 2)
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    clipped_xyxy = np.clip(boxes_xyxy, np.tile(low, 2), np.tile(high, 2))
+    visible = (clipped_xyxy[:, 2:] > clipped_xyxy[:, :2]).all(-1)
+    centred = ((centres > low) & (centres < high)).all(-1)
+    kept = visible & (centred | objects.ignored)
+    return Objects(clipped_xyxy[kept], objects.labels[kept], objects.ignored[kept])
 
 
 def move_boxes(boxes_xyxy: Float32[np.ndarray, "N 4"], matrix: Matrix) -> Float32[np.ndarray, "N 4"]:
@@ -160,7 +194,7 @@ class Placement(NamedTuple):
         """The resized view with this layer on it; `below` is None for the lowest one."""
         (sx0, sy0, sx1, sy1), (tx0, ty0, tx1, ty1) = self.source_xyxy, self.target_xyxy
         part, size_hw = image[sy0:sy1, sx0:sx1], (ty1 - ty0, tx1 - tx0)
-        pixels, mask = self._rotate(part, size_hw) if self.rotated else (resize_image(part, size_hw), None)
+        pixels, mask = self._rotate(part, size_hw) if self.rotated else (_resize(part, size_hw, layer.kernel), None)
         for change in layer.pixel_changes:
             pixels = change(pixels)
         if below is None and layer.opacity == 1.0 and mask is None:
@@ -184,6 +218,12 @@ class Placement(NamedTuple):
         small, ones = resize_image(part, small_hw), np.full(small_hw, 255, dtype=np.uint8)
         pixels = cv2.warpAffine(small, matrix, size_hw[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return pixels, cv2.warpAffine(ones, matrix, size_hw[::-1], flags=cv2.INTER_NEAREST)
+
+
+def _resize(part: Image, size_hw: SizeHW, kernel: int | None) -> Image:
+    if kernel is None:
+        return resize_image(part, size_hw)
+    return cv2.resize(part, size_hw[::-1], interpolation=kernel)
 
 
 def _place(layer: Layer, axes: Sequence[tuple[int, int, int]]) -> Placement | None:

@@ -274,8 +274,8 @@ def _objects(file: str, annotation: Annotation, faults: Faults) -> Iterator[Anno
         else:
             xmin, ymin, xmax, ymax = sides
             box_xyxy = (xmin - first, ymin - first, xmax - last, ymax - last)
-            ignored = texts.get("difficult", "0").lower() in ("1", "true")
-            yield AnnotatedObject(number, name, box_xyxy, written, ignored)
+            difficult = texts.get("difficult", "0").lower() in ("1", "true")
+            yield AnnotatedObject(number, name, box_xyxy, written, ignored=difficult, difficult=difficult)
 
 
 def _turned_sides(texts: dict[str, str]) -> list[float] | None:
