@@ -107,7 +107,9 @@ def only(table: Table, names: tuple[str, ...], *, whole_images: bool = False) ->
     if whole_images:
         others = set(image[~wanted].tolist())
         return only(table.subset(indices=[row for row in range(len(table)) if row not in others]), names)
-    columns: dict[str, Any] = {name: getattr(table, name)[wanted] for name in ("boxes_xyxy", "ignored", "areas")}
+    columns: dict[str, Any] = {
+        name: getattr(table, name)[wanted] for name in ("boxes_xyxy", "ignored", "difficult", "areas")
+    }
     counts = np.bincount(image[wanted], minlength=len(table))
     new_label = np.full(len(table.categories), -1)
     new_label[[table.categories.label_of[name] for name in names]] = range(len(names))

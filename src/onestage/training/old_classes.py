@@ -24,7 +24,7 @@ from onestage.training.detect_all import detect_all
 
 OldClasses = Literal["drop", "ignore", "label"]
 SEEN, SURE = 0.2, 0.5  # scores above which a detection is ignored in training, and taken for an object
-COLUMNS = ("first_object", "boxes_xyxy", "labels", "ignored")  # of the table that a run folder keeps
+COLUMNS = ("first_object", "boxes_xyxy", "labels", "ignored", "difficult")  # of the table that a run folder keeps
 SAME_IOU = 0.5  # with a labelled object, from which a detection is of that
 
 
