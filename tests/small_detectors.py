@@ -34,12 +34,12 @@ def small_m2det() -> Detector:
 
 
 def small_gfl() -> Detector:
-    config = replace(detector_config("gfl-test_efficientnet"), channels=32).adjusted({"image_size": 128})
+    config = replace(detector_config("gfl-test_efficientnet"), channels=32, prior=0.3).adjusted({"image_size": 128})
     return config.build("gfl-test_efficientnet", len(NAMES), config.backbone_normalization("resnet50"))
 
 
 def small_atss() -> Detector:
-    config = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1, **ATSS_SETTINGS)
+    config = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1, prior=0.3, **ATSS_SETTINGS)
     config = config.adjusted({"image_size": 128})
     return config.build("retinanet-test_resnet", len(NAMES), config.backbone_normalization("resnet50"))
 
