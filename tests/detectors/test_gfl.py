@@ -33,11 +33,10 @@ def test_counts_are_the_references_whose_batch_norms_learn() -> None:
     assert {positions for _, _, positions in about.cells} == {1}
 
 
-def test_the_light_network_has_few_positions_and_fewer_operations_than_ssds() -> None:
-    light, ssd = (describe(build(f"{prefix}-tf_efficientnet_lite0", 20)) for prefix in ("gfl", "ssd300"))
+def test_the_light_network_has_few_positions_and_is_light_enough_for_a_cpu() -> None:
+    light = describe(build("gfl-tf_efficientnet_lite0", 20))
     assert light.anchors == 40 * 40 + 20 * 20 + 10 * 10 + 5 * 5
-    assert light.gmacs < ssd.gmacs
-    assert light.parameters < ssd.parameters
+    assert 1.2 < light.gmacs < 1.8
 
 
 def test_the_first_guess_is_one_object_in_a_hundred_and_a_box_of_eight_strides() -> None:

@@ -155,7 +155,7 @@ GFL_PAPER = GFLConfig()
 
 # For any other backbone, to be trained in minutes. Departures from the paper:
 # - squares of 320 pixels; four levels, on which any object has its sides within 8 strides;
-# - a PAN of 96 channels, and one convolution for both branches: at stride 8, where layers cost most, few of them;
+# - a PAN of 112 channels, and one convolution for both branches: at stride 8, where layers cost most, few of them;
 # - task-aligned assignment, which needs no sizes and ranks positions by their boxes from the first steps on;
 # - batch norms, in the backbone too, that learn.
 GFL_LIGHT = replace(
@@ -165,7 +165,7 @@ GFL_LIGHT = replace(
     backbone_norm="batch",
     neck="pan",
     levels=4,
-    channels=96,
+    channels=112,
     shared_depth=1,
     depth=0,
     norm="batch",
