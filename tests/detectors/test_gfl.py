@@ -40,7 +40,7 @@ def test_the_light_network_has_few_positions_and_is_light_enough_for_a_cpu() -> 
 
 
 def test_the_first_guess_is_one_object_in_a_hundred_and_a_box_of_eight_strides() -> None:
-    detector = a_gfl(norm="group").eval()
+    detector = a_gfl(norm="group", channels=64).eval()
     with torch.no_grad():
         predictions = detector(torch.randint(0, 256, (1, 3, *SIZE_HW), dtype=torch.uint8))
         boxes = detector.boxes_xyxy(predictions, SIZE_HW)[0]
@@ -117,7 +117,7 @@ def test_levels_share_convolutions_and_have_batch_norms_of_their_own() -> None:
     assert len(norms) == 2 * 4
     detector.train()(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
     assert len({round(norm.running_var.mean().item(), 9) for norm in norms}) == 8
-    grouped = a_gfl(norm="group", shared_depth=0, depth=2)
+    grouped = a_gfl(norm="group", channels=64, shared_depth=0, depth=2)
     assert sum(isinstance(module, nn.GroupNorm) for module in grouped.modules()) == 2 * 2
 
 
