@@ -28,7 +28,7 @@ def ssd300_voc0712() -> Recipe:
     """SSD300 on VOC07+12 trainval, tested on VOC07 test, as the authors' Caffe program.
 
     Expected: 77.2 mAP (11-point; Liu 2016, Table 6). Reproduced by others: 77.4 (ssd.pytorch), 77.7 (lufficc), by
-    other settings (anchors, top-k, rates, crops: see above).
+    other anchors, crops and rates.
     Ours: not run.
     """
     return _voc("ssd300-vgg16")
