@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onestage.data.table import Table, TableBuilder
-from onestage.detectors import detector_config
+from onestage.detectors import Detector, build, detector_config
 from onestage.detectors.ssd import SSD300_VOC_SIZES
 from onestage.input_size import KeepRatio, Stretch
 from onestage.recipes.default import default_recipe
@@ -107,3 +108,34 @@ def test_retinanet_gets_long_anchors_only_for_long_objects() -> None:
     assert any("ratios 5, 2, 1, 0.5, 0.2" in reason for reason in reasons)
     usual, _ = default_recipe("retinanet-tf_efficientnet_lite0", table_of([(0, 0, 240, 120)]), pretrained=True)
     assert usual.network.aspect_ratios == (2.0, 1.0, 0.5)
+
+
+def a_trained_detector() -> Detector:
+    config = detector_config("ssd300-test_efficientnet").adjusted({"box_loss_weight": 3.0, "background_prior": 0.6})
+    detector = build("ssd300-test_efficientnet", 2, config=config)
+    detector.evaluation_selection = replace(detector.evaluation_selection, iou_threshold=0.3)
+    return detector
+
+
+def test_from_a_trained_detector_its_settings_stay_and_the_run_is_a_third_as_long() -> None:
+    start, table = a_trained_detector(), table_of([(0, 0, 120, 60)], images=500)
+    recipe, reasons = default_recipe(start.name, table, pretrained=True, start=start)
+    assert recipe.network == start.config
+    assert recipe.postprocessing.iou_threshold == 0.3
+    assert (recipe.epochs, default_recipe(start.name, table, pretrained=True)[0].epochs) == (40, 120)
+    assert any(reason.startswith("anchors of the trained detector: ") for reason in reasons)
+
+
+def test_its_anchors_are_changed_where_they_meet_hardly_any_box_and_that_is_said() -> None:
+    start = a_trained_detector()
+    recipe, reasons = default_recipe(start.name, table_of([(0, 0, 20, 20)]), pretrained=True, start=start)
+    assert recipe.network == start.config.adjusted({"anchor_sizes": recipe.network.anchor_sizes})  # pyright: ignore[reportAttributeAccessIssue]
+    assert recipe.network != start.config
+    assert "what its head learned about its own anchors is lost in part" in reasons
+
+
+def test_of_a_trained_detector_of_another_name_no_setting_is_taken() -> None:
+    table = table_of([(0, 0, 120, 60)])
+    recipe, _ = default_recipe("ssd300-test_resnet", table, pretrained=True, start=a_trained_detector())
+    assert recipe.network == detector_config("ssd300-test_resnet")
+    assert recipe.postprocessing == recipe.network.PAPERS_SELECTION

@@ -6,9 +6,9 @@ from onestage.data.table import Table
 from onestage.detectors import Detector, DetectorConfig, detector_config
 from onestage.training.recipe import Recipe
 
-# Where no length is given: enough for a few thousand images, tens of passes for a few hundred.
+# Where no length is given: enough for a few thousand images, tens of passes for a few hundred. From a trained detector
+# less is fresh; of the rate, its half and its double gave less (docs/ledger.md), so that is the usual one.
 IMAGES_TO_SEE, IMAGES_TO_SEE_FROM_DETECTOR = 60_000, 20_000
-RATE_FROM_DETECTOR = 0.5  # of the rate that fresh layers get
 GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in addition to replace those of a detector
 
 
@@ -40,7 +40,6 @@ def default_recipe(
     images = IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE
     epochs = float(min(300, max(12, round(images / len(table)))))
     batch_size = min(made.batch_size, len(table))
-    learning_rate = made.learning_rate * (RATE_FROM_DETECTOR if trained is not None else 1.0)
     recipe = Recipe(
         detector=detector,
         network=network,
@@ -49,7 +48,7 @@ def default_recipe(
         batch_size=batch_size,
         train_stem=not pretrained,
         optimizer="adamw",
-        learning_rate=learning_rate,
+        learning_rate=made.learning_rate,
         backbone_learning_rate_factor=0.5 if pretrained else 1.0,
         head_learning_rate_factor=made.head_learning_rate_factor,
         weight_decay=0.05,
@@ -61,7 +60,7 @@ def default_recipe(
     )
     reasons = [
         f"{len(table):,} training images: {epochs:g} epochs unless told otherwise",
-        f"batches of {batch_size}, AdamW at {learning_rate:g} in one cycle, averaged weights, mild augmentation",
+        f"batches of {batch_size}, AdamW at {made.learning_rate:g} in one cycle, averaged weights, mild augmentation",
         *reasons,
     ]
     if pretrained:
