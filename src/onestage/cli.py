@@ -77,8 +77,7 @@ class Train(Command):
     """Trained detector to start from: a run folder, a model file, torchvision:ssd300_vgg16 (or
     retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2), or another project's checkpoint with its --detector."""
     old_classes: Literal["drop", "ignore", "label"] = "drop"
-    """Classes of --from that the data lacks: drop, or keep them. What the trained detector sees of them in the training
-    images is then ignored in training (ignore) or, where it is sure, taken for an object (label)."""
+    """Classes of --from that the data lacks: drop, or keep; what it sees of them is ignored, or labelled if sure."""
     train_split: Maybe[str] = None
     """Split to train on. Default: train, or what is not held out of it."""
     val_split: Maybe[str] = None

@@ -124,11 +124,16 @@ def given_settings(options: Any) -> dict[str, Any]:
 
 
 def _of_families(several: list[tuple[str, Setting]], families: int) -> tuple[Any, str]:
-    """One option for a setting that some families have; nested lists, where their types differ."""
+    """One option for a setting that some families have: all their words, or nested lists where their types differ."""
     kinds = {_without_none(one.type): None for _, one in several}
     texts = dict.fromkeys(one.help for _, one in several)
     who = "" if len(several) == families else f" ({', '.join(family for family, _ in several)})"
-    return next(iter(kinds)) if len(kinds) == 1 else tuple[tuple[float, ...], ...], "; or ".join(texts) + who
+    kind: Any = next(iter(kinds))
+    if len(kinds) > 1 and all(get_origin(one) is Literal for one in kinds):
+        kind = Literal[tuple(dict.fromkeys(word for one in kinds for word in get_args(one)))]
+    elif len(kinds) > 1:
+        kind = tuple[tuple[float, ...], ...]
+    return kind, "; or ".join(texts) + who
 
 
 def _without_none(kind: Any) -> Any:

@@ -20,6 +20,7 @@ from onestage.jobs.train import train
 from onestage.models.model_file import load_model, save_model
 from onestage.structures import Batch, Categories
 from onestage.terminal import Display
+from onestage.training.recipe import Recipe
 from onestage.training.step import StepLosses
 from onestage.training.trainer import Trainer
 
@@ -65,6 +66,14 @@ def test_network_settings_normalisation_and_class_rows_are_the_models(data: Path
     first = names_of(data)[0]
     assert f"classes taken: {first} (there {first.upper()})" in said
     assert "classes left: unseen" in said
+
+
+def test_a_named_recipes_network_gives_way_to_the_models_and_that_is_said(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    said = run(data, tmp_path / "run", start_from=model, recipe=Recipe(detector=f"{NAME}.r160_in1k"))
+    assert "settings of the network are those of the trained detector: box_loss_weight 2.0, not 1.0" in said
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["network"]["box_loss_weight"] == 2.0
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_stopped_without_the_model(

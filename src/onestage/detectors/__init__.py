@@ -62,6 +62,7 @@ __all__ = [
     "config_of",
     "describe",
     "detector_config",
+    "untagged",
 ]
 
 
@@ -125,6 +126,11 @@ def build_from_config(config: dict[str, Any]) -> Detector:
     return detector
 
 
+def untagged(name: str) -> str:
+    """A detector's name without the tag of timm's weights, which is none of the network."""
+    return name if "-vgg16" in name else name.partition(".")[0]
+
+
 def detector_config(name: str) -> DetectorConfig:
     """The configuration that goes with a name.
 
@@ -132,9 +138,8 @@ def detector_config(name: str) -> DetectorConfig:
         UserError: an unknown name.
     """
     prefix, _, backbone = name.partition("-")
-    untagged = name if backbone.startswith("vgg16") else name.partition(".")[0]
-    if untagged in DETECTORS:
-        return DETECTORS[untagged]
+    if untagged(name) in DETECTORS:
+        return DETECTORS[untagged(name)]
     if prefix in ON_TIMM and backbone:
         return ON_TIMM[prefix]
     near = difflib.get_close_matches(name, DETECTORS, n=2, cutoff=0.4) or list(DETECTORS)[:2]

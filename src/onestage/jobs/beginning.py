@@ -6,11 +6,12 @@ from typing import get_args
 
 from onestage.compute.device import choose_compute
 from onestage.data.table import Table
-from onestage.detectors import Detector
+from onestage.detectors import Detector, untagged
 from onestage.errors import UserError
 from onestage.models.imagenet import load_backbone_weights
 from onestage.models.model_file import RunFolder
 from onestage.models.start_from import Start, open_start, same_classes, take_layers
+from onestage.settings import plain
 from onestage.structures import Categories
 from onestage.terminal import Display
 from onestage.training.old_classes import OldClasses, find_old_objects, load_old_objects, save_old_objects, united
@@ -22,6 +23,7 @@ class Beginning:
 
     Attributes:
         start: the trained detector, once it is open.
+        kept_classes: its classes that the data lacks, where they stay.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Beginning:
         self._begun: RunFolder | None = None
         self._old_objects: Table | None = None
         self.start: Start | None = None
+        self.kept_classes: tuple[str, ...] = ()
 
     @property
     def pretrained(self) -> bool:
@@ -57,16 +60,21 @@ class Beginning:
         if self._from is not None and begun is None:
             self.start = open_start(self._from, detector or (named.detector if named else None))
 
-    def recipe_for(self, named: Recipe, detector: str | None) -> Recipe:
-        """A named recipe with the network of the trained detector, where it is for the same one."""
-        if self.start is None or self.start.detector.name != (detector or named.detector):
+    def recipe_for(self, named: Recipe, detector: str | None, display: Display) -> Recipe:
+        """A named recipe with the network's settings of the trained detector, where it is for the same network."""
+        if self.start is None or untagged(self.start.detector.name) != untagged(detector or named.detector):
             return named
-        return replace(named, detector=self.start.detector.name, network=self.start.detector.config)
+        settings, trained = plain(named.network), plain(self.start.detector.config)
+        if replaced := [
+            f"{name} {trained[name]}, not {settings[name]}" for name in trained if trained[name] != settings[name]
+        ]:
+            display.say(f"recipe: settings of the network are those of the trained detector: {'; '.join(replaced)}")
+        return replace(named, network=self.start.detector.config)
 
     def with_old_classes(self, tables: dict[str, Table], device: str | None, display: Display) -> dict[str, Table]:
         """The tables of a run with the classes that it keeps, and in its training images what is seen of them."""
         if self._begun is not None and self._begun.old_objects.exists():
-            return _with_objects(tables, load_old_objects(self._begun.old_objects, tables["train"]))
+            return self._with_objects(tables, load_old_objects(self._begun.old_objects, tables["train"]))
         if self.start is None or self._how == "drop":
             return tables
         train, old = tables["train"], self.start.categories
@@ -84,7 +92,13 @@ class Beginning:
             f"{sure:,} objects of them are labelled by the trained detector, {len(found.labels) - sure:,} ignored"
         )
         self._old_objects = found
-        return _with_objects(tables, found)
+        return self._with_objects(tables, found)
+
+    def _with_objects(self, tables: dict[str, Table], old: Table) -> dict[str, Table]:
+        """The tables with the classes of `old`, which the training images get the objects of."""
+        self.kept_classes = old.categories.names[len(tables["train"].categories) :]
+        tables = {name: table.with_categories(old.categories) for name, table in tables.items()}
+        return tables | {"train": tables["train"].with_objects_of(old)}
 
     def put_into(self, network: Detector, categories: Categories) -> tuple[str, ...]:
         """Put the weights into a network, and return what to print of it."""
@@ -96,9 +110,3 @@ class Beginning:
         """Write into the run folder what a resumed run needs of the trained detector."""
         if self._old_objects is not None:
             save_old_objects(folder.old_objects, self._old_objects)
-
-
-def _with_objects(tables: dict[str, Table], old: Table) -> dict[str, Table]:
-    """The tables with the classes of `old`, which the training images get the objects of."""
-    tables = {name: table.with_categories(old.categories) for name, table in tables.items()}
-    return tables | {"train": tables["train"].with_objects_of(old)}

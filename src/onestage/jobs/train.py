@@ -136,8 +136,8 @@ def train(
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
             beginning.open(begun, detector, named)
             tables = open_for_training(data, request, keep == "best", display=display)
-            tables = beginning.with_old_classes(tables, world.device or device, display)
             usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, display)
+            tables = beginning.with_old_classes(tables, world.device or device, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
             return Plan(folder, **tables, request=request, recipe=chosen, usual=usual, resume=begun is not None)
@@ -220,7 +220,7 @@ def _choose_recipe(
     if recipe is not None:
         length = resumed or recipe
         recipe = replace(recipe, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
-        return beginning.recipe_for(recipe, detector)
+        return beginning.recipe_for(recipe, detector, display)
     if resumed is not None:
         return resumed
     trained = beginning.start.detector if beginning.start is not None else None
@@ -274,6 +274,7 @@ def _trained(
         world=world,
         log_to=log_to,
         usual=plan.usual,
+        kept_classes=beginning.kept_classes,
     )
     if plan.resume:
         trainer.resume()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,9 +77,10 @@ def open_start(source: str | os.PathLike[str], detector: str | None = None) -> S
     if path.is_dir() or is_model_file(path):
         model = load_model(path)
         return Start(source, model.detector, model.categories)
+    state_dict = read_state_dict(path)
     if detector is None:
         raise UserError(f"--from {source}: a checkpoint of another project does not name its network; add --detector")
-    return _foreign(source, detector, read_state_dict(path))
+    return _foreign(source, detector, state_dict)
 
 
 def _published(name: str) -> Start:
@@ -149,16 +151,22 @@ class Taken:
 def take_layers(detector: Detector, categories: Categories, start: Start) -> Taken:
     """Copy every layer of `start` that fits into a detector, in place, and normalise as it does.
 
-    A layer fits if it has the same name and shape. From a detector of another family, or with another backbone, only
-    what both have is taken. In the convolutions that give class logits the rows of classes with the same name are
+    A layer fits if it has the same name and shape. From a detector of another family the backbone alone is taken. In
+    the convolutions that give class logits the rows of classes with the same name are
     taken (see `same_classes`), and those of background; the rows of new classes stay fresh, with biases as far from
     the background's as those of a fresh network.
 
     Raises:
-        UserError: nothing fits.
+        UserError: it has another backbone, without which the rest is of no use; or nothing of it fits.
     """
+    if _backbone(detector) != start.backbone:
+        raise UserError(
+            f"--from {start.describe()}: its backbone is {start.backbone}, that of {detector.name} is another; give a "
+            "detector on the same backbone, or start from ImageNet weights"
+        )
     own, theirs = detector.state_dict(), start.detector.state_dict()
-    of_both = {name for name in own if name in theirs and _may_fit(name, detector, start)}
+    same_family = detector.config.FAMILY == start.detector.config.FAMILY
+    of_both = {name for name in own if name in theirs and (same_family or name.startswith("backbone."))}
     class_entries = {f"{layer}.{kind}" for layer in detector.class_layers() for kind in ("weight", "bias")}
     known = same_classes(categories.names, start.categories.names if start.categories else ())
     taken, in_part = set[str](), set[str]()
@@ -170,20 +178,10 @@ def take_layers(detector: Detector, categories: Categories, start: Start) -> Tak
             own[name].copy_(theirs[name])
             taken.add(name)
     if not taken:
-        raise UserError(
-            f"--from {start.describe()}: no layer of it fits {detector.name}; expected the same backbone or family"
-        )
-    if any(name.startswith("backbone.") for name in taken):
-        normalization = start.detector.normalization
-        detector.set_normalization(normalization.mean, normalization.std)
+        raise UserError(f"--from {start.describe()}: no layer of it fits {detector.name}, whose settings are others")
+    detector.set_normalization(start.detector.normalization.mean, start.detector.normalization.std)
     parts = _count_layers(own, theirs, taken, in_part)
     return Taken(parts, known, tuple(_lines(detector, categories, start, parts, known)))
-
-
-def _may_fit(name: str, detector: Detector, start: Start) -> bool:
-    if name.startswith("backbone."):
-        return _backbone(detector) == start.backbone
-    return detector.config.FAMILY == start.detector.config.FAMILY
 
 
 def _backbone(detector: Detector) -> str:
@@ -289,7 +287,8 @@ def _as_it_is(name: str) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> tuple[str, ...]:
-    return (re.sub(r"[\s_-]+", " ", name).strip().casefold(),)
+    name = unicodedata.normalize("NFC", name).strip().casefold()
+    return (re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", name),)
 
 
 def _plurals(name: str) -> tuple[str, ...]:

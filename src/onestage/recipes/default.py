@@ -3,7 +3,7 @@
 from onestage.anchors import COVERAGE_GAIN, anchor_coverage
 from onestage.data.augmentation import MILD
 from onestage.data.table import Table
-from onestage.detectors import Detector, DetectorConfig, detector_config
+from onestage.detectors import Detector, DetectorConfig, detector_config, untagged
 from onestage.training.recipe import Recipe
 
 # Where no length is given: enough for a few thousand images, tens of passes for a few hundred. From a trained detector
@@ -27,7 +27,7 @@ def default_recipe(
     Raises:
         UserError: an unknown detector.
     """
-    trained = start if start is not None and start.name == detector else None
+    trained = start if start is not None and untagged(start.name) == untagged(detector) else None
     usual = trained.config if trained is not None else detector_config(detector)
     made = usual.made_for_data(detector.partition("-")[2], pretrained=pretrained)
     if trained is None:

@@ -8,7 +8,7 @@ batches as one that was not, and several processes together see what one would.
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
@@ -67,16 +67,19 @@ class Trainer:
         world: World = ALONE,
         log_to: Sequence[str] = (),
         usual: Recipe | None = None,
+        kept_classes: Collection[str] = (),
     ) -> None:
         """Prepare a run. A checkpoint is written every `save_minutes`, and at every evaluation.
 
         The weights that do best on `val` are kept (or the last ones, as the recipe says). `log_to` names experiment
-        logs. `usual` is the recipe before the user's changes; warnings compare with it. `test`, like the others, may
-        not change until the run is done; None: `val` gives the figures too.
+        logs. `usual` is the recipe before the user's changes; warnings compare with it. `kept_classes` are those that
+        a trained detector knew, and need no objects. `test`, like the others, may not change until the run is done;
+        None: `val` gives the figures too.
         """
         recipe.check_length()
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
         self.train_table, self.val_table, self.log_to, self.usual = train, val, log_to, usual
+        self.kept_classes = kept_classes
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
         self.identity = identity(recipe, train, val, val if test is None else test)
         self.warn = partial(world.warn, say=display.say)
@@ -155,7 +158,9 @@ class Trainer:
 
         self.world.on_main(start)
         log_csv = self.folder.log if self.world.is_main else None
-        watch = Watch(self.recipe, self.train_table, self.steps_per_epoch, usual=self.usual, report=report)
+        watch = Watch(
+            self.recipe, self.train_table, self.steps_per_epoch, usual=self.usual, kept=self.kept_classes, report=report
+        )
         return Journal(self.display, watch, ExperimentLogs(logs, report), log_csv, self.position, self.val_table)
 
     def batches(self) -> Generator[Batch, None, None]:

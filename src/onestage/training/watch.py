@@ -5,7 +5,7 @@ The numbers are kept on the CPU and cost a few microseconds a step; nothing here
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import psutil
@@ -36,12 +36,19 @@ class Watch:
     """Looks at a run's steps and reports each kind of trouble once."""
 
     def __init__(
-        self, recipe: Recipe, table: Table, steps_per_epoch: int, *, usual: Recipe | None, report: Callable[[str], None]
+        self,
+        recipe: Recipe,
+        table: Table,
+        steps_per_epoch: int,
+        *,
+        usual: Recipe | None,
+        kept: Collection[str] = (),
+        report: Callable[[str], None],
     ) -> None:
         """Begin to watch a training on `table`, and warn of what is known before the first step.
 
-        `usual` is the recipe before the user changed it: its learning rate suits its batch size. `report` is called
-        with each warning, one line.
+        `usual` is the recipe before the user changed it: its learning rate suits its batch size. `kept` are classes
+        that need no objects. `report` is called with each warning, one line.
         """
         self._report, self._reported = report, set[str]()
         self._steps_per_epoch = steps_per_epoch
@@ -56,8 +63,8 @@ class Watch:
         self._measure_memory_after = -math.inf
         if usual is not None and recipe.optimizer == usual.optimizer:  # others' rates can't be compared
             self._check_learning_rate(recipe, usual, min(recipe.batch_size, self._images_in_table * recipe.repeat))
-        if self._seen.any():
-            missing = np.flatnonzero(self._seen).tolist()
+        missing = [label for label in np.flatnonzero(self._seen).tolist() if self._names[label] not in kept]
+        if missing:
             self._warn(
                 "missing classes",
                 f"split {table.split!r} has no objects of {self._listed(missing)}; expected some of each: the network "
