@@ -35,8 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     cache = root / "cache" / "hub" / "checkpoints" / published.url.rpartition("/")[2]
     cache.parent.mkdir(parents=True)
     torch.save(detector.state_dict(), cache)
-    (root / "theirs.pth").symlink_to(cache)
-    (root / "their-classes.txt").write_text("\n".join(published.meta["categories"]))
+    theirs = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3)
+    torch.save(theirs.state_dict(), root / "theirs.pth")
+    (root / "their-classes.txt").write_text("ball\ntree\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("TORCH_HOME", str(root / "cache"))
