@@ -46,5 +46,7 @@ def test_the_largest_difference_of_a_pair_is_told() -> None:
 
 
 def test_nothing_found_by_both_agrees() -> None:
-    assert compare([found()], [found()]).share == 1.0
+    nothing = compare([found()], [found()])
+    assert nothing.share == 1.0
+    assert "so nothing was compared" in str(nothing)
     assert compare([found((BOX, 0.9, 0))], [found()]).share == 0.0

@@ -27,6 +27,8 @@ class Agreement:
         return self.same / self.of if self.of else 1.0
 
     def __str__(self) -> str:
+        if not self.of:
+            return f"neither the model nor the file finds anything in {self.images} images, so nothing was compared"
         return (
             f"{self.same:,} of {self.of:,} detections in {self.images} images are the model's own; "
             f"largest difference {self.largest_offset:.3g} px, {self.largest_score_difference:.2g} of score"

@@ -132,7 +132,13 @@ RETINANET = replace(
     RETINANET_1,
     name="mmdetection",
     project="mmdetection 2 and 3",
-    settings=lambda config, state_dict: {**RETINANET_SETTINGS, "anchor_style": "cornered", "box_loss": "l1"},
+    settings=lambda config, state_dict: {
+        **RETINANET_SETTINGS,
+        "anchor_style": "cornered",
+        "box_loss": "l1",
+        "keep_best": True,  # min_pos_iou 0
+        "best_ties": "all",
+    },
 )
 
 ATSS = Layout(

@@ -31,6 +31,7 @@ def _retinanet_settings(config: Any, state_dict: dict[str, Tensor]) -> dict[str,
         "anchor_style": "torchvision",
         "anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
         "keep_best": True,
+        "best_ties": "all_nearest",
         "box_loss": "giou" if second_version else "l1",
     }
 
