@@ -163,6 +163,23 @@ def test_another_projects_checkpoint_needs_the_name_of_its_network(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        (["features.0.weight"], "a backbone alone; give it as --backbone-weights "),
+        (
+            ["bbox_head.retina_cls.weight", "bbox_head.cls_convs.0.conv.weight"],
+            "alike; say which by --layout .of `onestage import`",
+        ),
+        (["nothing.weight"], "are of no known layout; known are torchvision, "),
+    ],
+)
+def test_a_checkpoint_that_can_not_be_taken_as_it_is_says_how(entries: list[str], reason: str, tmp_path: Path) -> None:
+    save_file({name: torch.ones(1) for name in entries}, tmp_path / "theirs.safetensors")
+    with pytest.raises(UserError, match=reason):
+        open_start(tmp_path / "theirs.safetensors", "retinanet-resnet50")
+
+
+@pytest.mark.parametrize(
     ("source", "reason"),
     [
         ("nowhere", "no such file or folder; give a run folder, a model file or torchvision:NAME"),

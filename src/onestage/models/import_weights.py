@@ -100,7 +100,10 @@ def find_layout(
     recognised = [one for one in candidates if all(marker in state_dict for marker in one.markers)]
     names = list(dict.fromkeys(one.name for one in recognised))
     if len(names) > 1:
-        raise UserError(f"{source}: its entries fit the layouts {' and '.join(names)} alike; say which by --layout")
+        raise UserError(
+            f"{source}: its entries fit the layouts {' and '.join(names)} alike; say which by --layout (of `onestage "
+            "import`)"
+        )
     if recognised:
         return recognised[0]
     if name is not None:

@@ -17,7 +17,7 @@ from torchvision.models import get_model_weights
 
 from onestage.detectors import Detector, DetectorConfig, build, detector_config
 from onestage.errors import UserError
-from onestage.models.imagenet import download_torchvision
+from onestage.models.imagenet import download_torchvision, is_backbone
 from onestage.models.import_weights import checkpoint_settings, find_layout, import_weights
 from onestage.models.layouts.layout import Layout
 from onestage.models.model_file import is_model_file, load_model
@@ -97,9 +97,11 @@ def _published(name: str) -> Start:
 
 def _foreign(source: str, name: str, state_dict: dict[str, Tensor]) -> Start:
     """The detector of another project's checkpoint, with as many classes as that has."""
+    if is_backbone(state_dict, None):
+        raise UserError(f"--from {source}: a backbone alone; give it as --backbone-weights {source}")
     config = detector_config(name)
-    config = replace(config, **checkpoint_settings(state_dict, config))
     layout = find_layout(state_dict, None, config.FAMILY, source)
+    config = replace(config, **checkpoint_settings(state_dict, config))
     categories = None
     num_classes = _number_of_classes(state_dict, name, config, layout)
     coco = _torchvisions_coco_names()
@@ -152,9 +154,9 @@ def take_layers(detector: Detector, categories: Categories, start: Start) -> Tak
     """Copy every layer of `start` that fits into a detector, in place, and normalise as it does.
 
     A layer fits if it has the same name and shape. From a detector of another family the backbone alone is taken. In
-    the convolutions that give class logits the rows of classes with the same name are
-    taken (see `same_classes`), and those of background; the rows of new classes stay fresh, with biases as far from
-    the background's as those of a fresh network.
+    the convolutions that give class logits the rows of classes with the same name are taken (see `same_classes`), and
+    those of background; the rows of new classes stay fresh, with biases as far from the background's as those of a
+    fresh network.
 
     Raises:
         UserError: it has another backbone, without which the rest is of no use; or nothing of it fits.
