@@ -87,6 +87,11 @@ def test_gfls_schedule_is_mmdetections_1x() -> None:
     assert (recipe.batch_size, recipe.epochs, recipe.learning_rate, recipe.weight_decay) == (16, 12, 0.01, 1e-4)
     factors = [learning_rate_factor(recipe, 10**6, epoch / 12) for epoch in (7.9, 8.1, 11.1)]
     assert factors == pytest.approx([1, 0.1, 0.01])
+    # LinearLR from 0.001 to step 500, of 7,330 an epoch: COCO's 117,266 images with objects in batches of 16
+    warming = [learning_rate_factor(recipe, 0, step / (12 * 7_330)) for step in (0, 250, 500)]
+    assert warming == pytest.approx([0.001, 0.5005, 1])
+    assert recipe.detector == "gfl-resnet50.tv_in1k"  # torchvision://resnet50
+    assert (recipe.bias_learning_rate_factor, recipe.decay_all) == (1, True)
     assert recipe.augmentation == FLIP_ONLY
 
 

@@ -70,19 +70,6 @@ class Normalize(nn.Module):
 ConfigT = TypeVar("ConfigT", bound="DetectorConfig")
 
 
-def one_resize(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of a network that stretches images to `image_size` or keeps their ratio (`edges`): one unsets the other.
-
-    Raises:
-        UserError: both are set.
-    """
-    image_size, edges = (settings.get(name) not in (None, "none") for name in ("image_size", "edges"))
-    if image_size and edges:
-        raise UserError("image_size and edges are both set; images are resized one way, so give one")
-    other = {"edges": "none"} if image_size else {"image_size": "none"} if edges else {}
-    return {**settings, **other}
-
-
 @dataclass(frozen=True)
 class MadeNetwork:
     """A network as `onestage train DATA` makes it without a recipe, and the pace at which AdamW trains it.

@@ -12,10 +12,9 @@ distribution.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,22 +23,18 @@ from torch import Tensor, nn
 
 from onestage.anchors import pyramid_anchors
 from onestage.assignment import assign_atss, assign_task_aligned
-from onestage.backbones import FeatureMaps, TimmMaps
+from onestage.backbones import FeatureMaps
 from onestage.boxes import clip_boxes, distances_to_boxes
 from onestage.detectors.base import (
     MOST_CHANNELS,
     MOST_LAYERS,
-    Detector,
-    DetectorConfig,
     MadeNetwork,
     Normalization,
     by_anchor,
-    map_sizes,
-    on_meta,
-    one_resize,
 )
+from onestage.detectors.pyramid import NORM_GROUPS, PyramidConfig, PyramidDetector, check_group_norms, start_at_prior
 from onestage.errors import UserError
-from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_input_hw
+from onestage.input_size import SizeHW
 from onestage.necks import FPN, PAN
 from onestage.postprocess import LevelCut
 from onestage.quality_losses import expected_bin, gfl_loss
@@ -49,7 +44,6 @@ from onestage.structures import Losses, Predictions, Targets
 
 MAPS = 3  # of the backbone, at strides 8, 16 and 32
 MOST_LEVELS = 6
-NORM_GROUPS = 32  # of a group norm (Wu 2018, 4.1)
 CANDIDATES_A_LEVEL = 1000  # mmdetection's configs/gfl, nms_pre
 Assignment = Literal["atss", "task-aligned"]
 HeadNorm = Literal["group", "batch"]
@@ -57,18 +51,9 @@ PositionStyle = Literal["centred", "cornered"]  # in the middle of its cell, or 
 
 
 @dataclass(frozen=True)
-class GFLConfig(DetectorConfig):
+class GFLConfig(PyramidConfig):
     """Every setting of a GFL but its backbone and its number of classes. The defaults are the paper's, as released."""
 
-    image_size: int | None = setting(
-        None, "Side of the square that every image is stretched to, pixels; none: images keep their proportions"
-    )
-    edges: tuple[int, int] | None = setting(
-        (800, 1333), "Without image_size: an image's shorter side in the input, and its longer side's limit, pixels"
-    )
-    backbone_norm: Literal["batch", "frozen"] = setting(
-        "frozen", "Batch norms of the backbone: frozen keep the values of their ImageNet weights, batch learn"
-    )
     neck: Literal["fpn", "pan"] = setting("fpn", "fpn: a top-down path; pan: a bottom-up path behind it (Liu 2018)")
     levels: int = setting(5, "Maps of the pyramid, the first at stride 8; fpn makes 5, pan 3 or more")
     channels: int = setting(256, "Channels of the pyramid and of the branches")
@@ -101,6 +86,7 @@ class GFLConfig(DetectorConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ranges = {
             "levels": (MAPS, MOST_LEVELS),
             "channels": (1, MOST_CHANNELS),
@@ -120,35 +106,24 @@ class GFLConfig(DetectorConfig):
         check_ranges(self, ranges)
         if self.neck == "fpn" and self.levels != MAPS + 2:
             raise UserError(f"levels {self.levels}: the neck fpn makes {MAPS + 2}; set it so, or take the neck pan")
-        if self.norm == "group" and self.channels % NORM_GROUPS:
-            raise UserError(f"channels {self.channels}: expected a multiple of {NORM_GROUPS}, the group norms' groups")
-        if self.image_size is not None and self.image_size % 32:
-            raise UserError(f"image size {self.image_size}: GFL takes multiples of 32 pixels")
-        if (self.image_size is None) == (self.edges is None):
-            raise UserError(f"image_size {self.image_size}, edges {self.edges}: images are resized one way; give one")
+        if self.norm == "group":
+            check_group_norms(self.channels)
 
     @property
     def strides(self) -> tuple[int, ...]:
         return tuple(8 * 2**level for level in range(self.levels))
 
-    @property
-    def input_resize(self) -> Resize:
-        return Stretch(self.image_size) if self.image_size is not None else KeepRatio(*(self.edges or ()))
-
     def build(self, name: str, num_classes: int, normalization: Normalization) -> GFL:
-        maps = TimmMaps(name.partition("-")[2], frozen_norm=self.backbone_norm == "frozen")
-        return GFL(name, self, maps, num_classes, normalization)
+        return GFL(name, self, self.maps_of(name), num_classes, normalization)
 
     def made_for_data(self, backbone: str, *, pretrained: bool) -> MadeNetwork:
         batch_size, learning_rate = (16, 2e-3) if self.channels <= 128 else (4, 1e-3)
-        if pretrained or self.backbone_norm == "batch":
-            return MadeNetwork(self, batch_size, learning_rate)
-        reason = "batch norms that learn: frozen ones, as the paper's, need the statistics of ImageNet weights"
-        return MadeNetwork(replace(self, backbone_norm="batch"), batch_size, learning_rate, reasons=(reason,))
+        return self.made(batch_size, learning_rate, pretrained=pretrained)
 
-    def adjusted(self, settings: Mapping[str, Any], where: str = "") -> GFLConfig:
-        """As every detector's; `image_size` takes the place of `edges`, and `edges` that of `image_size`."""
-        return super().adjusted(one_resize(settings), where)
+    def laid_anchors(self, input_hw: SizeHW, map_sizes_hw: tuple[SizeHW, ...]) -> Float[Tensor, "A 4"]:
+        """The squares that ATSS takes for the positions; their centres are the positions."""
+        sizes = [self.atss_anchor_scale * stride for stride in self.strides]
+        return pyramid_anchors(input_hw, map_sizes_hw, sizes, (1.0,), (1.0,), self.position_style)
 
 
 GFL_PAPER = GFLConfig()
@@ -175,13 +150,14 @@ GFL_LIGHT = replace(
 )
 
 
-class GFL(Detector):
+class GFL(PyramidDetector):
     """Backbone with maps at strides 8, 16, 32, pyramid, a class and a box branch; see `losses` and `detect`.
 
     Raises a UserError if the backbone cannot take images of this size.
     """
 
     config: GFLConfig
+    anchors_per_cell = 1
     several_divisors = True
 
     def __init__(
@@ -198,12 +174,8 @@ class GFL(Detector):
         self.class_branch = Branch(config, num_classes)
         self.box_branch = Branch(config, 4 * (config.reg_max + 1))
         self.scales = nn.ParameterList(torch.ones(()) for _ in range(levels))  # of the levels' distributions
-        # Lin 2017 (RetinaNet), 3.3: without, the loss of the many negatives drowns the first steps.
-        nn.init.constant_(self.class_branch.last.get_parameter("bias"), -math.log((1 - config.prior) / config.prior))
-        input_hw = typical_input_hw(self.resize)
-        found = map_sizes(name, on_meta(self).features, input_hw)
-        if found != [(height, width) for height, width, _ in self.cells(input_hw)]:
-            raise UserError(f"{name}: the maps of its backbone have {found} cells, not a stride's share, rounded up")
+        start_at_prior(self.class_branch.last, config.prior)
+        self.check_maps()
 
     def raw(self, images_normalised: Float[Tensor, "B 3 H W"]) -> Predictions:
         levels = [self.shared(x, level) for level, x in enumerate(self.features(images_normalised))]
@@ -213,21 +185,10 @@ class GFL(Detector):
         return Predictions(torch.cat(logits, dim=1), torch.cat([by_anchor(x, bins) for x in sides], dim=1))
 
     def features(self, images_normalised: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """The maps of the pyramid, finest first."""
         return self.neck(self.backbone(images_normalised))
 
     def class_layers(self) -> list[str]:
         return ["class_branch.last"]
-
-    def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
-        height, width = input_hw
-        return tuple(((height + s - 1) // s, (width + s - 1) // s, 1) for s in self.config.strides)
-
-    def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
-        """The squares that ATSS takes for the positions; their centres are the positions."""
-        sizes_hw = tuple((height, width) for height, width, _ in self.cells(input_hw))
-        lay = _anchors.__wrapped__ if torch.compiler.is_exporting() else _anchors  # symbolic sizes have no hash
-        return lay(self.config, input_hw, sizes_hw, self.normalize.mean.device)
 
     def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> Losses:
         config, anchors = self.config, self.anchors_cxcywh(input_hw)
@@ -311,12 +272,3 @@ class Branch(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"], level: int) -> Float[Tensor, "B C2 H W"]:
         return self.last(self.tower(x, level))
-
-
-@lru_cache(maxsize=32)  # batches of many sizes come again and again
-def _anchors(
-    config: GFLConfig, input_hw: SizeHW, map_sizes_hw: tuple[SizeHW, ...], device: torch.device
-) -> Float[Tensor, "A 4"]:
-    sizes = [config.atss_anchor_scale * stride for stride in config.strides]
-    with torch.inference_mode(False):  # laid while evaluating, they serve training too
-        return pyramid_anchors(input_hw, map_sizes_hw, sizes, (1.0,), (1.0,), config.position_style).to(device)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -32,22 +31,18 @@ from onestage.anchors import (
     pyramid_sizes_from_boxes,
 )
 from onestage.assignment import assign_atss
-from onestage.backbones import FeatureMaps, TimmMaps
+from onestage.backbones import FeatureMaps
 from onestage.boxes import clip_boxes, decode_deltas
 from onestage.detectors.base import (
     MOST_CHANNELS,
     MOST_LAYERS,
-    Detector,
-    DetectorConfig,
     MadeNetwork,
     Normalization,
     by_anchor,
-    map_sizes,
-    on_meta,
-    one_resize,
 )
+from onestage.detectors.pyramid import NORM_GROUPS, PyramidConfig, PyramidDetector, check_group_norms, start_at_prior
 from onestage.errors import UserError
-from onestage.input_size import KeepRatio, Resize, SizeHW, Stretch, typical_input_hw
+from onestage.input_size import SizeHW
 from onestage.losses import BoxLoss, centerness, focal_loss
 from onestage.matching import BestTies, match_anchors
 from onestage.necks import FPN, P6From
@@ -58,27 +53,16 @@ from onestage.structures import Losses, Matches, Predictions, Targets
 
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 LEVELS = len(STRIDES)
-NORM_GROUPS = 32  # of a group norm (Wu 2018, 4.1; torchvision)
 LONG_RATIOS = (5.0, 2.0, 1.0, 0.5, 0.2)  # for data whose objects are often much longer than broad; not in the paper
 CANDIDATES_A_LEVEL = 1000  # Lin 2017, 4.1 "Inference"
 SubnetNorm = Literal["none", "group"]
 Assignment = Literal["max-iou", "atss"]
-BackboneNorm = Literal["batch", "frozen"]
 
 
 @dataclass(frozen=True)
-class RetinaNetConfig(DetectorConfig):
+class RetinaNetConfig(PyramidConfig):
     """Every setting of a RetinaNet but its backbone and its number of classes. The defaults are the paper's."""
 
-    image_size: int | None = setting(
-        None, "Side of the square that every image is stretched to, pixels; none: images keep their proportions"
-    )
-    edges: tuple[int, int] | None = setting(  # Lin 2017, 5; the limit is Detectron's
-        (800, 1333), "Without image_size: an image's shorter side in the input, and its longer side's limit, pixels"
-    )
-    backbone_norm: BackboneNorm = setting(
-        "frozen", "Batch norms of the backbone: frozen keep the values of their ImageNet weights, batch learn"
-    )
     channels: int = setting(256, "Channels of the pyramid and of the subnets")
     subnet_depth: int = setting(4, "3x3 convolutions of each subnet before its last")
     subnet_norm: SubnetNorm = setting("none", "group: group norm after each of them (torchvision's second version)")
@@ -126,6 +110,7 @@ class RetinaNetConfig(DetectorConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.anchor_sizes) != LEVELS or not all(0 < size < math.inf for size in self.anchor_sizes):
             raise UserError(
                 f"anchor sizes {', '.join(f'{size:g}' for size in self.anchor_sizes)}: expected {LEVELS} positive "
@@ -137,27 +122,23 @@ class RetinaNetConfig(DetectorConfig):
         check_ranges(self, {**ranges, "atss_top_k": (1, 1000), "best_iou": (0, 1)})
         if self.centerness and self.box_loss != "giou":
             raise UserError(f"box_loss {self.box_loss}: centerness weighs the loss giou; set box_loss so")
-        if self.subnet_norm == "group" and self.channels % NORM_GROUPS:
-            raise UserError(f"channels {self.channels}: expected a multiple of {NORM_GROUPS}, the group norms' groups")
-        if self.image_size is not None and self.image_size % 32:
-            raise UserError(f"image size {self.image_size}: RetinaNet takes multiples of 32 pixels")
-        if (self.image_size is None) == (self.edges is None):
-            raise UserError(f"image_size {self.image_size}, edges {self.edges}: images are resized one way; give one")
+        if self.subnet_norm == "group":
+            check_group_norms(self.channels)
 
     @property
-    def input_resize(self) -> Resize:
-        return Stretch(self.image_size) if self.image_size is not None else KeepRatio(*(self.edges or ()))
+    def strides(self) -> tuple[int, ...]:
+        return STRIDES
 
     def build(self, name: str, num_classes: int, normalization: Normalization) -> RetinaNet:
-        maps = TimmMaps(name.partition("-")[2], frozen_norm=self.backbone_norm == "frozen")
-        return RetinaNet(name, self, maps, num_classes, normalization)
+        return RetinaNet(name, self, self.maps_of(name), num_classes, normalization)
 
     def made_for_data(self, backbone: str, *, pretrained: bool) -> MadeNetwork:
         batch_size = 16 if self.channels <= 128 else 4  # the paper's, at 800 pixels, takes 2 GiB an image
-        if pretrained or self.backbone_norm == "batch":
-            return MadeNetwork(self, batch_size, 1e-3)
-        reason = "batch norms that learn: frozen ones, as the paper's, need the statistics of ImageNet weights"
-        return MadeNetwork(replace(self, backbone_norm="batch"), batch_size, 1e-3, reasons=(reason,))
+        return self.made(batch_size, 1e-3, pretrained=pretrained)
+
+    def laid_anchors(self, input_hw: SizeHW, map_sizes_hw: tuple[SizeHW, ...]) -> Float[Tensor, "A 4"]:
+        shapes = (self.anchor_sizes, self.anchor_scales, self.aspect_ratios)
+        return pyramid_anchors(input_hw, map_sizes_hw, *shapes, self.anchor_style)
 
     def anchor_shapes(self) -> list[tuple[float, float]]:
         return [
@@ -177,10 +158,6 @@ class RetinaNetConfig(DetectorConfig):
 
     def _sizes_for(self, box_sizes_hw: Float[np.ndarray, "N 2"], aspect_ratios: tuple[float, ...]) -> tuple[float, ...]:
         return pyramid_sizes_from_boxes(box_sizes_hw, STRIDES, self.anchor_scales, aspect_ratios)
-
-    def adjusted(self, settings: Mapping[str, Any], where: str = "") -> RetinaNetConfig:
-        """As every detector's; `image_size` takes the place of `edges`, and `edges` that of `image_size`."""
-        return super().adjusted(one_resize(settings), where)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RetinaNetConfig:
@@ -228,7 +205,7 @@ ATSS_SETTINGS: dict[str, Any] = {
 }
 
 
-class RetinaNet(Detector):
+class RetinaNet(PyramidDetector):
     """Backbone with maps at strides 8, 16, 32, feature pyramid, a class and a box subnet; see `losses` and `detect`.
 
     Raises a UserError if the backbone cannot take images of this size.
@@ -250,12 +227,8 @@ class RetinaNet(Detector):
         self.centerness = Subnet(config.channels, 0, "none", self.anchors_per_cell) if config.centerness else None
         self.level_scales = nn.ParameterList(torch.ones(()) for _ in (STRIDES if config.level_scales else ()))
         self.several_divisors = config.centerness
-        # Lin 2017, 3.3: without, the loss of the many negatives drowns the first steps.
-        nn.init.constant_(self.class_subnet.last.get_parameter("bias"), -math.log((1 - config.prior) / config.prior))
-        input_hw = typical_input_hw(self.resize)
-        found = map_sizes(name, on_meta(self).features, input_hw)
-        if found != [(height, width) for height, width, _ in self.cells(input_hw)]:
-            raise UserError(f"{name}: the maps of its backbone have {found} cells, not a stride's share, rounded up")
+        start_at_prior(self.class_subnet.last, config.prior)
+        self.check_maps()
 
     def raw(self, images_normalised: Float[Tensor, "B 3 H W"]) -> Predictions:
         """The centerness, where there is one, is behind the logits of the classes."""
@@ -276,15 +249,6 @@ class RetinaNet(Detector):
 
     def class_layers(self) -> list[str]:
         return ["class_subnet.last"]
-
-    def cells(self, input_hw: SizeHW) -> tuple[tuple[int, int, int], ...]:
-        height, width = input_hw
-        return tuple(((height + s - 1) // s, (width + s - 1) // s, self.anchors_per_cell) for s in STRIDES)
-
-    def anchors_cxcywh(self, input_hw: SizeHW) -> Float[Tensor, "A 4"]:
-        sizes_hw = tuple((height, width) for height, width, _ in self.cells(input_hw))
-        lay = _anchors.__wrapped__ if torch.compiler.is_exporting() else _anchors  # symbolic sizes have no hash
-        return lay(self.config, input_hw, sizes_hw, self.normalize.mean.device)
 
     def losses(self, predictions: Predictions, targets: Sequence[Targets], input_hw: SizeHW) -> Losses:
         config, anchors = self.config, self.anchors_cxcywh(input_hw)
@@ -357,19 +321,3 @@ def _subnet_layer(channels: int, norm: SubnetNorm) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     return nn.Sequential(conv, nn.GroupNorm(NORM_GROUPS, channels), nn.ReLU(inplace=True))
-
-
-@lru_cache(maxsize=32)  # batches of many sizes come again and again
-def _anchors(
-    config: RetinaNetConfig, input_hw: SizeHW, map_sizes_hw: tuple[SizeHW, ...], device: torch.device
-) -> Float[Tensor, "A 4"]:
-    with torch.inference_mode(False):  # laid while evaluating, they serve training too
-        anchors = pyramid_anchors(
-            input_hw,
-            map_sizes_hw,
-            config.anchor_sizes,
-            config.anchor_scales,
-            config.aspect_ratios,
-            config.anchor_style,
-        )
-        return anchors.to(device)

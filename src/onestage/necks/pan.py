@@ -11,9 +11,10 @@ maps. Batch norm after each convolution, ReLU after the 3x3 ones. The further le
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
+
+from onestage.necks.top_down import merged_top_down
 
 
 class PAN(nn.Module):
@@ -31,10 +32,7 @@ class PAN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """One map (B, channels, H, W) a level, finest first, from maps (B, channels_in, H, W)."""
-        merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        for finer in reversed(range(len(merged) - 1)):
-            size_hw = merged[finer].shape[-2:]
-            merged[finer] = merged[finer] + F.interpolate(merged[finer + 1], size=size_hw, mode="nearest")
+        merged = merged_top_down(self.laterals, maps)
         found = merged[:1]
         for level, down in enumerate(self.downs):
             x = down(found[-1])

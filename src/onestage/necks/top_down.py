@@ -25,8 +25,14 @@ class TopDown(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, channels, H, W) of the sizes of the input maps (B, channels_in, H, W), finest first."""
-        merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        for finer in reversed(range(len(merged) - 1)):
-            size_hw = merged[finer].shape[-2:]
-            merged[finer] = merged[finer] + F.interpolate(merged[finer + 1], size=size_hw, mode="nearest")
+        merged = merged_top_down(self.laterals, maps)
         return [smooth(x) for smooth, x in zip(self.smooths, merged, strict=True)]
+
+
+def merged_top_down(laterals: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Each map through its lateral convolution, plus the coarser result, enlarged."""
+    merged = [lateral(x) for lateral, x in zip(laterals, maps, strict=True)]
+    for finer in reversed(range(len(merged) - 1)):
+        size_hw = merged[finer].shape[-2:]
+        merged[finer] = merged[finer] + F.interpolate(merged[finer + 1], size=size_hw, mode="nearest")
+    return merged
