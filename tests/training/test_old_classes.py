@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from red_box import CATEGORIES, RedBoxDetector, red_box
 from onestage.compute.device import choose_compute
 from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError
-from onestage.structures import Categories
+from onestage.postprocess import Selection
+from onestage.structures import Categories, Detections, Predictions
 from onestage.training.old_classes import OldClasses, find_old_objects, load_old_objects, save_old_objects, united
 
 GREEN = Categories.from_names(["green"])
@@ -39,15 +41,36 @@ def table(tmp_path: Path) -> Table:
     return builder.build(GREEN)
 
 
-def found(table: Table, how: OldClasses) -> Table:
+class RedBoxes(RedBoxDetector):
+    """Finds them with this score, if that is above the threshold."""
+
+    def __init__(self, score: float) -> None:
+        super().__init__()
+        self.score = score
+
+    def detect(self, predictions: Predictions, selection: Selection, input_hw: tuple[int, int]) -> list[Detections]:
+        found = super().detect(predictions, selection, input_hw)
+        scored = (replace(one, scores=torch.full_like(one.scores, self.score)) for one in found)
+        return [one[one.scores > selection.score_threshold] for one in scored]
+
+
+def found(table: Table, how: OldClasses, score: float = 0.9) -> Table:
     categories = united(table.categories, CATEGORIES, {})
     compute = choose_compute("cpu", "fp32")
-    return find_old_objects(table, categories, RedBoxDetector(), CATEGORIES, how, compute, lambda images: None)
+    return find_old_objects(table, categories, RedBoxes(score), CATEGORIES, how, compute, lambda images: None)
 
 
-@pytest.mark.parametrize(("how", "ignored"), [("ignore", True), ("label", False)])
-def test_an_old_object_that_nobody_labelled_is_ignored_or_taken(table: Table, how: OldClasses, ignored: bool) -> None:
-    old = found(table, how)
+def test_what_the_detector_hardly_sees_is_background(table: Table) -> None:
+    assert len(found(table, "label", score=0.19).labels) == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "score", "ignored"), [("ignore", 0.9, True), ("label", 0.9, False), ("label", 0.4, True)]
+)
+def test_an_old_object_that_nobody_labelled_is_ignored_or_where_it_is_sure_taken(
+    table: Table, how: OldClasses, score: float, ignored: bool
+) -> None:
+    old = found(table, how, score)
     assert old.categories.names == ("green", "blue", "red")
     assert old.boxes_xyxy.tolist() == [list(map(float, RED_AT[0]))]  # in the second image the data says what it is
     assert old.labels.tolist() == [2]
