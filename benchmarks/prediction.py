@@ -41,6 +41,7 @@ from onestage.export.check import compare
 from onestage.inference.predictor import BasePredictor, Predictor, load
 from onestage.input_size import KeepRatio
 from onestage.models.model_file import LoadedModel, load_model
+from onestage.runtime.decode import decode_image as decode_upright
 from onestage.runtime.decode import read_header
 from onestage.structures import Detections
 
@@ -184,7 +185,8 @@ def exported(model: LoadedModel, candidate: Candidate, files: Sequence[Path], fo
         FORMATS["onnx"].write(ModelToExport(model.detector, model.categories, selection, {}), folder / "model.onnx")
         return folder / "model.onnx"
     precision, path = PRECISIONS[candidate], folder / f"{PRECISIONS[candidate]}.xml"
-    calibration = Calibration(list(dict.fromkeys(files))[:CALIBRATION_IMAGES])
+    few = list(dict.fromkeys(files))[:CALIBRATION_IMAGES]
+    calibration = Calibration([partial(decode_upright, file) for file in few])
     to_export = ModelToExport(model.detector, model.categories, selection, {}, precision, calibration)
     FORMATS["openvino"].write(to_export, path)
     return path

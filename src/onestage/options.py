@@ -62,6 +62,11 @@ def _postprocessing_options(score_threshold: str, max_detections: str) -> type[A
     for name, kind, otherwise in rows:
         how = arg(help=f"{help_of[name]}. {otherwise}.", aliases=aliases.get(name, ()), help_behavior_hint="")
         options.append((name, Annotated[kind | None, how], None))
+    tiles = "Tiles that images are cut into, each of which goes through the network: auto (the model's own), none, or "
+    how = arg(help=f"{tiles}their side in pixels. Default: auto.", metavar="auto|none|PIXELS", help_behavior_hint="")
+    options.append(("tile", Annotated[int | Literal["auto", "none"] | None, how], None))
+    how = arg(help="Pixels that neighbouring tiles share. Default: as the model's own.", help_behavior_hint="")
+    options.append(("tile_overlap", Annotated[int | None, how], None))
     how = arg(help=f"{help_of['class_agnostic']}.")
     options.append(("class_agnostic", Annotated[bool, how], False))
     return make_dataclass("Postprocessing", options, frozen=True)
@@ -81,6 +86,7 @@ else:
 
 # --- settings of a recipe
 
+FOUND_OUT = {"batch_size": int | Literal["auto"], "tile": int | Literal["auto", "none"]}  # by trial, from the data
 _OF_THE_COMMAND = ("detector", "epochs", "steps", "minutes", "seed")
 
 
@@ -91,7 +97,7 @@ def recipe_options() -> type[Any]:
     from onestage.training.recipe import own_settings
 
     named: dict[str, tuple[Any, str]] = {
-        one.name: (int | Literal["auto"] if one.name == "batch_size" else one.type, one.help)
+        one.name: (FOUND_OUT.get(one.name, one.type), one.help)
         for one in own_settings()
         if one.name not in _OF_THE_COMMAND
     }

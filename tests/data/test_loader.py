@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -79,22 +80,35 @@ def test_image_replaced_by_one_of_another_size_ends_the_reading_with_its_name(tm
         list(evaluation_loader(table, resize=Stretch(32), batch_size=3))
 
 
-def test_an_epoch_is_a_permutation_and_shows_every_image_before_one_comes_again() -> None:
-    order = epoch_order(num_images=10, repeat=3, seed=1, epoch=4)
+def test_an_epoch_is_a_permutation_and_shows_every_image_before_one_comes_again(tmp_path: Path) -> None:
+    order = epoch_order(a_table(tmp_path, 10), repeat=3, seed=1, epoch=4)
     assert sorted(order.tolist()) == list(range(30))
     for turn in range(3):
         assert sorted((order[10 * turn : 10 * turn + 10] % 10).tolist()) == list(range(10))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = {tuple(epoch_order(20, 1, seed, epoch).tolist()) for seed in (0, 1) for epoch in (0, 1, 2)}
+def test_epochs_and_seeds_have_orders_of_their_own(tmp_path: Path) -> None:
+    table = a_table(tmp_path, 20)
+    orders = {tuple(epoch_order(table, 1, seed, epoch).tolist()) for seed in (0, 1) for epoch in (0, 1, 2)}
     assert len(orders) == 6
 
 
-def test_an_epoch_has_full_batches_and_at_least_one() -> None:
-    assert batches_per_epoch(10, repeat=1, batch_size=4) == 2
-    assert batches_per_epoch(10, repeat=2, batch_size=4) == 5
-    assert batches_per_epoch(3, repeat=1, batch_size=4) == 1
+def test_an_epoch_has_full_batches_and_at_least_one(tmp_path: Path) -> None:
+    ten = a_table(tmp_path, 10)
+    assert batches_per_epoch(ten, repeat=1, batch_size=4) == 2
+    assert batches_per_epoch(ten, repeat=2, batch_size=4) == 5
+    assert batches_per_epoch(a_table(tmp_path, 3), repeat=1, batch_size=4) == 1
+
+
+def test_an_epoch_leaves_some_of_the_spare_rows_out_and_others_the_next_time(tmp_path: Path) -> None:
+    table = replace(a_table(tmp_path, 10), spare=6, spare_shown=2)
+    assert batches_per_epoch(table, repeat=1, batch_size=3) == 2
+    shown = [epoch_order(table, 2, seed=0, epoch=epoch) % 10 for epoch in range(20)]
+    for rows in shown:
+        assert sorted(rows[:6])[:4] == sorted(rows[6:])[:4] == [0, 1, 2, 3]
+        assert len(rows) == 12
+    spare = np.concatenate(shown)
+    assert set(spare[spare >= 4].tolist()) == {4, 5, 6, 7, 8, 9}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -112,7 +126,7 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path: Path) -> No
 
 def test_a_resumed_run_reads_no_earlier_image(tmp_path: Path) -> None:
     table = a_table(tmp_path, num_images=6)
-    for sample in epoch_order(6, 1, seed=5, epoch=0)[:3]:
+    for sample in epoch_order(table, 1, seed=5, epoch=0)[:3]:
         table.image_path(int(sample)).unlink()
     assert len(train(table, 1, start=(0, 1))) == 1
 
@@ -156,7 +170,7 @@ def test_images_of_one_ratio_go_together_so_that_little_is_padding(tmp_path: Pat
             builder.add(path=f"{name}.png", image_id=name, size_hw=(height, width), **add)
     table, resize = builder.build(Categories.from_names(["cat"])), KeepRatio(800, 1333)
     reader = BatchReader(table, augmentation, resize)
-    order = epoch_order(len(table), 1, seed=0, epoch=0).tolist()
+    order = epoch_order(table, 1, seed=0, epoch=0).tolist()
 
     def padding(batches: Iterable[list[int]]) -> float:
         """The share of the batches' pixels in which no image lies."""
@@ -175,7 +189,7 @@ def test_images_of_one_ratio_go_together_so_that_little_is_padding(tmp_path: Pat
 
 def test_batches_of_like_shape_hold_every_image_once_and_are_resumed_anywhere(tmp_path: Path) -> None:
     table = a_table(tmp_path, num_images=70)  # 35 batches, so one window of 32 and one of 3
-    reader, order = BatchReader(table, None, KeepRatio(32, 64)), epoch_order(70, 1, seed=3, epoch=0).tolist()
+    reader, order = BatchReader(table, None, KeepRatio(32, 64)), epoch_order(table, 1, seed=3, epoch=0).tolist()
     whole = list(epoch_batches(reader, order, 0, 2, 0))
     assert sorted(sample for batch in whole for sample in batch) == list(range(70))
     for first in (1, 31, 32, 33, 34):

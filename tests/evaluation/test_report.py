@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,8 @@ from html_pages import Page
 from nasty_names import NASTY_NAMES, NO_UTF_8, is_seen
 
 from onestage.evaluation import measure
-from onestage.evaluation.report import ReportExample, write_report
+from onestage.evaluation.report import ReportExample, _example, write_report
+from onestage.runtime.decode import decode_image
 from onestage.structures import Categories, Detections, DetectionTable, GroundTruth
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -36,6 +38,7 @@ def example(size_hw: tuple[int, int] = (90, 120), name: str = "000012.jpg") -> R
         ignored=np.array([False, True]),
         found=found,
         f1=0.5,
+        windows_xyxy=np.array([(0, 0, size_hw[1], size_hw[0])]),
     )
 
 
@@ -116,3 +119,15 @@ def test_class_names_cannot_add_markup(tmp_path: Path) -> None:
 @pytest.mark.parametrize("heading", ["Training", "Best images", "Settings"])
 def test_a_report_of_an_evaluation_alone_leaves_the_run_out(tmp_path: Path, heading: str) -> None:
     assert heading not in Page(written(tmp_path, with_run=False)).words
+
+
+def test_an_image_of_tiles_is_drawn_larger_with_their_grid(tmp_path: Path) -> None:
+    one = example((2000, 3200))
+    tiles = np.array([(0, 0, 1700, 2000), (1500, 0, 3200, 2000)])
+    shown = _example(replace(one, windows_xyxy=tiles), Categories.from_names(("scratch", "dent")))
+    truth, found = (
+        decode_image(base64.b64decode(shown[name].partition(",")[2])).astype(int) for name in ("truth", "found")
+    )
+    assert truth.shape == found.shape == (1000, 1600, 3)
+    lines = found[500].mean(axis=1) - truth[500].mean(axis=1)  # where the second tile begins and the first one ends
+    assert set(np.flatnonzero(lines[100:-100] > 30) + 100) == {750, 849}

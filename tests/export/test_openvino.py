@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx_ir
 import onnxscript
@@ -142,10 +141,10 @@ def test_int8_works_with_soft_nms_and_costly_operations_return_to_float32(tmp_pa
     # NNCF compiles and runs the file again for each operation that it tries, so this is a network of few.
     config = FCOSConfig()
     detector = config.build("fcos-test_efficientnet", 3, config.backbone_normalization("test_efficientnet")).eval()
-    image, path = tmp_path / "image.png", tmp_path / "int8.xml"
-    cv2.imwrite(str(image), draw_image(np.random.default_rng(0), 100).image)
+    path = tmp_path / "int8.xml"
+    image = draw_image(np.random.default_rng(0), 100).image
     selection = detector.evaluation_selection.changed(nms="soft-linear")
-    calibration = Calibration([image], map_area)
+    calibration = Calibration([lambda: image], map_area)
     write_openvino(ModelToExport(detector, Categories.from_names(NAMES), selection, {}, "int8", calibration), path)
     read = [
         node.input_value(0).get_node().get_type_name()

@@ -17,6 +17,7 @@ import torch
 from many_processes import DEATH_AT_STEP, Torchrun, results_of
 
 from onestage import cli
+from onestage.data import read_dataset
 from onestage.data.generated import write_generated_voc
 from onestage.data.loader import epoch_order
 from onestage.detectors import Normalization, build, detector_config
@@ -141,7 +142,8 @@ def test_a_bad_image_of_one_rank_stops_all_with_its_name(tmp_path: Path) -> None
     data = tmp_path / "data"
     write_generated_voc(data, seed=1, train=IMAGES, test=2)
     names = (data / "ImageSets/Main/trainval.txt").read_text().split()
-    second = int(epoch_order(IMAGES, 1, seed=0, epoch=0)[1])  # of the first batch, so rank 1 reads it
+    table, _ = read_dataset(data, "trainval")
+    second = int(epoch_order(table, 1, seed=0, epoch=0)[1])  # of the first batch, so rank 1 reads it
     (image,) = (data / "JPEGImages").glob(f"{names[second]}.*")
     image.write_bytes(image.read_bytes()[:300])
     command = command_line(data, tmp_path / "run", STEPS, "--repeat", "1")

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from onestage.inference.predictor import Predictor
 from onestage.runtime.decode import ImageError, decode_image
 from onestage.runtime.threads import cpu_threads
+from onestage.runtime.tiles import Tiling
 from onestage.serving.limits import Limits
 from onestage.serving.shared_predictor import ImageResult, PixelBudget, SharedPredictor
 from onestage.structures import Detections
@@ -141,6 +142,62 @@ def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
 
     with shared(detector) as one:
         asyncio.run(scene(one))
+
+
+def test_a_large_image_of_many_tiles_lets_small_ones_pass() -> None:
+    detector = GatedDetector()
+    large = red_png((0, 0, 400, 30), size=400)  # 25 tiles
+
+    async def scene(one: SharedPredictor) -> tuple[list[ImageResult | ImageError], int]:
+        waiting = asyncio.create_task(one.detect([large]))
+        await until(lambda: detector.begun.acquire(blocking=False))
+        small = asyncio.create_task(one.detect([red_png(BOX), red_png(BOX)]))
+        await until(lambda: one._line.qsize() == 2)
+        for _ in range(2):  # four tiles of the large image, then two small images and two more of its tiles
+            detector.go.release()
+        assert len(await small) == 2
+        assert not waiting.done()
+        done = sum(detector.batch_sizes)
+        for _ in range(10):
+            detector.go.release()
+        return await waiting, done
+
+    predictor = Predictor(detector, CATEGORIES, device="cpu")
+    predictor.tiling = Tiling(100, 20)
+    one = SharedPredictor(predictor, Limits(), batch_size=4)
+    try:
+        answer, done = asyncio.run(scene(one))
+    finally:
+        one.close()
+    assert done == 8
+    assert sum(detector.batch_sizes) == 27
+    (result,) = answer
+    assert isinstance(result, ImageResult)
+    assert result.size_hw == (400, 400)
+    assert result.found.boxes_xyxy.tolist() == [[0, 0, 400, 30]]
+
+
+def test_images_of_many_tiles_wait_for_room_while_those_of_few_pass() -> None:
+    detector = GatedDetector()
+    many, few = red_png(BOX, size=400), red_png(BOX, size=180)  # 25 and 4 tiles
+
+    async def scene(one: SharedPredictor) -> None:
+        first, second = (asyncio.create_task(one.detect([many])) for _ in range(2))
+        await until(lambda: detector.begun.acquire(blocking=False))
+        passing = asyncio.create_task(one.detect([few]))
+        await until(lambda: one._line.qsize() == 1)  # the second of many tiles is not there
+        for _ in range(30):
+            detector.go.release()
+        await asyncio.gather(first, second, passing)
+
+    predictor = Predictor(detector, CATEGORIES, device="cpu")
+    predictor.tiling = Tiling(100, 20)
+    one = SharedPredictor(predictor, Limits(tiles=30), batch_size=4)
+    try:
+        asyncio.run(scene(one))
+    finally:
+        one.close()
+    assert sum(detector.batch_sizes) == 54
 
 
 def test_the_server_is_healthy_until_its_network_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ Objects that are mostly hidden or very small are `difficult`. Some images are em
 the blobs and lines of the background take any colour.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,14 +125,27 @@ def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, te
 
     The same seed (not negative) gives the same files. Sides of images are 0.8 to 1.2 times `size` pixels.
     """
+    write_drawn_voc(root, lambda rng: draw_image(rng, size), tuple(KINDS), seed=seed, train=train, test=test)
+
+
+def write_drawn_voc(
+    root: str | Path,
+    draw: Callable[[np.random.Generator], Drawing],
+    names: Sequence[str],
+    *,
+    seed: int,
+    train: int,
+    test: int,
+) -> None:
+    """Write drawings of these classes as a VOC folder: see `write_generated_voc`."""
     root = Path(root)
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in KINDS), encoding="utf-8")
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     stems = [f"{index:06d}" for index in range(train + test)]
 
     def write_image(index: int) -> None:
-        drawing = draw_image(np.random.default_rng((seed, index)), size)
+        drawing = draw(np.random.default_rng((seed, index)))
         size_hw = (drawing.image.shape[0], drawing.image.shape[1])
         text = voc_annotation(f"{stems[index]}.jpg", size_hw, drawing.boxes_xyxy, drawing.names, drawing.difficult)
         (root / "Annotations" / f"{stems[index]}.xml").write_text(text, encoding="utf-8")
@@ -148,7 +161,7 @@ def write_generated_voc(root: str | Path, *, seed: int = 0, train: int = 600, te
 def draw_image(rng: np.random.Generator, size: int = 300) -> Drawing:
     """Draw one image with its objects."""
     height, width = (int(side) for side in rng.integers(round(0.8 * size), round(1.2 * size) + 1, 2))
-    canvas = _background(rng, height, width)
+    canvas = background(rng, height, width)
     owner = np.full((height, width), -1, dtype=np.int16)  # the object of each pixel; -1: background
     names: list[str] = []
     areas: list[int] = []  # pixels of each object before others hid some
@@ -222,7 +235,7 @@ def _painted(
     return np.clip(canvas + (colour - canvas) * opacity, 0, 255).astype(np.uint8)
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def background(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
     """Soft patches of colour, grain, and lines and blobs of any colour that are no objects."""
     gray = rng.uniform(50, 200) + rng.normal(0, 22, (4, 5, 1))
     patches = (gray + rng.normal(0, 14, 3) + rng.normal(0, 9, (4, 5, 3))).astype(np.float32)

@@ -38,18 +38,26 @@ from onestage.structures import Batch, Sample, Targets
 LIKE_SHAPED_BATCHES = 32  # so many batches of an epoch are dealt out by shape together
 
 
-def epoch_order(num_images: int, repeat: int, seed: int, epoch: int) -> Int64[np.ndarray, " M"]:
-    """The samples of an epoch in order: a permutation of 0..num_images*repeat-1.
+def epoch_order(table: Table, repeat: int, seed: int, epoch: int) -> Int64[np.ndarray, " M"]:
+    """The samples of an epoch in order: a permutation of 0..len(table)*repeat-1, without spare rows that it leaves out.
 
-    Sample s shows image s % num_images; all images are shown once before one is shown again.
+    Sample s shows row s % len(table); all rows are shown once before one is shown again.
     """
     rng = np.random.default_rng((seed, epoch))
-    return np.concatenate([turn * num_images + rng.permutation(num_images) for turn in range(repeat)])
+    rows: int | np.ndarray = len(table)
+    parts = []
+    for turn in range(repeat):
+        if table.spare_shown < table.spare:
+            first_spare = len(table) - table.spare
+            shown = first_spare + rng.choice(table.spare, table.spare_shown, replace=False)
+            rows = np.concatenate([np.arange(first_spare), shown])
+        parts.append(turn * len(table) + rng.permutation(rows))
+    return np.concatenate(parts)
 
 
-def batches_per_epoch(num_images: int, repeat: int, batch_size: int) -> int:
+def batches_per_epoch(table: Table, repeat: int, batch_size: int) -> int:
     """Full batches in an epoch, at least one. The rest, which differs from epoch to epoch, is left out."""
-    return max(1, num_images * repeat // batch_size)
+    return max(1, table.rows_per_epoch * repeat // batch_size)
 
 
 def epoch_batches(
@@ -118,7 +126,7 @@ def training_loader(
     """
     if not len(table):
         raise UserError(f"{table.root}, {table.split}: no images to train on; choose another split")
-    images = min(batch_size, len(table) * repeat)
+    images = min(batch_size, table.rows_per_epoch * repeat)
     if images < shard[1]:
         raise UserError(
             f"batches of {images} images can't be shared by {shard[1]} processes; use a larger --batch-size, more "
@@ -130,7 +138,7 @@ def training_loader(
     def keys() -> Iterator[list[tuple[int, int]]]:
         epoch, first_batch = start
         while True:
-            order = epoch_order(len(table), repeat, seed, epoch)
+            order = epoch_order(table, repeat, seed, epoch)
             for samples in epoch_batches(reader, order.tolist(), epoch, images, first_batch):
                 yield [(epoch, sample) for sample in samples]
             epoch, first_batch = epoch + 1, 0

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer, UInt8
 
+from onestage.data.decoded_images import DecodedImages
 from onestage.errors import UserError
 from onestage.input_size import Resize
 from onestage.runtime.decode import MAX_PIXELS, decode_image
@@ -52,9 +53,18 @@ class Table:
     areas: Float32[np.ndarray, " N"]  # square pixels, of the segment (COCO) or the box (others)
     bits: int = 16  # that hold values in 16-bit images
     max_pixels: int = MAX_PIXELS  # of an image that is decoded
+    windows_xyxy: Int32[np.ndarray, "I 4"] | None = None  # of a table of tiles: what each row shows of its image
+    decoded: DecodedImages = field(default_factory=DecodedImages)  # where tiles are read from
+    spare: int = 0  # so many rows at the end show no object; an epoch of training takes only
+    spare_shown: int = 0  # so many of them, others each time
 
     def __len__(self) -> int:
         return len(self.image_sizes_hw)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """How many rows an epoch of training shows."""
+        return len(self) - self.spare + self.spare_shown
 
     def image_name(self, index: SupportsIndex) -> str:
         """The path of an image below `root`, with forward slashes."""
@@ -105,7 +115,9 @@ class Table:
         objects = np.repeat(self.first_object[:-1][images] - first[:-1], counts) + np.arange(first[-1])
         columns = {name: getattr(self, name)[images] for name in IMAGE_COLUMNS}
         columns |= {name: getattr(self, name)[objects] for name in OBJECT_COLUMNS}
-        return replace(self, first_object=first, **columns)
+        if self.windows_xyxy is not None:
+            columns["windows_xyxy"] = self.windows_xyxy[images]
+        return replace(self, first_object=first, spare=0, spare_shown=0, **columns)
 
     def pixels(self, index: SupportsIndex, *, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
         """An image, decoded; see `decode_image`, also for what it raises.
@@ -114,12 +126,21 @@ class Table:
         its boxes are for.
         """
         path = self.image_path(index)
+        if self.windows_xyxy is not None:
+            return self._tile(path, *self.windows_xyxy[int(index)].tolist())
         image = decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
         height, width = self.image_sizes_hw[int(index)].tolist()
         if min_side is None and image.shape[:2] != (height, width):
             found = f"the image is {image.shape[1]}x{image.shape[0]}"
             raise UserError(f"{path}: {found}, its annotation says {width}x{height}; correct it")
         return image
+
+    def _tile(self, path: Path, x0: int, y0: int, x1: int, y1: int) -> UInt8[np.ndarray, "H W 3"]:
+        image = self.decoded.read(path, max_pixels=self.max_pixels, bits=self.bits)
+        if image.shape[0] < y1 or image.shape[1] < x1:
+            found = f"the image is {image.shape[1]}x{image.shape[0]}"
+            raise UserError(f"{path}: {found}, its annotation says {x1}x{y1} or more; correct it")
+        return np.ascontiguousarray(image[y0:y1, x0:x1])
 
     def with_bits(self, bits: int) -> Table:
         """The same images, whose 16-bit ones are read as having so many bits."""
@@ -195,11 +216,13 @@ class Table:
             areas=self.areas.astype(np.float64),
         )
 
-    def box_sizes_hw(self, resize: Resize) -> Float[np.ndarray, "N 2"]:
-        """Height and width of every object that is not ignored, in pixels of the network's input."""
+    def box_sizes_hw(self, resize: Resize | None) -> Float[np.ndarray, "N 2"]:
+        """Height and width of every object that is not ignored, in pixels of the network's input, or of the image."""
         sizes_hw, size_of_image = np.unique(self.image_sizes_hw, axis=0, return_inverse=True)
-        resized_hw = np.array([resize.image_hw((height, width)) for height, width in sizes_hw.tolist()])
-        factors = (resized_hw.reshape(-1, 2) / sizes_hw)[size_of_image]  # (images, 2)
+        resized_hw = [
+            resize.image_hw((height, width)) if resize else (height, width) for height, width in sizes_hw.tolist()
+        ]
+        factors = (np.array(resized_hw).reshape(-1, 2) / sizes_hw)[size_of_image]  # (images, 2)
         boxes_xyxy = self.boxes_xyxy[~self.ignored].astype(np.float64)
         sizes = np.stack([boxes_xyxy[:, 3] - boxes_xyxy[:, 1], boxes_xyxy[:, 2] - boxes_xyxy[:, 0]], axis=1)
         return sizes * np.repeat(factors, np.diff(self.first_object), axis=0)[~self.ignored]

@@ -18,6 +18,7 @@ from onestage.backbones import FeatureMaps, timm_normalization
 from onestage.errors import UserError
 from onestage.input_size import Resize, SizeHW, typical_input_hw
 from onestage.postprocess import LevelCut, select
+from onestage.runtime.tiles import Tiling
 from onestage.selection import Selection
 from onestage.settings import read
 from onestage.structures import Detections, Losses, Predictions, Targets
@@ -123,6 +124,14 @@ class DetectorConfig:
         """
         return MadeNetwork(self, batch_size=16, learning_rate=1e-3)
 
+    @property
+    def least_object_side(self) -> float:
+        """Sides of objects that the detector reaches, pixels of its input: two cells of the finest map.
+
+        An object of one cell may lie between four of them; of smaller ones the maps keep too little.
+        """
+        return 16.0  # of a map at stride 8
+
     def anchor_shapes(self) -> list[tuple[float, float]]:
         """Width and height of every anchor of every level, pixels of the input; none of an anchor-free detector."""
         return []
@@ -163,6 +172,7 @@ class Detector(nn.Module):
         level_cut: which scores of each level take part at all; None: all of them.
         several_divisors: True if its losses are not all divided by the positives (`Losses.own_divisors`).
         input_bits: how many bits of 16-bit images hold values.
+        tiling: how images are cut into tiles that go through it one by one; None: whole images.
         BACKGROUND_LOGITS: how many logits an anchor has before those of its classes.
         normalize: the first layer.
         backbone: what ImageNet weights go into.
@@ -176,6 +186,7 @@ class Detector(nn.Module):
     level_cut: LevelCut | None = None
     several_divisors: bool = False
     input_bits: int = 16
+    tiling: Tiling | None = None
     BACKGROUND_LOGITS: ClassVar[int] = 0
     normalize: Normalize
     backbone: FeatureMaps

@@ -79,6 +79,10 @@ class MultiBoxConfig(DetectorConfig):
     def input_resize(self) -> Stretch:
         return Stretch(self.image_size)
 
+    @property
+    def least_object_side(self) -> float:
+        return 2.0 * self.strides[0]
+
     def anchor_shapes(self) -> list[tuple[float, float]]:
         return level_shapes(self.anchor_sizes, self.aspect_ratios)
 

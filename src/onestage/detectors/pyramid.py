@@ -52,6 +52,10 @@ class PyramidConfig(DetectorConfig):
         raise NotImplementedError
 
     @property
+    def least_object_side(self) -> float:
+        return 2.0 * self.strides[0]
+
+    @property
     def input_resize(self) -> Resize:
         return Stretch(self.image_size) if self.image_size is not None else KeepRatio(*(self.edges or ()))
 

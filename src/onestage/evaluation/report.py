@@ -21,6 +21,8 @@ from onestage.structures import Categories, Detections, DetectionTable, GroundTr
 from onestage.whole_file import write_whole
 
 MAX_SIDE, MIN_SIDE = 560, 320  # pixels of an example on the page
+MAX_TILED_SIDE = 1600  # the same with tiles, whose objects are small; the page shows it smaller, until it is opened
+GRID_COLOUR = (255, 255, 255)
 SHOWN_SCORE = 0.5  # detections above this score are drawn, and count for F1
 
 
@@ -35,6 +37,7 @@ class ReportExample:
     ignored: Bool[np.ndarray, " N"]
     found: Detections
     f1: float
+    windows_xyxy: Int64[np.ndarray, "T 4"]  # the tiles that went through the network, or the image
 
 
 def write_report(
@@ -139,20 +142,30 @@ def _precision_recall_chart(name: str, one: VocClassResult) -> Markup | None:
 
 def _example(one: ReportExample, categories: Categories) -> dict[str, str]:
     """Both drawings of an image as data URLs, and what they show in words."""
-    scale = min(1.0, MAX_SIDE / max(one.image.shape[:2]))
+    tiled = len(one.windows_xyxy) > 1
+    scale = min(1.0, (MAX_TILED_SIDE if tiled else MAX_SIDE) / max(one.image.shape[:2]))
     image = cv2.resize(one.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else one.image
     found = one.found[one.found.scores > SHOWN_SCORE]
     found = replace(found, boxes_xyxy=found.boxes_xyxy * scale, names=categories.names)
     boxes_xyxy = (one.boxes_xyxy * scale).astype(np.float32)
     truth = draw_objects(image, boxes_xyxy, one.labels, one.ignored, categories.names, min_side=MIN_SIDE)
+    looked_at = _with_grid(image, one.windows_xyxy * scale) if tiled else image
     return {
         "name": one.name,
         "f1": f"{one.f1:.2f}",
         "truth": jpeg_url(truth),
         "truth_text": _counted(one.labels.tolist(), categories),
-        "found": jpeg_url(found.draw(image, min_side=MIN_SIDE)),
+        "found": jpeg_url(found.draw(looked_at, min_side=MIN_SIDE)),
         "found_text": _counted(found.labels.tolist(), categories),
     }
+
+
+def _with_grid(image: UInt8[np.ndarray, "H W 3"], windows_xyxy: Float[np.ndarray, "T 4"]) -> UInt8[np.ndarray, "H W 3"]:
+    """A copy with the borders of all tiles, half transparent; between two lines lies what neighbours share."""
+    lines = image.copy()
+    for x0, y0, x1, y1 in windows_xyxy.round().astype(int).tolist():
+        cv2.rectangle(lines, (x0, y0), (x1 - 1, y1 - 1), GRID_COLOUR, 1)
+    return cv2.addWeighted(lines, 0.5, image, 0.5, 0)
 
 
 def _counted(labels: Sequence[int], categories: Categories) -> str:

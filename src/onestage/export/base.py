@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from onestage.detectors import Detector
@@ -27,7 +29,7 @@ class Calibration:
     `map_area` takes positions in `images` and the detections there. None: the loss of accuracy is not measured.
     """
 
-    images: Sequence[Path]  # like those that the exported file will see
+    images: Sequence[Callable[[], UInt8[np.ndarray, "H W 3"]]]  # each reads one like those that the file will see
     map_area: Callable[[Sequence[int], Sequence[Detections]], float] | None = None
 
 
@@ -52,6 +54,7 @@ class ModelToExport:
             "selection": asdict(self.selection),
             "evaluation_score_threshold": self.detector.evaluation_selection.score_threshold,
             "input_bits": self.detector.input_bits,
+            "tiling": None if self.detector.tiling is None else asdict(self.detector.tiling),
             "origin": self.origin,
         }
 

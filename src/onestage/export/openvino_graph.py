@@ -26,7 +26,6 @@ from onestage.compute.threads import kept_signal_stack
 from onestage.errors import UserError
 from onestage.export.base import Calibration, ModelToExport, as_detections
 from onestage.export.onnx_graph import write_onnx
-from onestage.runtime.decode import decode_image
 from onestage.runtime.detections import DetectionArrays
 from onestage.runtime.exported_file import METADATA_KEY, file_digest
 from onestage.runtime.session import Outputs
@@ -68,7 +67,7 @@ def _quantised(graph: Any, calibration: Calibration, score_threshold: float) -> 
 
     def as_inputs(index: int, score_threshold: float = CALIBRATION_THRESHOLD) -> dict[str, np.ndarray]:
         threshold = np.array([score_threshold], dtype=np.float32)
-        return {"images": decode_image(images[index])[None], "score_threshold": threshold}
+        return {"images": images[index]()[None], "score_threshold": threshold}
 
     def map_area(compiled: Any, indices: Iterable[int]) -> tuple[float, list[float]]:
         """AP of all images together, and of each alone: NNCF would run all images again to get the latter."""

@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from onestage.compute.device import Precision, choose_compute, use_in_a_fork
@@ -24,11 +24,12 @@ from onestage.inference.threads import ahead, mapped_ahead, newest
 from onestage.inference.video import Frame, VideoReader
 from onestage.input_size import Resize, resize_image
 from onestage.models.model_file import load_model
-from onestage.postprocess import to_original
 from onestage.runtime.decode import ImageError, decode_image, decode_pillow
 from onestage.runtime.session import read_image as read_array_or_file
+from onestage.runtime.tiles import Tiling
 from onestage.selection import Selection
 from onestage.structures import Categories, Detections, Predictions
+from onestage.tiled_detections import of_image, windows_of
 
 ImageFile: TypeAlias = str | Path | bytes
 """A path, a web address, or an encoded file's bytes."""
@@ -38,16 +39,18 @@ AnyImage: TypeAlias = ImageFile | np.ndarray | Image.Image
 
 _Item = TypeVar("_Item")
 
+TILES_AT_ONCE = 8  # through the network
 REPLACEABLE = ("score_threshold", "max_detections")  # fields of `Selection`; the others are part of an exported file
 USUAL_DETECTIONS = 200  # the most of an image, where nothing else is asked for
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image resized for the network."""
+    """An image, or its tiles, resized for the network."""
 
-    pixels: UInt8[np.ndarray, "h w 3"]  # RGB, at most as large as the network's input
+    pixels: list[UInt8[np.ndarray, "h w 3"]]  # RGB, each at most as large as the network's input
     original_hw: tuple[int, int]  # height and width before resizing
+    windows_xyxy: Int64[np.ndarray, "T 4"]  # what each shows of the image, in its pixels
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class BasePredictor:
     papers_selection: Selection  # the post-processing of the detector's paper
     selection: Selection  # the post-processing in use: score threshold, NMS and limits; replace it freely between calls
     input_bits: int = 16  # how many bits of 16-bit images hold values
+    tiling: Tiling | None = None  # how images are cut into tiles; replace it freely between calls
 
     @property
     def usual_detections(self) -> int:
@@ -85,15 +89,26 @@ class BasePredictor:
     def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> PreparedImage:
         """Resize an image for `detect`. The threads that read images call this, so that waiting images are small."""
         height, width = image_rgb.shape[:2]
-        return PreparedImage(resize_image(image_rgb, self.resize.image_hw((height, width))), (height, width))
+        windows_xyxy = windows_of(self.tiling, (height, width))
+        tiles = (image_rgb[y0:y1, x0:x1] for x0, y0, x1, y1 in windows_xyxy.tolist())
+        pixels = [resize_image(tile, self.resize.image_hw((tile.shape[0], tile.shape[1]))) for tile in tiles]
+        return PreparedImage(pixels, (height, width), windows_xyxy)
 
     def detect(self, images: Sequence[PreparedImage]) -> list[Detections]:
-        """Detect in one batch: detections on the CPU, in pixels of the original images, with class names."""
-        found = self.detect_resized([image.pixels for image in images]) if images else []
-        return [
-            replace(one, boxes_xyxy=to_original(one.boxes_xyxy, self.resize, image.original_hw))
-            for one, image in zip(found, images, strict=True)
-        ]
+        """Detect in one batch: detections on the CPU, in pixels of the original images, with class names.
+
+        Tiles, also those of several images, go through the network in batches as large as `images` and, where those
+        are few, of `TILES_AT_ONCE`.
+        """
+        tiles = [pixels for image in images for pixels in image.pixels]
+        at_once = len(images) if len(tiles) == len(images) else max(len(images), TILES_AT_ONCE)
+        batches = (tiles[start : start + at_once] for start in range(0, len(tiles), at_once))
+        found = iter([one for batch in batches for one in self.detect_resized(batch)])
+        return [self.of_image(image, list(islice(found, len(image.pixels)))) for image in images]
+
+    def of_image(self, image: PreparedImage, found: Sequence[Detections]) -> Detections:
+        """The detections of an image from those that `detect_resized` has of each of its tiles."""
+        return of_image(found, image.windows_xyxy, image.original_hw, self.resize, self.selection)
 
     def detect_resized(self, images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
         """Detect in one batch of resized images, in pixels of the network's input."""
@@ -198,6 +213,7 @@ class Predictor(BasePredictor):
         self.compute.place(detector).eval()
         self.detector_name, self.categories, self.resize = detector.name, categories, detector.resize
         self.papers_selection, self.input_bits = detector.evaluation_selection, detector.input_bits
+        self.tiling = detector.tiling
         self.selection = selection or replace(detector.evaluation_selection, score_threshold=0.5)
 
     @torch.no_grad()
@@ -239,7 +255,7 @@ class ExportedPredictor(BasePredictor):
         self.session = kind.open_session(Path(path), None if device is None else str(device))
         file = self.session.file
         self.detector_name, self.categories = file.header["detector"], Categories(file.names, file.source_ids)
-        self.resize, self.input_bits = resize_of(file), file.input_bits
+        self.resize, self.input_bits, self.tiling = resize_of(file), file.input_bits, file.tiling
         self.papers_selection = replace(selection_of(file), score_threshold=file.header["evaluation_score_threshold"])
         self.selection = selection or replace(self.papers_selection, score_threshold=0.5)
 

@@ -17,11 +17,13 @@ from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
 from onestage.models.model_file import LoadedModel, RunFolder, load_model
 from onestage.runtime.decode import ImageError
+from onestage.runtime.tiles import Tiling
 from onestage.selection import Nms, Selection
 from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
 from onestage.texts import json_text
+from onestage.tiled_detections import changed_tiling, windows_of
 from onestage.training.detect_all import detect_all
 from onestage.training.processes import ALONE, World
 from onestage.whole_file import write_whole
@@ -40,6 +42,8 @@ def evaluate(
     iou_threshold: float | None = None,
     class_agnostic: bool | None = None,
     max_detections: int | None = None,
+    tile: int | Literal["auto", "none"] | None = None,
+    tile_overlap: int | None = None,
     data_options: DataOptions = AS_IT_IS,
     batch_size: int = 8,
     device: str | None = None,
@@ -53,6 +57,7 @@ def evaluate(
         split: None takes the test split.
         out: the folder of `metrics.json` and `report.html`; None takes `evaluation/` beside the model file.
         score_threshold, nms, iou_threshold, class_agnostic, max_detections: post-processing; None takes the model's.
+        tile, tile_overlap: how images are cut into tiles; see `changed_tiling`. None takes the model's.
         data_options: how the data is read.
         device: None takes a GPU if there is one.
 
@@ -75,14 +80,17 @@ def evaluate(
         class_agnostic=class_agnostic,
         max_detections=max_detections,
     )
+    tiled = loaded if exported else loaded.detector
+    tiled.tiling = changed_tiling(tiled.tiling, tile, tile_overlap)
     settings = {"model": str(model), "data": data, "split": split, "selection": plain(selection)}
+    settings["tiling"] = plain(tiled.tiling)
     if exported:
         loaded.selection = selection  # before data is read: raises if the file can't do it
     table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
     table = table.with_bits(loaded.input_bits)
     if exported:
         found = _detect_exported(loaded, table, display, batch_size)
-        return _measure_and_report(found, table, folder, display, settings)
+        return _measure_and_report(found, table, folder, display, settings, tiling=tiled.tiling)
     return evaluate_and_report(
         loaded,
         table,
@@ -130,11 +138,20 @@ def evaluate_and_report(
         found = detect_all(
             network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
         )
-    return world.on_main(lambda: _measure_and_report(found, table, folder, display, settings, log))
+    return world.on_main(
+        lambda: _measure_and_report(found, table, folder, display, settings, log, tiling=network.tiling)
+    )
 
 
 def _measure_and_report(
-    found: list[Detections], table: Table, folder: Path, display: Display, settings: Mapping[str, Any], log: Log = ()
+    found: list[Detections],
+    table: Table,
+    folder: Path,
+    display: Display,
+    settings: Mapping[str, Any],
+    log: Log = (),
+    *,
+    tiling: Tiling | None,
 ) -> dict[str, Any]:
     truth, detections = table.ground_truth(), DetectionTable.from_detections(found)
     measurement = measure(truth, detections, table.categories)
@@ -146,8 +163,8 @@ def _measure_and_report(
 
     def example(index: int) -> ReportExample:
         image = table.pixels(index)
-        f1 = float(counts.f1[index])
-        return ReportExample(table.image_name(index), image, *table.objects(index), found=found[index], f1=f1)
+        f1, windows_xyxy = float(counts.f1[index]), windows_of(tiling, (image.shape[0], image.shape[1]))
+        return ReportExample(table.image_name(index), image, *table.objects(index), found[index], f1, windows_xyxy)
 
     folder.mkdir(parents=True, exist_ok=True)
     files = RunFolder(folder)

@@ -3,13 +3,16 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from onestage.data import choose_splits
+from onestage.data.decoded_images import DecodedImages
 from onestage.data.generated import draw_image
+from onestage.data.tiles import training_tiles
 from onestage.data_options import DataOptions
 from onestage.errors import UserError
 from onestage.evaluation.voc import voc_average_precision
@@ -18,10 +21,11 @@ from onestage.export.base import Calibration, ModelToExport, as_detections
 from onestage.export.check import Agreement, compare
 from onestage.inference.predictor import Predictor
 from onestage.jobs.dataset import open_dataset
-from onestage.models.model_file import RunFolder, load_model
+from onestage.models.model_file import LoadedModel, RunFolder, load_model
 from onestage.runtime.session import Session
-from onestage.structures import Categories, Detections, DetectionTable
+from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
+from onestage.tiled_detections import changed_tiling
 
 CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images on which file and model are compared
 LEAST_SHARE = 0.98  # share of common detections below which an fp32 file is not kept
@@ -48,6 +52,8 @@ def export_model(
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
     max_detections: int | None = None,
+    tile: int | str | None = None,
+    tile_overlap: int | None = None,
     display: Display | None = None,
 ) -> Exported:
     """Export a model: images of any size in, final detections out, class names inside.
@@ -63,6 +69,7 @@ def export_model(
         score_threshold: the file's own score threshold; every call may give another.
         nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
             keeps the model's own.
+        tile, tile_overlap: how users of the file cut images into tiles; see `changed_tiling`. None keeps the model's.
         display: where messages go.
 
     Raises:
@@ -82,8 +89,9 @@ def export_model(
         class_agnostic=class_agnostic or None,
         max_detections=max_detections,
     )
+    loaded.detector.tiling = changed_tiling(loaded.detector.tiling, tile, tile_overlap)
     origin = {key: loaded.header[key] for key in ("sha256", "imported_from") if key in loaded.header}
-    images = _calibration(calibration, loaded.categories, display) if precision == "int8" else None
+    images = _calibration(calibration, loaded, display) if precision == "int8" else None
     exported = ModelToExport(loaded.detector, loaded.categories, selection, origin, precision, images)
     display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
     try:
@@ -114,17 +122,25 @@ def _format(name: str, precision: str) -> ExportFormat:
     return kind
 
 
-def _calibration(data: str | os.PathLike[str] | None, categories: Categories, display: Display) -> Calibration:
+def _calibration(data: str | os.PathLike[str] | None, model: LoadedModel, display: Display) -> Calibration:
+    """Training images, or their tiles where the model cuts images."""
     if data is None:
         return Calibration(())
     options = DataOptions(skip_bad_data=True)
     split = choose_splits(os.fspath(data), options).train
-    table = open_dataset(os.fspath(data), split, display=display, options=options, categories=categories)
+    table = open_dataset(os.fspath(data), split, display=display, options=options, categories=model.categories)
+    table = table.with_bits(model.input_bits)
+    if (tiling := model.detector.tiling) is not None:
+        config, kept = model.detector.config, DecodedImages()
+        table = training_tiles(
+            table, tiling, resize=config.input_resize, least_object_side=config.least_object_side, decoded=kept
+        )
+        table = table.subset(indices=range(len(table) - table.spare + table.spare_shown))
     table = table.subset(count=min(CALIBRATION_IMAGES, len(table)))
 
     def map_area(indices: Sequence[int], found: Sequence[Detections]) -> float:
         truth = table.subset(indices=indices).ground_truth()
-        value = voc_average_precision(truth, DetectionTable.from_detections(found), len(categories)).map_area
+        value = voc_average_precision(truth, DetectionTable.from_detections(found), len(model.categories)).map_area
         if len(indices) > 1:
             display.say(f"map_area {value:.4f} on {len(indices)} calibration images")
         return float(np.nan_to_num(value))  # NaN for images without objects
@@ -132,7 +148,8 @@ def _calibration(data: str | os.PathLike[str] | None, categories: Categories, di
     has_objects = not table.ignored.all()
     if has_objects:
         display.say(f"map_area on {len(table)} calibration images: float32, int8, then as operations return to float32")
-    return Calibration([table.image_path(index) for index in range(len(table))], map_area if has_objects else None)
+    images = [partial(table.pixels, index) for index in range(len(table))]
+    return Calibration(images, map_area if has_objects else None)
 
 
 def _compare(exported: ModelToExport, session: Session) -> Agreement:
@@ -141,5 +158,6 @@ def _compare(exported: ModelToExport, session: Session) -> Agreement:
     selection = replace(exported.selection, score_threshold=threshold)
     images = [draw_image(np.random.default_rng(seed), size).image for seed, size in enumerate(CHECKED_SIZES)]
     original = Predictor(exported.detector, exported.categories, selection, device="cpu", precision="fp32")
+    original.tiling = None
     found = [as_detections(one) for one in session(images, threshold)]
     return compare([original(image) for image in images], found)

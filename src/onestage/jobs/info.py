@@ -36,6 +36,7 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         lines = [
             f"{file.name}, exported from {file.header['detector']}, {len(file.content) / 1e6:.1f} MB",
             "  input       RGB images of any size",
+            *([f"  tiles       {file.tiling}"] if file.tiling else []),
             f"  selection   scores above {selection.score_threshold:g} unless told otherwise, {nms}",
             f"  origin      {origin or 'not told'}",
             f"  classes     {', '.join(file.names)}",
@@ -43,6 +44,8 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
     else:
         loaded = load_model(path)
         lines = _detector_lines(describe(loaded.detector))
+        if loaded.detector.tiling is not None:
+            lines.append(f"  tiles       {loaded.detector.tiling}")
         lines.append(f"  classes     {', '.join(loaded.categories.names)}")
         map_area, step = (loaded.header.get(key) for key in ("map_area", "step"))
         if isinstance(map_area, float):

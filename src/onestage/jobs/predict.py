@@ -32,6 +32,7 @@ from onestage.jobs.written_files import WrittenFiles
 from onestage.structures import Categories, Detections
 from onestage.terminal import Display
 from onestage.texts import as_file_name, as_unicode, json_text
+from onestage.tiled_detections import changed_tiling
 
 ResultFormat = Literal["csv", "coco", "voc"]
 FILES_OF: dict[str, tuple[str, ...]] = {  # of each format, beside the files of images
@@ -77,6 +78,8 @@ def predict(
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
     max_detections: int | None = None,
+    tile: int | str | None = None,
+    tile_overlap: int | None = None,
     every: int = 1,
     start_s: float = 0.0,
     end_s: float | None = None,
@@ -97,6 +100,8 @@ def predict(
         score_threshold: the score above which a detection is kept and drawn.
         nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
             keeps the model's own; of detections 200, or as many as an exported file gives.
+        tile, tile_overlap: how images are cut into tiles that go through the network one by one; see `changed_tiling`.
+            None keeps the model's.
         every: detect in each n-th frame of a video only.
         start_s, end_s: detect in the frames of a video from one time to before the other, seconds.
         track: give each object of a video a number that it keeps from frame to frame (ByteTrack). Detections with
@@ -119,6 +124,7 @@ def predict(
     asked["class_agnostic"] = class_agnostic or None  # an exported file may have it inside
     asked["max_detections"] = predictor.usual_detections if max_detections is None else max_detections
     predictor.selection = predictor.papers_selection.changed(**asked)
+    predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
     opened, folder, written = open_sources(sources), Path(out), WrittenFiles(Path(out), overwrite)
     if track:
         ObjectTracker(1.0, score_threshold)  # or the one line about the missing package, before all work

@@ -11,6 +11,7 @@ from typing import Literal
 from onestage.errors import UserError
 from onestage.inference.predictor import load
 from onestage.terminal import Display
+from onestage.tiled_detections import changed_tiling
 
 SECONDS_BETWEEN_LINES = 60.0  # where there is no terminal to show a bar
 
@@ -42,6 +43,8 @@ def predict_collection(
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
     max_detections: int | None = None,
+    tile: int | str | None = None,
+    tile_overlap: int | None = None,
     batch_size: int = 8,
     device: str | None = None,
     display: Display | None = None,
@@ -61,7 +64,8 @@ def predict_collection(
         source_column: column of the images' names in Parquet files; None: they are called `FILE#ROW`.
         part_size: images in a file of results, which is also what a worker that died does again; None: a 256th of the
             collection, from 64 to 2,000. A run that goes on keeps its own.
-        score_threshold, nms, iou_threshold, class_agnostic, max_detections, batch_size: as in `predict`.
+        score_threshold, nms, iou_threshold, class_agnostic, max_detections, tile, tile_overlap, batch_size: as in
+            `predict`.
         device: "cpu" or "cuda"; None: cuda where workers have a GPU.
         display: where to print.
 
@@ -83,6 +87,7 @@ def predict_collection(
         class_agnostic=class_agnostic or None,
         max_detections=predictor.usual_detections if max_detections is None else max_detections,
     )
+    predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
     asked = results.RunSettings.of(predictor, sources, (column, source_column), part_size)
     with display.stage("listing", 0) as stage:
         run = folder.begin(asked, Path(model), plan.find_pieces(sources, asked.columns), stage.advance)

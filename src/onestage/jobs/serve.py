@@ -9,6 +9,7 @@ from urllib.parse import quote
 from onestage.errors import UserError
 from onestage.inference.predictor import load
 from onestage.terminal import Display
+from onestage.tiled_detections import changed_tiling
 
 SHORTEST_TOKEN = 8  # characters
 TOKEN_VARIABLE = "ONESTAGE_TOKEN"
@@ -28,6 +29,8 @@ def serve(
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
     max_detections: int | None = None,
+    tile: int | str | None = None,
+    tile_overlap: int | None = None,
     display: Display | None = None,
 ) -> None:
     """Answer requests with detections, and show a page to try it at `/`. Returns when it is stopped.
@@ -46,6 +49,7 @@ def serve(
         device: where the network runs; None takes a GPU where there is one.
         score_threshold: of clients that ask for none.
         nms, iou_threshold, class_agnostic, max_detections: see `Selection.changed`; None: as the model.
+        tile, tile_overlap: see `changed_tiling`; None: as the model.
         display: where to print.
 
     Raises:
@@ -73,6 +77,7 @@ def serve(
     asked["score_threshold"] = (
         score_threshold  # only refused here, where it is none: the app keeps all above its lowest
     )
+    predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
     predictor.selection = predictor.selection.changed(**asked, class_agnostic=class_agnostic or None)
     hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
     app = create_app(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
 from onestage.compute.threads import loader_workers
+from onestage.data.decoded_images import DecodedImages
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
@@ -20,7 +22,7 @@ from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
 from onestage.models.model_file import RunFolder, load_model
-from onestage.recipes import as_toml, default_recipe, named_recipe
+from onestage.recipes import Tile, as_toml, default_recipe, named_recipe, tiles_for, tiling_for
 from onestage.settings import flat, plain, read
 from onestage.terminal import Display, quiet
 from onestage.training.batch_size import find_batch_size
@@ -116,15 +118,18 @@ def train(
         save_minutes: minutes between two checkpoints; there is one at every evaluation too.
         log_to: experiment logs that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow".
         settings: settings of the recipe, by the names of `Recipe.with_settings`; None keeps one. A `batch_size` of
-            "auto" is found by trial.
+            "auto" is found by trial; a `tile` may be "auto" too, which a recipe that is made for the data has anyway.
         display: where to print.
 
     Raises:
         UserError: anything in the arguments or the data that the user can mend.
     """
     data, beginning = os.fspath(data), Beginning(backbone_weights, start_from, old_classes)
-    by_trial = (settings or {}).get("batch_size") == "auto"
-    changes = {**(settings or {}), "detector": detector, "seed": seed} | ({"batch_size": None} if by_trial else {})
+    changes = {**(settings or {}), "detector": detector, "seed": seed}
+    by_trial = changes.get("batch_size") == "auto"
+    tile, tile_overlap = changes.get("tile"), changes.get("tile_overlap")
+    changes |= {"batch_size": None} if by_trial else {}
+    changes |= {} if resume else {"tile": None, "tile_overlap": None}  # a new run's are chosen with the data
     with joined_processes(device) as world, ExitStack() as until_the_end:
         display = (display or Display()) if world.is_main else quiet()
 
@@ -136,7 +141,7 @@ def train(
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
             beginning.open(begun, detector, named)
             tables = open_for_training(data, request, keep == "best", display=display)
-            usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, display)
+            usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, (tile, tile_overlap), display)
             tables = beginning.with_old_classes(tables, world.device or device, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
@@ -186,8 +191,14 @@ def _refuse_second_run(folder: RunFolder) -> None:
 def _take_folder(folder: RunFolder, until_the_end: ExitStack) -> None:
     """Lock a run folder, and remove what was being written when an earlier process was killed."""
     until_the_end.enter_context(sole_run(folder.root))
+    until_the_end.callback(shutil.rmtree, _decoded_folder(folder), ignore_errors=True)
     for place in (folder.root, folder.checkpoint.parent, folder.replay(0).parent):
         remove_leftovers(place)
+
+
+def _decoded_folder(folder: RunFolder) -> Path:
+    """Where decoded images lie while their tiles train."""
+    return folder.root / "decoded"
 
 
 def _as_begun(begun: RunFolder | None, request: Request) -> tuple[Recipe | None, Request]:
@@ -214,18 +225,28 @@ def _choose_recipe(
     detector: str | None,
     table: Table,
     beginning: Beginning,
+    tiles: tuple[Tile | None, int | None],
     display: Display,
 ) -> Recipe:
     """The recipe that was named or given; else that of the resumed run; else one made for the data."""
     if recipe is not None:
         length = resumed or recipe
         recipe = replace(recipe, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
-        return beginning.recipe_for(recipe, detector, display)
+        recipe = beginning.recipe_for(recipe, detector, display)
+        tile, overlap = tiles
+        if tile is None:
+            return recipe
+        tiling, reasons = tiling_for(table, recipe.network, tile, overlap)
+        display.say(*(f"recipe: {reason}" for reason in reasons))
+        return recipe.with_tiling(tiling)
     if resumed is not None:
         return resumed
     trained = beginning.start.detector if beginning.start is not None else None
     name = detector or (trained.name if trained is not None else "ssd300-vgg16")
-    chosen, reasons = default_recipe(name, table, pretrained=beginning.pretrained, start=trained)
+    tile, overlap = tiles
+    chosen, reasons = default_recipe(
+        name, table, pretrained=beginning.pretrained, start=trained, tile=tile or "auto", tile_overlap=overlap
+    )
     for reason in reasons:
         display.say(f"recipe: {reason}")
     return chosen
@@ -260,12 +281,13 @@ def _trained(
     if by_trial and not plan.resume:
         freeze_untrained(network, recipe)
         recipe = find_batch_size(network, compute, recipe=recipe, limit=len(plan.train), say=display.say)
+    decoded = DecodedImages(_decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9))
     trainer = Trainer(
         network,
         recipe,
-        train=plan.train.with_difficult(recipe.train_difficult),
-        val=plan.val,
-        test=plan.test,
+        train=tiles_for(plan.train.with_difficult(recipe.train_difficult), recipe, decoded),
+        val=replace(plan.val, decoded=decoded),
+        test=replace(plan.test, decoded=decoded),
         folder=plan.folder,
         compute=compute,
         display=display,
@@ -294,6 +316,7 @@ def _network(plan: Plan, beginning: Beginning, world: World, display: Display) -
     torch.manual_seed(recipe.seed)
     network = build(recipe.detector, len(categories), config=recipe.network)
     network.evaluation_selection, network.input_bits = recipe.postprocessing, plan.train.bits
+    network.tiling = recipe.tiling
     if not plan.resume:  # the other ranks get the weights from the main one when they are connected
         world.on_main(lambda: display.say(*beginning.put_into(network, categories)))
         network.normalize.set(world.from_main(network.normalization))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
 from onestage.models.weight_files import read_safetensors
 from onestage.runtime.decode import checked_bits
+from onestage.runtime.tiles import Tiling
 from onestage.structures import Categories
 from onestage.whole_file import written_whole
 
@@ -64,7 +65,8 @@ class LoadedModel:
 def save_model(path: Path, detector: Detector, categories: Categories, **about: Any) -> None:
     """Write a detector and its classes; `about` are more JSON-able facts for the header (recipe, metrics)."""
     classes = {"names": categories.names, "source_ids": categories.source_ids}
-    header = {"config": config_of(detector), "categories": classes, "input_bits": detector.input_bits, **about}
+    header = {"config": config_of(detector), "categories": classes, "input_bits": detector.input_bits}
+    header |= {"tiling": None if detector.tiling is None else asdict(detector.tiling), **about}
     write_tensors(path, detector.state_dict(), header)
 
 
@@ -91,6 +93,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     detector.input_bits = checked_bits(header.get("input_bits"), str(path))
+    detector.tiling = Tiling.from_header(header.get("tiling"), str(path))
     return LoadedModel(detector, categories, header)
 
 

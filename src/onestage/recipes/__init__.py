@@ -22,6 +22,7 @@ from onestage.recipes.m2det import (
 from onestage.recipes.recipe_file import as_toml, read_recipe
 from onestage.recipes.retinanet import retinanet_r50_coco, retinanet_r50_voc0712
 from onestage.recipes.ssd import ssd300_coco, ssd300_voc0712, ssd512_coco, ssd512_voc0712
+from onestage.recipes.tiles import Tile, tiles_for, tiling_for
 from onestage.training.recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -38,7 +39,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "m2det512-vgg16-voc0712": m2det512_vgg16_voc0712,
 }
 
-__all__ = ["RECIPES", "RecipeSummary", "as_toml", "default_recipe", "named_recipe", "read_recipe", "summary"]
+__all__ = [
+    "RECIPES",
+    "RecipeSummary",
+    "Tile",
+    "as_toml",
+    "default_recipe",
+    "named_recipe",
+    "read_recipe",
+    "summary",
+    "tiles_for",
+    "tiling_for",
+]
 
 
 def named_recipe(name: str) -> Recipe:

@@ -2,8 +2,10 @@
 
 from onestage.anchors import COVERAGE_GAIN, anchor_coverage
 from onestage.data.augmentation import MILD
+from onestage.data.decoded_images import DecodedImages
 from onestage.data.table import Table
 from onestage.detectors import Detector, DetectorConfig, detector_config, untagged
+from onestage.recipes.tiles import Tile, tiles_for, tiling_for
 from onestage.training.recipe import Recipe
 
 # Where no length is given: enough for a few thousand images, tens of passes for a few hundred. From a trained detector
@@ -13,7 +15,13 @@ GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in a
 
 
 def default_recipe(
-    detector: str, table: Table, *, pretrained: bool, start: Detector | None = None
+    detector: str,
+    table: Table,
+    *,
+    pretrained: bool,
+    start: Detector | None = None,
+    tile: Tile = "auto",
+    tile_overlap: int | None = None,
 ) -> tuple[Recipe, list[str]]:
     """A recipe for this detector and data, and the reason of every choice that the data made.
 
@@ -23,6 +31,7 @@ def default_recipe(
         pretrained: the backbone starts with ImageNet weights, or with those of `start`.
         start: the trained detector that it starts from. One of the same name gives the settings of the network, its
             anchors unless the data needs others, and the post-processing.
+        tile, tile_overlap: see `choose_tiling`; "none" for no tiles.
 
     Raises:
         UserError: an unknown detector.
@@ -30,6 +39,9 @@ def default_recipe(
     trained = start if start is not None and untagged(start.name) == untagged(detector) else None
     usual = trained.config if trained is not None else detector_config(detector)
     made = usual.made_for_data(detector.partition("-")[2], pretrained=pretrained)
+    tiling, of_tiles = tiling_for(table, made.config, tile, tile_overlap)
+    if tiling is not None:
+        table = tiles_for(table, Recipe(detector, made.config).with_tiling(tiling), DecodedImages())
     if trained is None:
         network, reasons = _with_anchors(made.config, table, COVERAGE_GAIN, "the paper")
         reasons += made.reasons
@@ -38,8 +50,9 @@ def default_recipe(
         if network != trained.config:
             reasons.append("what its head learned about its own anchors is lost in part")
     images = IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE
-    epochs = float(min(300, max(12, round(images / len(table)))))
-    batch_size = min(made.batch_size, len(table))
+    of_epoch = table.rows_per_epoch
+    epochs = float(min(300, max(12, round(images / of_epoch))))
+    batch_size = min(made.batch_size, of_epoch)
     recipe = Recipe(
         detector=detector,
         network=network,
@@ -57,9 +70,10 @@ def default_recipe(
         schedule="one_cycle",
         warmup_steps=0,
         augmentation=MILD,
-    )
+    ).with_tiling(tiling)
     reasons = [
-        f"{len(table):,} training images: {epochs:g} epochs unless told otherwise",
+        *of_tiles,
+        f"{of_epoch:,} training {'images' if tiling is None else 'tiles'}: {epochs:g} epochs unless told otherwise",
         f"batches of {batch_size}, AdamW at {made.learning_rate:g} in one cycle, averaged weights, mild augmentation",
         *reasons,
     ]

@@ -15,6 +15,7 @@ from typing import Any
 
 from .decode import checked_bits
 from .errors import UserError
+from .tiles import Tiling
 
 FORMAT = 1
 METADATA_KEY = "onestage"
@@ -52,6 +53,11 @@ class ExportedFile:
     def input_bits(self) -> int:
         """How many bits of 16-bit images hold values."""
         return checked_bits(self.header.get("input_bits"), self.name)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How images are cut into tiles that go through the network one by one; None: whole images."""
+        return Tiling.from_header(self.header.get("tiling"), self.name)
 
     @property
     def source_ids(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from .detections import DetectionArrays
 from .errors import UserError
 from .exported_file import ExportedFile, read_exported
 from .threads import cpu_threads
+from .tiles import TileDetections, Tiling, merge_tiles
 
 AnyImage: TypeAlias = str | Path | bytes | np.ndarray
 """A path, an encoded file's bytes, or an RGB array (H, W, 3) of uint8."""
@@ -138,6 +139,7 @@ class OnnxPredictor:
 
     session: Session  # the network in its engine
     score_threshold: float = 0.5  # above which a detection is kept; may be changed between calls
+    tiling: Tiling | None = None  # how images are cut into tiles; `load` takes the file's
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -165,8 +167,26 @@ class OnnxPredictor:
         for start in range(0, len(images), batch_size):
             bits = self.session.file.input_bits
             pixels = [read_image(image, bits) for image in images[start : start + batch_size]]
-            found += self.session(pixels, self.score_threshold)
+            if self.tiling is None:
+                found += self.session(pixels, self.score_threshold)
+            else:
+                found += [self._of_tiles(image, self.tiling, batch_size) for image in pixels]
         return found
+
+    def _of_tiles(self, image_rgb: np.ndarray, tiling: Tiling, batch_size: int) -> DetectionArrays:
+        """Detections in an image whose tiles go through the network."""
+        size_hw = (image_rgb.shape[0], image_rgb.shape[1])
+        windows_xyxy, parts = tiling.windows_xyxy(size_hw), []
+        for start in range(0, len(windows_xyxy), batch_size):
+            windows = windows_xyxy[start : start + batch_size].tolist()
+            parts += self.session([image_rgb[y0:y1, x0:x1] for x0, y0, x1, y1 in windows], self.score_threshold)
+        found = TileDetections.of_tiles(windows_xyxy, [(one.boxes_xyxy, one.scores, one.labels) for one in parts])
+        if len(windows_xyxy) > 1:
+            selection = self.session.file.header["selection"]
+            of_all, iou_threshold = bool(selection["class_agnostic"]), float(selection["iou_threshold"])
+            found = merge_tiles(found, size_hw, iou_threshold, class_agnostic=of_all)
+        boxes_xyxy, scores = found.boxes_xyxy.astype(np.float32), found.scores.astype(np.float32)
+        return DetectionArrays(boxes_xyxy, scores, found.labels, self.names)
 
 
 def load(
@@ -182,7 +202,8 @@ def load(
     Raises:
         UserError: no such file, a file that isn't safe or isn't ours, or no ONNX Runtime.
     """
-    return OnnxPredictor(OnnxSession(read_exported(path), device=device, threads=threads), score_threshold)
+    file = read_exported(path)
+    return OnnxPredictor(OnnxSession(file, device=device, threads=threads), score_threshold, file.tiling)
 
 
 def read_image(image: AnyImage, bits: int = 16) -> np.ndarray:

@@ -19,6 +19,7 @@ class Limits:
     pixels: int = 25_000_000  # of one image, height x width
     decoded_pixels: int = 25_000_000  # of all images that are decoded at a time; see `PixelBudget`
     waiting: int = 128  # images without an answer, of all requests
+    tiles: int = 512  # that wait for the network, of images of many tiles, and as many of images of few
     answer_seconds: float = 30.0  # longest wait of an image for its answer
 
 

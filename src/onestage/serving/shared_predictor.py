@@ -1,32 +1,35 @@
 """One predictor for many requests: images are decoded in threads, and those that wait together share a batch.
 
-    request -> (threads) decode, shrink -> line -> (one thread) network -> request
+    request -> (threads) decode, cut into tiles, shrink -> line -> (one thread) network -> request
 
-Whatever waits is bounded: images without an answer, decoded pixels, the time until an answer.
+Images of many tiles let others pass: a batch takes a tile of each waiting image in turn. Whatever waits is bounded:
+images without an answer, decoded pixels, tiles, the time until an answer.
 """
 
 import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread, get_native_id
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
 from onestage.compute.memory import out_of_memory
 from onestage.drawing import SMALLEST_DRAWN_SIDE
-from onestage.inference.predictor import BasePredictor
-from onestage.runtime.decode import ImageError, decode_image, read_header
+from onestage.inference.predictor import BasePredictor, PreparedImage
+from onestage.runtime.decode import ImageError, ImageHeader, decode_image, read_header
 from onestage.runtime.threads import cpu_threads
 from onestage.serving.limits import Limits, busy
 from onestage.structures import Detections
+from onestage.tiled_detections import windows_of
 
 GATHER_SECONDS = 0.01  # a batch waits at most so long for images that are being decoded
 STUCK_SECONDS = 30.0  # a batch that takes longer means that the network hangs
@@ -35,7 +38,18 @@ SLOW_THREADS_NICE = 10
 DRAWING_WEIGHT = 1.5  # the drawn copy, another order of colours, the PNG
 
 T = TypeVar("T")
-_InLine: TypeAlias = tuple[Any, Future]  # an image of the network's size, so that many may wait; see `_detect_one`
+
+
+@dataclass
+class _Waiting:
+    """An image in line, in tiles of the network's size."""
+
+    image: PreparedImage
+    answer: Future[tuple[Detections, float, float]]  # when the network began with it; its seconds for the batches
+    found: list[Detections] = field(default_factory=list)  # of the tiles that are done
+    taken: int = 0  # tiles that went to the network
+    began: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,9 +83,10 @@ class SharedPredictor:
         self._slow_threads = ThreadPoolExecutor(max(1, threads // 2), "onestage-slow", _give_way)
         self._budget = PixelBudget(limits.decoded_pixels * 3 // 4)
         self._slow_budget = PixelBudget(limits.decoded_pixels)
+        self._tiles, self._many_tiles = PixelBudget(limits.tiles), PixelBudget(limits.tiles)
         self._decoding = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._line: SimpleQueue[_InLine | None] = SimpleQueue()
+        self._line: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._batch_began: float | None = None
         # a daemon, so that a network that hangs can't keep the process alive
         self._network = Thread(target=self._run_network, name="onestage-network", daemon=True)
@@ -106,7 +121,11 @@ class SharedPredictor:
             drawn = found.draw(image, min_side=SMALLEST_DRAWN_SIDE)
             return cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
 
-        return (await self._results([self._with_pixels(encoded, drawn_png, self._deadline(), drawing=True)]))[0]
+        async def drawn() -> bytes:
+            header = await self._header(encoded)
+            return await self._with_pixels(encoded, header, drawn_png, self._deadline(), drawing=True)
+
+        return (await self._results([drawn()]))[0]
 
     def close(self) -> None:
         """End the threads, once they have done what they were given."""
@@ -118,32 +137,43 @@ class SharedPredictor:
     async def _detect_one(self, encoded: bytes, deadline: float) -> ImageResult | ImageError:
         arrived = time.monotonic()
         try:
-            self._decoding += 1
-            try:
-                size_hw, prepared = await self._with_pixels(
-                    encoded, lambda image: (image.shape[:2], self._predictor.prepare(image)), deadline
-                )
-            finally:
-                self._decoding -= 1
-            # detections; when the network began with the batch; its seconds for the batch
-            answer: Future[tuple[Detections, float, float]] = Future()
-            self._line.put((prepared, answer))
-            async with asyncio.timeout_at(deadline):
-                found, began, seconds = await asyncio.wrap_future(answer)
-            return ImageResult(size_hw, found, 1e3 * (began - arrived), 1e3 * seconds)
+            header = await self._header(encoded)
+            tiles = len(windows_of(self._predictor.tiling, (header.height, header.width)))
+            budget = self._many_tiles if 4 * tiles > self._limits.tiles else self._tiles
+            async with budget.taken(tiles, deadline) if tiles > 1 else nullcontext():
+                self._decoding += 1
+                try:
+                    prepared = await self._with_pixels(encoded, header, self._predictor.prepare, deadline)
+                finally:
+                    self._decoding -= 1
+                waiting = _Waiting(prepared, Future())
+                self._line.put(waiting)
+                async with asyncio.timeout_at(deadline):
+                    found, began, seconds = await asyncio.wrap_future(waiting.answer)
+            return ImageResult(prepared.original_hw, found, 1e3 * (began - arrived), 1e3 * seconds)
         except ImageError as error:
             return error
         finally:
             self.waiting -= 1
 
-    async def _with_pixels(
-        self, encoded: bytes, work: Callable[[np.ndarray], T], deadline: float, *, drawing: bool = False
-    ) -> T:
-        """Work on a decoded image in a thread. The header gives its size first; pixels come once there is room."""
+    async def _header(self, encoded: bytes) -> ImageHeader:
         loop, max_pixels = asyncio.get_running_loop(), self._limits.pixels
         header = await loop.run_in_executor(self._decoders, lambda: read_header(encoded, max_pixels=max_pixels))
         if header.format == "JPEG 2000":
             raise ImageError(f"image: {header.format} takes too long to decode for a server; send JPEG or PNG")
+        return header
+
+    async def _with_pixels(
+        self,
+        encoded: bytes,
+        header: ImageHeader,
+        work: Callable[[np.ndarray], T],
+        deadline: float,
+        *,
+        drawing: bool = False,
+    ) -> T:
+        """Work on a decoded image in a thread, once there is room for its pixels."""
+        loop, max_pixels = asyncio.get_running_loop(), self._limits.pixels
         pixels = int(header.decoding_bytes / BYTES_OF_A_PIXEL + drawing * DRAWING_WEIGHT * header.height * header.width)
         slow = drawing or 2 * pixels > self._limits.decoded_pixels
         async with (self._slow_budget if slow else self._budget).taken(pixels, deadline):
@@ -174,37 +204,70 @@ class SharedPredictor:
         return asyncio.get_running_loop().time() + self._limits.answer_seconds
 
     def _run_network(self) -> None:
-        """Answer what is in the line, a batch at a time, until None comes."""
+        """Answer what is in the line, a batch at a time, until None comes and all is answered."""
+        waiting: deque[_Waiting] = deque()
         ended = False
-        while not ended:
-            taken = [self._line.get()]
+        while waiting or not ended:
+            arrived = [] if waiting else [self._line.get()]
             give_up = time.monotonic() + GATHER_SECONDS
-            while self._line.qsize() < self._batch_size - 1 and self._decoding and time.monotonic() < give_up:
+            while self._decoding and time.monotonic() < give_up:
+                if _tiles_of([*waiting, *arrived]) + self._line.qsize() >= self._batch_size:
+                    break
                 time.sleep(GATHER_SECONDS / 10)
-            taken += [self._line.get() for _ in range(min(self._line.qsize(), self._batch_size - 1))]
-            ended = None in taken
-            # nobody waits any more for those whose time is over
-            batch = [one for one in taken if one is not None and one[1].set_running_or_notify_cancel()]
+            arrived += [self._line.get() for _ in range(self._line.qsize())]
+            ended = ended or None in arrived
+            waiting.extend(one for one in arrived if one is not None)
+            batch: list[_Waiting] = []  # an image stands in it once for each of its tiles
+            while waiting and len(batch) < self._batch_size:
+                one = waiting.popleft()
+                if one.answer.done():  # nobody waits for it any more, or a tile of it failed
+                    continue
+                batch.append(one)
+                one.taken += 1
+                if one.taken < len(one.image.pixels):
+                    waiting.append(one)
             if batch:
                 self._answer(batch)
 
-    def _answer(self, batch: Sequence[_InLine]) -> None:
-        """Run the network on a batch. Whatever it raises, the thread goes on."""
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
+        """Run the network on the next tile of each image. Whatever it raises, the thread goes on."""
         began = self._batch_began = time.monotonic()
+        next_tile = Counter[int]()
+        tiles = []
+        for one in batch:
+            tiles.append(one.image.pixels[len(one.found) + next_tile[id(one)]])
+            next_tile[id(one)] += 1
         try:
-            found = self._predictor.detect([prepared for prepared, _ in batch])
+            found = self._predictor.detect_resized(tiles)
         except Exception as error:
             self._batch_began = None
             if len(batch) == 1:
-                batch[0][1].set_exception(MemoryError(str(error)) if out_of_memory(error) else error)
+                _fail(batch[0], MemoryError(str(error)) if out_of_memory(error) else error)
             else:
                 for one in batch:  # one of them is to blame: the others get their answers
-                    self._answer([one])
+                    if not one.answer.done():
+                        self._answer([one])
             return
         self._batch_began, seconds = None, time.monotonic() - began
         self._on_batch(len(batch), seconds)
-        for (_, answer), detections in zip(batch, found, strict=True):
-            answer.set_result((detections, began, seconds))
+        for one, detections in zip(batch, found, strict=True):
+            one.began = one.began or began
+            one.found.append(detections)
+        for one in {id(one): one for one in batch}.values():
+            one.seconds += seconds
+            if len(one.found) == len(one.image.pixels) and one.answer.set_running_or_notify_cancel():
+                one.answer.set_result((self._predictor.of_image(one.image, one.found), one.began, one.seconds))
+
+
+def _tiles_of(images: Iterable[_Waiting | None]) -> int:
+    """How many tiles have not gone to the network."""
+    return sum(len(one.image.pixels) - one.taken for one in images if one is not None)
+
+
+def _fail(one: _Waiting, error: Exception) -> None:
+    """Answer with an error; tiles that are left are not looked at."""
+    if one.answer.set_running_or_notify_cancel():
+        one.answer.set_exception(error)
 
 
 def _give_way() -> None:

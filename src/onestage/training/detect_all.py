@@ -5,17 +5,19 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import takewhile
 
+import numpy as np
 import torch
 
 from onestage.compute.device import Compute
 from onestage.data.loader import evaluation_loader
 from onestage.data.loader_workers import StartMethod
 from onestage.data.table import Table
+from onestage.data.tiles import image_tiles
 from onestage.detectors import Detector
 from onestage.errors import UserError
-from onestage.postprocess import to_original
 from onestage.selection import Selection
 from onestage.structures import Detections, to_device
+from onestage.tiled_detections import of_image, windows_of
 from onestage.training.processes import ALONE, World
 
 
@@ -54,9 +56,11 @@ def detect_all(
     detector.eval()
     selection, names = selection or detector.evaluation_selection, table.categories.names
     found: dict[int, Detections] = {}
+    rows, image = (table, None) if detector.tiling is None else image_tiles(table, detector.tiling, table.decoded)
+    rows_done = images_done = 0
     error: UserError | None = None
     loader = evaluation_loader(
-        table,
+        rows,
         resize=detector.resize,
         batch_size=batch_size,
         workers=workers,
@@ -72,16 +76,28 @@ def detect_all(
                 with compute.autocast():
                     predictions = detector(images)
                 detected = detector.detect(predictions, selection, (images.shape[2], images.shape[3]))
-                for index, one in zip(batch.image_indices.tolist(), detected, strict=True):
-                    height, width = table.image_sizes_hw[index].tolist()
-                    boxes_xyxy = to_original(one.boxes_xyxy, detector.resize, (height, width))
-                    found[index] = replace(one, boxes_xyxy=boxes_xyxy, names=names)
-                advance(len(images) * world.size)
+                found |= {
+                    index: replace(one, names=names)
+                    for index, one in zip(batch.image_indices.tolist(), detected, strict=True)
+                }
+                rows_done = min(len(rows), rows_done + len(images) * world.size)
+                advance(rows_done * len(table) // len(rows) - images_done)
+                images_done = rows_done * len(table) // len(rows)
         except UserError as raised:
             error = raised
     for module, training in modes.items():  # not all the same: frozen batch norms stay in evaluation mode
         module.training = training
     if world.agree(error, stopped()):
         raise StoppedError
-    by_index = {index: one for part in world.gather(found) for index, one in part.items()}
-    return [by_index[index] for index in range(len(table))]
+    by_row = {row: one for part in world.gather(found) for row, one in part.items()}
+    first = np.arange(len(table) + 1) if image is None else np.searchsorted(image, np.arange(len(table) + 1))
+    return [
+        of_image(
+            [by_row[row] for row in range(start, end)],
+            windows_of(detector.tiling, (height, width)),
+            (height, width),
+            detector.resize,
+            selection,
+        )
+        for start, end, (height, width) in zip(first[:-1], first[1:], table.image_sizes_hw.tolist(), strict=True)
+    ]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from onestage.data.augmentation import SSD_PAPER, TRANSFORMS, Augmentation
 from onestage.detectors import DetectorConfig, detector_config
 from onestage.errors import UserError
+from onestage.runtime.tiles import Tiling
 from onestage.selection import Selection
 from onestage.settings import Setting, check_ranges, fitted, plain, read, setting, settings_of
 
@@ -29,6 +30,9 @@ RANGES = {
     "ema_decay": (0, 1),
     "milestone_factors": (0, math.inf),
     "warmup_start": (0, 1),
+    "tile_visible": (0, 1),
+    "tile_empty": (0, 1),
+    "cache_tiles": (0, 1e6),
     **dict.fromkeys(("weight_decay", "warmup_steps"), (0, math.inf)),
     **dict.fromkeys((f"{part}_learning_rate_factor" for part in ("backbone", "head", "bias")), (0, math.inf)),
 }
@@ -54,6 +58,21 @@ class Recipe:
     batch_size: int = setting(32, "Images a step, over all ranks")
     accumulate: int = setting(1, "Parts in which a step's images go through the network: less memory, the same losses")
     repeat: int = setting(1, "Times that an epoch shows each image")
+
+    # large images with small objects
+    tile: int | None = setting(
+        None,
+        "Side of the tiles that images are cut into, pixels of the image; none: no tiles; auto: what suits the data",
+    )
+    tile_overlap: int = setting(0, "Pixels of the image that neighbouring tiles share at least")
+    tile_whole: bool = setting(False, "The whole image as one more tile, for objects that tiles cut")
+    tile_visible: float = setting(
+        0.5, "Part of an object's area that a tile shows; with less, the object is ignored in that tile's training"
+    )
+    tile_empty: float = setting(0.2, "Share of an epoch's tiles that show no object")
+    cache_tiles: float = setting(
+        16.0, "Room for decoded images whose tiles train, GB of the run folder's disk; 0: none"
+    )
 
     # what is trained
     train_stem: bool = setting(True, "Train the backbone's first layers too; False: they keep their weights")
@@ -129,6 +148,8 @@ class Recipe:
                 expected = "a number above 0" if not value > 0 else f"at most {MOST:g}"
                 raise UserError(f"recipe: {name} is {value}; expected {expected}")
         check_ranges(self, RANGES)
+        if self.tile is not None:
+            Tiling(self.tile, self.tile_overlap)  # raises a UserError for tiles that can't be
         if not 0 <= self.warmup < 1:
             raise UserError(
                 f"recipe: warmup is {self.warmup:g}; expected a fraction of the run, from 0 and below 1; give a number "
@@ -148,6 +169,17 @@ class Recipe:
                 f"recipe: {len(self.milestones)} milestones, but {len(self.milestone_factors)} milestone factors; "
                 "give one a milestone"
             )
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How images are cut into tiles; None: they are not."""
+        return None if self.tile is None else Tiling(self.tile, self.tile_overlap, self.tile_whole)
+
+    def with_tiling(self, tiling: Tiling | None) -> Recipe:
+        """The same recipe with images cut so."""
+        if tiling is None:
+            return replace(self, tile=None)
+        return replace(self, tile=tiling.side, tile_overlap=tiling.overlap, tile_whole=tiling.whole)
 
     def with_length(
         self, *, epochs: float | None = None, steps: int | None = None, minutes: float | None = None

@@ -83,8 +83,8 @@ class Trainer:
         self.folder, self.compute, self.display, self.workers = folder, compute, display, workers
         self.identity = identity(recipe, train, val, val if test is None else test)
         self.warn = partial(world.warn, say=display.say)
-        self.images_per_step = min(recipe.batch_size, len(train) * recipe.repeat)  # over all processes
-        self.steps_per_epoch = batches_per_epoch(len(train), recipe.repeat, recipe.batch_size)
+        self.images_per_step = min(recipe.batch_size, train.rows_per_epoch * recipe.repeat)  # over all processes
+        self.steps_per_epoch = batches_per_epoch(train, recipe.repeat, recipe.batch_size)
         keep_freed_memory()
         compute.place(detector)
         if isinstance(detector.resize, Stretch):

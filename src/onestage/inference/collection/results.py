@@ -30,6 +30,7 @@ from onestage.inference.collection.storage import Storage, first_line, named, tr
 from onestage.inference.predictor import BasePredictor
 from onestage.models.model_file import RunFolder
 from onestage.runtime import __version__
+from onestage.runtime.tiles import Tiling
 from onestage.selection import Selection
 from onestage.structures import Categories
 
@@ -59,6 +60,7 @@ class RunSettings:
     selection: Selection
     sources: tuple[str, ...]  # what the user named, without credentials
     columns: tuple[str, ...]  # of Parquet files, see `open_parquet`
+    tiling: Tiling | None = None
     part_size: int | None = None  # images in a part; None: a 256th of the collection, or what the run has that goes on
     model_sha256: str = ""  # filled in by `ResultFolder.begin`, as is the next
     model_files: tuple[str, ...] = ()
@@ -71,7 +73,7 @@ class RunSettings:
         names = tuple(named(word)[0] for word in sources)
         given = tuple(column for column in columns if column is not None)
         model = predictor.detector_name, predictor.categories, predictor.selection
-        return cls(__version__, *model, names, given, part_size)
+        return cls(__version__, *model, names, given, predictor.tiling, part_size)
 
 
 @dataclass(frozen=True)

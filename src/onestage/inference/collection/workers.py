@@ -129,6 +129,7 @@ class Worker:
         self._folder, self._run, self._storage, self._batch_size, self._cores = folder, run, storage, batch_size, cores
         with folder.model(run.model_files) as path:
             self._predictor = load(path, device=device, selection=run.selection)
+        self._predictor.tiling = run.tiling
         self._plan = folder.open_plan()
 
     def do(self, part: Part) -> Counter[str]:

@@ -1,0 +1,71 @@
+"""An image's detections from those of what went through the network: the image, or its tiles."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from onestage.errors import UserError
+from onestage.input_size import Resize, SizeHW
+from onestage.postprocess import to_original
+from onestage.runtime.tiles import TileDetections, Tiling, merge_tiles
+from onestage.selection import Selection
+from onestage.structures import Detections
+
+
+def changed_tiling(own: Tiling | None, tile: int | str | None, overlap: int | None = None) -> Tiling | None:
+    """A model's tiling with what a user asks for: "auto" or None keeps it, "none" is none, a number the tiles' side.
+
+    An overlap that is left open is the model's, else a fifth of the side. The whole image is one more tile, unless the
+    model says otherwise.
+
+    Raises:
+        UserError: an overlap without tiles, or tiles that can't be.
+    """
+    if tile not in (None, "auto", "none") and not isinstance(tile, int):
+        raise UserError(f"tile {tile}: expected auto, none, or a number of pixels")
+    if tile == "none" or (own is None and not isinstance(tile, int)):
+        if overlap is not None:
+            raise UserError(f"tile overlap {overlap}: there are no tiles; give their side, too")
+        return None
+    side = tile if isinstance(tile, int) else own.side if own is not None else 0
+    if overlap is None:
+        overlap = min(own.overlap, side // 2) if own is not None else side // 5
+    return Tiling(side, overlap, own.whole if own is not None else True)
+
+
+def windows_of(tiling: Tiling | None, size_hw: SizeHW) -> Int64[np.ndarray, "T 4"]:
+    """The tiles of an image of this size; without a tiling, the whole image."""
+    height, width = size_hw
+    return np.array([[0, 0, width, height]]) if tiling is None else tiling.windows_xyxy(size_hw)
+
+
+def of_image(
+    found: Sequence[Detections],
+    windows_xyxy: Int64[np.ndarray, "T 4"],
+    size_hw: SizeHW,
+    resize: Resize,
+    selection: Selection,
+) -> Detections:
+    """The detections of an image, in its pixels, from those of its tiles, in pixels of the network's input.
+
+    Of several tiles there may be more than `selection.max_detections`: that many a tile.
+    """
+    sizes_hw = (windows_xyxy[:, [3, 2]] - windows_xyxy[:, [1, 0]]).tolist()
+    boxes = [to_original(one.boxes_xyxy, resize, (h, w)) for one, (h, w) in zip(found, sizes_hw, strict=True)]
+    if len(found) == 1:
+        return replace(found[0], boxes_xyxy=boxes[0])
+    arrays = [
+        (boxes_xyxy.numpy(), one.scores.numpy(), one.labels.numpy())
+        for boxes_xyxy, one in zip(boxes, found, strict=True)
+    ]
+    merged = merge_tiles(
+        TileDetections.of_tiles(windows_xyxy, arrays),
+        size_hw,
+        selection.iou_threshold,
+        class_agnostic=selection.class_agnostic,
+    )
+    columns = torch.from_numpy(merged.boxes_xyxy).float(), torch.from_numpy(merged.scores).float()
+    return Detections(*columns, torch.from_numpy(merged.labels), found[0].names)
