@@ -69,7 +69,7 @@ def test_pixels_are_the_mean_and_the_objects_of_both_images_stay(tmp_path: Path)
     levels = {(0, 0): 100, (0, 1): 125, (1, 0): 175, (1, 1): 200}
     seen = set()
     for epoch, batch in enumerate(batches):
-        for place, sample in enumerate(epoch_order(2, 1, 3, epoch).tolist()):
+        for place, sample in enumerate(epoch_order(table, 1, 3, epoch).tolist()):
             rng = np.random.default_rng((3, epoch, sample))
             rng.random()  # the chance
             other = int(rng.integers(2))

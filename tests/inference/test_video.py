@@ -21,6 +21,7 @@ from onestage.inference.sources import open_video
 from onestage.inference.video import VideoReader
 from onestage.inference.video_display import Colours
 from onestage.inference.video_writer import VideoWriter
+from onestage.runtime.tiles import Tiling
 
 CODECS = [("film.mp4", "libx264"), ("film.avi", "mpeg4"), ("film.mkv", "libx264"), ("film.webm", "libvpx")]
 
@@ -433,8 +434,10 @@ def test_a_part_that_makes_no_sense_is_refused(tmp_path: Path, settings: dict[st
         VideoReader(open_video(write_film(tmp_path / "film.mp4", 3)), **settings)
 
 
-def test_a_predictor_finds_the_same_in_a_video_as_in_its_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tiling", [None, Tiling(60, 25)])
+def test_a_predictor_finds_the_same_in_a_video_as_in_its_images(tmp_path: Path, tiling: Tiling | None) -> None:
     predictor = Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
+    predictor.tiling = tiling
     predictions = list(predictor.predict_video(write_film(tmp_path / "film.mp4", 21), batch_size=4))
     assert [one.frame.index for one in predictions] == list(range(21))
     for one in predictions:

@@ -58,7 +58,9 @@ def test_the_first_layers_are_trained_only_where_they_start_from_nothing(pretrai
 def test_anchor_sizes_come_from_the_data_only_where_the_papers_do_not_meet_the_boxes() -> None:
     usual, _ = default_recipe("ssd300-test_efficientnet", table_of([(0, 0, 120, 60)]), pretrained=True)  # 60x60 there
     assert usual.network.anchor_sizes == SSD300_VOC_SIZES
-    tiny, reasons = default_recipe("ssd300-test_efficientnet", table_of([(0, 0, 24, 12)]), pretrained=True)  # 12x12
+    tiny, reasons = default_recipe(
+        "ssd300-test_efficientnet", table_of([(0, 0, 24, 12)]), pretrained=True, tile="none"
+    )  # 12x12
     assert tiny.network.anchor_sizes[0] <= 15
     assert any("anchors from the data (sizes" in reason for reason in reasons)
 

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import astuple, fields
+from dataclasses import MISSING, astuple, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def _version_of_readers() -> str:
 
 def _columns() -> list[str]:
     """The names of a table's arrays."""
-    return [field.name for field in fields(Table) if "ndarray" in str(field.type)]
+    return [field.name for field in fields(Table) if "ndarray" in str(field.type) and field.default is MISSING]
 
 
 def _as_bytes(table: Table, problems: list[Problem], stamp: str) -> bytes:

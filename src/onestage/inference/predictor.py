@@ -29,7 +29,7 @@ from onestage.runtime.session import read_image as read_array_or_file
 from onestage.runtime.tiles import Tiling
 from onestage.selection import Selection
 from onestage.structures import Categories, Detections, Predictions
-from onestage.tiled_detections import of_image, windows_of
+from onestage.tiled_detections import changed_tiling, of_image, windows_of
 
 ImageFile: TypeAlias = str | Path | bytes
 """A path, a web address, or an encoded file's bytes."""
@@ -100,6 +100,8 @@ class BasePredictor:
         Tiles, also those of several images, go through the network in batches as large as `images` and, where those
         are few, of `TILES_AT_ONCE`.
         """
+        if not images:
+            return []
         tiles = [pixels for image in images for pixels in image.pixels]
         at_once = len(images) if len(tiles) == len(images) else max(len(images), TILES_AT_ONCE)
         batches = (tiles[start : start + at_once] for start in range(0, len(tiles), at_once))
@@ -295,6 +297,9 @@ def load(
     device: str | torch.device | None = None,
     selection: Selection | None = None,
     precision: Precision = "auto",
+    *,
+    tile: int | str | None = None,
+    tile_overlap: int | None = None,
 ) -> BasePredictor:
     """The predictor of a trained model: a run folder, its `model.safetensors`, or a file that `onestage export` wrote.
 
@@ -302,15 +307,19 @@ def load(
         device: as "cpu", "cuda" or "cuda:1". None: a GPU where there is one.
         selection: the post-processing. None: as the model's own, keeping detections with a score above 0.5.
         precision: the network's number format in torch; exported files have their own.
+        tile, tile_overlap: how images are cut into tiles; see `changed_tiling`. None: as the model was trained.
 
     Raises:
         UserError: a file that is no model or was changed, or a device that this machine lacks.
     """
     if format_of(model) is not None:
-        return ExportedPredictor(model, device=device, selection=selection)
-    use_in_a_fork(torch.device("cpu"))
-    loaded = load_model(model)
-    return Predictor(loaded.detector, loaded.categories, selection, device, precision)
+        predictor: BasePredictor = ExportedPredictor(model, device=device, selection=selection)
+    else:
+        use_in_a_fork(torch.device("cpu"))
+        loaded = load_model(model)
+        predictor = Predictor(loaded.detector, loaded.categories, selection, device, precision)
+    predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
+    return predictor
 
 
 def read_image(image: AnyImage, bits: int = 16) -> UInt8[np.ndarray, "H W 3"]:

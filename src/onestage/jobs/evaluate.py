@@ -82,8 +82,8 @@ def evaluate(
     )
     tiled = loaded if exported else loaded.detector
     tiled.tiling = changed_tiling(tiled.tiling, tile, tile_overlap)
-    settings = {"model": str(model), "data": data, "split": split, "selection": plain(selection)}
-    settings["tiling"] = plain(tiled.tiling)
+    settings = {"model": str(model), "data": data, "split": split}
+    settings |= {"selection": plain(selection), "tiling": plain(tiled.tiling)}
     if exported:
         loaded.selection = selection  # before data is read: raises if the file can't do it
     table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
@@ -91,16 +91,8 @@ def evaluate(
     if exported:
         found = _detect_exported(loaded, table, display, batch_size)
         return _measure_and_report(found, table, folder, display, settings, tiling=tiled.tiling)
-    return evaluate_and_report(
-        loaded,
-        table,
-        folder,
-        compute=choose_compute(device),
-        display=display,
-        settings=settings,
-        selection=selection,
-        batch_size=batch_size,
-    )
+    where = {"compute": choose_compute(device), "display": display, "batch_size": batch_size}
+    return evaluate_and_report(loaded, table, folder, settings=settings, selection=selection, **where)
 
 
 def _detect_exported(predictor: ExportedPredictor, table: Table, display: Display, batch_size: int) -> list[Detections]:

@@ -32,7 +32,6 @@ from onestage.jobs.written_files import WrittenFiles
 from onestage.structures import Categories, Detections
 from onestage.terminal import Display
 from onestage.texts import as_file_name, as_unicode, json_text
-from onestage.tiled_detections import changed_tiling
 
 ResultFormat = Literal["csv", "coco", "voc"]
 FILES_OF: dict[str, tuple[str, ...]] = {  # of each format, beside the files of images
@@ -119,15 +118,13 @@ def predict(
     display = display or Display()
     check_chosen_frames(every, start_s, end_s)
     keep_freed_memory()
-    predictor = load(model, device=device)
+    predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
     asked = {"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold}
     asked["class_agnostic"] = class_agnostic or None  # an exported file may have it inside
     asked["max_detections"] = predictor.usual_detections if max_detections is None else max_detections
     predictor.selection = predictor.papers_selection.changed(**asked)
-    predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
     opened, folder, written = open_sources(sources), Path(out), WrittenFiles(Path(out), overwrite)
-    if track:
-        ObjectTracker(1.0, score_threshold)  # or the one line about the missing package, before all work
+    _ = ObjectTracker(1.0, score_threshold) if track else None  # or the line about the missing package, before all work
     written.check(_targets(opened, folder, formats), [source.name for source in opened])
     with written, _result_files(written, predictor.categories, formats) as (add, done):
         unreadable = _predict_images(predictor, opened, add, written, batch_size, display)

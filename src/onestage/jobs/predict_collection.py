@@ -11,7 +11,6 @@ from typing import Literal
 from onestage.errors import UserError
 from onestage.inference.predictor import load
 from onestage.terminal import Display
-from onestage.tiled_detections import changed_tiling
 
 SECONDS_BETWEEN_LINES = 60.0  # where there is no terminal to show a bar
 
@@ -79,15 +78,12 @@ def predict_collection(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
     display, folder = display or Display(), results.ResultFolder.at(os.fspath(out))
-    predictor = load(model, device="cpu")
+    predictor = load(model, device="cpu", tile=tile, tile_overlap=tile_overlap)
     predictor.selection = predictor.papers_selection.changed(  # an exported file may refuse it
-        score_threshold=score_threshold,
-        nms=nms,
-        iou_threshold=iou_threshold,
+        **{"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold},
         class_agnostic=class_agnostic or None,
         max_detections=predictor.usual_detections if max_detections is None else max_detections,
     )
-    predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
     asked = results.RunSettings.of(predictor, sources, (column, source_column), part_size)
     with display.stage("listing", 0) as stage:
         run = folder.begin(asked, Path(model), plan.find_pieces(sources, asked.columns), stage.advance)

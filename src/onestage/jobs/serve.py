@@ -9,7 +9,6 @@ from urllib.parse import quote
 from onestage.errors import UserError
 from onestage.inference.predictor import load
 from onestage.terminal import Display
-from onestage.tiled_detections import changed_tiling
 
 SHORTEST_TOKEN = 8  # characters
 TOKEN_VARIABLE = "ONESTAGE_TOKEN"
@@ -72,12 +71,9 @@ def serve(
         raise UserError(f"{error.name} is missing: pip install 'onestage[serve]'") from error
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
-    predictor = load(model, device=device)
+    predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
     asked = {"nms": nms, "iou_threshold": iou_threshold, "max_detections": max_detections}
-    asked["score_threshold"] = (
-        score_threshold  # only refused here, where it is none: the app keeps all above its lowest
-    )
-    predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
+    asked["score_threshold"] = score_threshold  # only checked here: the app keeps all above its lowest
     predictor.selection = predictor.selection.changed(**asked, class_agnostic=class_agnostic or None)
     hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
     app = create_app(

@@ -125,11 +125,7 @@ def train(
         UserError: anything in the arguments or the data that the user can mend.
     """
     data, beginning = os.fspath(data), Beginning(backbone_weights, start_from, old_classes)
-    changes = {**(settings or {}), "detector": detector, "seed": seed}
-    by_trial = changes.get("batch_size") == "auto"
-    tile, tile_overlap = changes.get("tile"), changes.get("tile_overlap")
-    changes |= {"batch_size": None} if by_trial else {}
-    changes |= {} if resume else {"tile": None, "tile_overlap": None}  # a new run's are chosen with the data
+    changes, by_trial, tiles = _asked(settings or {}, detector, seed, resume)
     with joined_processes(device) as world, ExitStack() as until_the_end:
         display = (display or Display()) if world.is_main else quiet()
 
@@ -141,7 +137,7 @@ def train(
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
             beginning.open(begun, detector, named)
             tables = open_for_training(data, request, keep == "best", display=display)
-            usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, (tile, tile_overlap), display)
+            usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, tiles, display)
             tables = beginning.with_old_classes(tables, world.device or device, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
@@ -151,6 +147,18 @@ def train(
         world.on_main(lambda: _take_folder(plan.folder, until_the_end))
         trainer = _trained(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display)
         return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
+
+
+def _asked(
+    settings: dict[str, Any], detector: str | None, seed: int | None, resume: bool
+) -> tuple[dict[str, Any], bool, tuple[Tile | None, int | None]]:
+    """The changes of the recipe; True if the batch size is found by trial; the tiles, which a new run finds out."""
+    changes = {**settings, "detector": detector, "seed": seed}
+    tiles = changes.get("tile"), changes.get("tile_overlap")
+    by_trial = changes.get("batch_size") == "auto"
+    changes |= {"batch_size": None} if by_trial else {}
+    changes |= {} if resume else {"tile": None, "tile_overlap": None}
+    return changes, by_trial, tiles
 
 
 def _check_request(

@@ -5,6 +5,7 @@ from onestage.data.augmentation import MILD
 from onestage.data.decoded_images import DecodedImages
 from onestage.data.table import Table
 from onestage.detectors import Detector, DetectorConfig, detector_config, untagged
+from onestage.detectors.base import MadeNetwork
 from onestage.recipes.tiles import Tile, tiles_for, tiling_for
 from onestage.training.recipe import Recipe
 
@@ -42,13 +43,7 @@ def default_recipe(
     tiling, of_tiles = tiling_for(table, made.config, tile, tile_overlap)
     if tiling is not None:
         table = tiles_for(table, Recipe(detector, made.config).with_tiling(tiling), DecodedImages())
-    if trained is None:
-        network, reasons = _with_anchors(made.config, table, COVERAGE_GAIN, "the paper")
-        reasons += made.reasons
-    else:
-        network, reasons = _with_anchors(trained.config, table, GAIN_OVER_LEARNED, "the trained detector")
-        if network != trained.config:
-            reasons.append("what its head learned about its own anchors is lost in part")
+    network, reasons = _network(made, trained, table)
     images = IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE
     of_epoch = table.rows_per_epoch
     epochs = float(min(300, max(12, round(images / of_epoch))))
@@ -81,6 +76,17 @@ def default_recipe(
         whose = "the trained detector's" if start is not None else "their ImageNet"
         reasons.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")
     return recipe, reasons
+
+
+def _network(made: MadeNetwork, trained: Detector | None, table: Table) -> tuple[DetectorConfig, list[str]]:
+    """The settings of the network, and why; of a trained detector its own."""
+    if trained is None:
+        network, reasons = _with_anchors(made.config, table, COVERAGE_GAIN, "the paper")
+        return network, [*reasons, *made.reasons]
+    network, reasons = _with_anchors(trained.config, table, GAIN_OVER_LEARNED, "the trained detector")
+    if network != trained.config:
+        reasons.append("what its head learned about its own anchors is lost in part")
+    return network, reasons
 
 
 def _with_anchors(config: DetectorConfig, table: Table, gain: float, whose: str) -> tuple[DetectorConfig, list[str]]:

@@ -1,12 +1,13 @@
 """A detector over a whole labelled data set: its detections in original pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from onestage.compute.device import Compute
 from onestage.data.loader import evaluation_loader
@@ -57,8 +58,7 @@ def detect_all(
     selection, names = selection or detector.evaluation_selection, table.categories.names
     found: dict[int, Detections] = {}
     rows, image = (table, None) if detector.tiling is None else image_tiles(table, detector.tiling, table.decoded)
-    rows_done = images_done = 0
-    error: UserError | None = None
+    rows_done, error = 0, None
     loader = evaluation_loader(
         rows,
         resize=detector.resize,
@@ -76,13 +76,10 @@ def detect_all(
                 with compute.autocast():
                     predictions = detector(images)
                 detected = detector.detect(predictions, selection, (images.shape[2], images.shape[3]))
-                found |= {
-                    index: replace(one, names=names)
-                    for index, one in zip(batch.image_indices.tolist(), detected, strict=True)
-                }
-                rows_done = min(len(rows), rows_done + len(images) * world.size)
-                advance(rows_done * len(table) // len(rows) - images_done)
-                images_done = rows_done * len(table) // len(rows)
+                named = (replace(one, names=names) for one in detected)
+                found |= dict(zip(batch.image_indices.tolist(), named, strict=True))
+                before, rows_done = rows_done, min(len(rows), rows_done + len(images) * world.size)
+                advance(rows_done * len(table) // len(rows) - before * len(table) // len(rows))
         except UserError as raised:
             error = raised
     for module, training in modes.items():  # not all the same: frozen batch norms stay in evaluation mode
@@ -90,14 +87,21 @@ def detect_all(
     if world.agree(error, stopped()):
         raise StoppedError
     by_row = {row: one for part in world.gather(found) for row, one in part.items()}
+    return _of_images(by_row, image, table, detector, selection)
+
+
+def _of_images(
+    by_row: Mapping[int, Detections],
+    image: Int64[np.ndarray, " R"] | None,
+    table: Table,
+    detector: Detector,
+    selection: Selection,
+) -> list[Detections]:
+    """The detections of each image from those of its rows, in pixels of the input; `image` is that of each row."""
     first = np.arange(len(table) + 1) if image is None else np.searchsorted(image, np.arange(len(table) + 1))
-    return [
-        of_image(
-            [by_row[row] for row in range(start, end)],
-            windows_of(detector.tiling, (height, width)),
-            (height, width),
-            detector.resize,
-            selection,
-        )
-        for start, end, (height, width) in zip(first[:-1], first[1:], table.image_sizes_hw.tolist(), strict=True)
-    ]
+    detections = []
+    for index, (height, width) in enumerate(table.image_sizes_hw.tolist()):
+        found = [by_row[row] for row in range(first[index], first[index + 1])]
+        windows_xyxy = windows_of(detector.tiling, (height, width))
+        detections.append(of_image(found, windows_xyxy, (height, width), detector.resize, selection))
+    return detections

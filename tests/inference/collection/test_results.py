@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from collection_runs import run_settings
 from onestage.errors import UserError
 from onestage.inference.collection.plan import Piece, parts_of, pieces_of
 from onestage.inference.collection.results import ResultFolder, RunSettings
+from onestage.runtime.tiles import Tiling
 
 
 def begun(folder: ResultFolder, model: Path, images: int = 3, **changed: Any) -> RunSettings:
@@ -80,14 +82,15 @@ def test_parts_are_a_256th_of_the_collection_within_limits(
 
 def test_the_same_run_goes_on_without_looking_for_images_again(tmp_path: Path, model: Path) -> None:
     folder = ResultFolder.at(str(tmp_path / "out"))
-    first = begun(folder, model, part_size=2)
+    first = begun(folder, model, part_size=2, tiling=Tiling(300, 40))
 
     def looked_for() -> Any:
         raise AssertionError("the plan is there already")
         yield
 
-    assert folder.begin(run_settings(), model, looked_for()) == first
-    assert folder.begin(run_settings(part_size=2), model, looked_for()) == first
+    asked = run_settings(tiling=Tiling(300, 40))
+    assert folder.begin(asked, model, looked_for()) == first
+    assert folder.begin(replace(asked, part_size=2), model, looked_for()) == first
 
 
 def test_a_run_that_would_mix_results_is_refused(tmp_path: Path, model: Path) -> None:
@@ -99,6 +102,8 @@ def test_a_run_that_would_mix_results_is_refused(tmp_path: Path, model: Path) ->
         begun(folder, model, detector="m2det")
     with pytest.raises(UserError, match=r"another part size \(2, now 3\)"):
         begun(folder, model, part_size=3)
+    with pytest.raises(UserError, match="another tiling"):
+        begun(folder, model, tiling=Tiling(300, 40))
     model.write_bytes(b"other weights")
     with pytest.raises(UserError, match="another model sha256"):
         begun(folder, model)
