@@ -170,6 +170,12 @@ def test_large_objects_need_no_tiles() -> None:
     assert reason == "whole images, no tiles: 100% of the objects are 16 px or more in the detector's input"
 
 
+@pytest.mark.parametrize(("large", "tiles"), [(4, True), (5, False)])
+def test_whole_images_serve_where_every_second_object_is_large_enough(large: int, tiles: bool) -> None:
+    objects = [*squares(40, large), *((60 * n, 100, 60 * n + 20, 120) for n in range(10 - large))]
+    assert (choose_tiling(table_of([((640, 640), objects)]), Stretch(300), 16.0)[0] is not None) == tiles
+
+
 def test_tiles_are_as_large_as_small_objects_allow_and_overlap_by_a_whole_object() -> None:
     table = table_of([((1200, 1600), squares(20))])
     tiling, reason = choose_tiling(table, Stretch(300), 16.0)

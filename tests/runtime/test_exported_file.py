@@ -16,6 +16,7 @@ from onnx import StringStringEntryProto, TensorProto, helper
 
 from onestage.errors import UserError
 from onestage.runtime.exported_file import METADATA_KEY, read_exported
+from onestage.runtime.tiles import Tiling
 
 
 def test_a_file_of_ours_says_its_classes(tmp_path: Path) -> None:
@@ -165,3 +166,20 @@ def test_damage_gives_one_line_in_under_a_second(tmp_path_factory: pytest.TempPa
         said = str(error)
     assert "\n" not in said
     assert time.perf_counter() - started < 1
+
+
+def test_tiles_and_what_merges_them_are_read_from_the_header_or_refused(tmp_path: Path) -> None:
+    selection = {"score_threshold": 0.5, "iou_threshold": 0.45, "class_agnostic": False}
+    tiling = {"side": 300, "overlap": 40, "whole": True}
+    file = read_exported(
+        write(tmp_path / "m.onnx", small_model(), {**HEADER, "tiling": tiling, "selection": selection})
+    )
+    assert (file.tiling, file.merging) == (Tiling(300, 40, whole=True), (0.45, False))
+    older = read_exported(write(tmp_path / "older.onnx", small_model()))
+    assert older.tiling is None
+    with pytest.raises(UserError, match="the selection in its header is damaged"):
+        _ = older.merging
+    for damaged in (300, {"side": 300}, {**tiling, "side": 3}):
+        path = write(tmp_path / "damaged.onnx", small_model(), {**HEADER, "tiling": damaged})
+        with pytest.raises(UserError):
+            _ = read_exported(path).tiling

@@ -60,6 +60,15 @@ class ExportedFile:
         return Tiling.from_header(self.header.get("tiling"), self.name)
 
     @property
+    def merging(self) -> tuple[float, bool]:
+        """The IoU threshold by which detections of tiles are merged, and True if classes may suppress each other."""
+        selection = self.header["selection"]
+        iou_threshold, class_agnostic = selection.get("iou_threshold"), selection.get("class_agnostic")
+        if not isinstance(iou_threshold, float) or not isinstance(class_agnostic, bool):
+            raise UserError(f"{self.name}: the selection in its header is damaged; export it again")
+        return iou_threshold, class_agnostic
+
+    @property
     def source_ids(self) -> tuple[int, ...]:
         """Ids of the classes in the training data's file, by label."""
         return tuple(self.header["categories"]["source_ids"])

@@ -182,9 +182,8 @@ class OnnxPredictor:
             parts += self.session([image_rgb[y0:y1, x0:x1] for x0, y0, x1, y1 in windows], self.score_threshold)
         found = TileDetections.of_tiles(windows_xyxy, [(one.boxes_xyxy, one.scores, one.labels) for one in parts])
         if len(windows_xyxy) > 1:
-            selection = self.session.file.header["selection"]
-            of_all, iou_threshold = bool(selection["class_agnostic"]), float(selection["iou_threshold"])
-            found = merge_tiles(found, size_hw, iou_threshold, class_agnostic=of_all)
+            iou_threshold, class_agnostic = self.session.file.merging
+            found = merge_tiles(found, size_hw, iou_threshold, class_agnostic=class_agnostic)
         boxes_xyxy, scores = found.boxes_xyxy.astype(np.float32), found.scores.astype(np.float32)
         return DetectionArrays(boxes_xyxy, scores, found.labels, self.names)
 
