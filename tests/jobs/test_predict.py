@@ -38,7 +38,7 @@ from onestage.texts import as_unicode, one_line
 def red_box_predictor(monkeypatch: pytest.MonkeyPatch) -> Predictor:
     """Every model is the detector that finds the red box."""
     predictor = Predictor(RedBoxDetector(), CATEGORIES, device="cpu", precision="fp32")
-    monkeypatch.setattr("onestage.jobs.predict.load", lambda model, device=None: predictor)
+    monkeypatch.setattr("onestage.jobs.predict.load", lambda model, **_: predictor)
     return predictor
 
 
