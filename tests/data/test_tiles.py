@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onestage.data import decoded_images
+from onestage.data.augmentation import MILD
 from onestage.data.decoded_images import DecodedImages
+from onestage.data.loader import training_loader
 from onestage.data.table import Table, TableBuilder
 from onestage.data.tiles import choose_tiling, image_tiles, training_tiles
 from onestage.input_size import KeepRatio, Stretch
@@ -112,6 +116,24 @@ def test_every_object_no_longer_than_the_overlap_is_whole_in_one_tile_or_more(da
     for label, box in enumerate(boxes):
         of_it = tiles.labels == label
         assert box in {tuple(one) for one in (tiles.boxes_xyxy + origin)[of_it].astype(int).tolist()}
+
+
+def test_a_resumed_run_sees_the_tiles_that_it_would_have_seen(tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", (100, 1000), seed=1)
+    tiles = tiles_of(
+        table_of([((100, 1000), [(10, 10, 30, 30), (810, 10, 830, 30)])], tmp_path), Tiling(100, 0), empty=0.5
+    )
+
+    def batches(start: tuple[int, int], count: int) -> list[tuple[list[int], int]]:
+        options = {"resize": Stretch(100), "augmentation": MILD, "batch_size": 2, "seed": 3}
+        with closing(training_loader(tiles, **options, start=start)) as loader:
+            return [(batch.image_indices.tolist(), int(batch.images.sum())) for batch in islice(loader, count)]
+
+    straight = batches((0, 0), 12)  # two batches an epoch
+    assert batches((1, 1), 5) == straight[3:8]
+    shown = {row for rows, _ in straight for row in rows}
+    assert {0, 1} < shown
+    assert len(shown) > 6  # of the eight without objects others each time
 
 
 # --- pixels
