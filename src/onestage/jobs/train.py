@@ -157,7 +157,10 @@ def _asked(
     tiles = changes.get("tile"), changes.get("tile_overlap")
     by_trial = changes.get("batch_size") == "auto"
     changes |= {"batch_size": None} if by_trial else {}
-    changes |= {} if resume else {"tile": None, "tile_overlap": None}
+    if not resume:
+        changes |= {"tile": None, "tile_overlap": None}
+    elif changes.get("tile") == "auto":
+        changes["tile"] = None  # as it was found out
     return changes, by_trial, tiles
 
 
