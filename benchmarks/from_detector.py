@@ -154,8 +154,8 @@ def run(options: Options, job: Job, folders: dict[str, Path]) -> dict[str, float
         begin |= {"old_classes": job.start} if job.start != "imagenet" else {}
         train(options, folders["new"], out, job.minutes, job.seed, subset=job.part, **begin)
         known = folders["new" if job.start == "drop" else "bccd"]  # a model does not take classes that it lacks
-        options = DataOptions(skip_bad_data=True)  # as the two drawn sets lack what is bad in BCCD
-        voc = onestage.evaluate(out, str(known), split="test", out=out / "all", data_options=options)["voc"]
+        clean = DataOptions(skip_bad_data=True)  # as the two drawn sets lack what is bad in BCCD
+        voc = onestage.evaluate(out, str(known), split="test", out=out / "all", data_options=clean)["voc"]
         return {f"{'new' if name in NEW else 'old'} {name}": of_class(voc, name) for name in (*OLD, *NEW)}
     voc = train(options, folders[THEN[job.scenario]], out, job.minutes, job.seed, subset=job.part, **begin)["voc"]
     return {"AP50": 100 * voc["map_area"]}
