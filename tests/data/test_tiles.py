@@ -101,6 +101,11 @@ def test_objects_too_small_in_the_whole_image_are_ignored_there_alone() -> None:
     assert tiles.objects(corner).ignored.tolist() == [False, True]
 
 
+def test_an_image_that_is_one_tile_keeps_its_small_objects() -> None:
+    tiles = tiles_of(table_of([((90, 90), [(10, 10, 15, 15)])]), Tiling(100, 20, whole=True))
+    assert (len(tiles), tiles.ignored.tolist()) == (1, [False])
+
+
 @given(st.data())
 def test_every_object_no_longer_than_the_overlap_is_whole_in_one_tile_or_more(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(40, 700)), data.draw(st.integers(40, 700))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +14,7 @@ from red_box import CATEGORIES, RedBoxDetector
 from served import red_png
 from starlette.exceptions import HTTPException
 
-from onestage.inference.predictor import Predictor
+from onestage.inference.predictor import Predictor, PreparedImage
 from onestage.runtime.decode import ImageError, decode_image
 from onestage.runtime.threads import cpu_threads
 from onestage.runtime.tiles import Tiling
@@ -175,6 +175,31 @@ def test_a_large_image_of_many_tiles_lets_small_ones_pass() -> None:
     assert isinstance(result, ImageResult)
     assert result.size_hw == (400, 400)
     assert result.found.boxes_xyxy.tolist() == [[0, 0, 400, 30]]
+
+
+def test_an_image_whose_tiles_can_not_be_merged_has_its_error_and_the_rest_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = Predictor(RedBoxDetector(), CATEGORIES, device="cpu")
+    predictor.tiling = Tiling(100, 20)
+    of_image = predictor.of_image
+
+    def failing(image: PreparedImage, found: Sequence[Detections]) -> Detections:
+        if len(found) > 1:
+            raise ValueError("no merging")
+        return of_image(image, found)
+
+    async def scene(one: SharedPredictor) -> None:
+        with pytest.raises(ValueError, match="no merging"):
+            await one.detect([red_png(BOX, size=400)])
+        assert len(await one.detect([red_png(BOX)])) == 1
+
+    monkeypatch.setattr(predictor, "of_image", failing)
+    one = SharedPredictor(predictor, Limits(), batch_size=4)
+    try:
+        asyncio.run(scene(one))
+    finally:
+        one.close()
 
 
 def test_images_of_many_tiles_wait_for_room_while_those_of_few_pass() -> None:

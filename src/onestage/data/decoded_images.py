@@ -4,16 +4,13 @@ import hashlib
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from onestage.runtime.decode import decode_image
-
-_last: tuple[tuple[Path | None, str], UInt8[np.ndarray, "H W 3"]] | None = (
-    None  # of this process: neighbours are often read in a row
-)
 
 
 @dataclass(frozen=True)
@@ -29,24 +26,11 @@ class DecodedImages:
 
     def read(self, path: Path, *, max_pixels: int, bits: int) -> UInt8[np.ndarray, "H W 3"]:
         """An image, decoded or mapped from its file; raises as `decode_image`."""
-        global _last
         about = path.stat() if path.is_file() else None
-        key = f"{path}|{max_pixels}|{bits}" + (f"|{about.st_size}|{about.st_mtime_ns}" if about else "")
-        if _last is not None and _last[0] == (self.folder, key):
-            return _last[1]
-        file = self.folder and self.folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.npy"
-        image = None
-        if file is not None and file.exists():
-            with suppress(OSError, ValueError):
-                image = np.load(file, mmap_mode="r")
-        if image is None:
-            image = decode_image(path, max_pixels=max_pixels, bits=bits)
-            if file is not None:
-                self._keep(file, image)
-        _last = (self.folder, key), image
-        return image
+        version = (about.st_size, about.st_mtime_ns) if about else (0, 0)
+        return _read(self, path, version, max_pixels, bits)
 
-    def _keep(self, file: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    def keep(self, file: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
         """Write an image's file, if there is room; a disk that is full is no reason to stop."""
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,3 +43,20 @@ class DecodedImages:
                 os.replace(unfinished, file)
             finally:
                 unfinished.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)  # rows that are read one after the other are often tiles of one image
+def _read(
+    decoded: DecodedImages, path: Path, version: tuple[int, int], max_pixels: int, bits: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    """`version` is the file's size and time, so that a changed one is read anew."""
+    if decoded.folder is None:
+        return decode_image(path, max_pixels=max_pixels, bits=bits)
+    key = repr((os.fsencode(path), version, max_pixels, bits))
+    file = decoded.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
+    if file.exists():
+        with suppress(OSError, ValueError):
+            return np.load(file, mmap_mode="r")
+    image = decode_image(path, max_pixels=max_pixels, bits=bits)
+    decoded.keep(file, image)
+    return image

@@ -108,7 +108,7 @@ def training_tiles(
     ignored = table.ignored[object_row] | (shown < visible)
     sizes_hw = (windows_xyxy[:, [3, 2]] - windows_xyxy[:, [1, 0]])[row]
     if tiling.whole:
-        is_whole = (sizes_hw == table.image_sizes_hw[image[row]]).all(axis=1)
+        is_whole = (sizes_hw == table.image_sizes_hw[image[row]]).all(axis=1) & (np.bincount(image) > 1)[image[row]]
         resized = np.array([resize.image_hw((height, width)) for height, width in sizes_hw.tolist()]).reshape(-1, 2)
         sides = np.sqrt((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1) * (resized / sizes_hw).prod(axis=1))
         ignored |= is_whole & (sides < FAINT * least_object_side)

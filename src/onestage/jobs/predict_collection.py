@@ -79,11 +79,10 @@ def predict_collection(
         raise UserError(f"batch size {batch_size}: give 1 or more")
     display, folder = display or Display(), results.ResultFolder.at(os.fspath(out))
     predictor = load(model, device="cpu", tile=tile, tile_overlap=tile_overlap)
-    predictor.selection = predictor.papers_selection.changed(  # an exported file may refuse it
-        **{"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold},
-        class_agnostic=class_agnostic or None,
-        max_detections=predictor.usual_detections if max_detections is None else max_detections,
-    )
+    chosen = {"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold}
+    chosen["class_agnostic"] = class_agnostic or None
+    chosen["max_detections"] = predictor.usual_detections if max_detections is None else max_detections
+    predictor.selection = predictor.papers_selection.changed(**chosen)  # an exported file may refuse it
     asked = results.RunSettings.of(predictor, sources, (column, source_column), part_size)
     with display.stage("listing", 0) as stage:
         run = folder.begin(asked, Path(model), plan.find_pieces(sources, asked.columns), stage.advance)

@@ -59,7 +59,7 @@ class ImageResult:
     size_hw: tuple[int, int]  # of the upright image, pixels
     found: Detections  # in pixels of the upright image
     wait_ms: float  # until the network began with it: decoding, and waiting for others
-    network_ms: float  # the network's time for its batch
+    network_ms: float  # the network's time for its batch, or for all batches that had a tile of it
 
 
 class SharedPredictor:
@@ -73,7 +73,7 @@ class SharedPredictor:
         batch_size: int = 8,
         on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        """`on_batch` is called after each batch with its number of images and its seconds."""
+        """`on_batch` is called after each batch with its number of images, or tiles, and its seconds."""
         self.waiting = 0  # images that have no answer yet
         self._predictor, self._limits, self._batch_size, self._on_batch = predictor, limits, batch_size, on_batch
         # Large images, of which the budget has room for one at a time, and drawing have threads of their own: others
@@ -255,8 +255,18 @@ class SharedPredictor:
             one.found.append(detections)
         for one in {id(one): one for one in batch}.values():
             one.seconds += seconds
-            if len(one.found) == len(one.image.pixels) and one.answer.set_running_or_notify_cancel():
-                one.answer.set_result((self._predictor.of_image(one.image, one.found), one.began, one.seconds))
+            if len(one.found) == len(one.image.pixels):
+                self._finish(one)
+
+    def _finish(self, one: _Waiting) -> None:
+        """Answer with the detections of all tiles."""
+        try:
+            found = self._predictor.of_image(one.image, one.found)
+        except Exception as error:
+            _fail(one, error)
+            return
+        if one.answer.set_running_or_notify_cancel():
+            one.answer.set_result((found, one.began, one.seconds))
 
 
 def _tiles_of(images: Iterable[_Waiting | None]) -> int:
@@ -279,7 +289,8 @@ def _give_way() -> None:
 class PixelBudget:
     """Number of pixels that may be decoded at a time, which bounds the memory of decoding. First come, first served.
 
-    They are pixels of an ordinary JPEG; others count by the memory that their decoding takes.
+    They are pixels of an ordinary JPEG; others count by the memory that their decoding takes. Tiles that wait are
+    counted by another such budget.
     """
 
     def __init__(self, pixels: int) -> None:
