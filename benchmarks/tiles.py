@@ -8,6 +8,7 @@ Pixels are in memory, and scores are cut at 0.05. What differs is cutting the ti
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from side_by_side import Result, show, time_in_turn
 from onestage.data.generated_marks import MARKS, draw_marks
 from onestage.detectors import build
 from onestage.inference.predictor import BasePredictor, Predictor, load
-from onestage.runtime.tiles import Tiling
+from onestage.runtime.tiles import TileDetections, Tiling, merge_tiles
 from onestage.structures import Categories
 
 SIZE_HW = (1500, 2000)
@@ -44,6 +45,21 @@ def _predictor(options: Options) -> BasePredictor:
         return load(options.model)
     torch.manual_seed(0)
     return Predictor(build(options.detector, len(MARKS)), Categories.from_names(MARKS))
+
+
+def merging() -> dict[str, float]:
+    """Seconds to merge random detections, hardly any of which are of one object."""
+    found: dict[str, float] = {}
+    for size_hw, of_tile, classes in (((3000, 4000), 200, 6), ((9000, 12000), 50, 3)):
+        rng, tiling = np.random.default_rng(0), Tiling(640, 128)
+        windows = tiling.windows_xyxy(size_hw)
+        corners = rng.uniform(0, 560, (len(windows), of_tile, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(10, 80, corners.shape)], axis=2)
+        rows = [(one, rng.random(of_tile), rng.integers(0, classes, of_tile)) for one in boxes]
+        detections = TileDetections.of_tiles(windows, rows)
+        timing = time_in_turn({"merging": partial(merge_tiles, detections, size_hw, 0.45)})["merging"]
+        found[f"{len(windows)} tiles with {of_tile} detections each of {classes} classes"] = timing.median
+    return found
 
 
 def main(options: Options) -> None:
@@ -76,7 +92,10 @@ def main(options: Options) -> None:
             goals=(
                 f"tiles at {GOAL:.0%} of the pace of whole images: {ratio:.0%}, {'met' if ratio >= GOAL else 'missed'}",
             ),
-            notes=(f"{len(windows)} tiles an image of {SIZE_HW[1]} x {SIZE_HW[0]} pixels",),
+            notes=(
+                f"{len(windows)} tiles an image of {SIZE_HW[1]} x {SIZE_HW[0]} pixels",
+                *(f"merging {what}: {seconds:.2f} s" for what, seconds in merging().items()),
+            ),
         )
     )
 

@@ -73,13 +73,8 @@ def evaluate(
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
     exported = isinstance(loaded, ExportedPredictor)
     own_selection = loaded.papers_selection if exported else loaded.detector.evaluation_selection
-    selection = own_selection.changed(
-        score_threshold=score_threshold,
-        nms=nms,
-        iou_threshold=iou_threshold,
-        class_agnostic=class_agnostic,
-        max_detections=max_detections,
-    )
+    chosen = {"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold}
+    selection = own_selection.changed(**chosen, class_agnostic=class_agnostic, max_detections=max_detections)
     tiled = loaded if exported else loaded.detector
     tiled.tiling = changed_tiling(tiled.tiling, tile, tile_overlap)
     settings = {"model": str(model), "data": data, "split": split}
@@ -91,8 +86,16 @@ def evaluate(
     if exported:
         found = _detect_exported(loaded, table, display, batch_size)
         return _measure_and_report(found, table, folder, display, settings, tiling=tiled.tiling)
-    where = {"compute": choose_compute(device), "display": display, "batch_size": batch_size}
-    return evaluate_and_report(loaded, table, folder, settings=settings, selection=selection, **where)
+    return evaluate_and_report(
+        loaded,
+        table,
+        folder,
+        compute=choose_compute(device),
+        display=display,
+        settings=settings,
+        selection=selection,
+        batch_size=batch_size,
+    )
 
 
 def _detect_exported(predictor: ExportedPredictor, table: Table, display: Display, batch_size: int) -> list[Detections]:
