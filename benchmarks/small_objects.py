@@ -1,6 +1,6 @@
 """Small objects on drawn boards: AP50 on test after the same minutes, with tiles, without, with a larger input.
 
-    python benchmarks/small_objects.py --out FOLDER [--boards boards] [--ways tiles] [--minutes 8] [--seeds 0 1 2]
+    python benchmarks/small_objects.py --out FOLDER [--boards boards] [--ways auto] [--minutes 8] [--seeds 0 1 2]
 
 | boards | images | marks |
 |---|---|---|
@@ -9,9 +9,10 @@
 
 | way | what is trained |
 |---|---|
-| tiles | what `onestage train` chooses by itself |
-| none | whole images: `--tile none` |
-| 776 | whole images at another input size: `--tile none --image-size 776`; any multiple of 8 |
+| auto | what `onestage train` chooses by itself |
+| tiles | tiles at the usual input: `--image-size 300` |
+| none | whole images at the usual input: `--tile none` |
+| 800 | whole images at another one: `--tile none --image-size 800`; multiples of 32 for every detector |
 
 Every result is written to FOLDER/results.json as it comes, and a second call runs what is missing. `--pace` and
 `--settings` are as in `from_detector.py`.
@@ -30,6 +31,7 @@ import tyro
 
 import onestage
 from onestage.data.generated_marks import write_marks_voc
+from onestage.detectors import detector_config
 from onestage.whole_file import write_whole
 
 BOARDS: dict[str, dict[str, Any]] = {
@@ -45,7 +47,7 @@ class Options:
 
     out: Path
     boards: tuple[str, ...] = ("boards", "large")
-    ways: tuple[str, ...] = ("tiles", "none")
+    ways: tuple[str, ...] = ("auto", "tiles", "none")
     minutes: float = 30.0
     seeds: tuple[int, ...] = (0, 1, 2)
     detector: str = "ssd300-tf_efficientnet_lite0"
@@ -60,8 +62,10 @@ def run(options: Options, boards: str, way: str, seed: int) -> dict[str, float]:
     if not data.exists():
         write_marks_voc(data, **BOARDS[boards])
     settings: dict[str, Any] = {"evaluations": 2} | {name: json.loads(value) for name, value in options.settings}
-    if way != "tiles":
-        settings |= {"tile": "none"} | ({} if way == "none" else {"image_size": int(way)})
+    usual = detector_config(options.detector).input_resize.image_hw((1, 1))[0]
+    if way != "auto":
+        settings["image_size"] = int(way) if way.isdigit() else usual
+        settings |= {} if way == "tiles" else {"tile": "none"}
     length: dict[str, Any] = {"minutes": options.minutes}
     if options.pace is not None:
         length = {"steps": round(60 * options.minutes * options.pace / BATCH)}

@@ -132,7 +132,7 @@ def test_sizes_from_boxes_increase_and_stay_near_the_image(box_sizes, side: int,
     sizes = np.array(anchor_sizes_from_boxes(box_sizes, side, levels))
     assert len(sizes) == levels + 1
     assert (np.diff(sizes) > 0).all()
-    assert sizes[0] >= 0.03 * side
+    assert sizes[0] >= 0.03 * min(side, 320)
     assert sizes[-1] <= 1.06 * side
 
 

@@ -178,7 +178,7 @@ def anchor_sizes_from_boxes(
     if len(box_sizes_hw) == 0:
         return paper
     low, high = np.percentile(np.sqrt(box_sizes_hw.prod(axis=1)), [5, 95]).tolist()
-    first = min(max(low, 0.03 * image_size), paper[1])
+    first = min(max(low, 0.03 * min(image_size, 320)), paper[1])
     last = min(max(high, first * 1.15 ** (num_levels - 1)), float(image_size))  # keeps the steps apart
     growth = (last / first) ** (1 / (num_levels - 1))
     floors = [0.0, *(min(16 * 2.0**level, paper[level]) for level in range(1, num_levels))]

@@ -13,7 +13,9 @@ class DataOptions:
     format: str | None = setting(None, "Format of the data where several fit: voc, coco, yolo, labelme or another")
     rescale_boxes: bool = setting(False, "Scale the boxes of images that were resized after they were annotated")
     test_fraction: float = setting(0.2, "Part of the images to hold out where no split tests (default: 0.2)")
-    max_pixels: int | None = setting(None, "Largest width x height of an image to decode (default: 89 million)")
+    max_pixels: int | None = setting(
+        None, "Largest width x height of an image to decode (default: 89 million, of a JPEG or TIFF 358 million)"
+    )
     skip_bad_data: bool = setting(False, "Leave out images and objects that are broken, and say how many")
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from onestage.data.augmentation import MILD
 from onestage.data.decoded_images import DecodedImages
 from onestage.data.loader import training_loader
 from onestage.data.table import Table, TableBuilder
-from onestage.data.tiles import choose_tiling, image_tiles, training_tiles
+from onestage.data.tiles import choose_tiling, image_tiles, side_of_larger_input, training_tiles
 from onestage.input_size import KeepRatio, Stretch
 from onestage.runtime.decode import decode_image
 from onestage.runtime.tiles import Tiling
@@ -234,6 +234,35 @@ def test_many_tiles_of_many_objects_are_gone_through_in_parts(monkeypatch: pytes
 def test_long_objects_get_the_whole_image_as_one_more_tile() -> None:
     table = table_of([((1200, 1600), [*squares(20, 18), (0, 300, 900, 800)])])
     assert choose_tiling(table, Stretch(300), 16.0)[0] == Tiling(375, 125, whole=True)
+
+
+def test_a_larger_input_has_nine_of_ten_objects_as_large_as_the_detector_needs() -> None:
+    table = table_of([((640, 640), [*squares(16, 19), (0, 100, 4, 104)])])
+    assert side_of_larger_input(table, Stretch(300), 16.0) == (  # 640 is the least, 32 * 20
+        640,
+        "input of 640 x 640: 95% of the objects are then 16 px or more, 0% at 300 x 300; as large as in tiles, without "
+        "their borders and what they share",
+    )
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "side", "resize", "expected"),
+    [
+        ((640, 640), 12, Stretch(300), 864),  # 300 * 16 / (12 * 300 / 640) = 853, in steps of 32
+        ((640, 640), 11, Stretch(300), None),  # 931 is more than three times 300
+        ((640, 640), 40, Stretch(300), None),  # large enough as it is
+        ((1200, 1600), 20, Stretch(300), None),  # 4 times as large: tiles
+        ((300, 300), 12, Stretch(300), 416),
+        ((300, 300), 7, Stretch(300), 608),  # 686 would show each pixel more than twice
+        ((640, 640), 12, KeepRatio(300, 500), None),  # has no one side
+    ],
+)
+def test_the_input_grows_where_tiles_are_not_needed(image_hw, side: int, resize, expected: int | None) -> None:
+    assert side_of_larger_input(table_of([(image_hw, squares(side))]), resize, 16.0)[0] == expected
+
+
+def test_without_objects_the_input_stays() -> None:
+    assert side_of_larger_input(table_of([((640, 640), [])]), Stretch(300), 16.0) == (None, "")
 
 
 def test_an_input_that_keeps_proportions_counts_by_its_shorter_side() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onestage.anchors import anchor_coverage
 from onestage.data.table import Table, TableBuilder
 from onestage.detectors import Detector, build, detector_config
 from onestage.detectors.ssd import SSD300_VOC_SIZES
@@ -141,3 +142,49 @@ def test_of_a_trained_detector_of_another_name_no_setting_is_taken() -> None:
     recipe, _ = default_recipe("ssd300-test_resnet", table, pretrained=True, start=a_trained_detector())
     assert recipe.network == detector_config("ssd300-test_resnet")
     assert recipe.postprocessing == recipe.network.PAPERS_SELECTION
+
+
+def of_small_objects(detector: str = "ssd300-test_efficientnet", **options):
+    return default_recipe(detector, table_of([(0, 0, 24, 14)] * 3), pretrained=True, **options)  # 13 px at 300
+
+
+@pytest.mark.parametrize(
+    "detector", ["ssd300-test_efficientnet", "m2det320-test_efficientnet", "gfl-test_efficientnet"]
+)
+def test_small_objects_get_a_larger_input_and_steps_of_as_many_pixels(detector: str) -> None:
+    recipe, reasons = of_small_objects(detector)
+    usual = detector_config(detector).made_for_data("test_efficientnet", pretrained=True)
+    assert (recipe.network.input_resize, recipe.tiling) == (Stretch(384), None)  # 300 / 13 * 16 = 371
+    assert any(
+        reason.startswith("input of 384 x 384: 100% of the objects are then 16 px or more") for reason in reasons
+    )
+    pixels = usual.config.input_resize.side**2
+    assert recipe.batch_size == round(usual.batch_size * pixels / 384**2)
+    assert recipe.learning_rate == pytest.approx(usual.learning_rate * (recipe.batch_size / usual.batch_size) ** 0.5)
+    small = (
+        anchor_coverage(np.full((1, 2), 16.6), recipe.network.anchor_shapes()) if recipe.network.anchor_shapes() else 1
+    )
+    assert small == 1  # anchors for the objects as they are in the larger input
+
+
+@pytest.mark.parametrize("asked", [{"image_size": 300}, {"image_size": 320}])
+def test_an_input_that_is_asked_for_stays_and_tiles_are_chosen_for_it(asked: dict[str, int]) -> None:
+    recipe, _ = of_small_objects(settings=asked)
+    assert recipe.network.input_resize == Stretch(asked["image_size"])
+    assert recipe.tiling is not None
+    assert recipe.tiling.side == pytest.approx(asked["image_size"] * (24 * 14) ** 0.5 / 16, abs=1)
+    assert of_small_objects(tile="none", settings=asked)[0].tiling is None
+
+
+def test_anchors_follow_the_input_that_is_asked_for() -> None:
+    recipe, _ = default_recipe(
+        "ssd300-test_efficientnet", table_of([(0, 0, 120, 60)]), pretrained=True, settings={"image_size": 600}
+    )
+    assert recipe.network.anchor_sizes == tuple(2 * size for size in SSD300_VOC_SIZES)  # boxes are twice as large, too
+    assert recipe.batch_size == 4
+    assert recipe.learning_rate == 1e-3
+
+
+def test_of_a_trained_detector_the_input_stays() -> None:
+    start = a_trained_detector()
+    assert of_small_objects(start.name, start=start)[0].network.input_resize == start.resize

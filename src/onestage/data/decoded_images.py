@@ -24,7 +24,7 @@ class DecodedImages:
     folder: Path | None = None
     max_bytes: int = 0
 
-    def read(self, path: Path, *, max_pixels: int, bits: int) -> UInt8[np.ndarray, "H W 3"]:
+    def read(self, path: Path, *, max_pixels: int | None, bits: int) -> UInt8[np.ndarray, "H W 3"]:
         """An image, decoded or mapped from its file; raises as `decode_image`."""
         about = path.stat() if path.is_file() else None
         version = (about.st_size, about.st_mtime_ns) if about else (0, 0)
@@ -47,7 +47,7 @@ class DecodedImages:
 
 @lru_cache(maxsize=1)  # rows that are read one after the other are often tiles of one image
 def _read(
-    decoded: DecodedImages, path: Path, version: tuple[int, int], max_pixels: int, bits: int
+    decoded: DecodedImages, path: Path, version: tuple[int, int], max_pixels: int | None, bits: int
 ) -> UInt8[np.ndarray, "H W 3"]:
     """`version` is the file's size and time, so that a changed one is read anew."""
     if decoded.folder is None:

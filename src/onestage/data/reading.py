@@ -25,7 +25,6 @@ from onestage.data.table import Table, TableBuilder
 from onestage.data.validate import Problem, Severity, checked_images, same_proportions
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
-from onestage.runtime.decode import MAX_PIXELS
 from onestage.structures import Categories, repeated
 
 BORDER_TOLERANCE = 2.0  # pixels that a box may reach beyond its image by rounding
@@ -173,7 +172,7 @@ def read_source(
     table = builder.build(known or Categories.from_names(names))
     if known is None:
         table = table.with_categories(Categories.from_names(sorted(names)))
-    return replace(table, max_pixels=options.max_pixels or MAX_PIXELS), faults.problems
+    return replace(table, max_pixels=options.max_pixels), faults.problems
 
 
 def _is_fraction(box_xyxy: Box) -> bool:
@@ -185,7 +184,7 @@ def _sizes_hw(folder: DataFolder, images: list[AnnotatedImage], options: DataOpt
     """The size of each image: as annotated, else its own, or why that can't be read."""
     if all(image.size_hw is not None for image in images) and not options.rescale_boxes:
         return [image.size_hw or "" for image in images]
-    checks = checked_images(folder.root, [image.path for image in images], options.max_pixels or MAX_PIXELS)
+    checks = checked_images(folder.root, [image.path for image in images], options.max_pixels)
     own = [check if isinstance(check, str) else (check.height, check.width) for check in checks]
     keep = not options.rescale_boxes
     return [image.size_hw if keep and image.size_hw else size for image, size in zip(images, own, strict=True)]

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer, UInt8
 from onestage.data.decoded_images import DecodedImages
 from onestage.errors import UserError
 from onestage.input_size import Resize
-from onestage.runtime.decode import MAX_PIXELS, decode_image
+from onestage.runtime.decode import decode_image
 from onestage.structures import Categories, GroundTruth
 
 IMAGE_COLUMNS = ("image_paths", "image_ids", "image_sizes_hw")
@@ -52,7 +52,7 @@ class Table:
     difficult: Bool[np.ndarray, " N"]  # those that VOC calls difficult, and that are good boxes all the same
     areas: Float32[np.ndarray, " N"]  # square pixels, of the segment (COCO) or the box (others)
     bits: int = 16  # that hold values in 16-bit images
-    max_pixels: int = MAX_PIXELS  # of an image that is decoded
+    max_pixels: int | None = None  # of an image that is decoded; None: see `decode_image`
     windows_xyxy: Int32[np.ndarray, "I 4"] | None = None  # of a table of tiles: what each row shows of its image
     decoded: DecodedImages = field(default_factory=DecodedImages)  # where tiles are read from
     spare: int = 0  # so many rows at the end show no object; an epoch of training takes only

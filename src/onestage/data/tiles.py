@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 
 from onestage.data.decoded_images import DecodedImages
 from onestage.data.table import OBJECT_COLUMNS, Table
-from onestage.input_size import Resize
+from onestage.input_size import Resize, Stretch
 from onestage.runtime.tiles import LEAST_SIDE, Tiling
 
 # Share of the objects: with more, tiles cost more than they find. Photographs as COCO's are not cut: 41 % of their
@@ -21,8 +21,34 @@ SMALL_OBJECTS = 0.1  # share of the objects that may be smaller than what the de
 LONG_OBJECTS = 0.01  # share of the objects that may be longer than the overlap without the whole image as a tile
 LARGEST_OVERLAP = 1 / 3  # of a tile's side, unless more is asked for
 MOST_ENLARGED = 2.0  # from a tile to the network's input: more shows nothing new
+MOST_LARGER = 3.0  # a larger input's side over the usual one's: then memory and coarse maps speak for tiles
+INPUT_MULTIPLE = 32  # of the sides of inputs, which maps down to stride 32 divide
 PAIRS_AT_ONCE = 1 << 20  # of tiles and objects, which are held in memory
 FAINT = 0.5  # of the side that a detector reaches: smaller objects are ignored where the whole image is a tile
+
+
+def side_of_larger_input(table: Table, resize: Resize, least_object_side: float) -> tuple[int | None, str]:
+    """Side of a square input in which the detector reaches nine of ten objects of whole images, and a line that says
+    why; None where the usual input serves, is no square, or would have to grow more than `MOST_LARGER` times.
+
+    Objects are as large in it as in tiles, which cost more: neighbours share pixels.
+    """
+    sides = np.sqrt(table.box_sizes_hw(resize).prod(axis=1))
+    if not isinstance(resize, Stretch) or not len(sides):
+        return None, ""
+    reached = float((sides >= least_object_side).mean())
+    larger = least_object_side / float(np.quantile(sides, SMALL_OBJECTS))
+    if reached >= REACHED_BY_WHOLE_IMAGES or larger > MOST_LARGER:
+        return None, ""
+    enlarged = MOST_ENLARGED * float(np.median(table.image_sizes_hw.max(axis=1)))
+    side = math.ceil(min(larger * resize.side, enlarged) / INPUT_MULTIPLE) * INPUT_MULTIPLE
+    if side <= resize.side:
+        return None, ""
+    return side, (
+        f"input of {side} x {side}: {float((sides * side / resize.side >= least_object_side).mean()):.0%} of the "
+        f"objects are then {least_object_side:g} px or more, {reached:.0%} at {resize}; as large as in tiles, without "
+        "their borders and what they share"
+    )
 
 
 def choose_tiling(

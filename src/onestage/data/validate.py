@@ -46,7 +46,7 @@ from typing import Any, Literal, NamedTuple
 from onestage.compute.threads import in_threads
 from onestage.data.seen_images import SeenImages
 from onestage.data.table import Table
-from onestage.runtime.decode import EXTENSIONS, MAX_PIXELS, ImageError, check_image, largest_value
+from onestage.runtime.decode import EXTENSIONS, ImageError, check_image, largest_value
 
 Severity = Literal["error", "notice"]
 
@@ -89,15 +89,15 @@ class Checked(NamedTuple):
     bits: int
 
 
-def checked_images(root: Path, names: Sequence[str], max_pixels: int) -> list[Checked | str]:
+def checked_images(root: Path, names: Sequence[str], max_pixels: int | None) -> list[Checked | str]:
     """What is known of each image below `root`, or what is wrong with it; asked of the files that have changed."""
-    seen = SeenImages(root, "checks" if max_pixels == MAX_PIXELS else f"checks-{max_pixels}")
+    seen = SeenImages(root, "checks" if max_pixels is None else f"checks-{max_pixels}")
 
     found = seen.ask_all(names, lambda name: _check(os.fspath(root / name), max_pixels))
     return [check if isinstance(check, str) else Checked(*check) for check in found]
 
 
-def _check(path: str, max_pixels: int) -> list[Any] | str:
+def _check(path: str, max_pixels: int | None) -> list[Any] | str:
     try:
         header = check_image(path, max_pixels=max_pixels)
         return [getattr(header, name) for name in Checked._fields]

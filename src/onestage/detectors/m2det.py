@@ -9,6 +9,7 @@ Anchors, matching, loss and decoding are SSD's: see `detectors.multibox`. The ne
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -82,6 +83,10 @@ class M2DetConfig(MultiBoxConfig):
         else:
             backbone = TimmMaps(backbone_name)
         return M2Det(name, self, backbone, num_classes, normalization)
+
+    def cells_at(self, image_size: int) -> list[int]:
+        halved = [math.ceil(image_size / (8 * 2**level)) for level in range(SCALES - 1)]
+        return [*halved, halved[-1] - 2]  # the last level is a 3x3 convolution without padding
 
     def with_quick_start(self) -> M2DetConfig:
         """Norms that let it learn from the first steps; a head that starts at hard-negative mining's class balance.

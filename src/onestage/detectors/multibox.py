@@ -6,9 +6,9 @@ A detector of this kind says how images become maps; all from the maps on is her
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ MATCH_IOU = 0.5  # Liu 2016, 2.2; each object's best anchor matches it at any Io
 FRESH_LAYERS_GET_NORMS = (
     "batch norms in the layers that start fresh: the paper's network, which has none, learns slower"
 )
+
+MultiBoxConfigT = TypeVar("MultiBoxConfigT", bound="MultiBoxConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,31 @@ class MultiBoxConfig(DetectorConfig):
     @property
     def least_object_side(self) -> float:
         return 2.0 * self.strides[0]
+
+    def cells_at(self, image_size: int) -> list[int]:
+        """Cells along a side of each level's map, at another size of the input."""
+        raise NotImplementedError
+
+    def adjusted(self: MultiBoxConfigT, settings: Mapping[str, Any], where: str = "") -> MultiBoxConfigT:
+        """As every detector's; with another `image_size` the strides and the anchor sizes follow, unless given.
+
+        A stride is twice the one before it, or its cells' share of the input where these differ by a tenth.
+        """
+        changed = super().adjusted(settings, where)
+        image_size = changed.image_size
+        if image_size == self.image_size:
+            return changed
+        cells = self.cells_at(image_size)
+        if min(cells) < 1:
+            raise UserError(f"image size {image_size}: too small for the {len(cells)} levels of this {self.FAMILY}")
+        doubled = [8.0 * 2**level for level in range(len(cells))]
+        shares = [round(image_size / count, 2) for count in cells]
+        factor = image_size / self.image_size
+        follow = {
+            "strides": tuple(d if abs(d - s) <= 0.1 * d else s for d, s in zip(doubled, shares, strict=True)),
+            "anchor_sizes": tuple(round(size * factor, 4) for size in self.anchor_sizes),
+        }
+        return replace(changed, **{name: value for name, value in follow.items() if settings.get(name) is None})
 
     def anchor_shapes(self) -> list[tuple[float, float]]:
         return level_shapes(self.anchor_sizes, self.aspect_ratios)

@@ -10,6 +10,7 @@ On VGG-16 the network is the paper's. On other backbones the departures are valu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -73,6 +74,12 @@ class SSDConfig(MultiBoxConfig):
         backbone = name.partition("-")[2]
         maps = VGG16Reduced(self.batch_norm) if backbone == "vgg16" else TimmMaps(backbone)
         return SSD(name, self, maps, num_classes, normalization)
+
+    def cells_at(self, image_size: int) -> list[int]:
+        cells = [math.ceil(image_size / stride) for stride in self.strides[: len(self.strides) - len(self.extras)]]
+        for extra in self.extras:
+            cells.append((cells[-1] + 2 * extra.padding - extra.kernel) // extra.stride + 1)
+        return cells
 
     def with_quick_start(self) -> SSDConfig:
         """The paper's network made to learn from fewer images.

@@ -137,7 +137,7 @@ def train(
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
             beginning.open(begun, detector, named)
             tables = open_for_training(data, request, keep == "best", display=display)
-            usual = _choose_recipe(named, resumed, detector, tables["train"], beginning, tiles, display)
+            usual = _choose_recipe(named, resumed, changes, tables["train"], beginning, tiles, display)
             tables = beginning.with_old_classes(tables, world.device or device, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             folder = folder or RunFolder(_free_folder(data, chosen.detector))
@@ -233,13 +233,17 @@ def _recipe_of_run(folder: RunFolder) -> Recipe:
 def _choose_recipe(
     recipe: Recipe | None,
     resumed: Recipe | None,
-    detector: str | None,
+    changes: dict[str, Any],
     table: Table,
     beginning: Beginning,
     tiles: tuple[Tile | None, int | None],
     display: Display,
 ) -> Recipe:
-    """The recipe that was named or given; else that of the resumed run; else one made for the data."""
+    """The recipe that was named or given; else that of the resumed run; else one made for the data.
+
+    Tiles, and where it is made anchors, follow the input that the changes of the recipe ask for.
+    """
+    detector = changes["detector"]
     if recipe is not None:
         length = resumed or recipe
         recipe = replace(recipe, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
@@ -247,7 +251,7 @@ def _choose_recipe(
         tile, overlap = tiles
         if tile is None:
             return recipe
-        tiling, reasons = tiling_for(table, recipe.network, tile, overlap)
+        tiling, reasons = tiling_for(table, recipe.with_settings(changes).network, tile, overlap)
         display.say(*(f"recipe: {reason}" for reason in reasons))
         return recipe.with_tiling(tiling)
     if resumed is not None:
@@ -256,7 +260,13 @@ def _choose_recipe(
     name = detector or (trained.name if trained is not None else "ssd300-vgg16")
     tile, overlap = tiles
     chosen, reasons = default_recipe(
-        name, table, pretrained=beginning.pretrained, start=trained, tile=tile or "auto", tile_overlap=overlap
+        name,
+        table,
+        pretrained=beginning.pretrained,
+        start=trained,
+        tile=tile or "auto",
+        tile_overlap=overlap,
+        settings={setting: value for setting, value in changes.items() if value is not None},
     )
     for reason in reasons:
         display.say(f"recipe: {reason}")

@@ -20,7 +20,7 @@ from torch import Tensor
 from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
 from onestage.models.weight_files import read_safetensors
-from onestage.runtime.decode import checked_bits
+from onestage.runtime.exported_file import checked_bits
 from onestage.runtime.tiles import Tiling
 from onestage.structures import Categories
 from onestage.whole_file import written_whole

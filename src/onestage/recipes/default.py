@@ -1,17 +1,24 @@
 """The recipe made for a data set: settings that do well on a few hundred to a few thousand images without tuning."""
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from onestage.anchors import COVERAGE_GAIN, anchor_coverage
 from onestage.data.augmentation import MILD
 from onestage.data.decoded_images import DecodedImages
 from onestage.data.table import Table
 from onestage.detectors import Detector, DetectorConfig, detector_config, untagged
 from onestage.detectors.base import MadeNetwork
-from onestage.recipes.tiles import Tile, tiles_for, tiling_for
+from onestage.input_size import typical_input_hw
+from onestage.recipes.tiles import Tile, larger_input_for, tiles_for, tiling_for
 from onestage.training.recipe import Recipe
 
 # Where no length is given: enough for a few thousand images, tens of passes for a few hundred. From a trained detector
 # less is fresh; of the rate, its half and its double gave less (docs/ledger.md), so that is the usual one.
 IMAGES_TO_SEE, IMAGES_TO_SEE_FROM_DETECTOR = 60_000, 20_000
+LEAST_BATCH = 4  # images a step, however large they are
 GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in addition to replace those of a detector
 
 
@@ -23,6 +30,7 @@ def default_recipe(
     start: Detector | None = None,
     tile: Tile = "auto",
     tile_overlap: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, list[str]]:
     """A recipe for this detector and data, and the reason of every choice that the data made.
 
@@ -33,6 +41,8 @@ def default_recipe(
         start: the trained detector that it starts from. One of the same name gives the settings of the network, its
             anchors unless the data needs others, and the post-processing.
         tile, tile_overlap: see `choose_tiling`; "none" for no tiles.
+        settings: asked for, by the names of `Recipe.with_settings`. Those of the network are in the recipe, since
+            tiles and anchors follow its input; the rest is left to the caller.
 
     Raises:
         UserError: an unknown detector.
@@ -40,11 +50,21 @@ def default_recipe(
     trained = start if start is not None and untagged(start.name) == untagged(detector) else None
     usual = trained.config if trained is not None else detector_config(detector)
     made = usual.made_for_data(detector.partition("-")[2], pretrained=pretrained)
-    tiling, of_tiles = tiling_for(table, made.config, tile, tile_overlap)
+    if trained is not None:
+        made = replace(made, config=usual)
+    batch_size = made.batch_size
+    asked = settings or {}
+    config = Recipe(detector, made.config).with_settings(asked).network
+    tiling, of_scale = None, []
+    if trained is None and tile == "auto" and tile_overlap is None and not {"image_size", "edges"} & set(asked):
+        config, of_scale = larger_input_for(table, config)
+    if not of_scale:
+        tiling, of_scale = tiling_for(table, config, tile, tile_overlap)
     if tiling is not None:
-        table = tiles_for(table, Recipe(detector, made.config).with_tiling(tiling), DecodedImages())
-    network, reasons = _network(made, trained, table)
-    images = IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE
+        table = tiles_for(table, Recipe(detector, config).with_tiling(tiling), DecodedImages())
+    made = _with_input(made, config)
+    network, reasons = _network(made, trained is not None, table)
+    images = (IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE) * made.batch_size / batch_size
     of_epoch = table.rows_per_epoch
     epochs = float(min(300, max(12, round(images / of_epoch))))
     batch_size = min(made.batch_size, of_epoch)
@@ -67,7 +87,7 @@ def default_recipe(
         augmentation=MILD,
     ).with_tiling(tiling)
     reasons = [
-        *of_tiles,
+        *of_scale,
         f"{of_epoch:,} training {'images' if tiling is None else 'tiles'}: {epochs:g} epochs unless told otherwise",
         f"batches of {batch_size}, AdamW at {made.learning_rate:g} in one cycle, averaged weights, mild augmentation",
         *reasons,
@@ -78,13 +98,21 @@ def default_recipe(
     return recipe, reasons
 
 
-def _network(made: MadeNetwork, trained: Detector | None, table: Table) -> tuple[DetectorConfig, list[str]]:
+def _with_input(made: MadeNetwork, config: DetectorConfig) -> MadeNetwork:
+    """With these settings; where the input is larger, a step has as many pixels as before, and its images' rate."""
+    before, now = (math.prod(typical_input_hw(one.input_resize)) for one in (made.config, config))
+    batch_size = max(min(made.batch_size, LEAST_BATCH), round(made.batch_size * min(1.0, before / now)))
+    learning_rate = made.learning_rate * math.sqrt(batch_size / made.batch_size)
+    return replace(made, config=config, batch_size=batch_size, learning_rate=learning_rate)
+
+
+def _network(made: MadeNetwork, learned: bool, table: Table) -> tuple[DetectorConfig, list[str]]:
     """The settings of the network, and why; of a trained detector its own."""
-    if trained is None:
+    if not learned:
         network, reasons = _with_anchors(made.config, table, COVERAGE_GAIN, "the paper")
         return network, [*reasons, *made.reasons]
-    network, reasons = _with_anchors(trained.config, table, GAIN_OVER_LEARNED, "the trained detector")
-    if network != trained.config:
+    network, reasons = _with_anchors(made.config, table, GAIN_OVER_LEARNED, "the trained detector")
+    if network != made.config:
         reasons.append("what its head learned about its own anchors is lost in part")
     return network, reasons
 

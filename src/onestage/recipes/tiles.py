@@ -4,13 +4,19 @@ from typing import Literal, TypeAlias
 
 from onestage.data.decoded_images import DecodedImages
 from onestage.data.table import Table
-from onestage.data.tiles import choose_tiling, training_tiles
+from onestage.data.tiles import choose_tiling, side_of_larger_input, training_tiles
 from onestage.detectors import DetectorConfig
 from onestage.runtime.tiles import Tiling
 from onestage.training.recipe import Recipe
 
 Tile: TypeAlias = int | Literal["auto", "none"]
 """What a user may ask for: tiles that suit the data, none, or their side in pixels."""
+
+
+def larger_input_for(table: Table, config: DetectorConfig) -> tuple[DetectorConfig, list[str]]:
+    """The network with an input in which small objects are large enough, where that takes no tiles; and why."""
+    side, reason = side_of_larger_input(table, config.input_resize, config.least_object_side)
+    return (config.adjusted({"image_size": side}), [reason]) if side is not None else (config, [])
 
 
 def tiling_for(

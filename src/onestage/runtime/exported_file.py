@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .decode import checked_bits
 from .errors import UserError
 from .tiles import Tiling
 
@@ -209,3 +208,12 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
     raise ValueError("a number of more than 10 bytes")
+
+
+def checked_bits(bits: object, name: str) -> int:
+    """How many bits of 16-bit images hold values, as a header says; 16 where it does not. Else a UserError."""
+    if bits is None:
+        return 16
+    if not isinstance(bits, int) or not 8 <= bits <= 16:
+        raise UserError(f"{name}: input_bits in its header is {bits!r}, expected 8 to 16; use another copy")
+    return bits

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, overload
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from .decode import decode_image
+from .decode import MAX_PIXELS, decode_image
 from .detections import DetectionArrays
 from .errors import UserError
 from .exported_file import ExportedFile, read_exported
@@ -208,7 +208,8 @@ def load(
 def read_image(image: AnyImage, bits: int = 16) -> np.ndarray:
     """RGB pixels, upright, (H, W, 3) of uint8; `bits`: see `decode_image`."""
     if not isinstance(image, np.ndarray):
-        return decode_image(image, bits=bits)
+        limit = MAX_PIXELS if isinstance(image, bytes) else None  # what comes as bytes may be a stranger's
+        return decode_image(image, max_pixels=limit, bits=bits)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UserError(
             f"array of shape {image.shape} and type {image.dtype} is not an image; "
