@@ -18,8 +18,8 @@ from onestage.structures import Detections
 def changed_tiling(own: Tiling | None, tile: int | str | None, overlap: int | None = None) -> Tiling | None:
     """A model's tiling with what a user asks for: "auto" or None keeps it, "none" is none, a number the tiles' side.
 
-    An overlap that is left open is the model's, else a fifth of the side. The whole image is one more tile, unless the
-    model says otherwise.
+    An overlap that is left open is the model's, else a fifth of the side. The whole image is one more tile where the
+    model's own tiles have it: one that was not trained so sees small objects at a size that it does not know.
 
     Raises:
         UserError: an overlap without tiles, or tiles that can't be.
@@ -33,7 +33,7 @@ def changed_tiling(own: Tiling | None, tile: int | str | None, overlap: int | No
     side = tile if isinstance(tile, int) else own.side if own is not None else 0
     if overlap is None:
         overlap = min(own.overlap, side // 2) if own is not None else side // 5
-    return Tiling(side, overlap, own.whole if own is not None else True)
+    return Tiling(side, overlap, own is not None and own.whole)
 
 
 def windows_of(tiling: Tiling | None, size_hw: SizeHW) -> Int64[np.ndarray, "T 4"]:

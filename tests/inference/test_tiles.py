@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fcos import FCOSConfig
 from folders import write_image
 from red_box import CATEGORIES, RedBoxDetector, red_box
+from small_detectors import FAMILIES, small
 from small_model import NAMES, trace_each_model_once, write_small_model
 
 import onestage
 from onestage.compute.device import choose_compute
 from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError
+from onestage.export.base import Calibration, ModelToExport
+from onestage.export.openvino_graph import write_openvino
 from onestage.inference.predictor import BasePredictor, Predictor, load
 from onestage.models.model_file import load_model, save_model
 from onestage.runtime.decode import decode_image
 from onestage.runtime.session import load as load_without_torch
-from onestage.runtime.tiles import Tiling
+from onestage.runtime.tiles import TileDetections, Tiling, merge_tiles
 from onestage.structures import Categories, Detections
 from onestage.tiled_detections import changed_tiling
 from onestage.training.detect_all import detect_all
@@ -70,8 +75,9 @@ def test_without_tiles_a_batch_is_as_large_as_asked(predictor: Predictor) -> Non
         (TILING, "auto", 10, Tiling(100, 10)),
         (None, None, None, None),
         (None, "auto", None, None),
-        (None, 200, None, Tiling(200, 40, whole=True)),
-        (None, 200, 50, Tiling(200, 50, whole=True)),
+        (None, 200, None, Tiling(200, 40)),
+        (None, 200, 50, Tiling(200, 50)),
+        (Tiling(100, 40, whole=True), 200, 50, Tiling(200, 50, whole=True)),
     ],
 )
 def test_what_a_user_asks_for(
@@ -152,6 +158,41 @@ def test_tiles_find_something_else_than_whole_images(model: Path, images: Table)
     whole.tiling = None
     counts = [[len(found) for found in predicted(one, images)] for one in (tiled, whole)]
     assert counts[0] != counts[1]
+
+
+def tile_by_tile(predictor: BasePredictor, images: Table) -> list[Detections]:
+    """What a predictor finds in each tile, given to it as an image of its own; merged."""
+    whole, found = copy.copy(predictor), []
+    whole.tiling = None
+    for row in range(len(images)):
+        image = decode_image(images.image_path(row))
+        windows = TILES.windows_xyxy(image.shape[:2])
+        parts = [whole(np.ascontiguousarray(image[y0:y1, x0:x1])) for x0, y0, x1, y1 in windows.tolist()]
+        arrays = [(one.boxes_xyxy.numpy(), one.scores.numpy(), one.labels.numpy()) for one in parts]
+        merged = merge_tiles(TileDetections.of_tiles(windows, arrays), image.shape[:2], whole.selection.iou_threshold)
+        found.append(Detections(*(torch.from_numpy(one) for one in (merged.boxes_xyxy, merged.scores, merged.labels))))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_tiles_are_detected_as_images_are(family: str, images: Table) -> None:
+    predictor = Predictor(small(family), Categories.from_names(NAMES), device="cpu", precision="fp32")
+    predictor.tiling = TILES
+    for found, expected in zip(predicted(predictor, images), tile_by_tile(predictor, images), strict=True):
+        assert_same(found, expected)
+
+
+def test_tiles_in_int8_are_detected_as_images_are(images: Table, tmp_path: Path) -> None:
+    config = FCOSConfig()  # few operations, each of which NNCF runs
+    detector = config.build("fcos-test_efficientnet", 3, config.backbone_normalization("test_efficientnet")).eval()
+    detector.tiling, path = TILES, tmp_path / "int8.xml"
+    calibration = Calibration([lambda: images.pixels(0)], lambda indices, found: 1.0)
+    selection = replace(detector.evaluation_selection, score_threshold=0.0)
+    write_openvino(ModelToExport(detector, Categories.from_names(NAMES), selection, {}, "int8", calibration), path)
+    predictor = load(path)
+    assert predictor.tiling == TILES
+    for found, expected in zip(predicted(predictor, images), tile_by_tile(predictor, images), strict=True):
+        assert_same(found, expected)
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])

@@ -18,7 +18,7 @@ from onestage.training.recipe import Recipe
 # Where no length is given: enough for a few thousand images, tens of passes for a few hundred. From a trained detector
 # less is fresh; of the rate, its half and its double gave less (docs/ledger.md), so that is the usual one.
 IMAGES_TO_SEE, IMAGES_TO_SEE_FROM_DETECTOR = 60_000, 20_000
-LEAST_BATCH = 4  # images a step, however large they are
+LEAST_BATCH = 2  # images a step, however large they are
 GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in addition to replace those of a detector
 
 
