@@ -67,7 +67,7 @@ class Job:
     """One training."""
 
     scenario: str
-    start: str  # imagenet, detector; of scenario keep drop, ignore, label
+    start: str  # imagenet, detector; of scenario keep drop, label
     part: float
     minutes: float
     seed: int
@@ -168,7 +168,7 @@ def of_class(voc: dict[str, Any], name: str) -> float:
 
 def jobs(options: Options) -> list[Job]:
     """All that is asked for, the first seed of everything first."""
-    starts = {name: ("imagenet", "detector") for name in FIRST} | {"keep": ("drop", "ignore", "label")}
+    starts = {name: ("imagenet", "detector") for name in FIRST} | {"keep": ("drop", "label")}
     return [
         Job(scenario, start, part, minutes, seed, () if start == "imagenet" else options.settings)
         for seed, scenario, part, minutes in product(options.seeds, options.scenarios, options.parts, options.minutes)

@@ -76,8 +76,8 @@ class Train(Command):
     start_from: Annotated[str | None, arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
     """Trained detector to start from: a run folder, a model file, torchvision:ssd300_vgg16 (or
     retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2), or another project's checkpoint with its --detector."""
-    old_classes: Literal["drop", "ignore", "label"] = "drop"
-    """Classes of --from that the data lacks: drop, or keep; what it sees of them is ignored, or labelled if sure."""
+    old_classes: Literal["drop", "label"] = "drop"
+    """Classes of --from that the data lacks: drop them, or label what it sees of them in the training images."""
     train_split: Maybe[str] = None
     """Split to train on. Default: train, or what is not held out of it."""
     val_split: Maybe[str] = None

@@ -79,7 +79,7 @@ def test_a_named_recipes_network_gives_way_to_the_models_and_that_is_said(
 def test_a_resumed_run_ends_as_one_that_was_not_stopped_without_the_model(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how: dict[str, Any] = {"start_from": model, "old_classes": "ignore", "steps": 4}
+    how: dict[str, Any] = {"start_from": model, "old_classes": "label", "steps": 4}
     run(data, tmp_path / "straight", **how)
     step = Trainer.step
 
@@ -104,7 +104,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped_without_the_model(
     ("options", "reason"),
     [
         ({"start_from": "x", "backbone_weights": "none"}, "--backbone-weights and --from: both say what the backbone"),
-        ({"old_classes": "ignore"}, "--old-classes ignore: keeps classes of a trained detector; say which by --from"),
+        ({"old_classes": "label"}, "--old-classes label: keeps classes of a trained detector; say which by --from"),
         ({"start_from": "nowhere"}, "--from nowhere: no such file or folder"),
     ],
 )

@@ -16,7 +16,7 @@ from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError
 from onestage.postprocess import Selection
 from onestage.structures import Categories, Detections, Predictions
-from onestage.training.old_classes import OldClasses, find_old_objects, load_old_objects, save_old_objects, united
+from onestage.training.old_classes import find_old_objects, load_old_objects, save_old_objects, united
 
 GREEN = Categories.from_names(["green"])
 RED_AT = ((10, 20, 50, 60), (30, 30, 70, 90))
@@ -54,23 +54,21 @@ class RedBoxes(RedBoxDetector):
         return [one[one.scores > selection.score_threshold] for one in scored]
 
 
-def found(table: Table, how: OldClasses, score: float = 0.9) -> Table:
+def found(table: Table, score: float = 0.9) -> Table:
     categories = united(table.categories, CATEGORIES, {})
     compute = choose_compute("cpu", "fp32")
-    return find_old_objects(table, categories, RedBoxes(score), CATEGORIES, how, compute, lambda images: None)
+    return find_old_objects(table, categories, RedBoxes(score), CATEGORIES, compute, lambda images: None)
 
 
 def test_what_the_detector_hardly_sees_is_background(table: Table) -> None:
-    assert len(found(table, "label", score=0.19).labels) == 0
+    assert len(found(table, score=0.19).labels) == 0
 
 
-@pytest.mark.parametrize(
-    ("how", "score", "ignored"), [("ignore", 0.9, True), ("label", 0.9, False), ("label", 0.4, True)]
-)
-def test_an_old_object_that_nobody_labelled_is_ignored_or_where_it_is_sure_taken(
-    table: Table, how: OldClasses, score: float, ignored: bool
+@pytest.mark.parametrize(("score", "ignored"), [(0.9, False), (0.4, True)])
+def test_an_old_object_that_nobody_labelled_is_taken_where_it_is_sure_else_ignored(
+    table: Table, score: float, ignored: bool
 ) -> None:
-    old = found(table, how, score)
+    old = found(table, score)
     assert old.categories.names == ("green", "blue", "red")
     assert old.boxes_xyxy.tolist() == [list(map(float, RED_AT[0]))]  # in the second image the data says what it is
     assert old.labels.tolist() == [2]
@@ -80,7 +78,7 @@ def test_an_old_object_that_nobody_labelled_is_ignored_or_where_it_is_sure_taken
 
 
 def test_they_are_read_back_as_they_were_and_for_other_images_refused(table: Table, tmp_path: Path) -> None:
-    old = found(table, "label")
+    old = found(table)
     save_old_objects(tmp_path / "old.safetensors", old)
     assert load_old_objects(tmp_path / "old.safetensors", table).digest() == old.digest()
     with pytest.raises(UserError, match="is of other images than those that train now"):

@@ -84,7 +84,7 @@ class Beginning:
         compute = choose_compute(device, "auto")
         compute.place(self.start.detector)
         with display.stage("looking for old classes", len(train)) as stage:
-            found = find_old_objects(train, categories, self.start.detector, old, self._how, compute, stage.advance)
+            found = find_old_objects(train, categories, self.start.detector, old, compute, stage.advance)
         self.start.detector.to("cpu")
         kept, sure = categories.names[len(train.categories) :], int((~found.ignored).sum())
         display.say(

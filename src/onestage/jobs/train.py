@@ -105,9 +105,8 @@ def train(
         epochs, steps, minutes: the length, given by at most one of them; None keeps the recipe's.
         backbone_weights: "imagenet" (the default), "none", or a file.
         start_from: a trained detector whose layers are taken as far as they fit: see `open_start`, `take_layers`.
-        old_classes: what becomes of its classes that the data lacks. "drop": they are gone. Else they stay classes, and
-            what it sees of them in the training images is ignored in training ("ignore") or, where it is sure, taken
-            for an object ("label").
+        old_classes: what becomes of its classes that the data lacks. "drop": they are gone. "label": they stay
+            classes, and what it sees of them in the training images is taken for objects, where it is sure.
         train_split, val_split, test_split: what trains, what chooses the weights, what gives the figures; None takes
             the usual names, and holds images out where there are none.
         subset: train on some images only: a count, or as a float a fraction up to 1.0.

@@ -1,8 +1,9 @@
 """Classes of a trained detector that new data lacks, kept while it is trained further.
 
 Images of the new data may show objects of the old classes, which nobody has labelled there: trained as background, the
-detector unlearns them. So the detector itself looks for them first. What it finds is ignored in training, or what it
-is sure of is taken for an object (as in Li & Hoiem 2016, arXiv 1606.09282, the old network's answers teach the new).
+detector unlearns them. So the detector itself looks for them first: what it is sure of is taken for an object (as in
+Li & Hoiem 2016, arXiv 1606.09282, the old network's answers teach the new), what it is not sure of is ignored. To
+ignore all of it keeps nothing: without positives the old classes only learn where they are not (docs/ledger.md).
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from onestage.models.model_file import read_tensors, write_tensors
 from onestage.structures import Categories, Detections
 from onestage.training.detect_all import detect_all
 
-OldClasses = Literal["drop", "ignore", "label"]
+OldClasses = Literal["drop", "label"]
 SEEN, SURE = 0.2, 0.5  # scores above which a detection is ignored in training, and taken for an object
 COLUMNS = ("first_object", "boxes_xyxy", "labels", "ignored", "difficult")  # of the table that a run folder keeps
 SAME_IOU = 0.5  # with a labelled object, from which a detection is of that
@@ -42,17 +43,17 @@ def find_old_objects(
     categories: Categories,
     detector: Detector,
     old: Categories,
-    how: OldClasses,
     compute: Compute,
     advance: Callable[[int], None],
 ) -> Table:
     """The objects of old classes that a trained detector sees in the images of new data, as a table of these images.
 
+    Those that it is not sure of are ignored in training.
+
     Args:
         table: the new data, whose classes are the first of `categories`.
         categories: see `united`.
         detector: with the classes `old`.
-        how: "ignore": all of them are ignored in training; "label": those that it is sure of are objects.
         advance: called with the number of images after each batch.
     """
     selection = replace(detector.evaluation_selection, score_threshold=SEEN)
@@ -69,7 +70,7 @@ def find_old_objects(
             size_hw=tuple(table.image_sizes_hw[index].tolist()),
             boxes_xyxy=boxes_xyxy,
             labels=labels,
-            ignored=~sure if how == "label" else np.ones_like(sure),
+            ignored=~sure,
         )
     return builder.build(categories)
 
