@@ -46,7 +46,7 @@ from typing import Any, Literal, NamedTuple
 from onestage.compute.threads import in_threads
 from onestage.data.seen_images import SeenImages
 from onestage.data.table import Table
-from onestage.runtime.decode import EXTENSIONS, ImageError, check_image, largest_value
+from onestage.runtime.decode import EXTENSIONS, ImageError, TooManyPixelsError, check_image, largest_value
 
 Severity = Literal["error", "notice"]
 
@@ -102,7 +102,8 @@ def _check(path: str, max_pixels: int | None) -> list[Any] | str:
         header = check_image(path, max_pixels=max_pixels)
         return [getattr(header, name) for name in Checked._fields]
     except ImageError as error:
-        return str(error).removeprefix(f"{path}: ")
+        mend = ", or allow more by --max-pixels" if isinstance(error, TooManyPixelsError) else ""
+        return str(error).removeprefix(f"{path}: ") + mend
 
 
 def significant_bits(table: Table) -> int:

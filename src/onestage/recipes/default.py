@@ -99,11 +99,10 @@ def default_recipe(
 
 
 def _with_input(made: MadeNetwork, config: DetectorConfig) -> MadeNetwork:
-    """With these settings; where the input is larger, a step has as many pixels as before, and its images' rate."""
+    """With these settings; where the input is larger, a step has as many pixels as before, and so the same rate."""
     before, now = (math.prod(typical_input_hw(one.input_resize)) for one in (made.config, config))
     batch_size = max(min(made.batch_size, LEAST_BATCH), round(made.batch_size * min(1.0, before / now)))
-    learning_rate = made.learning_rate * math.sqrt(batch_size / made.batch_size)
-    return replace(made, config=config, batch_size=batch_size, learning_rate=learning_rate)
+    return replace(made, config=config, batch_size=batch_size)
 
 
 def _network(made: MadeNetwork, learned: bool, table: Table) -> tuple[DetectorConfig, list[str]]:
