@@ -13,6 +13,7 @@ from onestage.detectors import Detector, DetectorConfig, detector_config, untagg
 from onestage.detectors.base import MadeNetwork
 from onestage.input_size import typical_input_hw
 from onestage.recipes.tiles import Tile, larger_input_for, tiles_for, tiling_for
+from onestage.runtime.tiles import Tiling
 from onestage.training.recipe import Recipe
 
 # Where no length is given: enough for a few thousand images, tens of passes for a few hundred. From a trained detector
@@ -52,21 +53,17 @@ def default_recipe(
     made = usual.made_for_data(detector.partition("-")[2], pretrained=pretrained)
     if trained is not None:
         made = replace(made, config=usual)
-    batch_size = made.batch_size
     asked = settings or {}
     config = Recipe(detector, made.config).with_settings(asked).network
-    tiling, of_scale = None, []
-    if trained is None and tile == "auto" and tile_overlap is None and not {"image_size", "edges"} & set(asked):
-        config, of_scale = larger_input_for(table, config)
-    if not of_scale:
-        tiling, of_scale = tiling_for(table, config, tile, tile_overlap)
+    may_grow = trained is None and not {"image_size", "edges"} & set(asked)
+    config, tiling, of_scale = _input_and_tiles(config, table, tile, tile_overlap, may_grow)
     if tiling is not None:
         table = tiles_for(table, Recipe(detector, config).with_tiling(tiling), DecodedImages())
-    made = _with_input(made, config)
+    usual_batch, made = made.batch_size, _with_input(made, config)
+    images = IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE
     network, reasons = _network(made, trained is not None, table)
-    images = (IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE) * made.batch_size / batch_size
     of_epoch = table.rows_per_epoch
-    epochs = float(min(300, max(12, round(images / of_epoch))))
+    epochs = float(min(300, max(12, round(images * made.batch_size / usual_batch / of_epoch))))
     batch_size = min(made.batch_size, of_epoch)
     recipe = Recipe(
         detector=detector,
@@ -96,6 +93,17 @@ def default_recipe(
         whose = "the trained detector's" if start is not None else "their ImageNet"
         reasons.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")
     return recipe, reasons
+
+
+def _input_and_tiles(
+    config: DetectorConfig, table: Table, tile: Tile, overlap: int | None, may_grow: bool
+) -> tuple[DetectorConfig, Tiling | None, list[str]]:
+    """The network with a larger input, or else tiles, where the data has small objects; and why."""
+    if may_grow and tile == "auto" and overlap is None:
+        larger, reasons = larger_input_for(table, config)
+        if larger != config:
+            return larger, None, reasons
+    return config, *tiling_for(table, config, tile, overlap)
 
 
 def _with_input(made: MadeNetwork, config: DetectorConfig) -> MadeNetwork:
