@@ -10,7 +10,7 @@
 | way | what is trained |
 |---|---|
 | auto | what `onestage train` chooses by itself |
-| tiles | tiles at the usual input: `--image-size 300` |
+| tiles | tiles: `--tile auto` |
 | none | whole images at the usual input: `--tile none` |
 | 800 | whole images at another one: `--tile none --image-size 800`; multiples of 32 for every detector |
 
@@ -31,7 +31,6 @@ import tyro
 
 import onestage
 from onestage.data.generated_marks import write_marks_voc
-from onestage.detectors import detector_config
 from onestage.whole_file import write_whole
 
 BOARDS: dict[str, dict[str, Any]] = {
@@ -62,10 +61,8 @@ def run(options: Options, boards: str, way: str, seed: int) -> dict[str, float]:
     if not data.exists():
         write_marks_voc(data, **BOARDS[boards])
     settings: dict[str, Any] = {"evaluations": 2} | {name: json.loads(value) for name, value in options.settings}
-    usual = detector_config(options.detector).input_resize.image_hw((1, 1))[0]
-    if way != "auto":
-        settings["image_size"] = int(way) if way.isdigit() else usual
-        settings |= {} if way == "tiles" else {"tile": "none"}
+    settings |= {"auto": {}, "tiles": {"tile": "auto"}}.get(way, {"tile": "none"})
+    settings |= {"image_size": int(way)} if way.isdigit() else {}
     length: dict[str, Any] = {"minutes": options.minutes}
     if options.pace is not None:
         length = {"steps": round(60 * options.minutes * options.pace / BATCH)}

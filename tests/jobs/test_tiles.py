@@ -16,7 +16,7 @@ from onestage.runtime.tiles import Tiling
 from onestage.terminal import quiet
 
 DETECTOR = "ssd300-test_efficientnet"
-SETTINGS = {"batch_size": 4, "workers": 0, "evaluations": 2}
+SETTINGS = {"batch_size": 4, "workers": 0, "evaluations": 2, "tile": "auto"}
 
 
 @pytest.fixture(scope="module")

@@ -176,6 +176,13 @@ def test_an_input_that_is_asked_for_stays_and_tiles_are_chosen_for_it(asked: dic
     assert of_small_objects(tile="none", settings=asked)[0].tiling is None
 
 
+@pytest.mark.parametrize("asked", [{"tile": "auto"}, {"tile": 100}, {"tile_overlap": 30}])
+def test_who_asks_for_tiles_gets_them(asked: dict[str, str | int]) -> None:
+    recipe, _ = of_small_objects(**asked)
+    assert recipe.network.input_resize == Stretch(300)
+    assert recipe.tiling is not None
+
+
 def test_anchors_follow_the_input_that_is_asked_for() -> None:
     recipe, _ = default_recipe(
         "ssd300-test_efficientnet", table_of([(0, 0, 120, 60)]), pretrained=True, settings={"image_size": 600}

@@ -117,7 +117,8 @@ def train(
         save_minutes: minutes between two checkpoints; there is one at every evaluation too.
         log_to: experiment logs that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow".
         settings: settings of the recipe, by the names of `Recipe.with_settings`; None keeps one. A `batch_size` of
-            "auto" is found by trial; a `tile` may be "auto" too, which a recipe that is made for the data has anyway.
+            "auto" is found by trial; a `tile` may be "auto" too. Without one, a recipe that is made for the data weighs
+            tiles against a larger input.
         display: where to print.
 
     Raises:
@@ -263,7 +264,7 @@ def _choose_recipe(
         table,
         pretrained=beginning.pretrained,
         start=trained,
-        tile=tile or "auto",
+        tile=tile,
         tile_overlap=overlap,
         settings={setting: value for setting, value in changes.items() if value is not None},
     )

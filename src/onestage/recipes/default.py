@@ -29,7 +29,7 @@ def default_recipe(
     *,
     pretrained: bool,
     start: Detector | None = None,
-    tile: Tile = "auto",
+    tile: Tile | None = None,
     tile_overlap: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, list[str]]:
@@ -41,7 +41,7 @@ def default_recipe(
         pretrained: the backbone starts with ImageNet weights, or with those of `start`.
         start: the trained detector that it starts from. One of the same name gives the settings of the network, its
             anchors unless the data needs others, and the post-processing.
-        tile, tile_overlap: see `choose_tiling`; "none" for no tiles.
+        tile, tile_overlap: see `choose_tiling`; "none" for no tiles. None weighs a larger input against them.
         settings: asked for, by the names of `Recipe.with_settings`. Those of the network are in the recipe, since
             tiles and anchors follow its input; the rest is left to the caller.
 
@@ -55,8 +55,8 @@ def default_recipe(
         made = replace(made, config=usual)
     asked = settings or {}
     config = Recipe(detector, made.config).with_settings(asked).network
-    may_grow = trained is None and not {"image_size", "edges"} & set(asked)
-    config, tiling, of_scale = _input_and_tiles(config, table, tile, tile_overlap, may_grow)
+    may_grow = trained is None and tile is None and tile_overlap is None and not {"image_size", "edges"} & set(asked)
+    config, tiling, of_scale = _input_and_tiles(config, table, tile or "auto", tile_overlap, may_grow)
     if tiling is not None:
         table = tiles_for(table, Recipe(detector, config).with_tiling(tiling), DecodedImages())
     usual_batch, made = made.batch_size, _with_input(made, config)
@@ -99,7 +99,7 @@ def _input_and_tiles(
     config: DetectorConfig, table: Table, tile: Tile, overlap: int | None, may_grow: bool
 ) -> tuple[DetectorConfig, Tiling | None, list[str]]:
     """The network with a larger input, or else tiles, where the data has small objects; and why."""
-    if may_grow and tile == "auto" and overlap is None:
+    if may_grow:
         larger, reasons = larger_input_for(table, config)
         if larger != config:
             return larger, None, reasons

@@ -62,7 +62,8 @@ class Recipe:
     # large images with small objects
     tile: int | None = setting(
         None,
-        "Side of the tiles that images are cut into, pixels of the image; none: no tiles; auto: what suits the data",
+        "Side of the tiles that images are cut into, pixels of the image; none: no tiles; auto: what suits the data. "
+        "Without it the recipe made for the data weighs tiles against a larger input",
     )
     tile_overlap: int = setting(0, "Pixels of the image that neighbouring tiles share at least")
     tile_whole: bool = setting(False, "The whole image as one more tile, for objects that tiles cut")
