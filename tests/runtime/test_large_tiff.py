@@ -41,7 +41,7 @@ def test_strips(mode: str, compression: str, monkeypatch: pytest.MonkeyPatch) ->
     assert whole.std() > 20
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [*range(1, 9), 9])
 def test_a_large_tiff_is_turned_upright(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     stored("RGB").save(file, "TIFF", tiffinfo={274: orientation, 278: ROWS})

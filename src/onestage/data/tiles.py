@@ -28,10 +28,10 @@ FAINT = 0.5  # of the side that a detector reaches: smaller objects are ignored 
 
 
 def side_of_larger_input(table: Table, resize: Resize, least_object_side: float) -> tuple[int | None, str]:
-    """Side of a square input in which the detector reaches nine of ten objects of whole images, and a line that says
-    why; None where the usual input serves, is no square, or would have to grow more than `MOST_LARGER` times.
+    """Side of a larger square input that lets the detector reach nine of ten objects, and a line that says why.
 
-    Objects are as large in it as in tiles, which cost more: neighbours share pixels.
+    Objects are as large in it as in tiles, which cost more: neighbours share pixels. None where the usual input serves,
+    is no square, or would have to grow more than `MOST_LARGER` times.
     """
     sides = np.sqrt(table.box_sizes_hw(resize).prod(axis=1))
     if not isinstance(resize, Stretch) or not len(sides):
