@@ -45,7 +45,7 @@ def decode_parts(
             shown = pixels[y : y + rows, x : x + columns]
             shown[:] = rgb(part)[: shown.shape[0], : shown.shape[1]]
     orientation = tags.get(_ORIENTATION)
-    return pixels, orientation if orientation in range(1, 9) else 1
+    return pixels, orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _file_of_part(tags: ImageFileDirectory_v2, data: bytes, size_hw: tuple[int, int], tiled: bool) -> bytes:
