@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import onestage
 from onestage import cli
@@ -13,7 +16,7 @@ from onestage.data.generated_marks import write_marks_voc
 from onestage.inference.predictor import load
 from onestage.jobs.train import train
 from onestage.runtime.tiles import Tiling
-from onestage.terminal import quiet
+from onestage.terminal import Display, quiet
 
 DETECTOR = "ssd300-test_efficientnet"
 SETTINGS = {"batch_size": 4, "workers": 0, "evaluations": 2, "tile": "auto"}
@@ -93,7 +96,13 @@ def test_every_command_takes_other_tiles(data: Path, run: Path, tmp_path: Path, 
 
 def test_evaluation_of_an_exported_file_is_that_of_the_model(data: Path, run: Path, tmp_path: Path) -> None:
     path = onestage.export_model(run, out=tmp_path / "model.onnx", display=quiet()).path
-    one = onestage.evaluate(path, data, out=tmp_path / "exported", display=quiet())
-    other = onestage.evaluate(run, data, out=tmp_path / "torch", display=quiet())
+    said = Console(file=io.StringIO(), width=200)
+    one = onestage.evaluate(path, data, out=tmp_path / "exported", display=Display(said))
+    other = onestage.evaluate(run, data, out=tmp_path / "torch", display=Display(said))
+    tiling = load(run, device="cpu").tiling
+    assert tiling is not None
+    assert isinstance(said.file, io.StringIO)
+    tiles = len(tiling.windows_xyxy((480, 640)))
+    assert len(re.findall(rf"^{tiles} tiles and [0-9.]+ s an image$", said.file.getvalue(), re.MULTILINE)) == 2
     assert one["coco"]["AP"] == pytest.approx(other["coco"]["AP"], abs=2e-3)
     assert one["images"] == other["images"] == 2

@@ -1,6 +1,7 @@
 """Measure a model on a labelled split: the table, `metrics.json`, `report.html`."""
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -99,7 +100,7 @@ def evaluate(
 
 
 def _detect_exported(predictor: ExportedPredictor, table: Table, display: Display, batch_size: int) -> list[Detections]:
-    found = []
+    found, started = [], time.perf_counter()
     with display.stage("evaluating", len(table)) as stage:
         paths = (table.image_path(index) for index in range(len(table)))
         for file in predictor.predict_files(paths, batch_size):
@@ -107,6 +108,7 @@ def _detect_exported(predictor: ExportedPredictor, table: Table, display: Displa
                 raise file.outcome
             found.append(file.outcome)
             stage.advance()
+    _say_cost(predictor.tiling, table, time.perf_counter() - started, display)
     return found
 
 
@@ -129,13 +131,22 @@ def evaluate_and_report(
     """
     network = loaded.detector
     compute.place(network)
+    started = time.perf_counter()
     with display.stage("evaluating", len(table)) as stage:
         found = detect_all(
             network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
         )
+    _say_cost(network.tiling, table, time.perf_counter() - started, display)
     return world.on_main(
         lambda: _measure_and_report(found, table, folder, display, settings, log, tiling=network.tiling)
     )
+
+
+def _say_cost(tiling: Tiling | None, table: Table, seconds: float, display: Display) -> None:
+    """Say what tiles cost, if there are any."""
+    if tiling is not None and len(table):
+        tiles = sum(len(windows_of(tiling, (height, width))) for height, width in table.image_sizes_hw.tolist())
+        display.say(f"{tiles / len(table):.3g} tiles and {seconds / len(table):.2g} s an image")
 
 
 def _measure_and_report(

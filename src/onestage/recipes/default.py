@@ -65,23 +65,13 @@ def default_recipe(
     of_epoch = table.rows_per_epoch
     epochs = float(min(300, max(12, round(images * made.batch_size / usual_batch / of_epoch))))
     batch_size = min(made.batch_size, of_epoch)
-    recipe = Recipe(
-        detector=detector,
+    postprocessing = trained.evaluation_selection if trained is not None else network.PAPERS_SELECTION
+    recipe = replace(
+        _in_one_cycle(detector, made, pretrained),
         network=network,
-        postprocessing=trained.evaluation_selection if trained is not None else network.PAPERS_SELECTION,
+        postprocessing=postprocessing,
         epochs=epochs,
         batch_size=batch_size,
-        train_stem=not pretrained,
-        optimizer="adamw",
-        learning_rate=made.learning_rate,
-        backbone_learning_rate_factor=0.5 if pretrained else 1.0,
-        head_learning_rate_factor=made.head_learning_rate_factor,
-        weight_decay=0.05,
-        gradient_clip=5.0,
-        ema_decay=0.998,
-        schedule="one_cycle",
-        warmup_steps=0,
-        augmentation=MILD,
     ).with_tiling(tiling)
     reasons = [
         *of_scale,
@@ -93,6 +83,24 @@ def default_recipe(
         whose = "the trained detector's" if start is not None else "their ImageNet"
         reasons.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")
     return recipe, reasons
+
+
+def _in_one_cycle(detector: str, made: MadeNetwork, pretrained: bool) -> Recipe:
+    """AdamW with one cycle of the learning rate, averaged weights and mild augmentation."""
+    return Recipe(
+        detector=detector,
+        train_stem=not pretrained,
+        optimizer="adamw",
+        learning_rate=made.learning_rate,
+        backbone_learning_rate_factor=0.5 if pretrained else 1.0,
+        head_learning_rate_factor=made.head_learning_rate_factor,
+        weight_decay=0.05,
+        gradient_clip=5.0,
+        ema_decay=0.998,
+        schedule="one_cycle",
+        warmup_steps=0,
+        augmentation=MILD,
+    )
 
 
 def _input_and_tiles(
