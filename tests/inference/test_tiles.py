@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fcos import FCOSConfig
 from folders import write_image
 from red_box import CATEGORIES, RedBoxDetector, red_box
 from small_detectors import FAMILIES, small
+from small_detectors import NAMES as CLASSES
 from small_model import NAMES, trace_each_model_once, write_small_model
 
 import onestage
@@ -20,6 +20,7 @@ from onestage.compute.device import choose_compute
 from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError
 from onestage.export.base import Calibration, ModelToExport
+from onestage.export.onnx_graph import write_onnx
 from onestage.export.openvino_graph import write_openvino
 from onestage.inference.predictor import BasePredictor, Predictor, load
 from onestage.models.model_file import load_model, save_model
@@ -163,7 +164,7 @@ def test_tiles_find_something_else_than_whole_images(model: Path, images: Table)
 def tile_by_tile(predictor: BasePredictor, images: Table) -> list[Detections]:
     """What a predictor finds in each tile, given to it as an image of its own; merged."""
     whole, found = copy.copy(predictor), []
-    whole.tiling = None
+    whole.tiling, whole.selection = None, replace(predictor.selection, score_threshold=0.05)
     for row in range(len(images)):
         image = decode_image(images.image_path(row))
         windows = TILES.windows_xyxy(image.shape[:2])
@@ -174,25 +175,29 @@ def tile_by_tile(predictor: BasePredictor, images: Table) -> list[Detections]:
     return found
 
 
+@pytest.fixture
+def small_images(images: Table) -> Table:
+    return images.subset(indices=[0, 1])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_familys_tiles_are_detected_as_images_are(family: str, images: Table) -> None:
-    predictor = Predictor(small(family), Categories.from_names(NAMES), device="cpu", precision="fp32")
-    predictor.tiling = TILES
-    for found, expected in zip(predicted(predictor, images), tile_by_tile(predictor, images), strict=True):
-        assert_same(found, expected)
-
-
-def test_tiles_in_int8_are_detected_as_images_are(images: Table, tmp_path: Path) -> None:
-    config = FCOSConfig()  # few operations, each of which NNCF runs
-    detector = config.build("fcos-test_efficientnet", 3, config.backbone_normalization("test_efficientnet")).eval()
-    detector.tiling, path = TILES, tmp_path / "int8.xml"
-    calibration = Calibration([lambda: images.pixels(0)], lambda indices, found: 1.0)
-    selection = replace(detector.evaluation_selection, score_threshold=0.0)
-    write_openvino(ModelToExport(detector, Categories.from_names(NAMES), selection, {}, "int8", calibration), path)
-    predictor = load(path)
+@pytest.mark.parametrize("engine", ["torch", "onnx", "openvino-int8"])
+def test_tiles_are_detected_as_images_are(engine: str, family: str, small_images: Table, tmp_path: Path) -> None:
+    detector = small(family).eval()
+    detector.tiling, path = TILES, tmp_path / ("model.onnx" if engine == "onnx" else "model.xml")
+    if engine == "torch":
+        predictor: BasePredictor = Predictor(detector, CLASSES, device="cpu", precision="fp32")
+    else:
+        calibration = Calibration([lambda: small_images.pixels(0)])  # without a measure of what int8 loses
+        precision, calibrated = ("int8", calibration) if engine == "openvino-int8" else ("fp32", None)
+        selection = replace(detector.evaluation_selection, score_threshold=0.0)
+        write = write_onnx if engine == "onnx" else write_openvino
+        write(ModelToExport(detector, CLASSES, selection, {}, precision, calibrated), path)
+        predictor = load(path)
     assert predictor.tiling == TILES
-    for found, expected in zip(predicted(predictor, images), tile_by_tile(predictor, images), strict=True):
-        assert_same(found, expected)
+    expected = tile_by_tile(predictor, small_images)
+    for found, one in zip(predicted(predictor, small_images), expected, strict=True):
+        assert_same(found, one)
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
