@@ -81,6 +81,23 @@ def test_tiles(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(in_parts(data, monkeypatch), pixels)
 
 
+def planar_tiff(pixels: np.ndarray) -> bytes:
+    """A TIFF of all reds, then all greens, then all blues, which Pillow can't write."""
+    height, width = pixels.shape[:2]
+    tags = ImageFileDirectory_v2(b"II*\0" + bytes(4))
+    tags[256], tags[257], tags[258], tags[259], tags[262], tags[277] = width, height, (8, 8, 8), 1, 2, 3
+    tags[278], tags[279], tags[284] = height, (height * width,) * 3, 2
+    tags[273] = tuple(height * width * plane for plane in range(3))  # Pillow counts them from behind the tags
+    return b"II*\0" + (8).to_bytes(4, "little") + tags.tobytes(8) + np.moveaxis(pixels, 2, 0).tobytes()
+
+
+def test_colours_one_after_the_other_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.asarray(stored("RGB"))
+    data = planar_tiff(pixels)
+    np.testing.assert_array_equal(decode_image(data), pixels)
+    np.testing.assert_array_equal(in_parts(data, monkeypatch), pixels)
+
+
 def test_a_damaged_strip_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     stored("RGB").save(file, "TIFF", compression="tiff_adobe_deflate", tiffinfo={278: ROWS})

@@ -35,7 +35,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from .errors import UserError
 from .image_parts import CountedTiff, too_many_parts
 from .image_tags import decoders_size, exif_orientation
-from .large_tiff import decode_parts
+from .large_tiff import decode_parts, has_parts
 
 ImageSource: TypeAlias = str | Path | bytes
 
@@ -360,7 +360,7 @@ def _decoded_by_pillow(file: _Opened, bits: int = 16) -> UInt8[np.ndarray, "H W 
     image = file.image
     image.info.pop("xmp", None)  # or a TIFF would be turned by it
     try:
-        if isinstance(image, CountedTiff) and image.width * image.height > MAX_PIXELS:
+        if isinstance(image, CountedTiff) and image.width * image.height > MAX_PIXELS and has_parts(image):
             pixels, orientation = decode_parts(image, file.content.getvalue(), lambda part: _rgb(part, bits))
             return _upright(pixels, orientation)
         image.load()  # the first frame; a TIFF is turned upright here

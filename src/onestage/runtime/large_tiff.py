@@ -13,24 +13,30 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 # Tags of TIFF 6.0
-_WIDTH, _LENGTH, _ORIENTATION, _ROWS, _PLANES = 256, 257, 274, 278, 284
+_WIDTH, _LENGTH, _COMPRESSION, _ORIENTATION, _ROWS, _PLANES = 256, 257, 259, 274, 278, 284
 _TILE_WIDTH, _TILE_LENGTH, _JPEG_TABLES = 322, 323, 347
 _STRIPS, _TILES = (273, 279), (324, 325)  # where they are, and how long, in bytes
 _SHORTS = (258, 259, 262, 266, 277, 317, 320, 338, 339, 530)  # numbers below 65,536: coding of samples, and colours
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
+_OLD_JPEG = 6  # a compression
+
+
+def has_parts(image: TiffImageFile) -> bool:
+    """False for what is decoded at once: colours one after the other; TIFF 6.0's JPEG, with tables elsewhere."""
+    return image.tag_v2.get(_PLANES, 1) == 1 and image.tag_v2.get(_COMPRESSION) != _OLD_JPEG
 
 
 def decode_parts(
     image: TiffImageFile, data: bytes, rgb: Callable[[Image.Image], UInt8[np.ndarray, "h w 3"]]
 ) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
-    """The pixels of an opened TIFF as they are stored, and their orientation by EXIF. `rgb` is that of one part.
+    """The pixels of an opened TIFF that `has_parts`, as they are stored, and their orientation by EXIF.
+
+    `rgb` is that of one part.
 
     Raises:
         Exception: whatever a damaged file makes Pillow raise.
     """
     tags = image.tag_v2
-    if tags.get(_PLANES, 1) != 1:
-        raise ValueError("large, and its colours are stored one after the other")
     width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
     tiled = _TILES[0] in tags
     columns = int(tags[_TILE_WIDTH]) if tiled else width
