@@ -85,6 +85,16 @@ def test_splits_of_unknown_names_ask_for_a_choice(tmp_path: Path) -> None:
     assert (single.train, single.test) == ("whole:kept", "whole:held-out")
 
 
+@pytest.mark.parametrize(
+    ("names", "evaluated"),
+    [(["test"], "test"), (["whole"], "whole:held-out"), (["trainval", "test"], "test"), (["train", "val"], "val")],
+)
+def test_a_model_is_measured_on_the_whole_test_split_even_if_it_is_the_only_one(
+    tmp_path: Path, names: list[str], evaluated: str
+) -> None:
+    assert choose_splits(add_voc_splits(tmp_path, *names)).evaluated == evaluated
+
+
 def test_coco_years_are_chosen_and_may_be_left_out_of_a_name(tmp_path: Path) -> None:
     for split in ("train2014", "train2017", "val2017"):
         write_coco_folder(tmp_path, coco("a.jpg"), split)

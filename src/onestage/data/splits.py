@@ -34,6 +34,12 @@ class Splits(NamedTuple):
     test: str
     note: str = ""
 
+    @property
+    def evaluated(self) -> str:
+        """What a model is measured on: `test`, but all of a split of that name where a part would be held out of it."""
+        whole = base_of(self.test)
+        return whole if split_key(whole) == "test" else self.test
+
 
 def choose(known: Sequence[str], data: str, hold_out: bool = True) -> Splits:
     """The splits to use, by the names in a data set.

@@ -69,7 +69,7 @@ def evaluate(
     display = display or Display()
     keep_freed_memory()
     data, path = os.fspath(data), Path(model)
-    split = split or choose_splits(data, data_options).test
+    split = split or choose_splits(data, data_options).evaluated
     folder = Path(out) if out is not None else (path if path.is_dir() else path.parent) / "evaluation"
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
     exported = isinstance(loaded, ExportedPredictor)
