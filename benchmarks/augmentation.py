@@ -26,7 +26,8 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from onestage.data.augmentation import SSD_PAPER, Augmentation
+from onestage.data.augmentation import Augmentation
+from onestage.data.augmentation.presets import SSD_PAPER
 from onestage.data.generated import KINDS, draw_image
 from onestage.data.loader import BatchReader
 from onestage.data.table import Table, TableBuilder

@@ -27,7 +27,7 @@ from side_by_side import Result, show, write_results
 from torch.utils.data import DataLoader
 from torchvision_ssd import Images, collate, ssd_transform
 
-from onestage.data.augmentation import SSD_PAPER
+from onestage.data.augmentation.presets import SSD_PAPER
 from onestage.data.loader import training_loader
 from onestage.data.loader_workers import BATCHES_AHEAD
 from onestage.data.table import Table

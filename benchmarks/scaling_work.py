@@ -17,7 +17,8 @@ from scaling_data import IMAGE_SIDE, Kind, draw_boxes, write_dataset
 
 from onestage.compute.memory import keep_freed_memory
 from onestage.data import read_dataset
-from onestage.data.augmentation import SSD_PAPER, augment
+from onestage.data.augmentation import augment
+from onestage.data.augmentation.presets import SSD_PAPER
 from onestage.data.loader import epoch_order
 from onestage.data.table import TableBuilder
 from onestage.detectors import Detector, build, detector_config

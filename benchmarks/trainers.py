@@ -24,7 +24,7 @@ from torchvision_ssd import Images, build, collate, ssd_transform
 
 from onestage.compute.device import Precision, choose_compute
 from onestage.compute.threads import loader_workers
-from onestage.data.augmentation import SSD_PAPER
+from onestage.data.augmentation.presets import SSD_PAPER
 from onestage.data.table import Table
 from onestage.detectors import build as build_detector
 from onestage.models.model_file import RunFolder

@@ -28,7 +28,7 @@ from trainers import Ours
 
 from onestage.compute.device import Precision, choose_compute
 from onestage.data import choose_splits, read_dataset
-from onestage.data.augmentation import SSD_PAPER
+from onestage.data.augmentation.presets import SSD_PAPER
 from onestage.data.table import Table
 from onestage.recipes import default_recipe
 from onestage.structures import Batch, Losses

@@ -87,12 +87,17 @@ else:
 # --- settings of a recipe
 
 FOUND_OUT = {"batch_size": int | Literal["auto"], "tile": int | Literal["auto", "none"]}  # by trial, from the data
+AUGMENTATION_HELP = (
+    "How training images are varied: as the detector's paper does; mildly; as textures, which have no up (up-down "
+    "flips and quarter turns too); or not at all. The settings below change it further"
+)
 _OF_THE_COMMAND = ("detector", "epochs", "steps", "minutes", "seed")
 
 
 def recipe_options() -> type[Any]:
     """Options of `Recipe.with_settings`. Imports torch: detectors say their own settings."""
     from onestage.data.augmentation import TRANSFORMS, Augmentation
+    from onestage.data.augmentation.presets import Preset
     from onestage.detectors import DETECTORS, ON_TIMM
     from onestage.training.recipe import own_settings
 
@@ -108,6 +113,7 @@ def recipe_options() -> type[Any]:
             of_network.setdefault(one.name, []).append((family, one))
     for name, several in of_network.items():
         named[name] = _of_families(several, len(families))
+    named["augmentation"] = (Preset, AUGMENTATION_HELP)
     of_all = (one for one in settings_of(Augmentation) if one.name != "transforms")
     named |= {f"augmentation__{one.name}": (one.type, one.help) for one in of_all}
     for transform, cls in TRANSFORMS.items():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
 
 from onestage.errors import UserError
 from onestage.input_size import Resize, SizeHW
@@ -40,6 +40,15 @@ def windows_of(tiling: Tiling | None, size_hw: SizeHW) -> Int64[np.ndarray, "T 4
     """The tiles of an image of this size; without a tiling, the whole image."""
     height, width = size_hw
     return np.array([[0, 0, width, height]]) if tiling is None else tiling.windows_xyxy(size_hw)
+
+
+def count_windows(tiling: Tiling | None, sizes_hw: Int[np.ndarray, "I 2"]) -> int:
+    """How many tiles images of these sizes have together; without a tiling, one each."""
+    if tiling is None:
+        return len(sizes_hw)
+    sizes, counts = np.unique(sizes_hw, axis=0, return_counts=True)
+    of_each = (len(tiling.windows_xyxy((height, width))) for height, width in sizes.tolist())
+    return sum(tiles * count for tiles, count in zip(of_each, counts.tolist(), strict=True))
 
 
 def of_image(

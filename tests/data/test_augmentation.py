@@ -11,19 +11,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from onestage.data.augmentation import (
-    FLIP_ONLY,
-    MILD,
-    SSD_PAPER,
-    Augmentation,
-    Colour,
-    Crop,
-    Expand,
-    Flip,
-    augment,
-    change_colours,
-)
+from onestage.data.augmentation import Augmentation, Colour, Crop, Expand, Flip, augment, change_colours
 from onestage.data.augmentation.canvas import Canvas, Layer, Placement
+from onestage.data.augmentation.presets import FLIP_ONLY, MILD, SSD_PAPER
 from onestage.data.loader import resize_only
 from onestage.data.table import Objects
 from onestage.errors import UserError

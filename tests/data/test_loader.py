@@ -15,7 +15,7 @@ import pytest
 import torch
 from folders import write_image
 
-from onestage.data.augmentation import SSD_PAPER
+from onestage.data.augmentation.presets import SSD_PAPER
 from onestage.data.loader import (
     BatchReader,
     batches_per_epoch,

@@ -12,7 +12,7 @@ import torch
 from data.test_loader import a_table, assert_same, train
 from hypothesis import assume, given, settings
 
-from onestage.data.augmentation import MILD
+from onestage.data.augmentation.presets import MILD
 from onestage.data.loader import evaluation_loader
 from onestage.data.table import Table
 from onestage.errors import UserError

@@ -13,8 +13,9 @@ import pytest
 import torch
 from data.test_loader import a_table, assert_same, train
 
-from onestage.data.augmentation import SSD_PAPER, TRANSFORMS, Augmentation
+from onestage.data.augmentation import TRANSFORMS, Augmentation
 from onestage.data.augmentation.canvas import Canvas, Layer
+from onestage.data.augmentation.presets import SSD_PAPER
 from onestage.data.loader import epoch_order, training_loader
 from onestage.data.table import Table, TableBuilder
 from onestage.errors import UserError

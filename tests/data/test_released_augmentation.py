@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from shape_checks import unchecked
 
-from onestage.data.augmentation import M2DET_RELEASE, SSD_PAPER, Augmentation, Crop, Interpolate
+from onestage.data.augmentation import Augmentation, Crop, Interpolate
 from onestage.data.augmentation.canvas import Canvas, Layer
+from onestage.data.augmentation.presets import M2DET_RELEASE, SSD_PAPER
 from onestage.data.table import Objects
 from onestage.errors import UserError
 from onestage.input_size import Stretch

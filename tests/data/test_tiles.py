@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onestage.data import decoded_images
-from onestage.data.augmentation import MILD
+from onestage.data.augmentation.presets import MILD
 from onestage.data.decoded_images import DecodedImages
 from onestage.data.loader import training_loader
 from onestage.data.table import Table, TableBuilder

@@ -129,27 +129,57 @@ def test_a_bf16_file_finds_what_the_model_finds_on_whole_images(in_bf16: tuple[E
 # --- int8
 
 
-def test_int8_works_with_soft_nms_and_costly_operations_return_to_float32(tmp_path: Path) -> None:
-    # AP of all images, then of the only one: as a trial, in float32, in int8; then with operations back in float32.
-    worth = iter([1.0, 1.0, 1.0, 1.0, 0.5, 0.5])
-
-    def map_area(indices: Sequence[int], found: Sequence[Detections]) -> float:
-        assert list(indices) == [0]
-        assert len(found) == 1
-        return next(worth, 1.0)
-
-    # NNCF compiles and runs the file again for each operation that it tries, so this is a network of few.
-    config = FCOSConfig()
-    detector = config.build("fcos-test_efficientnet", 3, config.backbone_normalization("test_efficientnet")).eval()
-    path = tmp_path / "int8.xml"
-    image = draw_image(np.random.default_rng(0), 100).image
-    selection = detector.evaluation_selection.changed(nms="soft-linear")
-    calibration = Calibration([lambda: image], map_area)
-    write_openvino(ModelToExport(detector, Categories.from_names(NAMES), selection, {}, "int8", calibration), path)
-    read = [
+def convolutions(path: Path) -> list[str]:
+    """What each convolution of a file reads its image from, in the order of execution: FakeQuantize where in int8."""
+    return [
         node.input_value(0).get_node().get_type_name()
         for node in openvino.Core().read_model(path).get_ordered_ops()
         if node.get_type_name() in ("Convolution", "GroupConvolution")
     ]
-    assert 0 < read.count("FakeQuantize") < len(read)  # without measuring, all of them
+
+
+def written_in_int8(path: Path, worth: Sequence[float], *, search: bool = False) -> str:
+    """Write a small detector with soft-NMS, whose `map_area` is this each time it is asked for; what was printed."""
+    values = iter(worth)
+
+    def map_area(indices: Sequence[int], found: Sequence[Detections]) -> float:
+        assert list(indices) == [0]
+        assert len(found) == 1
+        return next(values, 1.0)
+
+    # NNCF compiles and runs the file again for each operation that it tries, so this is a network of few.
+    config = FCOSConfig()
+    detector = config.build("fcos-test_efficientnet", 3, config.backbone_normalization("test_efficientnet")).eval()
+    side = detector.resize.image_hw((100, 100))
+    image = resize_image(draw_image(np.random.default_rng(0), 100).image, side)
+    selection, printed = detector.evaluation_selection.changed(nms="soft-linear"), io.StringIO()
+    calibration = Calibration(
+        [lambda: image], [lambda: image], map_area, search=search, display=Display(Console(file=printed, width=300))
+    )
+    write_openvino(ModelToExport(detector, Categories.from_names(NAMES), selection, {}, "int8", calibration), path)
     assert matrix_products(OpenVinoSession(path).without_resizing) == 0
+    return printed.getvalue()
+
+
+def test_int8_leaves_the_first_and_last_convolutions_in_float32_where_that_costs_little_ap(tmp_path: Path) -> None:
+    printed = written_in_int8(tmp_path / "int8.xml", [0.900, 0.896])
+    assert "int8: AP50 0.896, in float32 0.900, on 1 images" in printed
+    assert "--search" not in printed
+    read = convolutions(tmp_path / "int8.xml")
+    assert "FakeQuantize" not in (read[0], read[-1])
+    assert read.count("FakeQuantize") > len(read) / 2
+
+
+def test_int8_takes_the_best_way_where_none_is_near_enough_and_says_what_would_help(tmp_path: Path) -> None:
+    printed = written_in_int8(tmp_path / "int8.xml", [0.900, 0.88, 0.89])
+    assert "int8: AP50 0.890, in float32 0.900, on 1 images" in printed
+    assert "--search" in printed
+    assert set(convolutions(tmp_path / "int8.xml")) == {"FakeQuantize"}
+
+
+def test_a_search_returns_costly_operations_to_float32(tmp_path: Path) -> None:
+    # Float32; then NNCF asks for all images and for the only one: in float32, in int8; then with operations in float32.
+    printed = written_in_int8(tmp_path / "int8.xml", [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5], search=True)
+    assert "in float32 1.000" in printed
+    read = convolutions(tmp_path / "int8.xml")
+    assert 0 < read.count("FakeQuantize") < len(read)

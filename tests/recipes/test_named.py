@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onestage.data.augmentation import FLIP_ONLY, M2DET_RELEASE, SSD_PAPER
+from onestage.data.augmentation.presets import FLIP_ONLY, M2DET_RELEASE, SSD_PAPER
 from onestage.detectors import M2DetConfig, RetinaNetConfig, SSDConfig, detector_config
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio

@@ -15,44 +15,7 @@ from onestage.models.model_file import RunFolder, load_model
 from onestage.terminal import quiet
 from onestage.training import trainer as trainer_module
 from onestage.training.recipe import Recipe
-from onestage.training.saved_state import Position
-from onestage.training.trainer import Trainer, evaluation_due
-
-
-def test_steps_evaluate_evenly_however_long_it_takes() -> None:
-    recipe = Recipe(steps=80, evaluations=8)
-
-    def due(step: int, evaluations: int = 0) -> bool:
-        slow = Position(step, evaluations=evaluations, evaluation_seconds=900.0, longest_evaluation_seconds=900.0)
-        return evaluation_due(recipe, slow, step / 80)
-
-    assert not due(9)
-    assert due(10)
-    assert not due(19, evaluations=1)
-    assert due(20, evaluations=1)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "evaluations", "spent", "longest", "due"),
-    [
-        (224.0, 0, 0.0, 0.0, False),  # an eighth of 30 minutes is 225 seconds
-        (225.0, 0, 0.0, 0.0, True),  # the first one at any price: it is not known yet
-        (450.0, 1, 20.0, 20.0, True),  # 40 seconds after it: less than a fifth of 450
-        (450.0, 1, 150.0, 150.0, False),  # 300 seconds: more
-        (1499.0, 1, 150.0, 150.0, False),
-        (1500.0, 1, 150.0, 150.0, True),
-        (1800.0, 6, 900.0, 150.0, True),  # the last one at any price: the run would end without
-        (1800.0, 8, 900.0, 150.0, False),
-    ],
-)
-def test_minutes_spend_a_fifth_on_evaluations(
-    seconds: float, evaluations: int, spent: float, longest: float, due: bool
-) -> None:
-    recipe = Recipe(minutes=30.0, evaluations=8)
-    position = Position(
-        seconds=seconds, evaluations=evaluations, evaluation_seconds=spent, longest_evaluation_seconds=longest
-    )
-    assert evaluation_due(recipe, position, seconds / 1800) is due
+from onestage.training.trainer import Trainer
 
 
 def trainer_of(recipe: Recipe, table: Table, folder: Path) -> Trainer:

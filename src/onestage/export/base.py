@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,35 @@ from onestage.runtime.session import Session
 from onestage.selection import Selection
 from onestage.settings import read
 from onestage.structures import Categories, Detections, Predictions
+from onestage.terminal import Display, quiet
+
+Read = Callable[[], UInt8[np.ndarray, "H W 3"]]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images that calibrate an int8 export, and the mean AP of detections in some of them.
+    """What an int8 export is made by.
 
-    `map_area` takes positions in `images` and the detections there. None: the loss of accuracy is not measured.
+    Attributes:
+        images: each reads an image at the size at which it goes into the network.
+        measured: the same for the images that AP is measured on.
+        map_area: takes positions in `measured` and the detections there, in pixels of what was read. None: the loss of
+            accuracy is not measured.
+        measured_on: what these images are, for people.
+        search: look for layers to keep in float32, one after the other.
+        display: shows progress and the result.
     """
 
-    images: Sequence[Callable[[], UInt8[np.ndarray, "H W 3"]]]  # each reads one like those that the file will see
+    images: Sequence[Read]
+    measured: Sequence[Read] = ()
     map_area: Callable[[Sequence[int], Sequence[Detections]], float] | None = None
+    measured_on: str = "images"
+    search: bool = False
+    display: Display = field(default_factory=quiet)
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        self.display.say(line)
 
 
 @dataclass(frozen=True)

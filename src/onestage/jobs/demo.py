@@ -18,7 +18,7 @@ DEMO_DETECTOR = "ssd300-regnetx_002"
 def demo(
     *,
     out: str | os.PathLike[str] = "runs/demo",
-    minutes: float = 4.75,
+    minutes: float = 5.25,
     seed: int = 0,
     train_images: int = 600,
     test_images: int = 150,
@@ -27,7 +27,7 @@ def demo(
     """Draw a data set, train and evaluate a detector on it, and draw its detections.
 
     `out` gets the folders `data`, `run` and `predictions`; an earlier demo in it is not touched. `minutes` are those of
-    training. What is returned is the content of `metrics.json`.
+    training, evaluations included. What is returned is the content of `metrics.json`.
 
     Raises:
         UserError: `out` holds a demo already.

@@ -24,7 +24,7 @@ from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
 from onestage.texts import json_text
-from onestage.tiled_detections import changed_tiling, windows_of
+from onestage.tiled_detections import changed_tiling, count_windows, windows_of
 from onestage.training.detect_all import detect_all
 from onestage.training.processes import ALONE, World
 from onestage.whole_file import write_whole
@@ -145,7 +145,7 @@ def evaluate_and_report(
 def _say_cost(tiling: Tiling | None, table: Table, seconds: float, display: Display) -> None:
     """Say what tiles cost, if there are any."""
     if tiling is not None and len(table):
-        tiles = sum(len(windows_of(tiling, (height, width))) for height, width in table.image_sizes_hw.tolist())
+        tiles = count_windows(tiling, table.image_sizes_hw)
         display.say(f"{tiles / len(table):.3g} tiles and {seconds / len(table):.2g} s an image")
 
 

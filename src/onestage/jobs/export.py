@@ -1,35 +1,26 @@
 """`onestage export`: write a model as a file for another engine, and compare the file with the model."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from onestage.data import choose_splits
-from onestage.data.decoded_images import DecodedImages
 from onestage.data.generated import draw_image
-from onestage.data.tiles import training_tiles
-from onestage.data_options import DataOptions
 from onestage.errors import UserError
-from onestage.evaluation.voc import voc_average_precision
 from onestage.export import FORMATS, ExportFormat
-from onestage.export.base import Calibration, ModelToExport, as_detections
+from onestage.export.base import ModelToExport, as_detections
 from onestage.export.check import Agreement, compare
 from onestage.inference.predictor import Predictor
-from onestage.jobs.dataset import open_dataset
-from onestage.models.model_file import LoadedModel, RunFolder, load_model
+from onestage.jobs.calibration import calibration_for
+from onestage.models.model_file import RunFolder, load_model
 from onestage.runtime.session import Session
-from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
 from onestage.tiled_detections import changed_tiling
 
 CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images on which file and model are compared
 LEAST_SHARE = 0.98  # share of common detections below which an fp32 file is not kept
-CALIBRATION_IMAGES = 300
 
 
 @dataclass(frozen=True)
@@ -46,6 +37,7 @@ def export_model(
     format: str = "onnx",
     precision: str = "fp32",
     calibration: str | os.PathLike[str] | None = None,
+    search: bool = False,
     out: str | os.PathLike[str] | None = None,
     score_threshold: float = 0.5,
     nms: Literal["hard", "soft"] | None = None,
@@ -64,7 +56,9 @@ def export_model(
             xml and a bin.
         precision: the network's number format: "fp32"; for OpenVINO also "bf16", for processors with AMX or AVX-512
             bf16, and "int8".
-        calibration: a data set's folder; its training images calibrate int8.
+        calibration: a data set's folder; its training images calibrate int8, and its AP is measured on those that
+            choose the weights.
+        search: where int8 costs too much AP, look for layers to keep in float32, for as long as it takes.
         out: the file. None: beside the model, under its name.
         score_threshold: the file's own score threshold; every call may give another.
         nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
@@ -91,7 +85,9 @@ def export_model(
     )
     loaded.detector.tiling = changed_tiling(loaded.detector.tiling, tile, tile_overlap)
     origin = {key: loaded.header[key] for key in ("sha256", "imported_from") if key in loaded.header}
-    images = _calibration(calibration, loaded, display) if precision == "int8" else None
+    images = None
+    if precision == "int8" and calibration is not None:
+        images = calibration_for(calibration, loaded, search=search, display=display)
     exported = ModelToExport(loaded.detector, loaded.categories, selection, origin, precision, images)
     display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
     try:
@@ -99,10 +95,13 @@ def export_model(
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[{kind.extra}]'") from error
     agreement = _compare(exported, kind.open_session(path, "cpu"))
-    display.say(f"read back: {agreement}")
-    if precision != "fp32":
-        display.say(f"{precision} changes scores a little; to see its cost in AP: onestage evaluate {path} DATA")
-    elif agreement.share < LEAST_SHARE:
+    if precision == "fp32":
+        display.say(f"read back: {agreement}")
+    else:
+        display.say(
+            f"read back; {precision} moves boxes and scores a little: onestage evaluate {path} DATA says how good it is"
+        )
+    if precision == "fp32" and agreement.share < LEAST_SHARE:
         for file in kind.files(path):
             file.unlink(missing_ok=True)
         raise UserError(f"{path}: finds something else than the model ({agreement}); the file was removed")
@@ -120,36 +119,6 @@ def _format(name: str, precision: str) -> ExportFormat:
         advice = f"; --format {others[0]} has it" if others else ""
         raise UserError(f"precision {precision!r}: the format {name} has {', '.join(kind.precisions)}{advice}")
     return kind
-
-
-def _calibration(data: str | os.PathLike[str] | None, model: LoadedModel, display: Display) -> Calibration:
-    """Training images, or their tiles where the model cuts images."""
-    if data is None:
-        return Calibration(())
-    options = DataOptions(skip_bad_data=True)
-    split = choose_splits(os.fspath(data), options).train
-    table = open_dataset(os.fspath(data), split, display=display, options=options, categories=model.categories)
-    table = table.with_bits(model.input_bits)
-    if (tiling := model.detector.tiling) is not None:
-        config, kept = model.detector.config, DecodedImages()
-        table = training_tiles(
-            table, tiling, resize=config.input_resize, least_object_side=config.least_object_side, decoded=kept
-        )
-        table = table.subset(indices=range(len(table) - table.spare + table.spare_shown))
-    table = table.subset(count=min(CALIBRATION_IMAGES, len(table)))
-
-    def map_area(indices: Sequence[int], found: Sequence[Detections]) -> float:
-        truth = table.subset(indices=indices).ground_truth()
-        value = voc_average_precision(truth, DetectionTable.from_detections(found), len(model.categories)).map_area
-        if len(indices) > 1:
-            display.say(f"map_area {value:.4f} on {len(indices)} calibration images")
-        return float(np.nan_to_num(value))  # NaN for images without objects
-
-    has_objects = not table.ignored.all()
-    if has_objects:
-        display.say(f"map_area on {len(table)} calibration images: float32, int8, then as operations return to float32")
-    images = [partial(table.pixels, index) for index in range(len(table))]
-    return Calibration(images, map_area if has_objects else None)
 
 
 def _compare(exported: ModelToExport, session: Session) -> Agreement:

@@ -1,8 +1,7 @@
 """Train a detector on a folder of labelled images."""
 
-import json
 import os
-import shutil
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,20 +20,27 @@ from onestage.errors import UserError
 from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
+from onestage.jobs.run_folder import (
+    as_begun,
+    decoded_folder,
+    free_folder,
+    named_folder,
+    refuse_second_run,
+    take_folder,
+    write_settings,
+)
 from onestage.models.model_file import RunFolder, load_model
-from onestage.recipes import Tile, as_toml, default_recipe, named_recipe, tiles_for, tiling_for
-from onestage.settings import flat, plain, read
+from onestage.recipes import Tile, default_recipe, named_recipe, tiles_for, tiling_for
+from onestage.settings import flat
 from onestage.terminal import Display, quiet
-from onestage.training.batch_size import find_batch_size
+from onestage.training.batch_size import find_batch_size, more_steps_for_minutes
 from onestage.training.experiment_logs import check_packages
 from onestage.training.journal import read_log
 from onestage.training.old_classes import OldClasses
 from onestage.training.optimizer import freeze_untrained
 from onestage.training.processes import World, joined_processes
 from onestage.training.recipe import Recipe
-from onestage.training.run_lock import sole_run
 from onestage.training.trainer import Trainer
-from onestage.whole_file import remove_leftovers, write_whole
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Plan:
         recipe: the run's recipe; its batch size may still be found by trial.
         usual: the recipe before the user's changes.
         resume: True if the folder holds the run, which goes on.
+        free_batch_size: True if the recipe was made for the data and the user asked for no batch size nor rate.
     """
 
     folder: RunFolder
@@ -66,6 +73,7 @@ class Plan:
     recipe: Recipe
     usual: Recipe
     resume: bool
+    free_batch_size: bool
 
 
 def train(
@@ -102,7 +110,8 @@ def train(
         detector: a detector's name; None takes the recipe's, that of `start_from`, else `ssd300-vgg16`.
         recipe: a recipe's name or value; None makes one for the data.
         out: the run folder; None makes `runs/DATA-DETECTOR`.
-        epochs, steps, minutes: the length, given by at most one of them; None keeps the recipe's.
+        epochs, steps, minutes: the length, given by at most one of them; None keeps the recipe's. Minutes are those of
+            this call, with reading the data, evaluations and the report.
         backbone_weights: "imagenet" (the default), "none", or a file.
         start_from: a trained detector whose layers are taken as far as they fit: see `open_start`, `take_layers`.
         old_classes: what becomes of its classes that the data lacks. "drop": they are gone. "label": they stay
@@ -124,6 +133,7 @@ def train(
     Raises:
         UserError: anything in the arguments or the data that the user can mend.
     """
+    begun_at = time.monotonic()
     data, beginning = os.fspath(data), Beginning(backbone_weights, start_from, old_classes)
     changes, by_trial, tiles = _asked(settings or {}, detector, seed, resume)
     with joined_processes(device) as world, ExitStack() as until_the_end:
@@ -131,8 +141,8 @@ def train(
 
         def plan_run() -> Plan:
             _check_request(log_to, detector, by_trial, save_minutes, world)
-            folder, begun = _named_folder(out, resume, world)
-            resumed, request = _as_begun(begun, Request((train_split, val_split, test_split), subset, data_options))
+            folder, begun = named_folder(out, resume, world)
+            resumed, request = as_begun(begun, Request((train_split, val_split, test_split), subset, data_options))
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
             beginning.open(begun, detector, named)
@@ -140,12 +150,21 @@ def train(
             usual = _choose_recipe(named, resumed, changes, tables["train"], beginning, tiles, display)
             tables = beginning.with_old_classes(tables, world.device or device, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
-            folder = folder or RunFolder(_free_folder(data, chosen.detector))
-            return Plan(folder, **tables, request=request, recipe=chosen, usual=usual, resume=begun is not None)
+            folder = folder or RunFolder(free_folder(data, chosen.detector))
+            is_made = recipe is None and begun is None
+            return Plan(
+                folder,
+                **tables,
+                request=request,
+                recipe=chosen,
+                usual=usual,
+                resume=begun is not None,
+                free_batch_size=is_made and not {"batch_size", "learning_rate"} & {*_given(changes)},
+            )
 
         plan = world.on_main(plan_run)
-        world.on_main(lambda: _take_folder(plan.folder, until_the_end))
-        trainer = _trained(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display)
+        world.on_main(lambda: take_folder(plan.folder, until_the_end))
+        trainer = _trained(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display, begun_at)
         return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
 
 
@@ -176,58 +195,6 @@ def _check_request(
     if detector is not None:
         with torch.device("meta"):
             build(detector, num_classes=1)
-
-
-def _named_folder(
-    out: str | os.PathLike[str] | None, resume: bool, world: World
-) -> tuple[RunFolder | None, RunFolder | None]:
-    """The run folder that the user named, if any, and once more if the run in it goes on; else it may hold none."""
-    if out is None:
-        if resume or world.may_restart:
-            what = "--resume" if resume else "torchrun's --max-restarts"
-            raise UserError(f"{what} goes on with the run in --out; say which folder")
-        return None, None
-    folder = RunFolder(Path(out))
-    if not resume and not world.restarted:
-        _refuse_second_run(folder)  # before the data is looked through
-    goes_on = resume or (world.restarted and folder.recipe.exists())
-    return folder, folder if goes_on else None
-
-
-def _refuse_second_run(folder: RunFolder) -> None:
-    if folder.recipe.exists():
-        raise UserError(f"{folder.root}: holds a run already; go on with it by --resume, or choose another --out")
-
-
-def _take_folder(folder: RunFolder, until_the_end: ExitStack) -> None:
-    """Lock a run folder, and remove what was being written when an earlier process was killed."""
-    until_the_end.enter_context(sole_run(folder.root))
-    until_the_end.callback(shutil.rmtree, _decoded_folder(folder), ignore_errors=True)
-    for place in (folder.root, folder.checkpoint.parent, folder.replay(0).parent):
-        remove_leftovers(place)
-
-
-def _decoded_folder(folder: RunFolder) -> Path:
-    """Where decoded images lie while their tiles train."""
-    return folder.root / "decoded"
-
-
-def _as_begun(begun: RunFolder | None, request: Request) -> tuple[Recipe | None, Request]:
-    """The recipe of the run that goes on, if one does, and the request, filled from the one that it began with."""
-    if begun is None:
-        return None, request
-    return _recipe_of_run(begun), request.filled_from(_request_of_run(begun))
-
-
-def _recipe_of_run(folder: RunFolder) -> Recipe:
-    if not folder.recipe.exists():
-        raise UserError(f"{folder.root}: holds no run to resume (no recipe.json); check --out")
-    try:
-        return Recipe.from_dict(json.loads(folder.recipe.read_text()), str(folder.recipe))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{folder.recipe}: damaged; start another run") from error
 
 
 def _choose_recipe(
@@ -266,17 +233,15 @@ def _choose_recipe(
         start=trained,
         tile=tile,
         tile_overlap=overlap,
-        settings={setting: value for setting, value in changes.items() if value is not None},
+        settings=_given(changes),
     )
     for reason in reasons:
         display.say(f"recipe: {reason}")
     return chosen
 
 
-def _free_folder(data: str, detector: str) -> Path:
-    name = f"{Path(data).resolve().name}-{detector}"
-    folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
-    return next(folder for folder in folders if not folder.exists())
+def _given(changes: dict[str, Any]) -> dict[str, Any]:
+    return {setting: value for setting, value in changes.items() if value is not None}
 
 
 def _trained(
@@ -288,10 +253,11 @@ def _trained(
     log_to: tuple[str, ...],
     world: World,
     display: Display,
+    begun_at: float,
 ) -> Trainer:
     """Train to the end of the recipe; before, the run folder gets its first checkpoint, or has that to go on from."""
     if not plan.resume:
-        world.on_main(lambda: _refuse_second_run(plan.folder))  # again: only now is the folder locked
+        world.on_main(lambda: refuse_second_run(plan.folder))  # again: only now is the folder locked
     world.begin_run()
     recipe = plan.recipe
     compute = choose_compute(world.device or device, recipe.precision)
@@ -299,10 +265,15 @@ def _trained(
         same_bits_in_each_run(compute.device)
     network = _network(plan, beginning, world, display)
     display.say(_summary(network, compute, world))
-    if by_trial and not plan.resume:
+    if not plan.resume and (by_trial or plan.free_batch_size):
         freeze_untrained(network, recipe)
-        recipe = find_batch_size(network, compute, recipe=recipe, limit=len(plan.train), say=display.say)
-    decoded = DecodedImages(_decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9))
+        if by_trial:
+            recipe = find_batch_size(network, compute, recipe=recipe, limit=len(plan.train), say=display.say)
+        else:
+            recipe = world.on_main(
+                lambda: more_steps_for_minutes(network, compute, recipe=plan.recipe, say=display.say)
+            )
+    decoded = DecodedImages(decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9))
     trainer = Trainer(
         network,
         recipe,
@@ -318,6 +289,7 @@ def _trained(
         log_to=log_to,
         usual=plan.usual,
         kept_classes=beginning.kept_classes,
+        begun_at=begun_at,
     )
     if plan.resume:
         trainer.resume()
@@ -325,7 +297,7 @@ def _trained(
     else:
         trainer.save()
         world.on_main(lambda: beginning.save(plan.folder))
-    world.on_main(lambda: _write_settings(plan.folder, recipe, plan.request))
+    world.on_main(lambda: write_settings(plan.folder, recipe, plan.request))
     display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
     trainer.run()
     return trainer
@@ -352,23 +324,6 @@ def _summary(network: Detector, compute: Compute, world: World) -> str:
         f"{about.name}: {about.parameters / 1e6:.1f} M parameters; at {width} x {height} {about.gmacs:.2f} GMACs, "
         f"{about.anchors:,} anchors; {compute.device}, {compute.reason}{processes}"
     )
-
-
-def _write_settings(folder: RunFolder, recipe: Recipe, request: Request) -> None:
-    """Write `data.json`, `recipe.toml`, then `recipe.json`, which says that the folder holds a run."""
-    write_whole(folder.data, (json.dumps(plain(request)) + "\n").encode())
-    write_whole(folder.recipe.with_suffix(".toml"), as_toml(recipe).encode())
-    write_whole(folder.recipe, (json.dumps(recipe.as_dict(), indent=1) + "\n").encode())
-
-
-def _request_of_run(folder: RunFolder) -> Request:
-    """The data that a run began with; without its file, the usual."""
-    if not folder.data.exists():
-        return Request()
-    try:
-        return read(Request, json.loads(folder.data.read_text()), str(folder.data))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder.data}: damaged; delete it, and name splits and data options again") from error
 
 
 def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:

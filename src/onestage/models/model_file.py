@@ -40,6 +40,7 @@ class RunFolder:
         self.data = root / "data.json"  # the splits that were asked for
         self.old_objects = root / "old_objects.safetensors"  # of classes that the data lacks and the run keeps
         self.log = root / "log.csv"
+        self.batches = root / "batches.png"  # the first training images
         self.metrics = root / "metrics.json"
         self.report = root / "report.html"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from onestage.anchors import COVERAGE_GAIN, anchor_coverage
-from onestage.data.augmentation import MILD
+from onestage.data.augmentation.presets import MILD
 from onestage.data.decoded_images import DecodedImages
 from onestage.data.table import Table
 from onestage.detectors import Detector, DetectorConfig, detector_config, untagged

@@ -1,6 +1,6 @@
 """The GFL paper's recipe (Li et al., NeurIPS 2020, arXiv 2006.04388), as mmdetection has it."""
 
-from onestage.data.augmentation import FLIP_ONLY
+from onestage.data.augmentation.presets import FLIP_ONLY
 from onestage.training.recipe import Recipe
 
 

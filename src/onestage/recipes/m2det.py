@@ -15,7 +15,7 @@ Departures that stay:
 
 from dataclasses import replace
 
-from onestage.data.augmentation import M2DET_RELEASE
+from onestage.data.augmentation.presets import M2DET_RELEASE
 from onestage.detectors import detector_config
 from onestage.training.recipe import Recipe
 

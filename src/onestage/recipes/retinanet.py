@@ -5,7 +5,7 @@ Both start from torchvision's first ResNet-50 (`tv_in1k` of timm), whose first l
 
 from dataclasses import replace
 
-from onestage.data.augmentation import FLIP_ONLY
+from onestage.data.augmentation.presets import FLIP_ONLY
 from onestage.detectors.retinanet import RETINANET
 from onestage.training.recipe import Recipe
 

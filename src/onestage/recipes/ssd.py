@@ -18,7 +18,7 @@ Departures that stay:
 
 from dataclasses import replace
 
-from onestage.data.augmentation import SSD_PAPER
+from onestage.data.augmentation.presets import SSD_PAPER
 from onestage.detectors import detector_config
 from onestage.detectors.ssd import SSD300_COCO_SIZES, SSD512_COCO_SIZES
 from onestage.training.recipe import Recipe

@@ -26,6 +26,7 @@ from onestage.terminal import Display, duration, eta
 from onestage.texts import one_line
 from onestage.training.experiment_logs import ExperimentLogs, evaluation_scalars
 from onestage.training.saved_state import Position
+from onestage.training.shown_batches import ShownBatches
 from onestage.training.step import StepLosses
 from onestage.training.watch import Watch
 from onestage.whole_file import written_whole
@@ -48,6 +49,8 @@ class Journal:
     ) -> None:
         self._display, self._watch, self._logs, self._log_csv, self._test_table = display, watch, logs, log_csv, test
         self._first_batch = True
+        shown = None if log_csv is None else log_csv.with_name("batches.png")
+        self._shown = ShownBatches(shown, test.categories.names)
         # Where the run stood at the last row; since then: steps that were taken, sums of their losses by name.
         self._last, self._taken, self._sums = replace(start), 0, dict[str, float]()
 
@@ -58,6 +61,7 @@ class Journal:
             self._sums[name] = self._sums.get(name, 0.0) + (value if losses.finite else 0.0)
         labels = torch.cat([targets.labels[~targets.ignored] for targets in batch.targets])
         self._watch.step(labels, losses.positives, waited_s, spent_s, len(batch.images))
+        self._shown.add(batch)
         if self._first_batch and self._logs.active:
             images = batch_images(batch, self._test_table.categories.names)
             self._logs.images("augmented", images, self._last.step + 1)

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from onestage.data.augmentation import SSD_PAPER, TRANSFORMS, Augmentation
+from onestage.data.augmentation import TRANSFORMS, Augmentation
+from onestage.data.augmentation.presets import SSD_PAPER, augmentation_named
 from onestage.detectors import DetectorConfig, detector_config
 from onestage.errors import UserError
 from onestage.runtime.tiles import Tiling
@@ -54,7 +55,7 @@ class Recipe:
     # the length of the run
     epochs: float | None = setting(None, "Passes over the training images")
     steps: int | None = setting(None, "Optimizer steps")
-    minutes: float | None = setting(None, "Minutes of training; set-up and evaluations are not counted")
+    minutes: float | None = setting(None, "Minutes of the whole run, with set-up, evaluations and the report")
     batch_size: int = setting(32, "Images a step, over all ranks")
     accumulate: int = setting(1, "Parts in which a step's images go through the network: less memory, the same losses")
     repeat: int = setting(1, "Times that an epoch shows each image")
@@ -202,7 +203,7 @@ class Recipe:
         Args:
             settings: values by name; None keeps one. Besides the recipe's own names, those of the network
                 (`anchor_sizes`), and with their table's name those of the rest (`postprocessing.iou_threshold`,
-                `augmentation.expand-max`).
+                `augmentation.expand-max`). `augmentation` alone is a `Preset`, which the others of its table change.
             where: where the values come from, for messages.
 
         Raises:
@@ -215,6 +216,8 @@ class Recipe:
             table, _, key = name.partition(".")
             if name in own:
                 changed[name] = fitted(own[name].type, value, f"{where}: {name}")
+            elif name == "augmentation":
+                continue
             elif table == "augmentation" and key:
                 path = _path_in_augmentation(key)
                 inner = tables[table].setdefault(path[0], {}) if len(path) == 2 else tables[table]
@@ -225,11 +228,13 @@ class Recipe:
                 tables["network"][name] = value
         detector = changed.get("detector", self.detector)
         base = self if detector == self.detector else Recipe(detector=detector)
+        network, preset = base.network.adjusted(tables["network"], where), settings.get("augmentation")
+        augmentation = self.augmentation if preset is None else augmentation_named(preset, network.FAMILY)
         return replace(
             self,
             **changed,
-            network=base.network.adjusted(tables["network"], where),
-            augmentation=self.augmentation.changed(tables["augmentation"], where),
+            network=network,
+            augmentation=augmentation.changed(tables["augmentation"], where),
             postprocessing=read(Selection, tables["postprocessing"], where, base=base.postprocessing),
         )
 

@@ -30,6 +30,7 @@ class Position:
     step: int = 0
     images: int = 0
     seconds: float = 0.0  # time of training, without set-up and evaluations
+    set_up_seconds: float = 0.0  # time before the first step, of each process that went on with the run
     evaluations: int = 0  # number of the recipe's evaluations that are done or were passed over
     evaluation_seconds: float = 0.0  # time of all of them
     longest_evaluation_seconds: float = 0.0

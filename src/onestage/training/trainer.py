@@ -6,7 +6,6 @@ Everything random in a run is a function of (seed, epoch, index). So a run that 
 batches as one that was not, and several processes together see what one would.
 """
 
-import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -25,6 +24,7 @@ from onestage.input_size import Stretch
 from onestage.models.model_file import RunFolder, save_model
 from onestage.structures import Batch, DetectionTable
 from onestage.terminal import Display
+from onestage.tiled_detections import count_windows
 from onestage.training.detect_all import StoppedError, detect_all
 from onestage.training.experiment_logs import ExperimentLog, ExperimentLogs, start_logs
 from onestage.training.journal import LOG_EVERY_STEPS, Journal, begin_log
@@ -36,6 +36,7 @@ from onestage.training.optimizer import (
     train_mode,
     trained_batch_norms,
 )
+from onestage.training.pacing import Pacing
 from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
 from onestage.training.saved_state import Header, Position, check_identity, identity, load_state, save_state
@@ -44,8 +45,6 @@ from onestage.training.signals import stop_signals
 from onestage.training.skipped_step import StepPosition, diagnose, save_skipped_step
 from onestage.training.step import OptimizerStep, StepLosses, in_parts
 from onestage.training.watch import Watch
-
-EVALUATION_SHARE = 0.2  # a run of `minutes` spends no larger fraction of its training time on evaluations
 
 
 class Trainer:
@@ -68,13 +67,14 @@ class Trainer:
         log_to: Sequence[str] = (),
         usual: Recipe | None = None,
         kept_classes: Collection[str] = (),
+        begun_at: float | None = None,
     ) -> None:
         """Prepare a run. A checkpoint is written every `save_minutes`, and at every evaluation.
 
         The weights that do best on `val` are kept (or the last ones, as the recipe says). `log_to` names experiment
         logs. `usual` is the recipe before the user's changes; warnings compare with it. `kept_classes` are those that
         a trained detector knew, and need no objects. `test`, like the others, may not change until the run is done;
-        None: `val` gives the figures too.
+        None: `val` gives the figures too. A run of `minutes` began at `begun_at`, by `time.monotonic`; None: now.
         """
         recipe.check_length()
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
@@ -105,6 +105,9 @@ class Trainer:
         self.optimizer = self.take_step.optimizer
         self.average = AveragedWeights(detector, recipe.ema_decay) if recipe.ema_decay else None
         self.position = Position()
+        inputs = [count_windows(recipe.tiling, one.image_sizes_hw) for one in (val, val if test is None else test)]
+        self.pacing = Pacing(recipe, self.steps_per_epoch, *inputs)
+        self.begun_at = time.monotonic() if begun_at is None else begun_at
 
     # --- the loop
 
@@ -121,6 +124,7 @@ class Trainer:
         ):
             train_mode(self.detector)
             saved_at = time.monotonic()
+            self.position.set_up_seconds += self.world.from_main(saved_at - self.begun_at)
             stopped = False
             while not stopped and (self.evaluation_due or self.progress < 1):
                 if not self.evaluation_due:  # else the resumed run was stopped in an evaluation, which comes first
@@ -242,10 +246,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Fraction of the run that is done."""
-        if self.recipe.minutes is not None:
-            return min(1.0, self.position.seconds / (60 * self.recipe.minutes))
-        steps = self.recipe.steps or math.ceil((self.recipe.epochs or 0) * self.steps_per_epoch)
-        return min(1.0, self.position.step / max(1, steps))
+        return self.pacing.progress(self.position)
 
     @property
     def learning_rate(self) -> float:
@@ -253,7 +254,7 @@ class Trainer:
 
     @property
     def evaluation_due(self) -> bool:
-        return evaluation_due(self.recipe, self.position, self.progress)
+        return self.pacing.evaluation_due(self.position)
 
     # --- evaluating and saving
 
@@ -352,12 +353,3 @@ class Trainer:
         self.position = saved.header.position
         due = int(self.progress * self.recipe.evaluations)
         self.position.evaluations = min(self.position.evaluations, due)  # fewer are done where the run is now longer
-
-
-def evaluation_due(recipe: Recipe, position: Position, progress: float) -> bool:
-    """True if the run has reached the recipe's next evaluation and, if its minutes are limited, has time for it."""
-    if int(progress * recipe.evaluations) <= position.evaluations:
-        return False
-    seconds_after = position.evaluation_seconds + position.longest_evaluation_seconds
-    has_time = recipe.minutes is None or seconds_after <= EVALUATION_SHARE * position.seconds
-    return has_time or progress >= 1

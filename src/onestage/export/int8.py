@@ -1,0 +1,177 @@
+"""int8 for OpenVINO: NNCF quantises weights and inputs of the convolutions, by what it sees on calibration images.
+
+What comes before the first convolutions (resizing, normalisation) and after the last ones (decoding, NMS) stays in
+float32. So do the first and the last convolutions themselves, in the first way that is tried: scores and places of
+boxes are read off the last ones. AP is measured on images that did not train the model. If it falls by more than
+`MAX_LOSS_OF_AP`, the other ways are tried, and the best one is taken.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import openvino
+
+from onestage.compute.threads import kept_signal_stack
+from onestage.export.base import Calibration, as_detections
+from onestage.export.openvino import PRECISION, skip_resizing
+from onestage.export.openvino_walks import CONVOLUTIONS, names, names_up_to_convolutions, readers, sources
+from onestage.runtime.detections import DetectionArrays
+from onestage.runtime.session import Outputs
+from onestage.runtime.threads import cpu_threads
+from onestage.structures import Detections
+
+CALIBRATION_THRESHOLD = 0.05  # score threshold while NNCF observes the network; it has no effect on what is observed
+MAX_LOSS_OF_AP = 0.005  # `map_area` that int8 may cost
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to quantise; its parameters are NNCF's."""
+
+    name: str
+    ends_in_float32: bool = True
+    mixed: bool = False  # activations not symmetric about zero
+    exact_biases: bool = False  # NNCF's slower correction of biases
+
+
+# The best first (docs/ledger.md, "Exported files").
+WAYS = (Way("first and last layers in float32"), Way("all layers in int8", ends_in_float32=False))
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a graph is worth on the images of a calibration: `map_area`, NaN where there is none, and its pace."""
+
+    map_area: float
+    seconds_an_image: float
+
+
+def quantised(graph: Any, calibration: Calibration, score_threshold: float) -> Any:
+    """The graph in int8; what that cost is reported by `calibration.say`.
+
+    With `calibration.search`, NNCF takes one operation after the other back to float32 instead, those first that cost
+    most, until AP is near enough.
+    """
+    graph = graph.clone()  # otherwise soft-NMS's loop shares operations with its surroundings, which NNCF can't follow
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with kept_signal_stack(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NNCF's warnings about other frameworks
+        if calibration.map_area is None:
+            return _in_int8(graph, calibration, WAYS[0])
+        before = _worth(graph, calibration, score_threshold, "measuring float32")
+        if calibration.search:
+            best = _searched(graph, calibration, score_threshold)
+            worth, how = _worth(best, calibration, score_threshold, "measuring int8"), "some layers in float32"
+        else:
+            best, worth, how = _best_way(graph, calibration, score_threshold, before.map_area)
+    calibration.say(
+        f"int8: AP50 {worth.map_area:.3f}, in float32 {before.map_area:.3f}, on {len(calibration.measured)} "
+        f"{calibration.measured_on}; {before.seconds_an_image / worth.seconds_an_image:.1f} times the pace ({how})"
+    )
+    if before.map_area - worth.map_area > MAX_LOSS_OF_AP and not calibration.search:
+        calibration.say("--search looks for layers to keep in float32, one after the other: many minutes, better AP")
+    return best
+
+
+def _best_way(graph: Any, calibration: Calibration, score_threshold: float, aim: float) -> tuple[Any, Worth, str]:
+    """The first way that is near enough to the AP `aim`, else the best of all."""
+    best: tuple[Any, Worth, str] | None = None
+    for way in WAYS:
+        tried = _in_int8(graph, calibration, way)
+        worth = _worth(tried, calibration, score_threshold, f"measuring int8 ({way.name})")
+        if best is None or worth.map_area > best[1].map_area:
+            best = tried, worth, way.name
+        if aim - worth.map_area <= MAX_LOSS_OF_AP:
+            break
+    assert best is not None
+    return best
+
+
+def _in_int8(graph: Any, calibration: Calibration, way: Way) -> Any:
+    import nncf  # takes seconds, so only for int8
+
+    images = calibration.images
+    return nncf.quantize(
+        graph.clone(),
+        nncf.Dataset(range(len(images)), lambda index: _inputs(images[index](), CALIBRATION_THRESHOLD)),
+        subset_size=len(images),
+        preset=nncf.QuantizationPreset.MIXED if way.mixed else None,
+        fast_bias_correction=not way.exact_biases,
+        ignored_scope=_ignored(graph, ends=way.ends_in_float32),
+    )
+
+
+def _searched(graph: Any, calibration: Calibration, score_threshold: float) -> Any:
+    import nncf
+
+    images, measured, map_area = calibration.images, calibration.measured, calibration.map_area
+    assert map_area is not None
+
+    def measure(compiled: Any, indices: Iterable[int]) -> tuple[float, list[float]]:
+        """AP of all images together, and of each alone: NNCF would run all images again to get the latter."""
+        indices = list(indices)
+        found = [_detections(compiled(_inputs(measured[index](), score_threshold))) for index in indices]
+        return map_area(indices, found), [map_area([index], [one]) for index, one in zip(indices, found, strict=True)]
+
+    return nncf.quantize_with_accuracy_control(
+        graph,
+        nncf.Dataset(range(len(images)), lambda index: _inputs(images[index](), CALIBRATION_THRESHOLD)),
+        nncf.Dataset(range(len(measured)), lambda index: index),
+        measure,
+        max_drop=MAX_LOSS_OF_AP,
+        subset_size=len(images),
+        ignored_scope=_ignored(graph, ends=False),
+    )
+
+
+def _worth(graph: Any, calibration: Calibration, score_threshold: float, what: str) -> Worth:
+    """AP on the images to measure on, which have the network's size, and the median time of one."""
+    graph = graph.clone()
+    skip_resizing(graph)
+    settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": cpu_threads()}
+    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    found, seconds = list[Detections](), list[float]()
+    with calibration.display.stage(what, len(calibration.measured)) as stage:
+        for read in calibration.measured:
+            inputs, started = _inputs(read(), score_threshold), time.perf_counter()
+            found.append(_detections(compiled(inputs)))
+            seconds.append(time.perf_counter() - started)
+            stage.advance()
+    assert calibration.map_area is not None
+    return Worth(calibration.map_area(range(len(found)), found), float(np.median(seconds)))
+
+
+def _inputs(image: np.ndarray, score_threshold: float) -> dict[str, np.ndarray]:
+    return {"images": image[None], "score_threshold": np.array([score_threshold], dtype=np.float32)}
+
+
+def _detections(outputs: Any) -> Detections:
+    """The detections in a compiled graph's outputs for one image, without class names."""
+    boxes_xyxy, scores, labels, counts = (outputs[name] for name in Outputs._fields)
+    rows = (0, slice(int(counts[0])))
+    return as_detections(DetectionArrays(boxes_xyxy[rows], scores[rows], labels[rows].astype(np.int64), ()))
+
+
+# --- which operations are quantised
+
+
+def _ignored(graph: Any, *, ends: bool) -> Any:
+    """What stays in float32: all that lies before the first convolutions or behind the last, with `ends` these too."""
+    import nncf
+
+    results = [source for result in graph.get_results() for source in sources(result)]
+    behind = names_up_to_convolutions(results, sources)
+    before = names_up_to_convolutions(graph.get_parameters(), readers)
+    outside = behind | before
+    if ends:
+        for node in graph.get_ordered_ops():
+            if node.get_type_name() in CONVOLUTIONS:
+                is_first = not names(sources(node)).isdisjoint(before)
+                is_last = not names(readers(node)).isdisjoint(behind)
+                outside |= names([node]) if is_first or is_last else set()
+    return nncf.IgnoredScope(names=sorted(outside), validate=False)

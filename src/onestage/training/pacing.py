@@ -1,0 +1,58 @@
+"""How much of a run is done, and when it is evaluated.
+
+A run of so many `minutes` ends after them: reading the data, evaluations and the report count. What the end takes is
+kept free, by the pace of what was evaluated so far, or of training before there was an evaluation.
+"""
+
+import math
+from dataclasses import dataclass
+
+from onestage.training.recipe import Recipe
+from onestage.training.saved_state import Position
+
+EVALUATION_SHARE = 0.05  # evaluations before the end take no larger part of a run of `minutes`
+EVALUATED_AS_TRAINED = 0.5  # of the time of an image in training; it has no gradient, but detections to select
+REPORT_SECONDS = 4.0
+LEAST_TRAINING = 0.5  # part of the minutes that training has, however long set-up and the end take
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """The length of a run, in steps or in minutes.
+
+    Attributes:
+        steps_per_epoch: of the training images.
+        val_inputs, test_inputs: what an evaluation puts through the network: images, or their tiles.
+    """
+
+    recipe: Recipe
+    steps_per_epoch: int
+    val_inputs: int
+    test_inputs: int
+
+    def progress(self, position: Position) -> float:
+        """Fraction of the run that is done."""
+        if self.recipe.minutes is None:
+            steps = self.recipe.steps or math.ceil((self.recipe.epochs or 0) * self.steps_per_epoch)
+            return min(1.0, position.step / max(1, steps))
+        spent = position.seconds + position.evaluation_seconds
+        return min(1.0, spent / self._seconds_before_the_end(self.recipe.minutes, position))
+
+    def _seconds_before_the_end(self, minutes: float, position: Position) -> float:
+        inputs = self.val_inputs + self.test_inputs
+        end = REPORT_SECONDS + inputs * self._seconds_an_input(position)
+        return max(60 * minutes - position.set_up_seconds - end, 60 * minutes * LEAST_TRAINING)
+
+    def evaluation_due(self, position: Position) -> bool:
+        """True if the recipe's next evaluation has its time, and what is left of the minutes allows it."""
+        progress = self.progress(position)
+        if int(progress * self.recipe.evaluations) <= position.evaluations:
+            return False
+        after = position.evaluation_seconds + self.val_inputs * self._seconds_an_input(position)
+        return progress >= 1 or self.recipe.minutes is None or after <= EVALUATION_SHARE * position.seconds
+
+    def _seconds_an_input(self, position: Position) -> float:
+        """Seconds that an evaluation takes for an image or tile."""
+        if position.longest_evaluation_seconds:
+            return position.longest_evaluation_seconds / max(1, self.val_inputs)
+        return EVALUATED_AS_TRAINED * position.seconds / max(1, position.images)
