@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from onestage.errors import UserError
 from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
+from onestage.jobs.minutes import fitted_to_minutes
 from onestage.jobs.run_folder import (
     as_begun,
     decoded_folder,
@@ -33,7 +35,7 @@ from onestage.models.model_file import RunFolder, load_model
 from onestage.recipes import Tile, default_recipe, named_recipe, tiles_for, tiling_for
 from onestage.settings import flat
 from onestage.terminal import Display, quiet
-from onestage.training.batch_size import find_batch_size, more_steps_for_minutes
+from onestage.training.batch_size import find_batch_size
 from onestage.training.experiment_logs import check_packages
 from onestage.training.journal import read_log
 from onestage.training.old_classes import OldClasses
@@ -62,7 +64,6 @@ class Plan:
         recipe: the run's recipe; its batch size may still be found by trial.
         usual: the recipe before the user's changes.
         resume: True if the folder holds the run, which goes on.
-        free_batch_size: True if the recipe was made for the data and the user asked for no batch size nor rate.
     """
 
     folder: RunFolder
@@ -73,7 +74,6 @@ class Plan:
     recipe: Recipe
     usual: Recipe
     resume: bool
-    free_batch_size: bool
 
 
 def train(
@@ -147,20 +147,20 @@ def train(
             keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
             beginning.open(begun, detector, named)
             tables = open_for_training(data, request, keep == "best", display=display)
-            usual = _choose_recipe(named, resumed, changes, tables["train"], beginning, tiles, display)
+            length = {"epochs": epochs, "steps": steps, "minutes": minutes}
+            choose = partial(_choose_recipe, named, resumed, table=tables["train"], beginning=beginning, tiles=tiles)
+            fitted = {}
+            if recipe is None and begun is None and beginning.start is None and minutes is not None and not by_trial:
+                usual = choose(changes, display=quiet()).with_length(**length).with_settings(changes)
+                compute = choose_compute(world.device or device, usual.precision)
+                fitted = fitted_to_minutes(
+                    usual, tables["train"], compute, asked=_given(changes), ranks=world.size, say=display.say
+                )
+            usual = choose({**changes, **fitted}, display=display)
             tables = beginning.with_old_classes(tables, world.device or device, display)
-            chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
+            chosen = usual.with_length(**length).with_settings({**changes, **fitted})
             folder = folder or RunFolder(free_folder(data, chosen.detector))
-            is_made = recipe is None and begun is None
-            return Plan(
-                folder,
-                **tables,
-                request=request,
-                recipe=chosen,
-                usual=usual,
-                resume=begun is not None,
-                free_batch_size=is_made and not {"batch_size", "learning_rate"} & {*_given(changes)},
-            )
+            return Plan(folder, **tables, request=request, recipe=chosen, usual=usual, resume=begun is not None)
 
         plan = world.on_main(plan_run)
         world.on_main(lambda: take_folder(plan.folder, until_the_end))
@@ -201,6 +201,7 @@ def _choose_recipe(
     recipe: Recipe | None,
     resumed: Recipe | None,
     changes: dict[str, Any],
+    *,
     table: Table,
     beginning: Beginning,
     tiles: tuple[Tile | None, int | None],
@@ -265,14 +266,9 @@ def _trained(
         same_bits_in_each_run(compute.device)
     network = _network(plan, beginning, world, display)
     display.say(_summary(network, compute, world))
-    if not plan.resume and (by_trial or plan.free_batch_size):
+    if by_trial and not plan.resume:
         freeze_untrained(network, recipe)
-        if by_trial:
-            recipe = find_batch_size(network, compute, recipe=recipe, limit=len(plan.train), say=display.say)
-        else:
-            recipe = world.on_main(
-                lambda: more_steps_for_minutes(network, compute, recipe=plan.recipe, say=display.say)
-            )
+        recipe = find_batch_size(network, compute, recipe=recipe, limit=len(plan.train), say=display.say)
     decoded = DecodedImages(decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9))
     trainer = Trainer(
         network,

@@ -1,8 +1,4 @@
-"""Batch sizes that are found by trying.
-
-`--batch-size auto`: as many images a step as fit in memory and make training faster. A run of few minutes, by a recipe
-that is made for the data: fewer images, for more steps.
-"""
+"""`--batch-size auto`: as many images a step as fit in memory and make training faster, found by trying."""
 
 import copy
 import gc
@@ -28,7 +24,6 @@ SHARE = 0.8  # of the free memory: batches differ in their sizes and objects, an
 MOST_GROWTH = 8  # times the recipe's batch size; beyond that the scaling rules of the learning rate are not trusted
 LEAST_STEPS = 1000  # of a run: with fewer, larger batches learn less
 OBJECTS = 3  # in each noise image
-WANTED_STEPS, SMALLEST_BATCH = 600, 8  # of a run of few minutes (docs/ledger.md, "The made recipe")
 
 
 def find_batch_size(
@@ -86,37 +81,20 @@ def find_batch_size(
     return replace(recipe, batch_size=batch_size, accumulate=accumulate, learning_rate=rate)
 
 
-def more_steps_for_minutes(
-    detector: Detector, compute: Compute, *, recipe: Recipe, say: Callable[[str], None]
-) -> Recipe:
-    """The recipe with smaller batches where its minutes allow fewer than `WANTED_STEPS`, by the time of trial steps.
+def seconds_of_a_step(detector: Detector, compute: Compute, batch_size: int) -> float | None:
+    """The time of a training step of a copy of the detector with images of noise; None if memory runs out.
 
-    The learning rate is scaled (see `scaled_rate`). The detector's frozen parameters are frozen already.
+    The detector's frozen parameters are frozen already.
     """
-    batch_size = recipe.batch_size
-    if recipe.minutes is None or batch_size <= SMALLEST_BATCH:
-        return recipe
     twin = copy.deepcopy(detector)
     compute.place(twin)
     train_mode(twin)
+    input_hw = detector.resize.input_hw([detector.resize.image_hw((3, 4))])  # of a photograph
     with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
-        resize = detector.resize
-        step = _prepared_step(twin, compute, batch_size, resize.input_hw([resize.image_hw((3, 4))]))
-        tried = try_steps(batch_size, lambda _: step, memory_of(compute.device))
-    if tried is None:  # memory runs out, which the run will say
-        return recipe
-    steps = 60 * recipe.minutes / tried.seconds
-    halved = batch_size
-    while steps < WANTED_STEPS and halved // 2 >= SMALLEST_BATCH:
-        halved, steps = halved // 2, steps * 2
-    if halved == batch_size:
-        return recipe
-    rate = scaled_rate(recipe.optimizer, recipe.learning_rate, halved / batch_size)
-    say(
-        f"recipe: batches of {halved} instead of {batch_size}, for some {steps:.0f} steps in {recipe.minutes:g} "
-        f"minutes; learning rate {recipe.learning_rate:.3g} -> {rate:.3g}"
-    )
-    return replace(recipe, batch_size=halved, learning_rate=rate)
+        tried = try_steps(
+            batch_size, lambda size: _prepared_step(twin, compute, size, input_hw), memory_of(compute.device)
+        )
+    return None if tried is None else tried.seconds
 
 
 def divided(images: int, size: int, least: int) -> tuple[int, int]:

@@ -1,0 +1,91 @@
+"""The recipe made for data, fitted to the minutes of a run: a smaller input and smaller batches, where these are few.
+
+A detector that starts from ImageNet weights learns more from many small images, in many steps, than from few large
+ones; docs/ledger.md, "The made recipe", has the runs that say so.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from onestage.compute.device import Compute
+from onestage.data.table import Table
+from onestage.detectors import DetectorConfig, build
+from onestage.errors import UserError
+from onestage.input_size import Stretch
+from onestage.training.batch_size import scaled_rate, seconds_of_a_step
+from onestage.training.optimizer import freeze_untrained
+from onestage.training.recipe import Recipe
+
+WANTED_IMAGES, WANTED_STEPS = 9_000, 600  # of a run
+SMALLEST_INPUT, INPUT_MULTIPLE, SMALLEST_BATCH = 192, 32, 8
+LEAST_OBJECT = 1.5  # times the side that the detector reaches, which nine of ten objects keep in a smaller input
+
+
+def fitted_to_minutes(
+    recipe: Recipe,
+    table: Table,
+    compute: Compute,
+    *,
+    asked: Collection[str],
+    ranks: int = 1,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Settings that let a run of the recipe's minutes see enough images, in enough steps, by the time of a trial step.
+
+    Args:
+        table: the training images.
+        asked: settings that the user wants as they are.
+        ranks: processes that share a step.
+    """
+    if recipe.minutes is None or {"batch_size", "learning_rate"} & set(asked):
+        return {}
+    detector = build(recipe.detector, len(table.categories), config=recipe.network)
+    freeze_untrained(detector, recipe)
+    seconds = seconds_of_a_step(detector, compute, max(2, recipe.batch_size // ranks))
+    if seconds is None:  # memory runs out, which the run will say
+        return {}
+    images, changes, reasons = 60 * recipe.minutes * recipe.batch_size / seconds, dict[str, Any](), list[str]()
+    before = images
+    if not {"image_size", "edges"} & set(asked) and recipe.tile is None:
+        side, growth = _input_for(recipe.network, table, images)
+        if side is not None:
+            images *= growth
+            changes["image_size"] = side
+            reasons.append(f"an input of {side} x {side}, not {recipe.network.input_resize}")
+    batch_size = recipe.batch_size
+    while images / batch_size < WANTED_STEPS and batch_size // 2 >= SMALLEST_BATCH:
+        batch_size //= 2
+    if batch_size != recipe.batch_size:
+        rate = scaled_rate(recipe.optimizer, recipe.learning_rate, batch_size / recipe.batch_size)
+        changes |= {"batch_size": batch_size, "learning_rate": round(rate, 6)}
+        reasons.append(f"batches of {batch_size}, not {recipe.batch_size}, at a rate of {rate:.2g}")
+    if reasons:
+        say(
+            f"{recipe.minutes:g} minutes are some {before:,.0f} images here, which is few: {' and '.join(reasons)} let "
+            f"the detector see {images:,.0f} in {images / batch_size:,.0f} steps"
+        )
+    return changes
+
+
+def _input_for(config: DetectorConfig, table: Table, images: float) -> tuple[int | None, float]:
+    """The side of a smaller input in which enough images go through, and how many times more; None: the usual one.
+
+    `images`: those that would go through the usual one.
+    """
+    resize = config.input_resize
+    sizes = table.box_sizes_hw(resize)
+    if not isinstance(resize, Stretch) or not len(sizes):
+        return None, 1.0
+    small_side = float(np.quantile(np.sqrt(sizes.prod(axis=1)), 0.1)) / resize.side  # of the objects, in inputs
+    found, growth = None, 1.0
+    for side in range((resize.side - 1) // INPUT_MULTIPLE * INPUT_MULTIPLE, SMALLEST_INPUT - 1, -INPUT_MULTIPLE):
+        if images * growth >= WANTED_IMAGES or small_side * side < LEAST_OBJECT * config.least_object_side:
+            break
+        try:
+            config.adjusted({"image_size": side})
+        except UserError:  # SSD's last level would have no cell
+            break
+        found, growth = side, (resize.side / side) ** 2
+    return found, growth
