@@ -58,9 +58,8 @@ class Train(Command):
     data: Annotated[Positional[str | None], arg(metavar="DATA", help_behavior_hint="")] = None
     """Folder of labelled images, or its annotation file; several VOC years as VOC2007+VOC2012."""
     detector: Maybe[str] = None
-    """ssd300-vgg16, ssd512-vgg16, retinanet-resnet18, gfl-resnet18 (34, 50, 101), m2det320-vgg16 (512, 704, 800; also
-    -resnet50, -resnet101), or ssd300-NAME, ssd512-NAME, m2det320-NAME, retinanet-NAME, gfl-NAME with any timm
-    backbone. Default: that of --from or --recipe, else ssd300-vgg16."""
+    """gfl-NAME, ssd300-NAME, ssd512-NAME, retinanet-NAME or m2det320-NAME with any timm backbone as NAME, ssd300-vgg16
+    and other papers' (docs/detectors.md). Default: that of --from or --recipe, else gfl-tf_efficientnet_lite0."""
     recipe: Maybe[str] = None
     """Name of a recipe (ssd300-voc0712, ...) or a TOML file, as a run's recipe.toml. Default: one made for the data."""
     out: Maybe[Path] = None
@@ -219,7 +218,7 @@ class Export(Command):
     calibration: Maybe[str] = None
     """Folder of the data set whose training images calibrate an int8 export."""
     search: bool = False
-    """Where int8 costs too much AP: look for layers to keep in float32, which takes many minutes."""
+    """Look for layers to keep in float32 where int8 costs AP: many minutes."""
     out: Maybe[Path] = None
     """File to write. Default: beside the model, under its name."""
     postprocessing: Annotated[Postprocessing, arg(name="")] = field(default_factory=Postprocessing)
@@ -303,7 +302,7 @@ class Doctor(Command):
 
     data: Data = tyro.MISSING
     detector: Maybe[str] = None
-    """Detector at whose input objects are measured. Default: that of --model, else ssd300-vgg16."""
+    """Detector at whose input objects are measured. Default: that of --model, else train's."""
     model: Maybe[Path] = None
     """Trained model; its detections are held against the labels, to find wrong ones."""
     out: Maybe[Path] = None
@@ -343,7 +342,6 @@ class Recipes(Command):
 
 
 _WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own images, measure them, and use them."
-
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "train": Train,

@@ -9,7 +9,6 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from onestage.compute.device import choose_compute
 from onestage.data.table import Table, TableBuilder
 from onestage.detectors import detector_config
 from onestage.jobs import minutes
@@ -39,11 +38,12 @@ def fitted(
     asked: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """What becomes of a recipe with batches of 16 where a step takes so long, and what is said of it."""
-    recipe = Recipe(detector, batch_size=16, optimizer="adamw", learning_rate=0.002, minutes=minutes_of_run)
+    recipe = Recipe(detector, batch_size=16, optimizer="adamw", learning_rate=0.002)
     lines: list[str] = []
     with mock.patch.object(minutes, "seconds_of_a_step", return_value=16 / images_a_second):
+        table = table_of(folder, object_side)
         changes = fitted_to_minutes(
-            recipe, table_of(folder, object_side), choose_compute("cpu", "fp32"), asked=asked, say=lines.append
+            recipe, minutes=minutes_of_run, table=table, device="cpu", asked=asked, say=lines.append
         )
     return changes, lines
 

@@ -80,6 +80,7 @@ class MadeNetwork:
         batch_size: images a step.
         learning_rate: AdamW's, at the top of its cycle.
         head_learning_rate_factor: of the learning rate, for the last convolutions.
+        selection: post-processing; None: the paper's.
         reasons: why it departs from the paper, a line each.
     """
 
@@ -87,6 +88,7 @@ class MadeNetwork:
     batch_size: int
     learning_rate: float
     head_learning_rate_factor: float = 1.0
+    selection: Selection | None = None
     reasons: tuple[str, ...] = ()
 
 

@@ -17,6 +17,7 @@ from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.jobs.dataset import table_lines
 from onestage.models.model_file import load_model
+from onestage.recipes import DEFAULT_DETECTOR
 from onestage.terminal import Display, cell
 from onestage.texts import json_text, one_line
 from onestage.whole_file import write_whole
@@ -41,7 +42,7 @@ def doctor(
 
     Args:
         data: a folder or an annotation file, or several joined with `+`.
-        detector: objects are measured at the input of this one; None takes the model's, else `ssd300-vgg16`.
+        detector: objects are measured at the input of this one; None takes the model's, else `DEFAULT_DETECTOR`.
         model: a trained model, whose detections are held against the labels to find wrong ones.
         out: the folder of `report.html`; None makes `doctor/DATA`.
         json_file: a file for all findings, for scripts.
@@ -54,7 +55,7 @@ def doctor(
     display, data = display or Display(), os.fspath(data)
     if fix is not None and Path(fix).exists() and (not Path(fix).is_dir() or any(Path(fix).iterdir())):
         raise UserError(f"{fix}: has files already; name a new folder with --fix")
-    detector = detector or (load_model(model).detector.name if model is not None else "ssd300-vgg16")
+    detector = detector or (load_model(model).detector.name if model is not None else DEFAULT_DETECTOR)
     with display.stage("checking", 0):
         checkup = check_up(data, detector=detector, options=data_options)
     if model is not None:

@@ -94,17 +94,7 @@ def export_model(
         kind.write(exported, path)
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[{kind.extra}]'") from error
-    agreement = _compare(exported, kind.open_session(path, "cpu"))
-    if precision == "fp32":
-        display.say(f"read back: {agreement}")
-    else:
-        display.say(
-            f"read back; {precision} moves boxes and scores a little: onestage evaluate {path} DATA says how good it is"
-        )
-    if precision == "fp32" and agreement.share < LEAST_SHARE:
-        for file in kind.files(path):
-            file.unlink(missing_ok=True)
-        raise UserError(f"{path}: finds something else than the model ({agreement}); the file was removed")
+    agreement = _read_back(exported, kind, path, display)
     size = sum(file.stat().st_size for file in kind.files(path))
     display.say(f"written: {path}, {size / 1e6:.1f} MB")
     return Exported(path, agreement)
@@ -119,6 +109,28 @@ def _format(name: str, precision: str) -> ExportFormat:
         advice = f"; --format {others[0]} has it" if others else ""
         raise UserError(f"precision {precision!r}: the format {name} has {', '.join(kind.precisions)}{advice}")
     return kind
+
+
+def _check(agreement: Agreement, files: list[Path]) -> None:
+    """Remove files that find something else than their model, and raise a UserError."""
+    if agreement.share < LEAST_SHARE:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise UserError(f"{files[0]}: finds something else than the model ({agreement}); the file was removed")
+
+
+def _read_back(exported: ModelToExport, kind: ExportFormat, path: Path, display: Display) -> Agreement:
+    """Compare file and model; an fp32 file that finds something else is removed, and raises a UserError."""
+    agreement = _compare(exported, kind.open_session(path, "cpu"))
+    if exported.precision != "fp32":
+        display.say(f"{exported.precision} moves boxes and scores a little; onestage evaluate {path} DATA measures it")
+        return agreement
+    display.say(f"read back: {agreement}")
+    if agreement.share < LEAST_SHARE:
+        for file in kind.files(path):
+            file.unlink(missing_ok=True)
+        raise UserError(f"{path}: finds something else than the model ({agreement}); the file was removed")
+    return agreement
 
 
 def _compare(exported: ModelToExport, session: Session) -> Agreement:

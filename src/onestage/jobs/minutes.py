@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onestage.compute.device import Compute
+from onestage.compute.device import choose_compute
 from onestage.data.table import Table
 from onestage.detectors import DetectorConfig, build
 from onestage.errors import UserError
@@ -25,28 +25,31 @@ LEAST_OBJECT = 1.5  # times the side that the detector reaches, which nine of te
 
 def fitted_to_minutes(
     recipe: Recipe,
-    table: Table,
-    compute: Compute,
     *,
+    minutes: float | None,
+    table: Table,
+    device: str | None,
     asked: Collection[str],
     ranks: int = 1,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Settings that let a run of the recipe's minutes see enough images, in enough steps, by the time of a trial step.
+    """Settings that let a run of so many minutes see enough images, in enough steps, by the time of a trial step.
 
     Args:
+        minutes: None for a run that counts steps or epochs: nothing changes.
         table: the training images.
         asked: settings that the user wants as they are.
         ranks: processes that share a step.
     """
-    if recipe.minutes is None or {"batch_size", "learning_rate"} & set(asked):
+    if minutes is None or {"batch_size", "learning_rate"} & set(asked):
         return {}
+    compute = choose_compute(device, recipe.precision)
     detector = build(recipe.detector, len(table.categories), config=recipe.network)
     freeze_untrained(detector, recipe)
     seconds = seconds_of_a_step(detector, compute, max(2, recipe.batch_size // ranks))
     if seconds is None:  # memory runs out, which the run will say
         return {}
-    images, changes, reasons = 60 * recipe.minutes * recipe.batch_size / seconds, dict[str, Any](), list[str]()
+    images, changes, reasons = 60 * minutes * recipe.batch_size / seconds, dict[str, Any](), list[str]()
     before = images
     if not {"image_size", "edges"} & set(asked) and recipe.tile is None:
         side, growth = _input_for(recipe.network, table, images)
@@ -63,7 +66,7 @@ def fitted_to_minutes(
         reasons.append(f"batches of {batch_size}, not {recipe.batch_size}, at a rate of {rate:.2g}")
     if reasons:
         say(
-            f"{recipe.minutes:g} minutes are some {before:,.0f} images here, which is few: {' and '.join(reasons)} let "
+            f"{minutes:g} minutes are some {before:,.0f} images here, which is few: {' and '.join(reasons)} let "
             f"the detector see {images:,.0f} in {images / batch_size:,.0f} steps"
         )
     return changes

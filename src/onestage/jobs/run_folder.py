@@ -80,11 +80,11 @@ def _request_of_run(folder: RunFolder) -> Request:
         raise UserError(f"{folder.data}: damaged; delete it, and name splits and data options again") from error
 
 
-def free_folder(data: str, detector: str) -> Path:
+def free_folder(data: str, detector: str) -> RunFolder:
     """The folder of a run that the user gave none: `runs/DATA-DETECTOR`, with a number where that exists."""
     name = f"{Path(data).resolve().name}-{detector}"
     folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
-    return next(folder for folder in folders if not folder.exists())
+    return RunFolder(next(folder for folder in folders if not folder.exists()))
 
 
 def write_settings(folder: RunFolder, recipe: Recipe, request: Request) -> None:

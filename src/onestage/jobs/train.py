@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +32,7 @@ from onestage.jobs.run_folder import (
     write_settings,
 )
 from onestage.models.model_file import RunFolder, load_model
-from onestage.recipes import Tile, default_recipe, named_recipe, tiles_for, tiling_for
+from onestage.recipes import DEFAULT_DETECTOR, Tile, default_recipe, named_recipe, tiles_for, tiling_for
 from onestage.settings import flat
 from onestage.terminal import Display, quiet
 from onestage.training.batch_size import find_batch_size
@@ -107,7 +107,7 @@ def train(
 
     Args:
         data: the folder, or its annotation file; several VOC years as `VOC2007+VOC2012`.
-        detector: a detector's name; None takes the recipe's, that of `start_from`, else `ssd300-vgg16`.
+        detector: a detector's name; None takes the recipe's, that of `start_from`, else `DEFAULT_DETECTOR`.
         recipe: a recipe's name or value; None makes one for the data.
         out: the run folder; None makes `runs/DATA-DETECTOR`.
         epochs, steps, minutes: the length, given by at most one of them; None keeps the recipe's. Minutes are those of
@@ -144,22 +144,13 @@ def train(
             folder, begun = named_folder(out, resume, world)
             resumed, request = as_begun(begun, Request((train_split, val_split, test_split), subset, data_options))
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
-            keep = changes.get("keep") or getattr(named or resumed, "keep", "best")
             beginning.open(begun, detector, named)
-            tables = open_for_training(data, request, keep == "best", display=display)
-            length = {"epochs": epochs, "steps": steps, "minutes": minutes}
-            choose = partial(_choose_recipe, named, resumed, table=tables["train"], beginning=beginning, tiles=tiles)
-            fitted = {}
-            if recipe is None and begun is None and beginning.start is None and minutes is not None and not by_trial:
-                usual = choose(changes, display=quiet()).with_length(**length).with_settings(changes)
-                compute = choose_compute(world.device or device, usual.precision)
-                fitted = fitted_to_minutes(
-                    usual, tables["train"], compute, asked=_given(changes), ranks=world.size, say=display.say
-                )
-            usual = choose({**changes, **fitted}, display=display)
+            tables = open_for_training(data, request, _keeps_best(changes, named or resumed), display=display)
+            fit = partial(fitted_to_minutes, minutes=minutes, device=world.device or device, ranks=world.size)
+            usual = _choose_recipe(named, resumed, changes, tables["train"], beginning, tiles, fit, display)
             tables = beginning.with_old_classes(tables, world.device or device, display)
-            chosen = usual.with_length(**length).with_settings({**changes, **fitted})
-            folder = folder or RunFolder(free_folder(data, chosen.detector))
+            chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
+            folder = folder or free_folder(data, chosen.detector)
             return Plan(folder, **tables, request=request, recipe=chosen, usual=usual, resume=begun is not None)
 
         plan = world.on_main(plan_run)
@@ -201,15 +192,16 @@ def _choose_recipe(
     recipe: Recipe | None,
     resumed: Recipe | None,
     changes: dict[str, Any],
-    *,
     table: Table,
     beginning: Beginning,
     tiles: tuple[Tile | None, int | None],
+    fit: Callable[..., dict[str, Any]],
     display: Display,
 ) -> Recipe:
     """The recipe that was named or given; else that of the resumed run; else one made for the data.
 
-    Tiles, and where it is made anchors, follow the input that the changes of the recipe ask for.
+    Tiles, and where it is made anchors, follow the input that the changes of the recipe ask for. `fit` gives more
+    changes of a recipe that is made, by what the minutes of the run allow.
     """
     detector = changes["detector"]
     if recipe is not None:
@@ -225,24 +217,24 @@ def _choose_recipe(
     if resumed is not None:
         return resumed
     trained = beginning.start.detector if beginning.start is not None else None
-    name = detector or (trained.name if trained is not None else "ssd300-vgg16")
+    name = detector or (trained.name if trained is not None else DEFAULT_DETECTOR)
     tile, overlap = tiles
-    chosen, reasons = default_recipe(
-        name,
-        table,
-        pretrained=beginning.pretrained,
-        start=trained,
-        tile=tile,
-        tile_overlap=overlap,
-        settings=_given(changes),
+    asked = {setting: value for setting, value in changes.items() if value is not None}
+    made = partial(
+        default_recipe, name, table, pretrained=beginning.pretrained, start=trained, tile=tile, tile_overlap=overlap
     )
+    chosen, reasons = made(settings=asked)
+    if trained is None and (fitted := fit(chosen.with_settings(asked), table=table, asked=asked, say=display.say)):
+        chosen, reasons = made(settings=asked | fitted)
+        chosen = chosen.with_settings(fitted)
     for reason in reasons:
         display.say(f"recipe: {reason}")
     return chosen
 
 
-def _given(changes: dict[str, Any]) -> dict[str, Any]:
-    return {setting: value for setting, value in changes.items() if value is not None}
+def _keeps_best(changes: dict[str, Any], recipe: Recipe | None) -> bool:
+    """True if images have to choose the weights."""
+    return (changes.get("keep") or getattr(recipe, "keep", "best")) == "best"
 
 
 def _trained(
@@ -269,13 +261,10 @@ def _trained(
     if by_trial and not plan.resume:
         freeze_untrained(network, recipe)
         recipe = find_batch_size(network, compute, recipe=recipe, limit=len(plan.train), say=display.say)
-    decoded = DecodedImages(decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9))
     trainer = Trainer(
         network,
         recipe,
-        train=tiles_for(plan.train.with_difficult(recipe.train_difficult), recipe, decoded),
-        val=replace(plan.val, decoded=decoded),
-        test=replace(plan.test, decoded=decoded),
+        **_tables(plan, recipe),
         folder=plan.folder,
         compute=compute,
         display=display,
@@ -297,6 +286,16 @@ def _trained(
     display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
     trainer.run()
     return trainer
+
+
+def _tables(plan: Plan, recipe: Recipe) -> dict[str, Table]:
+    """What trains (tiles, where there are some), chooses and tests; decoded images are kept while their tiles train."""
+    decoded = DecodedImages(decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9))
+    return {
+        "train": tiles_for(plan.train.with_difficult(recipe.train_difficult), recipe, decoded),
+        "val": replace(plan.val, decoded=decoded),
+        "test": replace(plan.test, decoded=decoded),
+    }
 
 
 def _network(plan: Plan, beginning: Beginning, world: World, display: Display) -> Detector:

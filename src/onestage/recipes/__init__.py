@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onestage.errors import UserError
-from onestage.recipes.default import default_recipe
+from onestage.recipes.default import DEFAULT_DETECTOR, default_recipe
 from onestage.recipes.gfl import gfl_r50_coco
 from onestage.recipes.m2det import (
     m2det320_vgg16_coco,
@@ -40,6 +40,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 __all__ = [
+    "DEFAULT_DETECTOR",
     "RECIPES",
     "RecipeSummary",
     "Tile",

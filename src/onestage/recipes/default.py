@@ -19,6 +19,7 @@ from onestage.training.recipe import Recipe
 # Where no length is given: enough for a few thousand images, tens of passes for a few hundred. From a trained detector
 # less is fresh; of the rate, its half and its double gave less (docs/ledger.md), so that is the usual one.
 IMAGES_TO_SEE, IMAGES_TO_SEE_FROM_DETECTOR = 60_000, 20_000
+DEFAULT_DETECTOR = "gfl-tf_efficientnet_lite0"  # the best in equal minutes (docs/ledger.md, "The made recipe")
 LEAST_BATCH = 2  # images a step, however large they are
 GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in addition to replace those of a detector
 
@@ -65,7 +66,7 @@ def default_recipe(
     of_epoch = table.rows_per_epoch
     epochs = float(min(300, max(12, round(images * made.batch_size / usual_batch / of_epoch))))
     batch_size = min(made.batch_size, of_epoch)
-    postprocessing = trained.evaluation_selection if trained is not None else network.PAPERS_SELECTION
+    postprocessing = made.selection or network.PAPERS_SELECTION if trained is None else trained.evaluation_selection
     recipe = replace(
         _in_one_cycle(detector, made, pretrained),
         network=network,

@@ -90,16 +90,7 @@ class Trainer:
         if isinstance(detector.resize, Stretch):
             find_fastest_convolutions(compute.device)
         freeze_untrained(detector, recipe)
-        parts = recipe.accumulate * world.size
-        if self.images_per_step < parts:
-            raise UserError(
-                f"batches of {self.images_per_step} images can't be cut into {parts} parts (--accumulate "
-                f"{recipe.accumulate}, {world.size} processes); use a larger --batch-size, or more images"
-            )
-        if world.size == 1 and self.images_per_step // parts == 1 and trained_batch_norms(detector):
-            raise UserError(
-                "batches of 1 image: this detector's batch norms need 2 or more; use --batch-size 2, or more images"
-            )
+        self._check_parts(recipe.accumulate * world.size)
         self.network = world.connect(compiled(detector) if recipe.compile else detector)
         self.take_step = OptimizerStep(detector, self.network, recipe, compute, world)
         self.optimizer = self.take_step.optimizer
@@ -108,6 +99,18 @@ class Trainer:
         inputs = [count_windows(recipe.tiling, one.image_sizes_hw) for one in (val, val if test is None else test)]
         self.pacing = Pacing(recipe, self.steps_per_epoch, *inputs)
         self.begun_at = time.monotonic() if begun_at is None else begun_at
+
+    def _check_parts(self, parts: int) -> None:
+        """Raise a UserError for batches that can't be cut into so many parts."""
+        if self.images_per_step < parts:
+            raise UserError(
+                f"batches of {self.images_per_step} images can't be cut into {parts} parts (--accumulate "
+                f"{self.recipe.accumulate}, {self.world.size} processes); use a larger --batch-size, or more images"
+            )
+        if self.world.size == 1 and self.images_per_step // parts == 1 and trained_batch_norms(self.detector):
+            raise UserError(
+                "batches of 1 image: this detector's batch norms need 2 or more; use --batch-size 2, or more images"
+            )
 
     # --- the loop
 
