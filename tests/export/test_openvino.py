@@ -170,11 +170,10 @@ def test_int8_leaves_the_first_and_last_convolutions_in_float32_where_that_costs
     assert read.count("FakeQuantize") > len(read) / 2
 
 
-def test_int8_takes_the_best_way_where_none_is_near_enough_and_says_what_would_help(tmp_path: Path) -> None:
-    printed = written_in_int8(tmp_path / "int8.xml", [0.900, 0.88, 0.89])
+def test_int8_takes_the_better_way_where_none_is_near_enough_and_says_what_would_help(tmp_path: Path) -> None:
+    printed = written_in_int8(tmp_path / "int8.xml", [0.900, 0.89, 0.88])
     assert "int8: AP50 0.890, in float32 0.900, on 1 images" in printed
     assert "--search" in printed
-    assert set(convolutions(tmp_path / "int8.xml")) == {"FakeQuantize"}
 
 
 def test_a_search_returns_costly_operations_to_float32(tmp_path: Path) -> None:
