@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from onestage.data.table import Table, TableBuilder
-from onestage.detectors import detector_config
 from onestage.jobs import minutes
 from onestage.jobs.minutes import WANTED_IMAGES, WANTED_STEPS, fitted_to_minutes
 from onestage.structures import Categories
@@ -70,10 +69,8 @@ def test_the_input_is_no_smaller_than_the_least_and_keeps_small_objects_within_r
     assert "image_size" not in fitted(tmp_path, GFL, 1.0, object_side=20.0)[0]
 
 
-def test_an_ssd_shrinks_as_far_as_its_last_level_has_a_cell(tmp_path: Path) -> None:
-    changes, _ = fitted(tmp_path, SSD, 1.0)
-    assert changes["image_size"] == 288
-    assert detector_config(SSD).adjusted({"image_size": 288}).cells_at(288)[-1] == 1
+def test_an_ssd_keeps_its_input(tmp_path: Path) -> None:
+    assert fitted(tmp_path, SSD, 1.0)[0].keys() == {"batch_size", "learning_rate"}
 
 
 def test_what_the_user_asks_for_stays(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_help_says_what_each_option_is_for(capsys: pytest.CaptureFixture[str]) -
     assert "--batch-size INT|{auto} Images a step, over all ranks. --acc" in words
     assert "--augmentation.expand-max FLOAT Largest side of the canvas, in sides of the image. --" in words
     assert "--postprocessing.iou-threshold FLOAT IoU above which NMS takes two detections" in words
-    assert "--detector STR ssd300-vgg16, " in words
+    assert "--detector STR gfl-NAME, ssd300-NAME, " in words
     assert "--assignment {max-iou,atss,task-aligned} " in words  # RetinaNet's words, and GFL's
     assert "None" not in words
     options = {f"--{field.name.replace('_', '-')} " for field in fields(Recipe)} - {f"--{name} " for name in TABLES}

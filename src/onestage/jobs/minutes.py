@@ -4,23 +4,21 @@ A detector that starts from ImageNet weights learns more from many small images,
 ones; docs/ledger.md, "The made recipe", has the runs that say so.
 """
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
-import numpy as np
-
 from onestage.compute.device import choose_compute
 from onestage.data.table import Table
-from onestage.detectors import DetectorConfig, build
-from onestage.errors import UserError
-from onestage.input_size import Stretch
+from onestage.detectors import build
+from onestage.input_size import typical_input_hw
+from onestage.recipes.smaller_inputs import smaller_inputs
 from onestage.training.batch_size import scaled_rate, seconds_of_a_step
 from onestage.training.optimizer import freeze_untrained
 from onestage.training.recipe import Recipe
 
 WANTED_IMAGES, WANTED_STEPS = 9_000, 600  # of a run
-SMALLEST_INPUT, INPUT_MULTIPLE, SMALLEST_BATCH = 192, 32, 8
-LEAST_OBJECT = 1.5  # times the side that the detector reaches, which nine of ten objects keep in a smaller input
+SMALLEST_BATCH = 8
 
 
 def fitted_to_minutes(
@@ -52,11 +50,14 @@ def fitted_to_minutes(
     images, changes, reasons = 60 * minutes * recipe.batch_size / seconds, dict[str, Any](), list[str]()
     before = images
     if not {"image_size", "edges"} & set(asked) and recipe.tile is None:
-        side, growth = _input_for(recipe.network, table, images)
-        if side is not None:
-            images *= growth
+        usual = recipe.network.input_resize
+        for side in smaller_inputs(table, recipe.network):
+            if images >= WANTED_IMAGES:
+                break
+            images = before * math.prod(typical_input_hw(usual)) / side**2
             changes["image_size"] = side
-            reasons.append(f"an input of {side} x {side}, not {recipe.network.input_resize}")
+        if changes:
+            reasons.append("an input of {0} x {0}, not {1}".format(changes["image_size"], usual))
     batch_size = recipe.batch_size
     while images / batch_size < WANTED_STEPS and batch_size // 2 >= SMALLEST_BATCH:
         batch_size //= 2
@@ -70,25 +71,3 @@ def fitted_to_minutes(
             f"the detector see {images:,.0f} in {images / batch_size:,.0f} steps"
         )
     return changes
-
-
-def _input_for(config: DetectorConfig, table: Table, images: float) -> tuple[int | None, float]:
-    """The side of a smaller input in which enough images go through, and how many times more; None: the usual one.
-
-    `images`: those that would go through the usual one.
-    """
-    resize = config.input_resize
-    sizes = table.box_sizes_hw(resize)
-    if not isinstance(resize, Stretch) or not len(sizes):
-        return None, 1.0
-    small_side = float(np.quantile(np.sqrt(sizes.prod(axis=1)), 0.1)) / resize.side  # of the objects, in inputs
-    found, growth = None, 1.0
-    for side in range((resize.side - 1) // INPUT_MULTIPLE * INPUT_MULTIPLE, SMALLEST_INPUT - 1, -INPUT_MULTIPLE):
-        if images * growth >= WANTED_IMAGES or small_side * side < LEAST_OBJECT * config.least_object_side:
-            break
-        try:
-            config.adjusted({"image_size": side})
-        except UserError:  # SSD's last level would have no cell
-            break
-        found, growth = side, (resize.side / side) ** 2
-    return found, growth

@@ -12,6 +12,7 @@ from onestage.data.table import Table
 from onestage.detectors import Detector, DetectorConfig, detector_config, untagged
 from onestage.detectors.base import MadeNetwork
 from onestage.input_size import typical_input_hw
+from onestage.recipes.smaller_inputs import input_of_small_images
 from onestage.recipes.tiles import Tile, larger_input_for, tiles_for, tiling_for
 from onestage.runtime.tiles import Tiling
 from onestage.training.recipe import Recipe
@@ -56,8 +57,8 @@ def default_recipe(
         made = replace(made, config=usual)
     asked = settings or {}
     config = Recipe(detector, made.config).with_settings(asked).network
-    may_grow = trained is None and tile is None and tile_overlap is None and not {"image_size", "edges"} & set(asked)
-    config, tiling, of_scale = _input_and_tiles(config, table, tile or "auto", tile_overlap, may_grow)
+    may_change = trained is None and tile is None and tile_overlap is None and not {"image_size", "edges"} & set(asked)
+    config, tiling, of_scale = _input_and_tiles(config, table, tile or "auto", tile_overlap, may_change)
     if tiling is not None:
         table = tiles_for(table, Recipe(detector, config).with_tiling(tiling), DecodedImages())
     usual_batch, made = made.batch_size, _with_input(made, config)
@@ -105,13 +106,15 @@ def _in_one_cycle(detector: str, made: MadeNetwork, pretrained: bool) -> Recipe:
 
 
 def _input_and_tiles(
-    config: DetectorConfig, table: Table, tile: Tile, overlap: int | None, may_grow: bool
+    config: DetectorConfig, table: Table, tile: Tile, overlap: int | None, may_change: bool
 ) -> tuple[DetectorConfig, Tiling | None, list[str]]:
-    """The network with a larger input, or else tiles, where the data has small objects; and why."""
-    if may_grow:
-        larger, reasons = larger_input_for(table, config)
-        if larger != config:
-            return larger, None, reasons
+    """The network with a larger input, or else tiles, where objects are small, a smaller one where images are; why."""
+    if may_change:
+        changed, reasons = larger_input_for(table, config)
+        if changed == config:
+            changed, reasons = input_of_small_images(table, config)
+        if changed != config:
+            return changed, None, reasons
     return config, *tiling_for(table, config, tile, overlap)
 
 
