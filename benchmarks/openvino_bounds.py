@@ -18,7 +18,7 @@ from openvino import opset13
 
 from onestage.compute.threads import kept_signal_stack
 from onestage.export.openvino import PRECISION
-from onestage.export.openvino_graph import CONVOLUTIONS
+from onestage.export.openvino_walks import CONVOLUTIONS
 from onestage.runtime.threads import cpu_threads
 
 NORMALISATION = ("Convert", "Add", "Subtract", "Multiply", "Divide", "FakeQuantize")

@@ -214,8 +214,8 @@ def test_objects_that_are_small_at_the_input_of_the_detector(tmp_path: Path) -> 
     boxes = [("cat", 1, 1, 40, 40), ("cat", 100, 100, 120, 120)]
     root = write_voc_folder(tmp_path / "data", {"a": voc_xml(boxes, size_hw=(1200, 1200))}, size_hw=(1200, 1200))
     found = {one.code: one for one in examined(root)[0].findings}
-    assert (found["small-objects"].level, found["small-objects"].count) == ("warning", 1)  # 21 pixels of 1200 at 300
-    assert [example.text for example in found["small-objects"].examples] == ["JPEGImages/a.jpg: cat, 5.2 px"]
+    assert (found["small-objects"].level, found["small-objects"].count) == ("warning", 1)  # 21 pixels of 1200 at 320
+    assert [example.text for example in found["small-objects"].examples] == ["JPEGImages/a.jpg: cat, 5.6 px"]
     assert "small-objects" not in findings(root, detector="ssd512-vgg16")  # 9.0 px
     with pytest.raises(UserError, match="detector 'yolov5': unknown"):
         doctor(root, detector="yolov5")

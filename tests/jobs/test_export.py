@@ -204,7 +204,8 @@ def test_int8_is_calibrated_on_images_and_smaller(model: Path, in_openvino: Path
     int8 = onestage.export_model(
         model, format="openvino", precision="int8", calibration=tmp_path / "data", out=tmp_path / "m.xml"
     )
-    assert int8.path.with_suffix(".bin").stat().st_size < 0.5 * in_openvino.with_suffix(".bin").stat().st_size
+    # this network's last convolutions, which stay in float32, are a third of it
+    assert int8.path.with_suffix(".bin").stat().st_size < 0.6 * in_openvino.with_suffix(".bin").stat().st_size
     assert onestage.load(int8.path).categories.names == NAMES
     with pytest.raises(UserError, match="int8 needs images to calibrate on"):
         onestage.export_model(model, format="openvino", precision="int8", out=tmp_path / "n.xml")

@@ -54,6 +54,7 @@ def test_a_run_folder_holds_what_the_design_promises(trained: Path) -> None:
         "data.json",
         "recipe.toml",
         "log.csv",
+        "batches.png",
         "metrics.json",
         "report.html",
     }
@@ -169,14 +170,14 @@ def test_training_lowers_the_loss_and_minutes_end_a_run(data: Path, tmp_path: Pa
         data,
         out=tmp_path / "run",
         detector="retinanet-test_efficientnet",
-        minutes=0.1,
+        minutes=0.15,
         backbone_weights="none",
         subset=4,
         settings={"batch_size": 4, "evaluations": 1, "learning_rate": 3e-3, **small},
     )
     log = read_log(tmp_path / "run/log.csv")
     assert log[-1]["loss"] < 0.7 * log[0]["loss"]
-    assert 6 <= log[-1]["seconds"] < 15
+    assert 4.5 <= log[-1]["seconds"] < 9  # half of the nine seconds at least; the whole run has them all
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,10 @@ def quantised(graph: Any, calibration: Calibration, score_threshold: float) -> A
     With `calibration.search`, NNCF takes one operation after the other back to float32 instead, those first that cost
     most, until AP is near enough.
     """
+    import nncf  # takes seconds, so only for int8; sets its logger's level
+
     graph = graph.clone()  # otherwise soft-NMS's loop shares operations with its surroundings, which NNCF can't follow
-    logging.getLogger("nncf").setLevel(logging.ERROR)
+    nncf.set_log_level(logging.ERROR)
     with kept_signal_stack(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNCF's warnings about other frameworks
         if calibration.map_area is None:
@@ -73,16 +75,16 @@ def _best_way(graph: Any, calibration: Calibration, score_threshold: float, aim:
     """The first way that is near enough to the AP `aim`, else the best of all."""
     tried: list[tuple[Any, Worth]] = []
     for number, way in enumerate(WAYS, 1):
-        quantised = _in_int8(graph, calibration, way)
-        worth = _worth(quantised, calibration, score_threshold, f"measuring int8, way {number}")
-        tried.append((quantised, worth))
+        in_int8 = _in_int8(graph, calibration, way)
+        tried.append((in_int8, _worth(in_int8, calibration, score_threshold, f"measuring int8, way {number}")))
+        worth = tried[-1][1]
         if aim - worth.map_area <= MAX_LOSS_OF_AP:
             break
     return max(tried, key=lambda one: one[1].map_area)
 
 
 def _in_int8(graph: Any, calibration: Calibration, way: str) -> Any:
-    import nncf  # takes seconds, so only for int8
+    import nncf
 
     images = calibration.images
     return nncf.quantize(
