@@ -78,7 +78,9 @@ def default_recipe(
     reasons = [
         *of_scale,
         f"{of_epoch:,} training {'images' if tiling is None else 'tiles'}: {epochs:g} epochs unless told otherwise",
-        f"batches of {batch_size}, AdamW at {made.learning_rate:g} in one cycle, averaged weights, mild augmentation",
+        "batches of {}, AdamW at {:g} in one cycle, averaged weights, mild augmentation".format(
+            asked.get("batch_size", batch_size), asked.get("learning_rate", made.learning_rate)
+        ),
         *reasons,
     ]
     if pretrained:

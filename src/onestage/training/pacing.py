@@ -48,8 +48,12 @@ class Pacing:
         progress = self.progress(position)
         if int(progress * self.recipe.evaluations) <= position.evaluations:
             return False
-        after = position.evaluation_seconds + self.val_inputs * self._seconds_an_input(position)
-        return progress >= 1 or self.recipe.minutes is None or after <= EVALUATION_SHARE * position.seconds
+        if progress >= 1 or self.recipe.minutes is None:
+            return True
+        takes = self.val_inputs * self._seconds_an_input(position)
+        left = (1 - progress) * self._seconds_before_the_end(self.recipe.minutes, position)
+        # The last evaluation comes soon, where less is left than this one and as much training behind it.
+        return left >= 2 * takes and position.evaluation_seconds + takes <= EVALUATION_SHARE * position.seconds
 
     def _seconds_an_input(self, position: Position) -> float:
         """Seconds that an evaluation takes for an image or tile."""
