@@ -15,7 +15,7 @@ from onestage.jobs.minutes import WANTED_IMAGES, WANTED_STEPS, fitted_to_minutes
 from onestage.structures import Categories
 from onestage.training.recipe import Recipe
 
-assert (WANTED_IMAGES, WANTED_STEPS) == (7_500, 600)
+assert (WANTED_IMAGES, WANTED_STEPS) == (8_000, 600)
 GFL, SSD = "gfl-test_efficientnet", "ssd300-test_efficientnet"
 
 

@@ -48,6 +48,7 @@ def quantised(graph: Any, calibration: Calibration, score_threshold: float) -> A
     With `calibration.search`, NNCF takes one operation after the other back to float32 instead, those first that cost
     most, until AP is near enough.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # NNCF looks for CUDA, which nobody needs
     import nncf  # takes seconds, so only for int8; sets its logger's level
 
     graph = graph.clone()  # otherwise soft-NMS's loop shares operations with its surroundings, which NNCF can't follow

@@ -86,6 +86,7 @@ def seconds_of_a_step(detector: Detector, compute: Compute, batch_size: int) -> 
 
     The detector's frozen parameters are frozen already.
     """
+    keep_freed_memory()  # as the run will
     twin = copy.deepcopy(detector)
     compute.place(twin)
     train_mode(twin)
