@@ -5,8 +5,8 @@
 Beside the sets given there are two drawn ones: `small`, boards of 640 px with marks of 12 to 24 px, and `rare`, the
 demo's drawings, where 15 of the training images have a star and half of those that test do.
 
-The protocol: machines differ in pace from one hour to the next, so runs count steps. First, with nothing else running,
-`--pace` takes 40 steps with each change on each set, and notes the images a second; a run then has the steps that fit
+The protocol: machines differ in pace from one hour to the next, so runs count steps. First it takes 40 steps with each
+change on each set, beside which nothing else may run, and notes the images a second; a run then has the steps that fit
 the minutes at that pace. Other work beside a run makes it longer, not worse. It runs for hours: every result is written
 to FOLDER/results.json as it comes, and a second call runs what is missing. `--settings` are of the recipe that is
 changed, to go on from what won.
@@ -82,7 +82,6 @@ class Options:
     detector: str = "ssd300-tf_efficientnet_lite0"
     backbone_weights: str = "imagenet"
     settings: tuple[tuple[str, str], ...] = ()
-    pace: bool = False
 
 
 class Benchmark:
@@ -183,10 +182,9 @@ def main(options: Options) -> None:
     """Run what is missing, and print the table."""
     benchmark = Benchmark(options)
     cases = list(product(benchmark.sets, options.changes))
-    if options.pace:
-        for data, change in cases:
-            if f"{data}, {change}" not in benchmark.paces:
-                benchmark.measure_pace(data, change)
+    for data, change in cases:
+        if f"{data}, {change}" not in benchmark.paces:
+            benchmark.measure_pace(data, change)
     for seed, (data, change) in product(options.seeds, cases):
         if benchmark.key(data, change, seed) not in benchmark.results:
             print(f"--- {benchmark.key(data, change, seed)}", flush=True)

@@ -2,7 +2,7 @@
 
 What comes before the first convolutions (resizing, normalisation) and after the last ones (decoding, NMS) stays in
 float32, and so do the first and the last convolutions themselves: scores and places of boxes are read off the last
-ones. That costs a tenth of the pace, and without it int8 costs three points of AP50 instead of half a point
+ones. That takes some of the pace, but without it int8 costs three points of AP50 instead of half a point
 (docs/ledger.md, "Exported files"). AP is measured on images that did not train the model. If it falls by more than
 `MAX_LOSS_OF_AP`, the other way is tried, and the better one is taken.
 """
