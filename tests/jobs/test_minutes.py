@@ -15,7 +15,7 @@ from onestage.jobs.minutes import WANTED_IMAGES, WANTED_STEPS, fitted_to_minutes
 from onestage.structures import Categories
 from onestage.training.recipe import Recipe
 
-assert (WANTED_IMAGES, WANTED_STEPS) == (8_000, 600)
+assert (WANTED_IMAGES, WANTED_STEPS) == (7_500, 1_000)
 GFL, SSD = "gfl-test_efficientnet", "ssd300-test_efficientnet"
 
 
@@ -48,7 +48,7 @@ def fitted(
 
 
 def test_a_run_that_sees_enough_stays_as_it_is(tmp_path: Path) -> None:
-    assert fitted(tmp_path, GFL, 32.0) == ({}, [])  # 9,600 images in 600 steps
+    assert fitted(tmp_path, GFL, 54.0) == ({}, [])  # 16,200 images in 1,012 steps
     assert fitted(tmp_path, GFL, 1.0, minutes_of_run=None) == ({}, [])  # it counts steps or epochs
 
 

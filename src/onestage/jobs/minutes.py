@@ -17,7 +17,7 @@ from onestage.training.batch_size import scaled_rate, seconds_of_a_step
 from onestage.training.optimizer import freeze_untrained
 from onestage.training.recipe import Recipe
 
-WANTED_IMAGES, WANTED_STEPS = 8_000, 600  # of a run
+WANTED_IMAGES, WANTED_STEPS = 7_500, 1_000  # of a run
 SMALLEST_BATCH = 8
 
 
