@@ -59,8 +59,8 @@ def test_a_large_test_set_leaves_half_of_the_minutes_to_training() -> None:
         (600.0, 1, 10.0, 10.0, True),  # 20 seconds after it
         (600.0, 1, 20.0, 20.0, False),  # 40 seconds: more than a twentieth of 600
         (800.0, 1, 20.0, 20.0, True),
-        (1655.0, 6, 20.0, 20.0, True),  # of 1,716 seconds before the end 41 are left,
-        (1657.0, 6, 20.0, 20.0, False),  # or 39, of which this evaluation would take 20: the last one comes soon
+        (1649.0, 6, 20.0, 20.0, True),  # of 1,710 seconds before the end 41 are left,
+        (1651.0, 6, 20.0, 20.0, False),  # or 39, of which this evaluation would take 20: the last one comes soon
         (1800.0, 6, 900.0, 150.0, True),  # the last one at any price: the run would end without
         (1800.0, 8, 900.0, 150.0, False),
     ],

@@ -12,7 +12,7 @@ from onestage.training.saved_state import Position
 
 EVALUATION_SHARE = 0.05  # evaluations before the end take no larger part of a run of `minutes`
 EVALUATED_AS_TRAINED = 0.5  # of the time of an image in training; it has no gradient, but detections to select
-REPORT_SECONDS = 4.0
+REPORT_SECONDS = 10.0  # and those in which Python starts, which no clock of the run has
 LEAST_TRAINING = 0.5  # part of the minutes that training has, however long set-up and the end take
 
 
