@@ -64,8 +64,8 @@ NONE = Augmentation(transforms=())
 _OF_PAPERS = {"SSD": SSD_PAPER, "M2Det": M2DET_RELEASE, "RetinaNet": FLIP_ONLY, "GFL": FLIP_ONLY}
 
 
-def augmentation_named(preset: Preset, family: str) -> Augmentation:
-    """The augmentation of that name, for detectors of this family (`DetectorConfig.FAMILY`).
+def augmentation_named(preset: str, family: str) -> Augmentation:
+    """The augmentation of that name (a `Preset`), for detectors of this family (`DetectorConfig.FAMILY`).
 
     Raises:
         UserError: no such name, or a family whose paper's augmentation is not known.
