@@ -45,14 +45,16 @@ def _data_options() -> type[data_options.DataOptions]:
 
 # --- post-processing
 
+AUTO = "auto, the thresholds that were found for the model's classes, or 0.5 where none were"
 
-def _postprocessing_options(score_threshold: str, max_detections: str) -> type[Any]:
+
+def _postprocessing_options(score_threshold: str, max_detections: str, of_model: bool = False) -> type[Any]:
     """Options of `Selection.changed`, with the words for what two of them are where they are left out."""
     help_of = {one.name: one.help for one in settings_of(Selection)}
     papers = "as the detector's paper"
     soft = "soft: soft-gaussian. Default: hard for SSD and RetinaNet, soft-linear for M2Det"
     rows = [
-        ("score_threshold", float, f"Default: {score_threshold}"),
+        ("score_threshold", float if of_model else float | Literal["auto"], f"Default: {score_threshold}"),
         ("nms", Literal["hard", "soft", "soft-linear", "soft-gaussian"], soft),
         ("iou_threshold", float, f"Default: {papers}"),
         ("max_detections", int, f"Default: {max_detections}"),
@@ -81,8 +83,8 @@ if TYPE_CHECKING:
 
 else:
     DataOptions = _data_options()
-    Postprocessing = _postprocessing_options(score_threshold="0.5", max_detections="200, or what an exported file has")
-    PostprocessingOfModel = _postprocessing_options("as the model's own", "as the model's own")
+    Postprocessing = _postprocessing_options(score_threshold=AUTO, max_detections="200, or what an exported file has")
+    PostprocessingOfModel = _postprocessing_options("as the model's own", "as the model's own", of_model=True)
 
 # --- settings of a recipe
 

@@ -78,7 +78,9 @@ def _select_at_once(
     columns = (found.boxes(boxes_xyxy).cpu(), found.score.cpu(), found.label.cpu())
     counts = found.counts().tolist()
     images = zip(*(column.split(counts) for column in columns), strict=True)
-    return [Detections(boxes[best], scores[best], labels[best]) for boxes, scores, labels in images]
+    detections = [Detections(boxes[best], scores[best], labels[best]) for boxes, scores, labels in images]
+    own = selection.class_thresholds
+    return detections if own is None else [one.filter(score=own) for one in detections]
 
 
 @dataclass(frozen=True)

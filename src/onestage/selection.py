@@ -5,13 +5,15 @@ Without torch, since options of the command line are made from these fields.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from onestage.errors import UserError
-from onestage.settings import setting
+from onestage.settings import check_ranges, setting
 
 MOST = 1_000_000_000  # candidates, detections; far more than any network has anchors
+USUAL_THRESHOLD = 0.5  # score of a model whose thresholds nobody has found
 Nms = Literal["hard", "soft-linear", "soft-gaussian"]
 
 
@@ -28,11 +30,15 @@ class Selection:
     )
     sigma: float = setting(0.5, "Width of soft-gaussian's decay")
     class_agnostic: bool = setting(False, "Let detections of different classes suppress each other")
+    class_thresholds: tuple[float, ...] | None = setting(
+        None, "Scores above which detections of each class are kept, by label; none: score_threshold for all"
+    )
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "iou_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected 0 to 1")
+        check_ranges(self, {"class_thresholds": (0.0, 1.0)})
         for name in ("candidates_per_class", "max_detections"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= MOST:
@@ -51,6 +57,8 @@ class Selection:
     ) -> Selection:
         """With what a user asks for; None keeps a value. `nms="soft"` is soft-gaussian.
 
+        A score threshold is that of all classes, and takes the place of their own.
+
         Raises:
             UserError: a value out of its range.
         """
@@ -61,4 +69,17 @@ class Selection:
             "class_agnostic": class_agnostic,
             "max_detections": max_detections,
         }
-        return replace(self, **{name: value for name, value in asked.items() if value is not None})
+        changes = {name: value for name, value in asked.items() if value is not None}
+        own = None if score_threshold is not None else self.class_thresholds
+        return replace(self, **changes, class_thresholds=own)
+
+    @property
+    def thresholds_in_words(self) -> str:
+        """As "0.5", or "0.21 to 0.44 by class"."""
+        if self.class_thresholds is None:
+            return f"{self.score_threshold:g}"
+        return f"{min(self.class_thresholds):.2f} to {max(self.class_thresholds):.2f} by class"
+
+    def with_class_thresholds(self, scores: Sequence[float]) -> Selection:
+        """With a score threshold for each class, by label."""
+        return replace(self, score_threshold=min(scores), class_thresholds=tuple(scores))

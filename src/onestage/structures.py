@@ -21,7 +21,7 @@ from torch import Tensor
 
 from onestage.drawing import draw_detections
 from onestage.errors import UserError
-from onestage.runtime.detections import detection_dicts, name_of, wanted_labels
+from onestage.runtime.detections import detection_dicts, name_of, score_thresholds, wanted_labels
 from onestage.texts import as_unicode
 
 T = TypeVar("T")
@@ -212,13 +212,15 @@ class Detections:
         """Each row as `Detections` of one."""
         return (self[row] for row in range(len(self)))
 
-    def filter(self, *, score: float = 0.0, names: Collection[str] | None = None) -> Detections:
-        """The detections with a score above this one and of these classes.
+    def filter(self, *, score: float | Sequence[float] = 0.0, names: Collection[str] | None = None) -> Detections:
+        """The detections of these classes with a score above this one, or above that of their class, by label.
 
         Raises:
             ValueError: a name that no class has.
+            UserError: a label without a score.
         """
-        chosen = self.scores > score
+        own = score_thresholds(score, self.labels.cpu().numpy())
+        chosen = self.scores > torch.as_tensor(own, dtype=self.scores.dtype, device=self.scores.device)
         if names is not None:
             wanted = torch.tensor(wanted_labels(self.names, names), device=self.labels.device)
             chosen &= wanted[self.labels]

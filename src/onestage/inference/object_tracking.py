@@ -13,6 +13,8 @@ import torch
 
 from onestage.errors import UserError
 from onestage.inference.predictor import FramePrediction
+from onestage.runtime.detections import score_thresholds
+from onestage.selection import Selection
 from onestage.structures import Detections
 
 INSTALL = "pip install 'onestage[track]' && pip install --no-deps trackers"
@@ -24,21 +26,22 @@ SHORTEST_STEP_S = 1e-6  # the tracker wants times that rise
 class ObjectTracker:
     """Gives each object a number that it keeps while it is seen. One tracker follows one video, frame by frame."""
 
-    def __init__(self, frame_rate: float, score_threshold: float) -> None:
+    def __init__(self, frame_rate: float, selection: Selection) -> None:
         """Begin with an empty memory. Needs the package trackers, or raises `UserError`.
 
         Args:
             frame_rate: frames a second. An object that was not seen for a second is forgotten.
-            score_threshold: detections with a score above it begin new tracks, those with a lower one only go on
+            selection: detections with a score above its thresholds begin new tracks, those with a lower one only go on
                 with a track that has nothing better.
         """
         try:
             from trackers import ByteTrackTracker
         except ImportError as error:
             raise UserError(f"tracking needs the package trackers: {INSTALL}") from error
-        self.score_threshold, self._time_s = score_threshold, 0.0
+        least = selection.score_threshold
+        self._own_thresholds, self._least, self._time_s = selection.class_thresholds or least, least, 0.0
         self._tracker = ByteTrackTracker(
-            frame_rate=frame_rate, track_activation_threshold=score_threshold, high_conf_det_threshold=score_threshold
+            frame_rate=frame_rate, track_activation_threshold=least, high_conf_det_threshold=least
         )
 
     def follow(self, predictions: Iterable[FramePrediction]) -> Iterator[FramePrediction]:
@@ -62,6 +65,9 @@ class ObjectTracker:
         self._time_s = max(time_s, self._time_s + SHORTEST_STEP_S)
         detections = found.to_supervision()
         detections.data["row"] = np.arange(len(found))
+        # The tracker has one threshold for all classes: scores move by what their class's differs from it.
+        detections.confidence = found.scores.numpy() - score_thresholds(self._own_thresholds, found.labels.numpy())
+        detections.confidence += self._least
         followed = self._tracker.update(detections, timestamp=self._time_s)
         track_ids = torch.full((len(found),), NO_TRACK)
         if len(followed):
@@ -80,5 +86,5 @@ class ObjectTracker:
         assert found.track_ids is not None
         for track, row in first_of:
             found.track_ids[row] = track.tracker_id  # still none if the object was not found again
-        kept = (found.scores > self.score_threshold) | (found.track_ids != NO_TRACK)
-        return replace(prediction, found=found[kept])
+        own = torch.as_tensor(score_thresholds(self._own_thresholds, found.labels.numpy()))
+        return replace(prediction, found=found[(found.scores > own) | (found.track_ids != NO_TRACK)])

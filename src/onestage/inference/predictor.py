@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, TypeVar, overload
+from typing import Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from onestage.models.model_file import load_model
 from onestage.runtime.decode import ImageError, decode_image, decode_pillow
 from onestage.runtime.session import read_image as read_array_or_file
 from onestage.runtime.tiles import Tiling
-from onestage.selection import Selection
+from onestage.selection import USUAL_THRESHOLD, Nms, Selection
 from onestage.structures import Categories, Detections, Predictions
 from onestage.tiled_detections import changed_tiling, of_image, windows_of
 
@@ -40,7 +40,11 @@ AnyImage: TypeAlias = ImageFile | np.ndarray | Image.Image
 _Item = TypeVar("_Item")
 
 TILES_AT_ONCE = 8  # through the network
-REPLACEABLE = ("score_threshold", "max_detections")  # fields of `Selection`; the others are part of an exported file
+REPLACEABLE = (
+    "score_threshold",
+    "class_thresholds",
+    "max_detections",
+)  # fields of `Selection`; the others are part of an exported file
 USUAL_DETECTIONS = 200  # the most of an image, where nothing else is asked for
 
 
@@ -77,7 +81,10 @@ class BasePredictor:
     categories: Categories  # the classes that the network knows
     resize: Resize  # how images are brought to the network's input
     papers_selection: Selection  # the post-processing of the detector's paper
-    selection: Selection  # the post-processing in use: score threshold, NMS and limits; replace it freely between calls
+    usual_selection: Selection  # the same above the thresholds that were found for the model's classes, else above 0.5
+    selection: (
+        Selection  # the post-processing in use: score thresholds, NMS and limits; replace it freely between calls
+    )
     input_bits: int = 16  # how many bits of 16-bit images hold values
     tiling: Tiling | None = None  # how images are cut into tiles; replace it freely between calls
 
@@ -85,6 +92,32 @@ class BasePredictor:
     def usual_detections(self) -> int:
         """The most detections of an image where nothing else is asked for."""
         return USUAL_DETECTIONS
+
+    def selection_for(
+        self,
+        score_threshold: float | Literal["auto"] = "auto",
+        nms: Literal["hard", "soft"] | Nms | None = None,
+        iou_threshold: float | None = None,
+        class_agnostic: bool = False,
+        max_detections: int | None = None,
+    ) -> Selection:
+        """The post-processing that a user asks for; None keeps the model's own, of detections `usual_detections`.
+
+        "auto" keeps detections above the thresholds that were found for the model's classes, or above 0.5.
+
+        Raises:
+            UserError: a value out of its range.
+        """
+        if isinstance(score_threshold, str) and score_threshold != "auto":
+            raise UserError(f"score threshold {score_threshold!r}: give a number from 0 to 1, or auto")
+        own = self.usual_selection if score_threshold == "auto" else self.papers_selection
+        return own.changed(
+            score_threshold=None if score_threshold == "auto" else score_threshold,
+            nms=nms,
+            iou_threshold=iou_threshold,
+            class_agnostic=class_agnostic or None,  # an exported file may have it inside
+            max_detections=self.usual_detections if max_detections is None else max_detections,
+        )
 
     def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> PreparedImage:
         """Resize an image for `detect`. The threads that read images call this, so that waiting images are small."""
@@ -216,7 +249,8 @@ class Predictor(BasePredictor):
         self.detector_name, self.categories, self.resize = detector.name, categories, detector.resize
         self.papers_selection, self.input_bits = detector.evaluation_selection, detector.input_bits
         self.tiling = detector.tiling
-        self.selection = selection or replace(detector.evaluation_selection, score_threshold=0.5)
+        self.usual_selection = selection or replace(detector.evaluation_selection, score_threshold=USUAL_THRESHOLD)
+        self.selection = self.usual_selection
 
     @torch.no_grad()
     def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
@@ -244,7 +278,7 @@ class ExportedPredictor(BasePredictor):
         device: str | torch.device | None = None,
         selection: Selection | None = None,
     ) -> None:
-        """Load a file. `selection` None keeps detections with a score above 0.5.
+        """Load a file. `selection` None keeps detections above the thresholds in it.
 
         Raises:
             UserError: a file that isn't ours or isn't safe, a missing engine or device, or a selection that differs
@@ -258,8 +292,9 @@ class ExportedPredictor(BasePredictor):
         file = self.session.file
         self.detector_name, self.categories = file.header["detector"], Categories(file.names, file.source_ids)
         self.resize, self.input_bits, self.tiling = resize_of(file), file.input_bits, file.tiling
-        self.papers_selection = replace(selection_of(file), score_threshold=file.header["evaluation_score_threshold"])
-        self.selection = selection or replace(self.papers_selection, score_threshold=0.5)
+        self.usual_selection = selection_of(file)
+        self.papers_selection = self.usual_selection.changed(score_threshold=file.header["evaluation_score_threshold"])
+        self.selection = selection or self.usual_selection
 
     @property
     def selection(self) -> Selection:
@@ -288,7 +323,7 @@ class ExportedPredictor(BasePredictor):
         return min(USUAL_DETECTIONS, self.papers_selection.max_detections or USUAL_DETECTIONS)
 
     def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
-        found = self.session(images_rgb, self.selection.score_threshold)
+        found = self.session(images_rgb, self.selection.class_thresholds or self.selection.score_threshold)
         return [as_detections(one)[: self.selection.max_detections] for one in found]
 
 
@@ -305,7 +340,8 @@ def load(
 
     Args:
         device: as "cpu", "cuda" or "cuda:1". None: a GPU where there is one.
-        selection: the post-processing. None: as the model's own, keeping detections with a score above 0.5.
+        selection: the post-processing. None: as the model's own, keeping detections above the score thresholds that
+            were found for its classes, or above 0.5 where none were.
         precision: the network's number format in torch; exported files have their own.
         tile, tile_overlap: how images are cut into tiles; see `changed_tiling`. None: as the model was trained.
 
@@ -317,7 +353,7 @@ def load(
     else:
         use_in_a_fork(torch.device("cpu"))
         loaded = load_model(model)
-        predictor = Predictor(loaded.detector, loaded.categories, selection, device, precision)
+        predictor = Predictor(loaded.detector, loaded.categories, selection or loaded.selection, device, precision)
     predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
     return predictor
 

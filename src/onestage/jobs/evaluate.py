@@ -11,12 +11,13 @@ from onestage.compute.memory import keep_freed_memory
 from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
-from onestage.evaluation import measure, print_table
+from onestage.errors import UserError
+from onestage.evaluation import find_thresholds, measure, print_table
 from onestage.evaluation.report import ReportExample, choose_examples, count_by_image, write_report
 from onestage.export import format_of
 from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
-from onestage.models.model_file import LoadedModel, RunFolder, load_model
+from onestage.models.model_file import LoadedModel, RunFolder, keep_thresholds, load_model
 from onestage.runtime.decode import ImageError
 from onestage.runtime.tiles import Tiling
 from onestage.selection import Nms, Selection
@@ -24,6 +25,7 @@ from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
 from onestage.texts import json_text
+from onestage.thresholds import BEST_F1, Aim, Thresholds
 from onestage.tiled_detections import changed_tiling, count_windows, windows_of
 from onestage.training.detect_all import detect_all
 from onestage.training.processes import ALONE, World
@@ -45,6 +47,8 @@ def evaluate(
     max_detections: int | None = None,
     tile: int | Literal["auto", "none"] | None = None,
     tile_overlap: int | None = None,
+    wanted_precision: float | None = None,
+    wanted_recall: float | None = None,
     data_options: DataOptions = AS_IT_IS,
     batch_size: int = 8,
     device: str | None = None,
@@ -59,6 +63,8 @@ def evaluate(
         out: the folder of `metrics.json` and `report.html`; None takes `evaluation/` beside the model file.
         score_threshold, nms, iou_threshold, class_agnostic, max_detections: post-processing; None takes the model's.
         tile, tile_overlap: how images are cut into tiles; see `changed_tiling`. None takes the model's.
+        wanted_precision, wanted_recall: find the score thresholds that reach it, and keep them in the model file. None:
+            those of the best F1, which are kept where the file has none yet.
         data_options: how the data is read.
         device: None takes a GPU if there is one.
 
@@ -66,9 +72,8 @@ def evaluate(
         UserError: no model, no data, data that does not fit the classes of the model, or post-processing that an
             exported file can't do.
     """
-    display = display or Display()
     keep_freed_memory()
-    data, path = os.fspath(data), Path(model)
+    display, data, path = display or Display(), os.fspath(data), Path(model)
     split = split or choose_splits(data, data_options).evaluated
     folder = Path(out) if out is not None else (path if path.is_dir() else path.parent) / "evaluation"
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
@@ -78,28 +83,48 @@ def evaluate(
     selection = own_selection.changed(**chosen, class_agnostic=class_agnostic, max_detections=max_detections)
     tiled = loaded if exported else loaded.detector
     tiled.tiling = changed_tiling(tiled.tiling, tile, tile_overlap)
-    settings = {"model": str(model), "data": data, "split": split}
-    settings |= {"selection": plain(selection), "tiling": plain(tiled.tiling)}
+    about = {"model": str(model), "data": data, "split": split}
+    settings = {**about, "selection": plain(selection), "tiling": plain(tiled.tiling)}
+    as_it_is = selection == own_selection and tile is None and tile_overlap is None
+    find_in = _thresholds_to_find(path, loaded, Aim(wanted_precision, wanted_recall), as_it_is)
     if exported:
         loaded.selection = selection  # before data is read: raises if the file can't do it
     table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
     table = table.with_bits(loaded.input_bits)
     if exported:
-        found = _detect_exported(loaded, table, display, batch_size)
-        return _measure_and_report(found, table, folder, display, settings, tiling=tiled.tiling)
+        return _evaluate_exported(loaded, table, folder, display, settings, batch_size)
+    how = {"compute": choose_compute(device), "selection": selection, "batch_size": batch_size}
     return evaluate_and_report(
-        loaded,
-        table,
-        folder,
-        compute=choose_compute(device),
-        display=display,
-        settings=settings,
-        selection=selection,
-        batch_size=batch_size,
+        loaded, table, folder, display=display, settings=settings, find_thresholds_in=find_in, **how
     )
 
 
-def _detect_exported(predictor: ExportedPredictor, table: Table, display: Display, batch_size: int) -> list[Detections]:
+def _thresholds_to_find(
+    path: Path, loaded: LoadedModel | ExportedPredictor, aim: Aim, as_it_is: bool
+) -> tuple[Path, Aim] | None:
+    """The model file whose score thresholds the evaluation finds, and their aim; None leaves what is there.
+
+    Raises:
+        UserError: there is an aim, and the model is an exported file or `as_it_is` says that it works otherwise.
+    """
+    exported = isinstance(loaded, ExportedPredictor)
+    if aim != BEST_F1 and (exported or not as_it_is):
+        raise UserError(
+            f"{path}: score thresholds are found for a model file as it is; leave out other post-processing"
+        )
+    if exported or not as_it_is or (aim == BEST_F1 and loaded.thresholds is not None):
+        return None
+    return RunFolder(path).model if path.is_dir() else path, aim
+
+
+def _evaluate_exported(
+    predictor: ExportedPredictor,
+    table: Table,
+    folder: Path,
+    display: Display,
+    settings: Mapping[str, Any],
+    batch_size: int,
+) -> dict[str, Any]:
     found, started = [], time.perf_counter()
     with display.stage("evaluating", len(table)) as stage:
         paths = (table.image_path(index) for index in range(len(table)))
@@ -109,7 +134,8 @@ def _detect_exported(predictor: ExportedPredictor, table: Table, display: Displa
             found.append(file.outcome)
             stage.advance()
     _say_cost(predictor.tiling, table, time.perf_counter() - started, display)
-    return found
+    thresholds = predictor.usual_selection.class_thresholds
+    return _measure_and_report(found, table, folder, display, settings, (), predictor.tiling, thresholds)
 
 
 def evaluate_and_report(
@@ -123,11 +149,13 @@ def evaluate_and_report(
     log: Log = (),
     selection: Selection | None = None,
     batch_size: int = 8,
+    find_thresholds_in: tuple[Path, Aim] | None = None,
     world: World = ALONE,
 ) -> dict[str, Any]:
     """Detect in every image, measure, print the table, write `metrics.json` and `report.html` into `folder`.
 
-    `selection` None takes the model's own. The ranks of `world` share the images; the main rank does the rest.
+    `selection` None takes the model's own. The thresholds of its classes are found anew for the model file of
+    `find_thresholds_in`. The ranks of `world` share the images; the main rank does the rest.
     """
     network = loaded.detector
     compute.place(network)
@@ -137,9 +165,31 @@ def evaluate_and_report(
             network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
         )
     _say_cost(network.tiling, table, time.perf_counter() - started, display)
-    return world.on_main(
-        lambda: _measure_and_report(found, table, folder, display, settings, log, tiling=network.tiling)
-    )
+
+    def finish() -> dict[str, Any]:
+        thresholds = loaded.thresholds
+        if find_thresholds_in is not None:
+            thresholds = _kept_thresholds(*find_thresholds_in, found, table, display)
+        scores = None if thresholds is None else thresholds.scores
+        return _measure_and_report(found, table, folder, display, settings, log, network.tiling, scores)
+
+    return world.on_main(finish)
+
+
+def _kept_thresholds(model: Path, aim: Aim, found: list[Detections], table: Table, display: Display) -> Thresholds:
+    """The thresholds that reach the aim on these images, put into the model file, if it can be written."""
+    detections = DetectionTable.from_detections(found)
+    split, classes = table.split, table.categories.names
+    thresholds = find_thresholds(table.ground_truth(), detections, len(classes), aim=aim, split=split)
+    short = [name for name, one in zip(classes, thresholds.classes, strict=True) if one.objects and not one.reached]
+    if short:
+        display.say(f"warning: no threshold of {', '.join(short)} reaches a {aim}; theirs come nearest")
+    try:
+        keep_thresholds(model, thresholds)
+        display.say(f"score thresholds {thresholds}, kept in {model}")
+    except UserError as error:
+        display.say(f"score thresholds {thresholds}, not kept: {error}")
+    return thresholds
 
 
 def _say_cost(tiling: Tiling | None, table: Table, seconds: float, display: Display) -> None:
@@ -156,8 +206,8 @@ def _measure_and_report(
     display: Display,
     settings: Mapping[str, Any],
     log: Log = (),
-    *,
-    tiling: Tiling | None,
+    tiling: Tiling | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     truth, detections = table.ground_truth(), DetectionTable.from_detections(found)
     measurement = measure(truth, detections, table.categories)

@@ -1,7 +1,7 @@
 """`onestage export`: write a model as a file for another engine, and compare the file with the model."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,7 @@ def export_model(
     calibration: str | os.PathLike[str] | None = None,
     search: bool = False,
     out: str | os.PathLike[str] | None = None,
-    score_threshold: float = 0.5,
+    score_threshold: float | Literal["auto"] = "auto",
     nms: Literal["hard", "soft"] | None = None,
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
@@ -60,7 +60,8 @@ def export_model(
             choose the weights.
         search: where int8 costs too much AP, look for layers to keep in float32, for as long as it takes.
         out: the file. None: beside the model, under its name.
-        score_threshold: the file's own score threshold; every call may give another.
+        score_threshold: the file's own score threshold; every call may give another. "auto" takes those that were found
+            for the model's classes, or 0.5 where none were.
         nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
             keeps the model's own.
         tile, tile_overlap: how users of the file cut images into tiles; see `changed_tiling`. None keeps the model's.
@@ -76,8 +77,8 @@ def export_model(
     if path.suffix != kind.suffix:
         raise UserError(f"--out {path}: the format {format} ends in {kind.suffix}")
     loaded = load_model(model_file)
-    selection = loaded.detector.evaluation_selection.changed(
-        score_threshold=score_threshold,
+    selection = loaded.selection.changed(
+        score_threshold=None if score_threshold == "auto" else score_threshold,
         nms=nms,
         iou_threshold=iou_threshold,
         class_agnostic=class_agnostic or None,
@@ -136,7 +137,7 @@ def _read_back(exported: ModelToExport, kind: ExportFormat, path: Path, display:
 def _compare(exported: ModelToExport, session: Session) -> Agreement:
     """Compare file and model on drawn images, which the file resizes itself."""
     threshold = exported.detector.evaluation_selection.score_threshold
-    selection = replace(exported.selection, score_threshold=threshold)
+    selection = exported.selection.changed(score_threshold=threshold)
     images = [draw_image(np.random.default_rng(seed), size).image for seed, size in enumerate(CHECKED_SIZES)]
     original = Predictor(exported.detector, exported.categories, selection, device="cpu", precision="fp32")
     original.tiling = None

@@ -37,7 +37,7 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
             f"{file.name}, exported from {file.header['detector']}, {len(file.content) / 1e6:.1f} MB",
             "  input       RGB images of any size",
             *([f"  tiles       {file.tiling}"] if file.tiling else []),
-            f"  selection   scores above {selection.score_threshold:g} unless told otherwise, {nms}",
+            f"  selection   scores above {selection.thresholds_in_words} unless told otherwise, {nms}",
             f"  origin      {origin or 'not told'}",
             f"  classes     {', '.join(file.names)}",
         ]
@@ -47,6 +47,8 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         if loaded.detector.tiling is not None:
             lines.append(f"  tiles       {loaded.detector.tiling}")
         lines.append(f"  classes     {', '.join(loaded.categories.names)}")
+        if loaded.thresholds is not None:
+            lines.append(f"  thresholds  {loaded.thresholds}")
         map_area, step = (loaded.header.get(key) for key in ("map_area", "step"))
         if isinstance(map_area, float):
             lines.append(f"  AP50        {map_area:.4f} (VOC, area) at step {step}")

@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeAlias
@@ -29,6 +29,7 @@ from onestage.inference.threads import behind
 from onestage.inference.video import TIME_DIGITS, VideoError, VideoReader, check_chosen_frames
 from onestage.inference.video_writer import VideoWriter
 from onestage.jobs.written_files import WrittenFiles
+from onestage.selection import Selection
 from onestage.structures import Categories, Detections
 from onestage.terminal import Display
 from onestage.texts import as_file_name, as_unicode, json_text
@@ -72,7 +73,7 @@ def predict(
     sources: Sequence[str],
     *,
     out: str | os.PathLike[str] = "predictions",
-    score_threshold: float = 0.5,
+    score_threshold: float | Literal["auto"] = "auto",
     nms: Literal["hard", "soft"] | None = None,
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
@@ -96,7 +97,8 @@ def predict(
         sources: images, videos, folders, globs, lists, cameras, addresses; see `open_sources`.
         out: the folder for the results; drawn images keep their paths below the folder that was named. Small images
             are drawn enlarged by a whole factor; `detections.json` is in pixels of the original all the same.
-        score_threshold: the score above which a detection is kept and drawn.
+        score_threshold: the score above which a detection is kept and drawn; "auto" takes the thresholds that were
+            found for the model's classes, or 0.5 where none were.
         nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
             keeps the model's own; of detections 200, or as many as an exported file gives.
         tile, tile_overlap: how images are cut into tiles that go through the network one by one; see `changed_tiling`.
@@ -119,34 +121,32 @@ def predict(
     check_chosen_frames(every, start_s, end_s)
     keep_freed_memory()
     predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
-    asked = {"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold}
-    asked["class_agnostic"] = class_agnostic or None  # an exported file may have it inside
-    asked["max_detections"] = predictor.usual_detections if max_detections is None else max_detections
-    predictor.selection = predictor.papers_selection.changed(**asked)
+    asked = score_threshold, nms, iou_threshold, class_agnostic, max_detections
+    predictor.selection = selection = predictor.selection_for(*asked)
     opened, folder, written = open_sources(sources), Path(out), WrittenFiles(Path(out), overwrite)
-    _ = ObjectTracker(1.0, score_threshold) if track else None  # or the line about the missing package, before all work
+    _ = ObjectTracker(1.0, selection) if track else None  # or the line about the missing package, before all work
     written.check(_targets(opened, folder, formats), [source.name for source in opened])
     with written, _result_files(written, predictor.categories, formats) as (add, done):
         unreadable = _predict_images(predictor, opened, add, written, batch_size, display)
-        lowest = min(LOWEST_SCORE, score_threshold) if track else score_threshold
-        predictor.selection = replace(predictor.selection, score_threshold=lowest)
+        if track:
+            predictor.selection = selection.changed(score_threshold=min(LOWEST_SCORE, selection.score_threshold))
         for video in (source for source in opened if isinstance(source, VideoSource)):
             try:
                 reader = VideoReader(video, every=every, start_s=start_s, end_s=end_s, report=display.say)
-                tracker = ObjectTracker(float(reader.rate) / every, score_threshold) if track else None
+                tracker = ObjectTracker(float(reader.rate) / every, selection) if track else None
                 _predict_video(predictor, reader, tracker, add, written, batch_size, display)
             except VideoError as error:
                 unreadable += 1
                 display.say(f"passed over: {error}")
-    display.say(f"{_counted(done, score_threshold, track)}: {folder}")
+    display.say(f"{_counted(done, selection, track)}: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
     return Predicted(folder, done["images"], done["frames"], done["detections"])
 
 
-def _counted(done: Counter[str], score_threshold: float, track: bool) -> str:
+def _counted(done: Counter[str], selection: Selection, track: bool) -> str:
     inputs = " and ".join(f"{done[what]:,} {what}" for what in ("images", "frames") if done[what]) or "0 images"
-    which = f"scores above {score_threshold:g}{' or a track' if track else ''}"
+    which = f"scores above {selection.thresholds_in_words}{' or a track' if track else ''}"
     return f"{inputs}, {done['detections']} detections with {which}"
 
 

@@ -37,7 +37,7 @@ def predict_collection(
     column: str = "bytes",
     source_column: str | None = None,
     part_size: int | None = None,
-    score_threshold: float = 0.5,
+    score_threshold: float | Literal["auto"] = "auto",
     nms: Literal["hard", "soft"] | None = None,
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
@@ -79,10 +79,8 @@ def predict_collection(
         raise UserError(f"batch size {batch_size}: give 1 or more")
     display, folder = display or Display(), results.ResultFolder.at(os.fspath(out))
     predictor = load(model, device="cpu", tile=tile, tile_overlap=tile_overlap)
-    chosen = {"score_threshold": score_threshold, "nms": nms, "iou_threshold": iou_threshold}
-    chosen["class_agnostic"] = class_agnostic or None
-    chosen["max_detections"] = predictor.usual_detections if max_detections is None else max_detections
-    predictor.selection = predictor.papers_selection.changed(**chosen)  # an exported file may refuse it
+    asked_selection = score_threshold, nms, iou_threshold, class_agnostic, max_detections
+    predictor.selection = predictor.selection_for(*asked_selection)  # an exported file may refuse it
     asked = results.RunSettings.of(predictor, sources, (column, source_column), part_size)
     with display.stage("listing", 0) as stage:
         run = folder.begin(asked, Path(model), plan.find_pieces(sources, asked.columns), stage.advance)

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from typing import Literal
 from urllib.parse import quote
 
 from onestage.errors import UserError
@@ -23,8 +24,8 @@ def serve(
     allowed_hosts: Sequence[str] | None = None,
     batch_size: int = 8,
     device: str | None = None,
-    score_threshold: float = 0.5,
-    nms: str | None = None,
+    score_threshold: float | Literal["auto"] = "auto",
+    nms: Literal["hard", "soft"] | None = None,
     iou_threshold: float | None = None,
     class_agnostic: bool = False,
     max_detections: int | None = None,
@@ -46,7 +47,8 @@ def serve(
             names, else any. Requests under other names, and from pages of other servers, are refused.
         batch_size: most images that go through the network together; they may come from several requests.
         device: where the network runs; None takes a GPU where there is one.
-        score_threshold: of clients that ask for none.
+        score_threshold: of clients that ask for none; "auto" takes the thresholds that were found for the model's
+            classes, or 0.5 where none were.
         nms, iou_threshold, class_agnostic, max_detections: see `Selection.changed`; None: as the model.
         tile, tile_overlap: see `changed_tiling`; None: as the model.
         display: where to print.
@@ -72,13 +74,10 @@ def serve(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
     predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
-    asked = {"nms": nms, "iou_threshold": iou_threshold, "max_detections": max_detections}
-    asked["score_threshold"] = score_threshold  # only checked here: the app keeps all above its lowest
-    predictor.selection = predictor.selection.changed(**asked, class_agnostic=class_agnostic or None)
+    asked = score_threshold, nms, iou_threshold, class_agnostic, max_detections
+    predictor.selection = predictor.selection_for(*asked)
     hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
-    app = create_app(
-        predictor, token=token, batch_size=batch_size, score_threshold=score_threshold, allowed_hosts=hosts
-    )
+    app = create_app(predictor, token=token, batch_size=batch_size, allowed_hosts=hosts)
     with _listening(host, port) as listening:
         place = f"[{host}]" if ":" in host else host
         address = f"http://{place}:{listening.getsockname()[1]}/" + (f"#token={quote(token, safe='')}" if token else "")

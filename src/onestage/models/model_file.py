@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from onestage.errors import UserError
 from onestage.models.weight_files import read_safetensors
 from onestage.runtime.exported_file import checked_bits
 from onestage.runtime.tiles import Tiling
+from onestage.selection import USUAL_THRESHOLD, Selection
 from onestage.structures import Categories
+from onestage.thresholds import Thresholds
 from onestage.whole_file import written_whole
 
 FORMAT = 2
@@ -56,6 +58,15 @@ class LoadedModel:
     detector: Detector
     categories: Categories
     header: dict[str, Any]
+    thresholds: Thresholds | None = None  # of the classes' scores, where an evaluation has found them
+
+    @property
+    def selection(self) -> Selection:
+        """The usual post-processing: the paper's, above the class's threshold, or above 0.5 where there is none."""
+        papers = self.detector.evaluation_selection
+        if self.thresholds is None:
+            return replace(papers, score_threshold=USUAL_THRESHOLD)
+        return papers.with_class_thresholds(self.thresholds.scores)
 
     @property
     def input_bits(self) -> int:
@@ -63,12 +74,25 @@ class LoadedModel:
         return self.detector.input_bits
 
 
-def save_model(path: Path, detector: Detector, categories: Categories, **about: Any) -> None:
+def save_model(
+    path: Path, detector: Detector, categories: Categories, thresholds: Thresholds | None = None, **about: Any
+) -> None:
     """Write a detector and its classes; `about` are more JSON-able facts for the header (recipe, metrics)."""
     classes = {"names": categories.names, "source_ids": categories.source_ids}
     header = {"config": config_of(detector), "categories": classes, "input_bits": detector.input_bits}
-    header |= {"tiling": None if detector.tiling is None else asdict(detector.tiling), **about}
+    header |= {"tiling": None if detector.tiling is None else asdict(detector.tiling)}
+    header |= {"thresholds": None if thresholds is None else asdict(thresholds), **about}
     write_tensors(path, detector.state_dict(), header)
+
+
+def keep_thresholds(path: Path, thresholds: Thresholds) -> None:
+    """Put the thresholds that were found for a model's classes into its file.
+
+    Raises:
+        UserError: it can't be read or written.
+    """
+    tensors, header = read_tensors(path)
+    write_tensors(path, tensors, {**header, "thresholds": asdict(thresholds)})
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
@@ -95,7 +119,8 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
         raise UserError(f"{path}: {error}") from error
     detector.input_bits = checked_bits(header.get("input_bits"), str(path))
     detector.tiling = Tiling.from_header(header.get("tiling"), str(path))
-    return LoadedModel(detector, categories, header)
+    thresholds = Thresholds.from_header(header.get("thresholds"), len(categories), str(path))
+    return LoadedModel(detector, categories, header, thresholds)
 
 
 def is_model_file(path: Path) -> bool:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
+
+from .errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,14 @@ class DetectionArrays:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def filter(self, *, score: float = 0.0, names: Collection[str] | None = None) -> DetectionArrays:
-        """The detections with a score above this one and of these classes.
+    def filter(self, *, score: float | Sequence[float] = 0.0, names: Collection[str] | None = None) -> DetectionArrays:
+        """The detections of these classes with a score above this one, or above that of their class, by label.
 
         Raises:
             ValueError: a name that no class has.
+            UserError: a label without a score.
         """
-        chosen = self.scores > score
+        chosen = self.scores > np.asarray(score_thresholds(score, self.labels), dtype=self.scores.dtype)
         if names is not None:
             chosen &= np.array(wanted_labels(self.names, names))[self.labels]
         return DetectionArrays(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names)
@@ -36,6 +39,21 @@ class DetectionArrays:
     def to_dict(self) -> list[dict[str, Any]]:
         """A dictionary for each detection: name, label, score (4 digits), box_xyxy (hundredths of a pixel)."""
         return detection_dicts(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
+
+
+def score_thresholds(
+    score: float | Sequence[float], labels: Int64[np.ndarray, " N"]
+) -> float | Float64[np.ndarray, " N"]:
+    """The threshold of each detection: that of all, or that of its class.
+
+    Raises:
+        UserError: a label without a score.
+    """
+    if isinstance(score, int | float):
+        return score
+    if len(labels) and labels.max() >= len(score):
+        raise UserError(f"{len(score)} score thresholds for more classes; give one a class, by label")
+    return np.array(score, dtype=np.float64)[labels]
 
 
 def wanted_labels(names: Sequence[str], wanted: Collection[str]) -> list[bool]:

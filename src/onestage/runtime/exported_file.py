@@ -68,6 +68,13 @@ class ExportedFile:
         return iou_threshold, class_agnostic
 
     @property
+    def score_thresholds(self) -> float | tuple[float, ...]:
+        """The score above which the file's detections are kept, or that of each class, by label."""
+        selection = self.header["selection"]
+        own = selection.get("class_thresholds")
+        return float(selection["score_threshold"]) if own is None else tuple(own)
+
+    @property
     def source_ids(self) -> tuple[int, ...]:
         """Ids of the classes in the training data's file, by label."""
         return tuple(self.header["categories"]["source_ids"])
@@ -166,6 +173,7 @@ def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
             and isinstance(values["evaluation_score_threshold"], float)
             and 0 <= values["evaluation_score_threshold"] <= 1
             and isinstance(values["selection"]["score_threshold"], float)
+            and _are_thresholds(values["selection"].get("class_thresholds"), len(names))
             and all(isinstance(values[key], dict) for key in ("resize", "selection", "origin"))
         )
         if not fits:
@@ -177,6 +185,15 @@ def check_header(header: bytes, digest: str, name: str) -> dict[str, Any]:
     if digest != expected:
         raise UserError(f"{name}: was changed after its export (SHA-256 {digest[:12]}...); use another copy")
     return values
+
+
+def _are_thresholds(scores: Any, num_classes: int) -> bool:
+    """True for a score from 0 to 1 for each class, and for None."""
+    return scores is None or (
+        isinstance(scores, list)
+        and len(scores) == num_classes
+        and all(isinstance(score, float) and 0 <= score <= 1 for score in scores)
+    )
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -58,14 +58,17 @@ class Session:
         raise NotImplementedError
 
     def __call__(
-        self, images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]], score_threshold: float | None = None
+        self,
+        images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        score_threshold: float | Sequence[float] | Literal["auto"] = "auto",
     ) -> list[DetectionArrays]:
         """Detections in images of any sizes, in pixels of each; images of one size go through the network together.
 
-        Scores are above `score_threshold`; None takes the threshold in the file.
+        Scores are above `score_threshold`, or above that of their class, by label; "auto" takes those in the file.
         """
-        if score_threshold is None:
-            score_threshold = float(self.file.header["selection"]["score_threshold"])
+        if isinstance(score_threshold, str):
+            score_threshold = self.file.score_thresholds
+        least = score_threshold if isinstance(score_threshold, int | float) else min(score_threshold)
         found: dict[int, DetectionArrays] = {}
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images_rgb):
@@ -74,13 +77,14 @@ class Session:
             at_once = max(1, PIXELS_AT_ONCE // (height * width))
             for start in range(0, len(indices), at_once):
                 batch = indices[start : start + at_once]
-                outputs = self.run(np.stack([images_rgb[index] for index in batch]), score_threshold)
+                outputs = self.run(np.stack([images_rgb[index] for index in batch]), least)
                 labels = outputs.labels.astype(np.int64)  # an engine may have its own type of 64 bits
                 for row, (index, count) in enumerate(zip(batch, outputs.counts.tolist(), strict=True)):
                     kept = row, slice(count)
-                    found[index] = DetectionArrays(
+                    all_above_least = DetectionArrays(
                         outputs.boxes_xyxy[kept], outputs.scores[kept], labels[kept], self.file.names
                     )
+                    found[index] = all_above_least.filter(score=score_threshold)
         return [found[index] for index in range(len(images_rgb))]
 
 
@@ -138,7 +142,8 @@ class OnnxPredictor:
     """An exported detector that takes images and gives detections."""
 
     session: Session  # the network in its engine
-    score_threshold: float = 0.5  # above which a detection is kept; may be changed between calls
+    # Above which a detection is kept: one for all classes, or one for each, by label; "auto": those in the file.
+    score_threshold: float | Sequence[float] | Literal["auto"] = "auto"  # may be changed between calls
     tiling: Tiling | None = None  # how images are cut into tiles; `load` takes the file's
 
     @property
@@ -189,13 +194,18 @@ class OnnxPredictor:
 
 
 def load(
-    path: str | os.PathLike[str], device: str | None = None, *, score_threshold: float = 0.5, threads: int | None = None
+    path: str | os.PathLike[str],
+    device: str | None = None,
+    *,
+    score_threshold: float | Sequence[float] | Literal["auto"] = "auto",
+    threads: int | None = None,
 ) -> OnnxPredictor:
     """Load a file that `onestage export --format onnx` wrote.
 
     Args:
         device: "cpu" or "cuda"; None: "cpu".
-        score_threshold: score above which a detection is kept.
+        score_threshold: score above which a detection is kept, of all classes or of each, by label. "auto": as in the
+            file, which has what was found best for each class of the model.
         threads: number of CPU threads; None: as many as this process may use.
 
     Raises:

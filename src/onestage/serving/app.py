@@ -33,7 +33,7 @@ from onestage.serving.metrics import Metrics
 from onestage.serving.shared_predictor import ImageResult, SharedPredictor
 from onestage.serving.uploads import BodyReader, Upload
 
-LOWEST_THRESHOLD, USUAL_THRESHOLD = 0.05, 0.5  # score thresholds: the lowest that a client can ask for, the default
+LOWEST_THRESHOLD = 0.05  # the lowest score threshold that a client can ask for
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")}
@@ -78,7 +78,8 @@ class ModelFacts(BaseModel):
     names: list[str] = Field(description="names of the classes, by label")
     colours: list[str] = Field(description="colours of the classes in drawn images: #rrggbb")
     lowest_score_threshold: float
-    usual_score_threshold: float
+    usual_score_threshold: float = Field(description="the lowest of those of the classes")
+    usual_score_thresholds: list[float] = Field(description="of clients that ask for none, of each class, by label")
     largest_request_bytes: int
     largest_image_pixels: int
     images_of_a_request: int
@@ -122,21 +123,21 @@ def create_app(
     token: str | None = None,
     limits: Limits | None = None,
     batch_size: int = 8,
-    score_threshold: float = USUAL_THRESHOLD,
     allowed_hosts: Sequence[str] | None = None,
 ) -> FastAPI:
     """The ASGI application of a model, for any ASGI server (in one process: its batches are shared there).
 
     Args:
-        predictor: a predictor of `onestage.load`; its score threshold becomes the lowest that clients may ask for.
+        predictor: a predictor of `onestage.load`. Its score thresholds hold for clients that ask for none; from now on
+            it gives all that any may ask for.
         token: secret that clients must send as `Authorization: Bearer TOKEN`; None: no secret is needed.
         limits: bounds on what clients may send.
         batch_size: most images that go through the network together; they may come from several requests.
-        score_threshold: score threshold for clients that ask for none.
         allowed_hosts: names by which clients may call the server (see `HostCheck`); None: any.
     """
+    usual = predictor.selection.class_thresholds or [predictor.selection.score_threshold] * len(predictor.categories)
     predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
-    server = Server(predictor, limits or Limits(), batch_size, score_threshold)
+    server = Server(predictor, limits or Limits(), batch_size, usual)
 
     async def guard(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -180,10 +181,10 @@ def create_app(
 class Server:
     """The routes, and what they share. While the server runs, `app.state.shared` is the `SharedPredictor`."""
 
-    def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int, usual_threshold: float) -> None:
+    def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int, usual: Sequence[float]) -> None:
         self.counters = Metrics()
         self._predictor, self._limits, self._batch_size = predictor, limits, batch_size
-        self._usual_threshold = max(usual_threshold, LOWEST_THRESHOLD)
+        self._usual_thresholds = [max(score, LOWEST_THRESHOLD) for score in usual]
         self._bodies, self._drawn = BodyReader(limits), DrawnImages(limits)
 
     @asynccontextmanager
@@ -208,7 +209,7 @@ class Server:
         Of several images, one that can't be read has an `error` in the place of its detections. With
         `Accept: image/png` the answer is the one image with its detections drawn on it.
         """
-        threshold = self._usual_threshold if score_threshold is None else score_threshold
+        threshold = self._usual_thresholds if score_threshold is None else score_threshold
         accepted = request.headers.get("accept", "").lower()
         drawn = PNG in accepted and "application/json" not in accepted
         shared: SharedPredictor = request.app.state.shared
@@ -241,7 +242,8 @@ class Server:
             names=list(names),
             colours=["#{:02x}{:02x}{:02x}".format(*class_color(label)) for label in range(len(names))],
             lowest_score_threshold=LOWEST_THRESHOLD,
-            usual_score_threshold=self._usual_threshold,
+            usual_score_threshold=min(self._usual_thresholds),
+            usual_score_thresholds=self._usual_thresholds,
             largest_request_bytes=self._limits.body_bytes,
             largest_image_pixels=self._limits.pixels,
             images_of_a_request=self._limits.images,
@@ -259,7 +261,9 @@ class Server:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _as_json(image: Upload, result: ImageResult | ImageError, score_threshold: float) -> dict[str, Any]:
+def _as_json(
+    image: Upload, result: ImageResult | ImageError, score_threshold: float | Sequence[float]
+) -> dict[str, Any]:
     if isinstance(result, ImageError):
         return {"source": image.name, "error": _with_name(image, result)}
     height, width = result.size_hw

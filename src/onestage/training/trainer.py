@@ -19,7 +19,7 @@ from onestage.data.loader_workers import readable_worker_errors
 from onestage.data.table import Table
 from onestage.detectors import Detector
 from onestage.errors import UserError
-from onestage.evaluation import measure
+from onestage.evaluation import find_thresholds, measure
 from onestage.input_size import Stretch
 from onestage.models.model_file import RunFolder, save_model
 from onestage.structures import Batch, DetectionTable
@@ -284,14 +284,16 @@ class Trainer:
                     )
                 except StoppedError:
                     return None
-            measurement = measure(val.ground_truth(), DetectionTable.from_detections(found), val.categories)
+            truth, detections = val.ground_truth(), DetectionTable.from_detections(found)
+            measurement = measure(truth, detections, val.categories)
             map_area = measurement.metrics["voc"]["map_area"] or 0.0
             # Of equals, the later: where nothing is found yet, all have 0.
             if map_area >= position.best_map_area or self.recipe.keep == "last":
                 position.best_map_area = max(map_area, position.best_map_area)
                 model, categories = self.detector, self.train_table.categories
                 facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": position.step}
-                self.world.on_main(lambda: save_model(self.folder.model, model, categories, **facts))
+                thresholds = find_thresholds(truth, detections, len(categories), split=val.split)
+                self.world.on_main(lambda: save_model(self.folder.model, model, categories, thresholds, **facts))
         seconds = self.world.from_main(time.monotonic() - started)
         position.evaluations = int(self.progress * self.recipe.evaluations)
         position.evaluation_seconds += seconds
