@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from torchvision.ops import batched_nms
 
 from onestage.boxes import decode_deltas
+from onestage.errors import UserError
 from onestage.postprocess import Selection, select, soft_nms
 
 # Two boxes with IoU 0.8 and one far away.
@@ -79,6 +80,15 @@ def test_negative_coordinates_do_not_reach_into_another_class() -> None:
 def test_scores_must_be_above_the_threshold() -> None:
     (found,) = select(BOXES, scores([0.25], [0.0], [0.26]), Selection(score_threshold=0.25))
     assert_close(found.scores, torch.tensor([0.26]))
+
+
+def test_each_class_may_have_a_threshold_of_its_own() -> None:
+    values = scores([0.6, 0.6], [0.0, 0.3], [0.4, 0.0])
+    (found,) = select(BOXES, values, Selection(iou_threshold=0.99).with_class_thresholds([0.5, 0.2]))
+    assert_close(found.scores, torch.tensor([0.6, 0.6, 0.3]))
+    assert found.labels.tolist() == [0, 1, 1]
+    with pytest.raises(UserError, match="1 score thresholds for more classes"):
+        select(BOXES, values, Selection().with_class_thresholds([0.5]))
 
 
 def test_the_best_candidates_of_each_class_are_taken_before_nms() -> None:

@@ -22,6 +22,7 @@ from numpy.testing import assert_allclose
 from shape_checks import unchecked
 from small_model import trace_each_model_once
 
+import onestage
 from onestage.data.generated import draw_image
 from onestage.data.loader import stack_images
 from onestage.detectors import build, detector_config
@@ -35,6 +36,7 @@ from onestage.inference.predictor import ExportedPredictor, Predictor
 from onestage.input_size import KeepRatio, Resize, Stretch, resize_image
 from onestage.postprocess import select
 from onestage.runtime.exported_file import ExportedFile
+from onestage.runtime.session import load as load_session
 from onestage.selection import Selection
 from onestage.structures import Categories
 
@@ -193,13 +195,33 @@ def ssd_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_call_may_give_another_threshold_and_a_lower_limit(ssd_file: Path) -> None:
     image = draw_image(np.random.default_rng(0), 300).image
     predictor = ExportedPredictor(ssd_file)
-    assert predictor.selection.score_threshold == 0.5
+    assert predictor.selection.score_threshold == 0.4  # the file's own
     predictor.selection = replace(predictor.selection, score_threshold=0.01, max_detections=7)
     few = predictor(image)
     assert len(few) == 7
     predictor.selection = replace(predictor.selection, score_threshold=float(few.scores[3]), max_detections=100)
     assert len(predictor(image)) == 3
-    assert (predictor.session([image], None)[0].scores > 0.4).all()  # the file's own
+    assert (predictor.session([image])[0].scores > 0.4).all()  # the file's own
+
+
+def test_thresholds_of_classes_are_in_the_file_and_hold_in_every_engine_as_in_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = build("ssd300-test_efficientnet", len(CATEGORIES)).eval()
+    _spread_scores(detector)
+    image = draw_image(np.random.default_rng(0), 300).image
+    everything = Predictor(detector, CATEGORIES, detector.evaluation_selection, device="cpu", precision="fp32")(image)
+    of_each = [everything.scores[everything.labels == label] for label in range(len(CATEGORIES))]
+    own = tuple(float((ones[2] + ones[3]) / 2) for ones in of_each)  # so that three of each class stay
+    selection = detector.evaluation_selection.with_class_thresholds(own)
+    write_onnx(ModelToExport(detector, CATEGORIES, selection, {}), tmp_path / "m.onnx")
+
+    exported, in_torch = onestage.load(tmp_path / "m.onnx"), Predictor(detector, CATEGORIES, selection, device="cpu")
+
+    assert exported.selection.class_thresholds == own
+    for found in (exported(image), in_torch(image), load_session(tmp_path / "m.onnx")(image)):
+        assert np.bincount(found.labels, minlength=len(CATEGORIES)).tolist() == [3] * len(CATEGORIES)
+    exported.selection = exported.selection.changed(score_threshold=min(own))  # a number takes their place
+    assert len(exported(image)) > 3 * len(CATEGORIES)
 
 
 def test_what_is_part_of_the_file_cannot_be_replaced(ssd_file: Path) -> None:

@@ -13,6 +13,7 @@ from onestage.errors import UserError
 from onestage.inference.object_tracking import NO_TRACK, ObjectTracker
 from onestage.inference.predictor import FramePrediction
 from onestage.inference.video import Frame
+from onestage.selection import Selection
 from onestage.structures import Detections
 
 NAMES = ("car", "dog")
@@ -32,7 +33,7 @@ def followed(frames: list[Detections], times_s: list[float] | None = None, rate:
         FramePrediction(Frame(image, index, Fraction(time)), one)
         for index, (one, time) in enumerate(zip(frames, times, strict=True))
     ]
-    tracked = list(ObjectTracker(frame_rate=rate, score_threshold=0.5).follow(predictions))
+    tracked = list(ObjectTracker(frame_rate=rate, selection=Selection(score_threshold=0.5)).follow(predictions))
     assert [one.frame for one in tracked] == [one.frame for one in predictions]
     return [one.found for one in tracked]
 
@@ -110,4 +111,4 @@ def test_frames_without_objects_have_no_tracks() -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
     with pytest.raises(UserError, match="pip install --no-deps trackers"):
-        ObjectTracker(frame_rate=10.0, score_threshold=0.5)
+        ObjectTracker(frame_rate=10.0, selection=Selection(score_threshold=0.5))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_model import write_small_model
 
 import onestage
 from onestage.data.generated import KINDS, write_generated_voc
 from onestage.detectors import build
 from onestage.errors import UserError
-from onestage.models.model_file import save_model
+from onestage.models.model_file import load_model, save_model
 from onestage.structures import Categories
 
 IMAGES = 3
@@ -51,3 +52,38 @@ def test_post_processing_is_the_models_own_unless_asked_otherwise(model: Path, t
 def test_a_threshold_outside_of_0_to_1_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="iou_threshold"):
         onestage.evaluate(model, model.parent / "data", out=tmp_path, iou_threshold=45)
+
+
+def test_score_thresholds_are_found_once_kept_in_the_model_and_used_by_everything(tmp_path: Path) -> None:
+    model, data = write_small_model(tmp_path / "model.safetensors", names=KINDS), tmp_path / "data"
+    write_generated_voc(data, train=1, test=4)
+    assert onestage.load(model).selection.class_thresholds is None
+    assert onestage.load(model).selection.score_threshold == 0.5
+
+    onestage.evaluate(model, data, out=tmp_path / "1")
+    found = load_model(model).thresholds
+    onestage.evaluate(model, data, out=tmp_path / "2", split="trainval")  # they are there now, and stay
+
+    assert found.images == 4
+    assert found.split == "test"
+    assert load_model(model).thresholds == found
+    assert onestage.load(model).selection.class_thresholds == found.scores
+    onestage.export_model(model, out=tmp_path / "model.onnx")
+    assert onestage.load(tmp_path / "model.onnx").selection.class_thresholds == found.scores
+    onestage.export_model(model, out=tmp_path / "number.onnx", score_threshold=0.25)
+    assert onestage.load(tmp_path / "number.onnx").selection.score_threshold == 0.25
+
+
+def test_a_wanted_precision_finds_thresholds_anew(tmp_path: Path) -> None:
+    model, data = write_small_model(tmp_path / "model.safetensors", names=KINDS), tmp_path / "data"
+    write_generated_voc(data, train=1, test=4)
+    onestage.evaluate(model, data, out=tmp_path / "1")
+
+    onestage.evaluate(model, data, out=tmp_path / "2", wanted_recall=1.0)
+
+    thresholds = load_model(model).thresholds
+    assert str(thresholds.aim) == "recall of 1"
+    reached = [one for one in thresholds.classes if one.reached]
+    assert all(one.recall == 1.0 for one in reached)
+    with pytest.raises(UserError, match="leave out other post-processing"):
+        onestage.evaluate(model, data, out=tmp_path / "3", wanted_recall=1.0, nms="soft")

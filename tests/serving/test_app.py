@@ -188,13 +188,15 @@ def test_the_model_route_gives_classes_and_limits(port: int) -> None:
     assert facts["names"] == ["blue", "red"]
     assert facts["colours"] == ["#ff9f1c", "#2ec4ff"]
     assert (facts["lowest_score_threshold"], facts["usual_score_threshold"]) == (0.05, 0.5)
+    assert facts["usual_score_thresholds"] == [0.5, 0.5]
     assert facts["version"] == onestage.__version__
 
 
 def test_the_threshold_of_clients_that_ask_for_none_can_be_set() -> None:
     predictor = Predictor(RedBoxDetector(), CATEGORIES, device="cpu")  # its red boxes have a score of 0.9
-    with running(create_app(predictor, score_threshold=0.95)) as port:
-        assert ask(port, "/v1/model").json["usual_score_threshold"] == 0.95
+    predictor.selection = predictor.selection.with_class_thresholds([0.3, 0.95])  # of blue, red
+    with running(create_app(predictor)) as port:
+        assert ask(port, "/v1/model").json["usual_score_thresholds"] == [0.3, 0.95]
         assert ask(port, "/v1/detect", red_png(BOX)).json[0]["detections"] == []
         assert ask(port, "/v1/detect?score_threshold=0.5", red_png(BOX)).json[0]["detections"] == [RED_BOX_FOUND]
 
