@@ -40,7 +40,7 @@ LEAST_DISTANCE = 0.2  # of two images that may both be chosen, of 0 to 1
 class Doubt:
     """What a model is unsure of in one image."""
 
-    mistakes: float  # how many are to be expected
+    mistakes: float  # the sum of the chances; scores are no chances to rely on, so it tells images apart, no more
     near: int  # places with a score near the threshold
     classes: int  # places with two classes
     kept: int  # places above the threshold
@@ -136,7 +136,7 @@ def _layout(boxes_xyxy: Float[np.ndarray, "N 4"], chances: Float[np.ndarray, " N
 
 def _classes(labels: Int64[np.ndarray, " N"], chances: Float[np.ndarray, " N"]) -> Float[np.ndarray, " C"]:
     """How many detections there are of each class."""
-    return _unit(np.bincount(labels % CLASS_BINS, weights=chances, minlength=CLASS_BINS))
+    return _unit(np.bincount(labels % CLASS_BINS, weights=chances, minlength=CLASS_BINS).astype(np.float64))
 
 
 def _unit(vector: Float[np.ndarray, " D"]) -> Float[np.ndarray, " D"]:

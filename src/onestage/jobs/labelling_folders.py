@@ -1,6 +1,6 @@
 """Detections as data sets that labelling tools import, to be corrected there: copies of the images, and annotations.
 
-    VOC            voc/            Annotations/STEM.xml, JPEGImages/NAME, ImageSets/Main/trainval.txt
+    VOC            voc/            labelmap.txt, Annotations/STEM.xml, JPEGImages/NAME, ImageSets/Main/trainval.txt
     COCO           coco-folder/    annotations/instances_default.json, images/default/NAME
     YOLO           yolo/           data.yaml, labels/train/STEM.txt, images/train/NAME
     Label Studio   label-studio/   tasks.json, labels.xml, images/NAME
@@ -53,9 +53,14 @@ class _Copies:
 
 
 def voc_folder(output: Output) -> Add:
-    """`voc/`, to correct in LabelImg, CVAT or another tool."""
+    """`voc/`, to correct in LabelImg, CVAT or another tool; `labelmap.txt` names the classes for CVAT.
+
+    Source: docs.cvat.ai, "Dataset formats, Pascal VOC".
+    """
     copies, annotations = _Copies(output, "voc/JPEGImages"), output.written.folder / "voc" / "Annotations"
     names_file = output.opened("voc/ImageSets/Main/trainval.txt")
+    classes = "".join(f"{one_line(name)}:::\n" for name in output.categories.names)
+    output.opened("voc/labelmap.txt").write(f"# label:color_rgb:parts:actions\nbackground:0,0,0::\n{classes}")
 
     def add(result: ImageResult) -> None:
         name, found = copies.add(result), _with_area(result.found)

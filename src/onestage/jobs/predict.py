@@ -44,7 +44,7 @@ FILES_OF: dict[str, tuple[str, ...]] = {  # of each format, as globs
     "json": ("detections.json",),
     "csv": ("detections.csv",),
     "coco": ("coco_results.json", "coco_images.json"),
-    "voc": ("voc/Annotations/[!.]*", "voc/JPEGImages/[!.]*", "voc/ImageSets/Main/[!.]*"),
+    "voc": ("voc/labelmap.txt", *(f"voc/{part}/[!.]*" for part in ("Annotations", "JPEGImages", "ImageSets/Main"))),
     "yolo": ("yolo/data.yaml", "yolo/images/train/[!.]*", "yolo/labels/train/[!.]*"),
     "coco-folder": ("coco-folder/annotations/instances_default.json", "coco-folder/images/default/[!.]*"),
     "label-studio": ("label-studio/tasks.json", "label-studio/labels.xml", "label-studio/images/[!.]*"),

@@ -25,7 +25,7 @@ from onestage.terminal import Display
 from onestage.texts import as_unicode, json_text
 
 RANKED_FILES = ("ranked.json", "ranked.csv", "ranked.txt")
-COLUMNS = ("rank", "source", "frame", "time_s", "expected_mistakes", "why")
+COLUMNS = ("rank", "source", "frame", "time_s", "doubt", "why")
 ReadVideo = Callable[[VideoSource], VideoReader]
 
 
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
     def row(self, rank: int) -> dict[str, Any]:
         """The fields of `ranked.json`."""
         of_frame = {} if self.frame is None else {"frame": self.frame, "time_s": self.time_s}
-        doubt = {"expected_mistakes": round(self.doubt.mistakes, 2), "why": self.doubt.why}
+        doubt = {"doubt": round(self.doubt.mistakes, 2), "why": self.doubt.why}
         return {"rank": rank, "source": self.source.name, **of_frame, **doubt}
 
 
@@ -55,7 +55,7 @@ class Ranking:
         """`ranked.json` and `ranked.csv`; the image files alone, for `@ranked.txt`, in `ranked.txt`."""
         rows = [seen.row(rank) for rank, seen in enumerate(self.chosen, start=1)]
         table = io.StringIO(newline="")
-        writer = csv.DictWriter[str](table, COLUMNS)
+        writer: csv.DictWriter[str] = csv.DictWriter(table, COLUMNS)
         writer.writeheader()
         writer.writerows({**row, "source": as_unicode(row["source"])} for row in rows)
         files = [seen.source.name for seen in self.chosen if isinstance(seen.source, ImageSource)]
@@ -102,10 +102,8 @@ def rank_sources(
     order = list(choose(mistakes, np.stack([one.doubt.vector for one in seen]), count))
     if len(order) < min(count, len(seen)):
         display.say(f"only {len(order)} are chosen: each of the others looks like one of these")
-    display.say(
-        f"{len(order):,} of {len(seen):,} are most worth labelling; mistakes to expect: {mistakes[order].mean():.1f} "
-        f"in each of them, {mistakes.mean():.1f} on average"
-    )
+    doubts = f"doubt {mistakes[order].mean():.2g} an image, {mistakes.mean():.2g} over all"
+    display.say(f"{len(order):,} of {len(seen):,} images are most worth labelling ({doubts})")
     return Ranking([seen[index] for index in order], len(unreadable))
 
 
