@@ -1,4 +1,4 @@
-"""Detections as data sets for labelling tools: read by our readers, by supervision, and held against documented forms."""
+"""Detections as data sets for labelling tools, read by our readers and by supervision, in the documented forms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def predictor(monkeypatch: pytest.MonkeyPatch) -> Predictor:
 @pytest.fixture
 def out(tmp_path: Path, predictor: Predictor) -> Path:
     """The results for three images, of which the last has no detection and two have the same name."""
-    for name, value in (("a b.png", 255), ("deep/a b.png", 255), ("empty.png", 0)):
+    for name, value in (("a b.png", 255), ("deep/a b.png", 255), ("z/empty.png", 0)):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         image = np.zeros((100, 100, 3), dtype=np.uint8)
         image[:, :, 2] = value
@@ -75,7 +75,7 @@ def write(folder: Path, sources: list[str]) -> Path:
 def test_our_own_readers_find_the_same_boxes(out: Path, folder: str, kind: str, split: str, digits: float) -> None:
     table, problems = read(out / folder, kind, split)
     names = sorted(table.image_name(index).rpartition("/")[2] for index in range(len(table)))
-    assert names == ["a b.png", "deep-a b.png", "empty.png"]
+    assert names == ["a b.png", "deep-a b.png", "z-empty.png"]
     for index in range(len(table)):
         rows = sorted(objects(table, index))
         assert [row[0] for row in rows] == ([] if "empty" in table.image_name(index) else ["blue", "red"])
@@ -98,8 +98,8 @@ def test_supervision_reads_the_voc_yolo_and_coco_folders(out: Path) -> None:
     for dataset in sets:
         assert sorted(dataset.classes) == ["blue", "red"]
         seen = {Path(path).name: found for path, _, found in dataset}
-        assert sorted(seen) == ["a b.png", "deep-a b.png", "empty.png"]
-        assert len(seen["empty.png"]) == 0
+        assert sorted(seen) == ["a b.png", "deep-a b.png", "z-empty.png"]
+        assert len(seen["z-empty.png"]) == 0
         for name in ("a b.png", "deep-a b.png"):
             assert seen[name].class_id is not None
             rows = sorted(
@@ -127,7 +127,7 @@ def test_the_coco_folder_is_as_cvat_and_fiftyone_import_it(out: Path) -> None:
     file = out / "coco-folder/annotations/instances_default.json"
     coco = COCO(str(file))
     assert coco.cats == {1: {"id": 1, "name": "blue"}, 2: {"id": 2, "name": "red"}}
-    assert [one["file_name"] for one in coco.imgs.values()] == ["a b.png", "deep-a b.png", "empty.png"]
+    assert [one["file_name"] for one in coco.imgs.values()] == ["a b.png", "deep-a b.png", "z-empty.png"]
     assert all((out / "coco-folder/images/default" / one["file_name"]).exists() for one in coco.imgs.values())
     annotations = list(coco.anns.values())
     assert [(one["id"], one["image_id"], one["category_id"], one["iscrowd"]) for one in annotations] == [
