@@ -286,8 +286,8 @@ def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
 
 def test_predictions_of_an_exported_label_studio_task_are_no_labels(tmp_path: Path) -> None:
     """They count only where there is no list of annotations: in tasks that are still to be imported."""
-    write_image(tmp_path / "a.jpg", 80, 60)
-    write_image(tmp_path / "b.jpg", 80, 60)
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "b.jpg")
     value = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": ["cat"]}
     region = {"type": "rectanglelabels", "original_width": 80, "original_height": 60, "value": value}
     predictions = [{"result": [region]}, {"result": []}]
