@@ -129,7 +129,7 @@ def test_the_coco_folder_is_as_cvat_and_fiftyone_import_it(out: Path) -> None:
     assert coco.cats == {1: {"id": 1, "name": "blue"}, 2: {"id": 2, "name": "red"}}
     assert [one["file_name"] for one in coco.imgs.values()] == ["a b.png", "deep-a b.png", "z-empty.png"]
     assert all((out / "coco-folder/images/default" / one["file_name"]).exists() for one in coco.imgs.values())
-    annotations = list(coco.anns.values())
+    annotations: list[dict] = json.loads(file.read_text())["annotations"]
     assert [(one["id"], one["image_id"], one["category_id"], one["iscrowd"]) for one in annotations] == [
         (1, 1, 2, 0), (2, 1, 1, 0), (3, 2, 2, 0), (4, 2, 1, 0),
     ]  # fmt: skip

@@ -115,7 +115,7 @@ def choose(mistakes: Float[np.ndarray, " I"], vectors: Float16[np.ndarray, "I D"
         if nearest[best] < LEAST_DISTANCE:
             return
         yield best
-        apart = np.sqrt(np.maximum(squares + squares[best] - 2 * vectors @ vectors[best], 0))
+        apart = np.sqrt(np.maximum(squares + squares[best] - 2 * (vectors @ vectors[best]), 0))
         nearest = np.minimum(nearest, np.where(apart < LEAST_DISTANCE, 0, apart))
 
 

@@ -1,6 +1,6 @@
 """`onestage predict --rank`: of many images and frames, the few that are most worth labelling, and a list of them.
 
-Of each image only a few numbers are kept, so that a hundred thousand take about 60 MB.
+Of each image only a few numbers are kept, so that a hundred thousand take about 200 MB at most.
 """
 
 from __future__ import annotations
