@@ -135,10 +135,7 @@ def predict(
             ranking.write(written)
         with _result_files(written, predictor.categories, os.fspath(model), formats) as (add, done):
             run = _Run(predictor, add, written, batch_size, display)
-            if ranking is None:
-                unreadable = _predict_images(run, opened) + _predict_videos(run, opened, read_video, track)
-            else:
-                unreadable = ranking.unreadable + _predict_ranked(run, ranking, read_video)
+            unreadable = _predict_all(run, opened, ranking, read_video, track)
     display.say(f"{_counted(done, score_threshold, track)}: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
@@ -182,6 +179,15 @@ def _targets(sources: Sequence[Source], folder: Path, formats: Sequence[str], ra
         yield from folder.glob(pattern) if "*" in pattern else (folder / pattern,)
     for video in (source for source in sources if ranked and isinstance(source, VideoSource)):
         yield from folder.glob(f"{glob.escape(_stem(video))}-[0-9]*.jpg")
+
+
+def _predict_all(
+    run: _Run, sources: Sequence[Source], ranking: Ranking | None, read_video: ReadVideo, track: bool
+) -> int:
+    """Detect in all sources, or in what was chosen of them; returns how many could not be read."""
+    if ranking is not None:
+        return ranking.unreadable + _predict_ranked(run, ranking, read_video)
+    return _predict_images(run, sources) + _predict_videos(run, sources, read_video, track)
 
 
 def _predict_images(run: _Run, sources: Sequence[Source]) -> int:
