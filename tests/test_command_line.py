@@ -26,7 +26,7 @@ def test_ctrl_c_before_a_command_has_begun_is_one_word(
     def interrupted() -> type[cli.Train]:
         raise KeyboardInterrupt  # while the settings of `train` load torch
 
-    monkeypatch.setattr(cli, "_train_with_settings", interrupted)
+    monkeypatch.setattr(cli, "train_with_settings", interrupted)
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "data"])
     assert ended.value.code == 1

@@ -1,7 +1,8 @@
-"""The commands of docs/training_further.md run as they stand there, on small networks and for a step."""
+"""The commands of docs/training_further.md and docs/what_to_label_next.md run, on small networks and for a step."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -15,10 +16,12 @@ from small_model import write_small_model
 from torchvision.models import get_model_weights
 
 from onestage import cli
+from onestage.data import read_dataset
 from onestage.data.generated import write_generated_voc
 from onestage.models.model_file import load_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "training_further.md"
+LOOP = PAGE.with_name("what_to_label_next.md")
 SHORT = "--steps 1 --batch-size 2 --workers 0 --evaluations 1"
 
 
@@ -67,3 +70,24 @@ def test_a_command_of_the_page_runs(command: str, folder: Path, capsys: pytest.C
         assert "from torchvision:ssd300_vgg16 (ssd300-vgg16, 90 classes):" in said
     if "theirs.pth" in command and words[0] == "train":
         assert "does not name them, so all start fresh" in said
+
+
+def test_the_loop_of_labelling_runs_as_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("FIRST-100", 1), ("UNLABELLED", 2), ("HELD-OUT", 1)):  # the same classes
+        write_generated_voc(Path(name), seed=seed, train=4, test=2)
+    names = read_dataset(Path("FIRST-100"), "test")[0].categories.names
+    steps = re.findall(r"^    (onestage .+)$", LOOP.read_text(), re.MULTILINE)
+    assert [step.split()[1] for step in steps] == ["train", "predict", "train", "evaluate", "evaluate"]
+    for number, words in enumerate(map(shlex.split, steps)):
+        short = shlex.split(SHORT) if words[1] == "train" else []
+        network = ["--detector", "ssd300-test_efficientnet", "--backbone-weights", "none"] if number == 0 else []
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words[1:], *short, *network])
+        assert (words, ended.value.code) == (words, 0)
+        if number == 0:  # as if it had learned something
+            write_small_model(Path("runs/round-0/model.safetensors"), names=names)
+    ranked = json.loads(Path("to-label/round-1/ranked.json").read_text())
+    assert 0 < len(ranked) <= 6
+    assert Path("runs/round-1/model.safetensors").exists()
+    assert Path("evaluations/round-1/metrics.json").exists()

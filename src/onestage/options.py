@@ -30,6 +30,14 @@ Data = Annotated[
 Device = Annotated[
     str | None, arg(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.", help_behavior_hint="")
 ]
+ResultFormats = Annotated[
+    tuple[Literal["csv", "coco", "voc", "yolo", "coco-folder", "label-studio"], ...],
+    arg(
+        help="Results also as CSV, in COCO's result format (coco), or as folders to correct in a labelling tool and to "
+        "train on: voc, yolo, coco-folder (as CVAT and FiftyOne import it), label-studio.",
+        help_behavior_hint="",
+    ),
+]
 
 # --- how data is read
 

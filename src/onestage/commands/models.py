@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 import onestage
 from onestage.command import Command
 from onestage.errors import UserError
-from onestage.options import Device, Maybe, Model, Postprocessing, Sources
+from onestage.options import Device, Maybe, Model, Postprocessing, ResultFormats, Sources
 from onestage.terminal import seconds
 
 
@@ -37,8 +37,11 @@ class Predict(Command):
     """Time in a video to end before."""
     track: bool = False
     """Number each object of a video through the frames (ByteTrack)."""
-    write: Annotated[tuple[Literal["csv", "coco", "voc"], ...], arg(help_behavior_hint="")] = ()
-    """Results also as CSV, in COCO's result format, or as a VOC folder to correct in a labelling tool and train on."""
+    write: ResultFormats = ()
+    rank: Maybe[Literal["uncertain"]] = None
+    """Write only the images and frames most worth labelling, unlike one another, and ranked.csv: which, and why."""
+    rank_images: int = 100
+    """Number of images and frames to choose with --rank."""
     batch_size: int = 8
     """Images that go through the network together."""
     device: Device = None
@@ -61,22 +64,18 @@ class Predict(Command):
     """Images in a Parquet file of results, which is also what a worker that died does again. Default: 64 to 2000."""
 
     def run(self) -> None:
-        without = ("engine", *_ONLY_LOCAL, *_ONLY_WITH_RAY)
         if self.engine == "ray":
             self._refuse(_ONLY_LOCAL, "not with --engine ray, which takes images and writes Parquet; leave one out")
             of_ray = {name: getattr(self, name) for name in _ONLY_WITH_RAY}
-            self.call(onestage.predict_collection, without=without, **of_ray)
+            self.call(onestage.predict_collection, without=("engine", *_ONLY_LOCAL, *_ONLY_WITH_RAY), **of_ray)
             return
         self._refuse(_ONLY_WITH_RAY, "only with --engine ray; add that, or leave it out")
         self.call(
             onestage.predict,
-            without=without,
-            every=self.every,
+            without=("engine", "start", "end", "write", *_ONLY_WITH_RAY),
             start_s=seconds(self.start or "0"),
             end_s=None if self.end is None else seconds(self.end),
-            track=self.track,
             formats=self.write,
-            overwrite=self.overwrite,
         )
 
     def _refuse(self, names: Collection[str], why: str) -> None:
@@ -86,7 +85,7 @@ class Predict(Command):
                 raise UserError(f"--{spelled.get(option.name, option.name).replace('_', '-')}: {why}")
 
 
-_ONLY_LOCAL = ("every", "start", "end", "track", "write", "overwrite")
+_ONLY_LOCAL = ("every", "start", "end", "track", "write", "rank", "rank_images", "overwrite")
 _ONLY_WITH_RAY = ("address", "concurrency", "gpus_per_worker", "column", "source_column", "part_size")
 
 

@@ -16,9 +16,11 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
+from jaxtyping import Float, Float32, Int64
 
 from onestage.data.folder import stem_of
 from onestage.data.formats.voc import voc_annotation
@@ -74,18 +76,9 @@ def write_coco(tables: Tables, out: Path, *, copy: bool = False) -> None:
             rows = range(int(table.first_object[index]), int(table.first_object[index + 1]))
             for row in rows:
                 annotation_number += 1
-                x0, y0, x1, y1 = _decimals(table.boxes_xyxy[row])
-                annotations.append(
-                    {
-                        "id": annotation_number,
-                        "image_id": image_id,
-                        "category_id": class_ids[int(table.labels[row])],
-                        "bbox": [x0, y0, x1 - x0, y1 - y0],
-                        "area": _decimals(table.areas[row : row + 1])[0],
-                        "iscrowd": int(table.ignored[row]),
-                        "segmentation": [],
-                    }
-                )
+                class_id, area = class_ids[int(table.labels[row])], _decimals(table.areas[row : row + 1])[0]
+                one = coco_annotation(annotation_number, image_id, class_id, table.boxes_xyxy[row], area)
+                annotations.append(one | {"iscrowd": int(table.ignored[row])})
             _place(table.image_path(index), out / "images" / split / name, copy)
         named = [{"id": number, "name": name} for number, name in zip(class_ids, categories.names, strict=True)]
         content = {"images": images, "annotations": annotations, "categories": named}
@@ -100,16 +93,38 @@ def write_yolo(tables: Tables, out: Path, *, copy: bool = False) -> None:
             name = names[table.image_path(index)]
             height, width = table.image_sizes_hw[index].tolist()
             boxes_xyxy, labels, ignored = table.objects(index)
-            lines = []
-            for box_xyxy, label in zip(boxes_xyxy[~ignored], labels[~ignored], strict=True):
-                x0, y0, x1, y1 = map(float, box_xyxy)
-                sides = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
-                lines.append(" ".join([str(label), *map(repr, sides)]))
+            lines = yolo_lines(boxes_xyxy[~ignored], labels[~ignored], (height, width))
             _write_lines(out / "labels" / split / f"{stem_of(name)}.txt", lines)
             _place(table.image_path(index), out / "images" / split / name, copy)
     settings = {split: f"images/{split}" for split in tables}
     names_of = dict(enumerate(_categories(tables).names))
     _write(out / "data.yaml", yaml.safe_dump({**settings, "names": names_of}, allow_unicode=True, sort_keys=False))
+
+
+def coco_annotation(
+    number: int, image_id: int, category_id: int, box_xyxy: Float32[np.ndarray, " 4"], area: float | None = None
+) -> dict[str, Any]:
+    """One of COCO's `annotations`, of an object that is no crowd; `area` None is the box's."""
+    x0, y0, x1, y1 = _decimals(box_xyxy)
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": (x1 - x0) * (y1 - y0) if area is None else area,
+        "iscrowd": 0,
+        "segmentation": [],
+    }
+
+
+def yolo_lines(
+    boxes_xyxy: Float[np.ndarray, "N 4"], labels: Int64[np.ndarray, " N"], size_hw: tuple[int, int]
+) -> list[str]:
+    """The lines of an image's label file: class, centre, width and height, in parts of the image."""
+    size = np.array(size_hw[::-1], dtype=np.float64)
+    low, high = boxes_xyxy[:, :2].astype(np.float64), boxes_xyxy[:, 2:].astype(np.float64)
+    sides = np.concatenate([(low + high) / 2 / size, (high - low) / size], axis=1).tolist()
+    return [" ".join([str(label), *map(repr, box)]) for label, box in zip(labels.tolist(), sides, strict=True)]
 
 
 WRITERS: dict[str, Callable[..., None]] = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo}

@@ -3,23 +3,18 @@
 Everything is written image by image, so that memory stays flat however long a video is.
 """
 
-import csv
+import glob
 import os
-import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from itertools import chain, count
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeAlias
-
-import cv2
-import numpy as np
-from jaxtyping import UInt8
+from typing import Any, Literal
 
 from onestage.compute.memory import keep_freed_memory
-from onestage.data.formats.voc import voc_annotation
 from onestage.drawing import SMALLEST_DRAWN_SIDE
 from onestage.errors import UserError
 from onestage.inference.object_tracking import LOWEST_SCORE, ObjectTracker
@@ -28,20 +23,33 @@ from onestage.inference.sources import ImageSource, Source, VideoSource, open_so
 from onestage.inference.threads import behind
 from onestage.inference.video import TIME_DIGITS, VideoError, VideoReader, check_chosen_frames
 from onestage.inference.video_writer import VideoWriter
+from onestage.jobs.labelling_folders import coco_folder, label_studio_folder, voc_folder, yolo_folder
+from onestage.jobs.rank import RANKED_FILES, Ranking, ReadVideo, rank_sources
+from onestage.jobs.result_files import Add, ImageResult, Output, coco_files, csv_file, detections_json, write_image
 from onestage.jobs.written_files import WrittenFiles
 from onestage.selection import Selection
 from onestage.structures import Categories, Detections
 from onestage.terminal import Display
-from onestage.texts import as_file_name, as_unicode, json_text
 
-ResultFormat = Literal["csv", "coco", "voc"]
-FILES_OF: dict[str, tuple[str, ...]] = {  # of each format, beside the files of images
+ResultFormat = Literal["csv", "coco", "voc", "yolo", "coco-folder", "label-studio"]
+WRITERS: dict[str, Callable[[Output], Add]] = {
+    "json": detections_json,
+    "csv": csv_file,
+    "coco": coco_files,
+    "voc": voc_folder,
+    "yolo": yolo_folder,
+    "coco-folder": coco_folder,
+    "label-studio": label_studio_folder,
+}
+FILES_OF: dict[str, tuple[str, ...]] = {  # of each format, as globs
     "json": ("detections.json",),
     "csv": ("detections.csv",),
     "coco": ("coco_results.json", "coco_images.json"),
-    "voc": (),
+    "voc": ("voc/labelmap.txt", *(f"voc/{part}/[!.]*" for part in ("Annotations", "JPEGImages", "ImageSets/Main"))),
+    "yolo": ("yolo/data.yaml", "yolo/images/train/[!.]*", "yolo/labels/train/[!.]*"),
+    "coco-folder": ("coco-folder/annotations/instances_default.json", "coco-folder/images/default/[!.]*"),
+    "label-studio": ("label-studio/tasks.json", "label-studio/labels.xml", "label-studio/images/[!.]*"),
 }
-CSV_COLUMNS = ["source", "frame", "time_s", "name", "label", "score", "x0", "y0", "x1", "y1", "track_id"]
 
 
 @dataclass(frozen=True)
@@ -52,20 +60,6 @@ class Predicted:
     images: int
     frames: int
     detections: int
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """An image, or a frame of a video, with its detections."""
-
-    where: dict[str, Any]  # the fields of `detections.json` that say which image it is
-    name: str  # a file name for the image, unique even without its suffix
-    file: Path | None  # the file that it was read from, if it was one
-    image_rgb: UInt8[np.ndarray, "H W 3"]  # upright
-    found: Detections  # in pixels of the image
-
-
-Add: TypeAlias = Callable[[ImageResult], None]
 
 
 def predict(
@@ -85,6 +79,8 @@ def predict(
     end_s: float | None = None,
     track: bool = False,
     formats: tuple[ResultFormat, ...] = (),
+    rank: Literal["uncertain"] | None = None,
+    rank_images: int = 100,
     batch_size: int = 8,
     device: str | None = None,
     overwrite: bool = False,
@@ -107,7 +103,11 @@ def predict(
         start_s, end_s: detect in the frames of a video from one time to before the other, seconds.
         track: give each object of a video a number that it keeps from frame to frame (ByteTrack). Detections with
             lower scores are kept, too, where they go on with a track.
-        formats: also write "csv", "coco" (its result format) or "voc" (a folder to correct and train on).
+        formats: also write "csv", "coco" (its result format), or folders to correct in a labelling tool and to train
+            on: "voc", "yolo", "coco-folder", "label-studio".
+        rank: "uncertain": of all images and frames, write only those that are most worth labelling, and `ranked.csv`,
+            `ranked.json` and `ranked.txt`; see `inference.ranking`.
+        rank_images: how many of them.
         batch_size: number of images that go through the network together.
         device: as "cpu" or "cuda". None: a GPU where there is one.
         overwrite: replace files in `out`, too, that no earlier `predict` wrote or that were changed since.
@@ -119,29 +119,51 @@ def predict(
     """
     display = display or Display()
     check_chosen_frames(every, start_s, end_s)
+    _check_rank(rank, rank_images, track)
     keep_freed_memory()
     predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
     asked = score_threshold, nms, iou_threshold, class_agnostic, max_detections
     predictor.selection = selection = predictor.selection_for(*asked)
     opened, folder, written = open_sources(sources), Path(out), WrittenFiles(Path(out), overwrite)
     _ = ObjectTracker(1.0, selection) if track else None  # or the line about the missing package, before all work
-    written.check(_targets(opened, folder, formats), [source.name for source in opened])
-    with written, _result_files(written, predictor.categories, formats) as (add, done):
-        unreadable = _predict_images(predictor, opened, add, written, batch_size, display)
-        if track:
-            predictor.selection = selection.changed(score_threshold=min(LOWEST_SCORE, selection.score_threshold))
-        for video in (source for source in opened if isinstance(source, VideoSource)):
-            try:
-                reader = VideoReader(video, every=every, start_s=start_s, end_s=end_s, report=display.say)
-                tracker = ObjectTracker(float(reader.rate) / every, selection) if track else None
-                _predict_video(predictor, reader, tracker, add, written, batch_size, display)
-            except VideoError as error:
-                unreadable += 1
-                display.say(f"passed over: {error}")
+    written.check(_targets(opened, folder, formats, rank is not None), [source.name for source in opened])
+    read_video = partial(VideoReader, every=every, start_s=start_s, end_s=end_s, report=display.say)
+    with written:
+        ranking = None
+        if rank is not None:
+            ranking = rank_sources(predictor, opened, rank_images, read_video, batch_size, display)
+            ranking.write(written)
+        with _result_files(written, predictor.categories, os.fspath(model), formats) as (add, done):
+            run = _Run(predictor, add, written, batch_size, display)
+            unreadable = _predict_all(run, opened, ranking, read_video, track)
     display.say(f"{_counted(done, selection, track)}: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
     return Predicted(folder, done["images"], done["frames"], done["detections"])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What detects, and where the results go."""
+
+    predictor: BasePredictor
+    add: Add
+    written: WrittenFiles
+    batch_size: int
+    display: Display
+
+    def draw(self, result: ImageResult) -> None:
+        """Write an image with its detections drawn."""
+        target = self.written.begin(self.written.folder / result.name)
+        write_image(target, result.found.draw(result.image_rgb, min_side=SMALLEST_DRAWN_SIDE))
+        self.written.done(target)
+
+
+def _check_rank(rank: str | None, rank_images: int, track: bool) -> None:
+    if rank is not None and rank_images < 1:
+        raise UserError(f"rank images {rank_images}: give 1 or more")
+    if rank is not None and track:
+        raise UserError("track: not with rank, which takes single frames; leave one out")
 
 
 def _counted(done: Counter[str], selection: Selection, track: bool) -> str:
@@ -150,70 +172,126 @@ def _counted(done: Counter[str], selection: Selection, track: bool) -> str:
     return f"{inputs}, {done['detections']} detections with {which}"
 
 
-def _targets(sources: Sequence[Source], folder: Path, formats: Sequence[str]) -> Iterator[Path]:
+def _targets(sources: Sequence[Source], folder: Path, formats: Sequence[str], ranked: bool) -> Iterator[Path]:
     """The files that a run will write, or that lie where it may write."""
     yield from (folder / source.output_name for source in sources)
-    for name in ("json", *formats):
-        yield from (folder / file for file in FILES_OF[name])
-    if "voc" in formats:
-        for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
-            yield from (folder / "voc" / part).glob("[!.]*")
+    for pattern in (*chain(*(FILES_OF[name] for name in ("json", *formats))), *(RANKED_FILES if ranked else ())):
+        yield from folder.glob(pattern) if "*" in pattern else (folder / pattern,)
+    for video in (source for source in sources if ranked and isinstance(source, VideoSource)):
+        yield from folder.glob(f"{glob.escape(_stem(video))}-[0-9]*.jpg")
 
 
-def _predict_images(
-    predictor: BasePredictor,
-    sources: Sequence[Source],
-    add: Add,
-    written: WrittenFiles,
-    batch_size: int,
-    display: Display,
+def _predict_all(
+    run: _Run, sources: Sequence[Source], ranking: Ranking | None, read_video: ReadVideo, track: bool
 ) -> int:
+    """Detect in all sources, or in what was chosen of them; returns how many could not be read."""
+    if ranking is not None:
+        return ranking.unreadable + _predict_ranked(run, ranking, read_video)
+    return _predict_images(run, sources) + _predict_videos(run, sources, read_video, track)
+
+
+def _predict_images(run: _Run, sources: Sequence[Source]) -> int:
     """Detect in the images among the sources and draw them; returns how many could not be read."""
     images = [source for source in sources if isinstance(source, ImageSource)]
     unreadable = 0
-
-    def draw(result: ImageResult) -> None:
-        target = written.begin(written.folder / result.name)
-        write_image(target, result.found.draw(result.image_rgb, min_side=SMALLEST_DRAWN_SIDE))
-        written.done(target)
-
-    with display.stage("predicting", len(images)) as stage, behind(draw, depth=2 * batch_size) as draw_behind:
-        files = predictor.predict_files([source.content for source in images], batch_size)
+    with (
+        run.display.stage("predicting", len(images)) as stage,
+        behind(run.draw, depth=2 * run.batch_size) as draw_behind,
+    ):
+        files = run.predictor.predict_files([source.content for source in images], run.batch_size)
         for source, file in zip(images, files, strict=True):
             stage.advance()
             if file.image is None or not isinstance(file.outcome, Detections):
                 unreadable += 1
-                display.say(f"passed over: {file.outcome}")
+                run.display.say(f"passed over: {file.outcome}")
                 continue
             path = source.content if isinstance(source.content, Path) else None
             result = ImageResult({"source": source.name}, source.output_name, path, file.image, file.outcome)
-            add(result)
+            run.add(result)
             draw_behind(result)
     return unreadable
 
 
-def _predict_video(
-    predictor: BasePredictor,
-    reader: VideoReader,
-    tracker: ObjectTracker | None,
-    add: Add,
-    written: WrittenFiles,
-    batch_size: int,
-    display: Display,
-) -> None:
+def _predict_videos(run: _Run, sources: Sequence[Source], read_video: ReadVideo, track: bool) -> int:
+    """Detect in the videos among the sources and draw them; returns how many could not be read."""
+    unreadable, asked = 0, run.predictor.selection
+    if track:
+        run.predictor.selection = asked.changed(score_threshold=min(LOWEST_SCORE, asked.score_threshold))
+    for video in (source for source in sources if isinstance(source, VideoSource)):
+        try:
+            reader = read_video(video)
+            tracker = ObjectTracker(float(reader.rate) / reader.every, asked) if track else None
+            _predict_video(run, reader, tracker)
+        except VideoError as error:
+            unreadable += 1
+            run.display.say(f"passed over: {error}")
+    return unreadable
+
+
+def _predict_ranked(run_of_all: _Run, ranking: Ranking, read_video: ReadVideo) -> int:
+    """Detect in the images and frames that were chosen, and draw them; returns how many sources could not be read."""
+    reasons: dict[tuple[str, int | None], dict[str, Any]] = {}
+    frames: dict[VideoSource, set[int]] = defaultdict(set)
+    for rank, seen in enumerate(ranking.chosen, start=1):
+        reasons[seen.source.name, seen.frame] = {"rank": rank, "why": seen.doubt.why}
+        if isinstance(seen.source, VideoSource) and seen.frame is not None:
+            frames[seen.source].add(seen.frame)
+
+    def add(result: ImageResult) -> None:
+        where = result.where
+        run_of_all.add(replace(result, where={**where, **reasons[where["source"], where.get("frame")]}))
+
+    run = replace(run_of_all, add=add)
+    unreadable = _predict_images(run, [seen.source for seen in ranking.chosen])
+    for video, numbers in frames.items():
+        try:
+            _predict_frames(run, read_video(video), numbers)
+        except VideoError as error:
+            unreadable += 1
+            run.display.say(f"passed over: {error}")
+    return unreadable
+
+
+def _predict_frames(run: _Run, reader: VideoReader, numbers: Collection[int]) -> None:
+    """Detect in some frames of a video, by their numbers, and write each as a drawn image."""
+    with (
+        run.display.stage(reader.source.name, len(numbers)) as stage,
+        behind(run.draw, depth=2 * run.batch_size) as draw_behind,
+    ):
+        chosen = islice((frame for frame in reader.frames() if frame.index in numbers), len(numbers))
+        while batch := list(islice(chosen, run.batch_size)):
+            found = run.predictor.detect([run.predictor.prepare(frame.image) for frame in batch])
+            for frame, one in zip(batch, found, strict=True):
+                result = _result_of_frame(reader.source, FramePrediction(frame, one))
+                run.add(result)
+                draw_behind(result)
+                stage.advance()
+
+
+def _result_of_frame(source: VideoSource, prediction: FramePrediction) -> ImageResult:
+    frame = prediction.frame
+    where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), TIME_DIGITS)}
+    return ImageResult(where, f"{_stem(source)}-{frame.index:06d}.jpg", None, frame.image, prediction.found)
+
+
+def _stem(source: VideoSource) -> str:
+    return os.fspath(Path(source.output_name).with_suffix(""))
+
+
+def _predict_video(run: _Run, reader: VideoReader, tracker: ObjectTracker | None) -> None:
     """Decode, detect, draw and encode at the same time. Ctrl-C ends a live source, and all files are whole."""
     source = reader.source
     if source.live:
-        display.say(f"{source.name}: Ctrl-C ends it")
+        run.display.say(f"{source.name}: Ctrl-C ends it")
     ended_by = suppress(KeyboardInterrupt) if source.live else nullcontext()
-    with ended_by, display.stage(source.name, reader.expected_frames) as stage:
-        predictions = predictor.predict_video(reader, batch_size=batch_size)
+    with ended_by, run.display.stage(source.name, reader.expected_frames) as stage:
+        predictions = run.predictor.predict_video(reader, batch_size=run.batch_size)
         predictions = predictions if tracker is None else tracker.follow(predictions)
         first = next(predictions, None)
         if first is None:
             return
         begin, (height, width) = first.frame.time, first.frame.image.shape[:2]
-        path = written.begin(written.folder / source.output_name)
+        path = run.written.begin(run.written.folder / source.output_name)
         copy = VideoWriter(
             path,
             (height, width),
@@ -223,26 +301,23 @@ def _predict_video(
             reader.begin + begin,
             colours=reader.colours,
             pixel_aspect=first.frame.pixel_aspect,
-            report=display.say,
+            report=run.display.say,
         )
 
         def draw(prediction: FramePrediction) -> None:
             copy.write(prediction.found.draw(prediction.frame.image), prediction.frame.time - begin)
 
-        with closing(copy), behind(draw, depth=batch_size) as draw_behind:
+        with closing(copy), behind(draw, depth=run.batch_size) as draw_behind:
             for prediction in chain([first], predictions):
-                frame = prediction.frame
-                name = f"{Path(source.output_name).with_suffix('')}-{frame.index:06d}.jpg"
-                where = {"source": source.name, "frame": frame.index, "time_s": round(float(frame.time), TIME_DIGITS)}
-                add(ImageResult(where, name, None, frame.image, prediction.found))
+                run.add(_result_of_frame(source, prediction))
                 draw_behind(prediction)
                 stage.advance()
-        written.done(path)
+        run.written.done(path)
 
 
 @contextmanager
 def _result_files(
-    written: WrittenFiles, categories: Categories, formats: Sequence[str]
+    written: WrittenFiles, categories: Categories, model: str, formats: Sequence[str]
 ) -> Iterator[tuple[Add, Counter[str]]]:
     """Open `detections.json` and files of other formats.
 
@@ -250,7 +325,8 @@ def _result_files(
     """
     done: Counter[str] = Counter()
     with ExitStack() as files:
-        writers = [WRITERS[name](written, categories, files) for name in ("json", *dict.fromkeys(formats))]
+        output = Output(written, categories, model, files)
+        writers = [WRITERS[name](output) for name in ("json", *dict.fromkeys(formats))]
 
         def add(result: ImageResult) -> None:
             done.update({"frames" if "frame" in result.where else "images": 1, "detections": len(result.found)})
@@ -258,116 +334,3 @@ def _result_files(
                 write(result)
 
         yield add, done
-
-
-def _opened(name: str, written: WrittenFiles, files: ExitStack) -> TextIO:
-    """A file of results, open until all are written."""
-    path = written.begin(written.folder / name)
-    files.callback(written.done, path)
-    return files.enter_context(path.open("w", newline="", encoding="utf-8"))
-
-
-def _json_list(name: str, written: WrittenFiles, files: ExitStack) -> Callable[[Any], None]:
-    """A JSON file that holds one list, written entry by entry."""
-    file = _opened(name, written, files)
-    separator = "[\n"
-
-    def append(entry: Any) -> None:
-        nonlocal separator
-        file.write(separator + json_text(entry))
-        separator = ",\n"
-
-    files.callback(lambda: file.write("[]\n" if separator == "[\n" else "\n]\n"))
-    return append
-
-
-def _detections_json(written: WrittenFiles, categories: Categories, files: ExitStack) -> Add:
-    """`detections.json`: an entry for each image, with its detections."""
-    append = _json_list("detections.json", written, files)
-
-    def add(result: ImageResult) -> None:
-        height, width = result.image_rgb.shape[:2]
-        append({**result.where, "width": width, "height": height, "detections": result.found.to_dict()})
-
-    return add
-
-
-def _csv_file(written: WrittenFiles, categories: Categories, files: ExitStack) -> Add:
-    """`detections.csv`: a row for each detection."""
-    writer = csv.DictWriter(_opened("detections.csv", written, files), CSV_COLUMNS)
-    writer.writeheader()
-
-    def add(result: ImageResult) -> None:
-        for row in result.found.to_dict():
-            sides = dict(zip(("x0", "y0", "x1", "y1"), row.pop("box_xyxy"), strict=True))
-            texts = {"source": as_unicode(result.where["source"]), "name": as_unicode(row["name"])}
-            writer.writerow({**result.where, **row, **sides, **texts})
-
-    return add
-
-
-def _coco_files(written: WrittenFiles, categories: Categories, files: ExitStack) -> Add:
-    """COCO's result format in `coco_results.json`, and the images that its ids stand for in `coco_images.json`."""
-    append = _json_list("coco_results.json", written, files)
-    append_image = _json_list("coco_images.json", written, files)
-    image_ids = count(1)
-
-    def add(result: ImageResult) -> None:
-        image_id, (height, width) = next(image_ids), result.image_rgb.shape[:2]
-        file_name = str(result.file or result.name)
-        append_image({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        for one in result.found.to_coco(image_id, categories):
-            append(one)
-
-    return add
-
-
-def _voc_folder(written: WrittenFiles, categories: Categories, files: ExitStack) -> Add:
-    """`voc/`, a data set to correct in a labelling tool and to train on: images, annotations, `trainval.txt`."""
-    root, taken = written.folder / "voc", set[str]()
-    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    names_file = _opened("voc/ImageSets/Main/trainval.txt", written, files)
-
-    def add(result: ImageResult) -> None:
-        flat = Path(as_file_name(result.name.replace("/", "-")))
-        stem, numbers = flat.stem, count(2)
-        while stem.lower() in taken:
-            stem = f"{flat.stem}-{next(numbers)}"
-        taken.add(stem.lower())
-        image = written.begin(root / "JPEGImages" / f"{stem}{(result.file or flat).suffix}")
-        if result.file is not None:
-            shutil.copyfile(result.file, image)
-        else:
-            write_image(image, result.image_rgb)
-        corners = result.found.boxes_xyxy
-        found = result.found[
-            (corners[:, 2:] > corners[:, :2]).all(dim=1)
-        ]  # VOC has no box without area, as at a border
-        names = [found.name_of(label) for label in found.labels.tolist()]
-        boxes_xyxy, (height, width) = found.boxes_xyxy.cpu().numpy(), result.image_rgb.shape[:2]
-        text = voc_annotation(image.name, (height, width), boxes_xyxy, names, [False] * len(names))
-        annotation = written.begin(root / "Annotations" / f"{stem}.xml")
-        annotation.write_text(text, encoding="utf-8")
-        written.done(image)
-        written.done(annotation)
-        names_file.write(f"{stem}\n")
-
-    return add
-
-
-WRITERS: dict[str, Callable[[WrittenFiles, Categories, ExitStack], Add]] = {
-    "json": _detections_json,
-    "csv": _csv_file,
-    "coco": _coco_files,
-    "voc": _voc_folder,
-}
-
-
-def write_image(path: Path, image_rgb: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Write an image in the format that the path's suffix says, or raise a UserError."""
-    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))[1]
-    try:
-        path.write_bytes(encoded.tobytes())  # `cv2.imwrite` ends the process where a name is no UTF-8
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror}); make room, or choose another --out") from error

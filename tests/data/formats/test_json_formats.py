@@ -282,3 +282,22 @@ def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text[:-1] + ', "shapes": []}')
     with pytest.raises(UserError, match=r"a\.json: not JSON \(the key 'shapes' stands twice\)"):
         read_dataset(tmp_path, "all")
+
+
+def test_predictions_of_an_exported_label_studio_task_are_no_labels(tmp_path: Path) -> None:
+    """They count only where there is no list of annotations: in tasks that are still to be imported."""
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "b.jpg")
+    value = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": ["cat"]}
+    region = {"type": "rectanglelabels", "original_width": 80, "original_height": 60, "value": value}
+    predictions = [{"result": [region]}, {"result": []}]
+    write(tmp_path, "tasks.json", [{"data": {"image": "a.jpg"}, "predictions": predictions}])
+    table, problems = read(tmp_path, "label-studio")
+    assert objects(table) == [("cat", 8.0, 12.0, 32.0, 36.0)]
+    assert [kind for kind, _ in problems] == ["predictions"]
+    labelled = {"data": {"image": "a.jpg"}, "annotations": [{"result": [region]}], "predictions": predictions}
+    unlabelled = {"data": {"image": "b.jpg"}, "annotations": [], "predictions": predictions}
+    write(tmp_path, "tasks.json", [labelled, unlabelled])
+    table, problems = read(tmp_path, "label-studio")
+    assert [table.image_name(index) for index in range(len(table))] == ["a.jpg"]
+    assert [kind for kind, _ in problems] == ["not-labelled"]

@@ -1,6 +1,7 @@
 """Label Studio's own JSON: a list of tasks, with rectangles, polygons and ellipses in percent of the image.
 
-JSON-MIN has the regions of a task beside its image. A rectangle may be turned around its top left corner, an ellipse
+JSON-MIN has the regions of a task beside its image. Tasks that are to be imported, with predictions and without a list
+of annotations, are read with their first prediction. A rectangle may be turned around its top left corner, an ellipse
 around its centre. Of several annotations of a task the first counts. Key points, brushes and choices are no objects.
 """
 
@@ -49,7 +50,7 @@ class LabelStudioSource(FilesSource):
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
         without_box: Counter[str] = Counter()
         for file in self.of_split(split):
-            unlabelled = several = 0
+            unlabelled = several = predicted = 0
             for number, task in enumerate(read_list(self.folder, file), start=1):
                 place = f"{file}, task {number}"
                 name, annotations = _image_and_annotations(task) if isinstance(task, dict) else (None, None)
@@ -59,6 +60,7 @@ class LabelStudioSource(FilesSource):
                 elif (path := faults.find_image(name, file)) is not None:
                     unlabelled += not annotations
                     several += len(annotations) > 1
+                    predicted += "predictions" in task and "annotations" not in task
                     for regions in annotations[:1]:
                         objects = list(_objects(place, regions, faults, without_box))
                         size_hw = next(filter(None, map(_size_hw, regions)), None)
@@ -66,6 +68,9 @@ class LabelStudioSource(FilesSource):
             if several:
                 message = f"{several:,} tasks have several annotations; the first of each is taken"
                 faults.report(file, "several-annotations", message, "notice")
+            if predicted:
+                message = f"{predicted:,} tasks have no annotations but predictions; these are taken"
+                faults.report(file, "predictions", message, "notice")
             if unlabelled:
                 message = f"{unlabelled:,} tasks are not labelled yet; their images are left out"
                 faults.report(file, "not-labelled", message, "notice")
@@ -74,13 +79,17 @@ class LabelStudioSource(FilesSource):
 
 def _image_and_annotations(task: Mapping[str, Any]) -> tuple[str | None, list[list[Any]] | None]:
     """The image of a task, without what servers put before its name, and the regions of each of its annotations."""
-    data, annotations = task.get("data", task), task.get("annotations", task.get("completions"))
+    lists = ("annotations", "completions", "predictions")  # those of an unlabelled task are not its annotations
+    key = next((key for key in lists if key in task), None)
+    data, annotations = task.get("data", task), task.get(key or "")
     values = (value for value in (data.values() if isinstance(data, dict) else ()) if isinstance(value, str))
     names = (unquote(re.sub(r"^.*\?d=", "", value)).partition("?")[0] for value in values)
     name = next(filter(is_image, names), None)
-    if not {"annotations", "completions"} & set(task):  # JSON-MIN
+    if key is None:  # JSON-MIN
         lists = (value for value in task.values() if isinstance(value, list))
         return name, [[region for regions in lists for region in regions if isinstance(region, dict)]]
+    if key == "predictions" and isinstance(annotations, list):
+        annotations = annotations[:1]
     if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
         return name, None
     results = [one.get("result") for one in annotations if not one.get("was_cancelled")]
