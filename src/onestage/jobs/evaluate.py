@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from onestage.compute.device import Compute, choose_compute
 from onestage.compute.memory import keep_freed_memory
 from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.evaluation import measure, print_table
-from onestage.evaluation.report import ReportExample, choose_examples, count_by_image, write_report
+from onestage.evaluation.measured import Measured
+from onestage.evaluation.report import SHOWN_SCORE, ReportExample, choose_examples, count_by_image, write_report
 from onestage.export import format_of
 from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
-from onestage.models.model_file import LoadedModel, RunFolder, load_model
+from onestage.models.model_file import LoadedModel, RunFolder, load_model, write_tensors
 from onestage.runtime.decode import ImageError
 from onestage.runtime.tiles import Tiling
 from onestage.selection import Nms, Selection
@@ -85,8 +89,9 @@ def evaluate(
     table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
     table = table.with_bits(loaded.input_bits)
     if exported:
-        found = _detect_exported(loaded, table, display, batch_size)
-        return _measure_and_report(found, table, folder, display, settings, tiling=tiled.tiling)
+        found, ms = _detect_exported(loaded, table, display, batch_size)
+        about = {"detector": loaded.detector_name, "ms_per_image": ms, "device": device or "cpu"}
+        return _measure_and_report(found, table, folder, display, settings, tiling=tiled.tiling, about=about)
     return evaluate_and_report(
         loaded,
         table,
@@ -99,7 +104,10 @@ def evaluate(
     )
 
 
-def _detect_exported(predictor: ExportedPredictor, table: Table, display: Display, batch_size: int) -> list[Detections]:
+def _detect_exported(
+    predictor: ExportedPredictor, table: Table, display: Display, batch_size: int
+) -> tuple[list[Detections], float]:
+    """The detections of each image, and the milliseconds that an image took."""
     found, started = [], time.perf_counter()
     with display.stage("evaluating", len(table)) as stage:
         paths = (table.image_path(index) for index in range(len(table)))
@@ -108,8 +116,9 @@ def _detect_exported(predictor: ExportedPredictor, table: Table, display: Displa
                 raise file.outcome
             found.append(file.outcome)
             stage.advance()
-    _say_cost(predictor.tiling, table, time.perf_counter() - started, display)
-    return found
+    seconds = time.perf_counter() - started
+    _say_cost(predictor.tiling, table, seconds, display)
+    return found, 1e3 * seconds / max(1, len(table))
 
 
 def evaluate_and_report(
@@ -136,9 +145,12 @@ def evaluate_and_report(
         found = detect_all(
             network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
         )
-    _say_cost(network.tiling, table, time.perf_counter() - started, display)
+    seconds = time.perf_counter() - started
+    _say_cost(network.tiling, table, seconds, display)
+    about = {"detector": network.name, "parameters": sum(one.numel() for one in network.parameters())}
+    about |= {"ms_per_image": 1e3 * seconds / max(1, len(table)), "device": str(compute.device)}
     return world.on_main(
-        lambda: _measure_and_report(found, table, folder, display, settings, log, tiling=network.tiling)
+        lambda: _measure_and_report(found, table, folder, display, settings, log, tiling=network.tiling, about=about)
     )
 
 
@@ -158,7 +170,10 @@ def _measure_and_report(
     log: Log = (),
     *,
     tiling: Tiling | None,
+    about: Mapping[str, Any],
+    score_thresholds: Float[np.ndarray, " K"] | None = None,
 ) -> dict[str, Any]:
+    """Measure and write. `about` goes into `measured.safetensors`; `score_thresholds` None takes `SHOWN_SCORE`."""
     truth, detections = table.ground_truth(), DetectionTable.from_detections(found)
     measurement = measure(truth, detections, table.categories)
     print_table(measurement.voc, table.categories, display.console)
@@ -184,5 +199,11 @@ def _measure_and_report(
         examples={"Best images": [*map(example, best)], "Worst images": [*map(example, worst)]},
         settings=settings,
     )
-    display.say(f"written: {files.metrics}, {files.report}")
+    if score_thresholds is None:
+        score_thresholds = np.full(len(table.categories), SHOWN_SCORE)
+    about = {**about, "model": os.path.abspath(settings.get("model", folder)), "split": table.split, "bits": table.bits}
+    names, root = tuple(table.image_names()), table.root.absolute()
+    measured = Measured(truth, detections, table.categories, names, root, score_thresholds, about)
+    write_tensors(files.measured, *measured.file_content())
+    display.say(f"written: {files.metrics}, {files.report}, {files.measured.name}")
     return measurement.metrics
