@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -66,10 +65,28 @@ class Comparison:
     differences: dict[str, list[list[Difference]]]  # by metric, side (the first has none) and class as in `values`
     counts: list[Counts]  # of each side's first run
 
-    @cached_property
-    def f1_by_image(self) -> Float[np.ndarray, "S I"]:
-        """F1 of each side's first run."""
-        return np.stack([one.f1_by_image for one in self.counts])
+    def sentence(self, side: int, metric: str = "AP") -> str:
+        """What the images say of a side, against the first; sides are called A, B, C ..."""
+        one, name, images = self.differences[metric][side][0], side_name(side), f"{self.images:,} images"
+        if one.verdict in ("better", "worse"):
+            size = f"{abs(one.points):.1f} ± {one.interval:.1f}"
+            return f"{name} is {one.verdict} than A by {size} points of {metric} (95 %, {images})"
+        why = f"no difference that these {images} can show"
+        if one.verdict == "too few":
+            why = f"{images} are too few to tell"
+        return f"{why}: {metric} of {name} less that of A is {one} points (95 %)"
+
+    def changed_images(self, side: int, limit: int = 6) -> tuple[list[int], list[int]]:
+        """The images that a side does better and worse than the first, by F1, those that changed most first."""
+        change = self.counts[side].f1_by_image - self.counts[0].f1_by_image
+        mistakes = self.counts[side].mistakes_by_image - self.counts[0].mistakes_by_image
+        better, worse = np.lexsort((mistakes, -change)), np.lexsort((-mistakes, change))
+        return better[change[better] > 0][:limit].tolist(), worse[change[worse] < 0][:limit].tolist()
+
+
+def side_name(side: int) -> str:
+    """A, B, C ... by number."""
+    return chr(ord("A") + side)
 
 
 def compare_sides(

@@ -37,6 +37,11 @@ class Counts:
         hits, others = self.hits.sum(axis=1), (self.wrong + self.objects).sum(axis=1)
         return np.where(hits + others == 0, 1.0, 2 * hits / np.maximum(1, hits + others))
 
+    @property
+    def mistakes_by_image(self) -> Float[np.ndarray, " I"]:
+        """False positives and missed objects."""
+        return (self.wrong + self.objects - self.hits).sum(axis=1)
+
     def f1(self, weights: Int32[np.ndarray, "R I"]) -> Float[np.ndarray, "K+1 R"]:
         """F1 over all objects, then by class; NaN where there are neither objects nor detections."""
         drawn = weights.astype(np.float64)  # BLAS multiplies no integers
