@@ -134,6 +134,19 @@ class Evaluate(Command):
 
 
 @dataclass(frozen=True)
+class Compare(Command):
+    """Say whether a run is better than another, in what, and on which images: table, compare.json, compare.html."""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN RUN ...", help_behavior_hint="")] = ()
+    """Run folders or folders of evaluations; the first is what the others are held against."""
+    out: Maybe[Path] = None
+    """Folder for the results. Default: compare/A-B, by the names of the runs."""
+
+    def run(self) -> None:
+        self.call(onestage.compare)
+
+
+@dataclass(frozen=True)
 class Predict(Command):
     """Detect in images and videos: writes them with boxes drawn, and detections.json."""
 
@@ -342,19 +355,8 @@ class Recipes(Command):
 
 
 _WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own images, measure them, and use them."
-COMMANDS: dict[str, type[Command]] = {
-    "demo": Demo,
-    "train": Train,
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "export": Export,
-    "serve": Serve,
-    "doctor": Doctor,
-    "convert": Convert,
-    "import": Import,
-    "info": Info,
-    "recipes": Recipes,
-}
+_ALL = (Demo, Train, Evaluate, Compare, Predict, Export, Serve, Doctor, Convert, Import, Info, Recipes)
+COMMANDS: dict[str, type[Command]] = {command.__name__.lower(): command for command in _ALL}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -393,7 +395,3 @@ def _train_with_settings() -> type[Train]:
     settings = recipe_options()
     options: list[Any] = [("settings", Annotated[settings, arg(name="")], settings())]
     return make_dataclass("Train", options, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__})
-
-
-if __name__ == "__main__":
-    main()

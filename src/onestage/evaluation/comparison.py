@@ -39,14 +39,18 @@ class Difference:
     images: int  # that can tell: with objects of the class
 
     @property
+    def known(self) -> bool:
+        return bool(np.isfinite(self.points) and np.isfinite(self.interval))
+
+    @property
     def verdict(self) -> str:
         """better, worse, equal (as far as these images can show), or too few (images to tell)."""
-        if self.images < FEWEST_IMAGES or not np.isfinite(self.points):
+        if self.images < FEWEST_IMAGES or not self.known:
             return "too few"
         return "equal" if abs(self.points) <= self.interval else "better" if self.points > 0 else "worse"
 
     def __str__(self) -> str:
-        return f"{self.points:+.1f} ± {self.interval:.1f}" if np.isfinite(self.points) else "-"
+        return f"{self.points:+.1f} ± {self.interval:.1f}" if self.known else "-"
 
 
 @dataclass(frozen=True)

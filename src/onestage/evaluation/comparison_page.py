@@ -40,13 +40,13 @@ def write_comparison(
         notes: what a reader has to know besides.
         facts, settings: rows of a table, with a column for each side.
     """
-    others = range(1, len(sides))
+    others, names = range(1, len(sides)), comparison.categories.names
     shown = {}
     missing: set[str] = set()
     for side in others:
         for what, images in zip(("better", "worse"), comparison.changed_images(side), strict=True):
             heading = f"Images that {side_name(side)} does {what} than A"
-            drawn = {image: _drawn(image, [runs[0], runs[side]], missing) for image in images}
+            drawn = {image: _drawn(image, {"A": runs[0], side_name(side): runs[side]}, missing) for image in images}
             shown[heading] = [
                 (runs[0].image_names[image], _scores(comparison, side, image), drawn[image])
                 for image in images
@@ -57,13 +57,9 @@ def write_comparison(
         sentences=[comparison.sentence(side) for side in others],
         notes=notes,
         resamples=comparison.resamples,
-        together=[_row(comparison, metric, metric, 0) for metric in METRICS],
+        together=_table(comparison, [(metric, metric, 0) for metric in METRICS]),
         by_class={
-            metric: [
-                _row(comparison, metric, name, 1 + label, int(comparison.objects[label]))
-                for label, name in enumerate(comparison.categories.names)
-            ]
-            for metric in METRICS
+            metric: _table(comparison, [(name, metric, 1 + k) for k, name in enumerate(names)]) for metric in METRICS
         },
         others=[side_name(side) for side in others],
         facts=facts,
@@ -75,18 +71,20 @@ def write_comparison(
     write_whole(path, page.encode())
 
 
-def _row(comparison: Comparison, metric: str, name: str, place: int, objects: int = 0) -> dict[str, Any]:
-    """A row of a table: a metric of all classes together (place 0), or of one."""
-    differences = [row[place] for row in comparison.differences[metric][1:]]
-    values = [points(row[place]) for row in comparison.values[metric]]
-    reach = max((abs(d.points) + d.interval for row in comparison.differences[metric][1:] for d in row), default=0)
-    scale = WIDTH / 2 / reach if np.isfinite(reach) and reach > 0 else 0.0
-    return {
-        "name": name,
-        "objects": f"{objects:,}",
-        "values": values,
-        "differences": [(d, _verdict(d), _bar(d, scale)) for d in differences],
-    }
+def _table(comparison: Comparison, rows: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
+    """Rows (name, metric, place in its values), whose intervals are drawn to one scale."""
+    differences = [[side[place] for side in comparison.differences[metric][1:]] for _, metric, place in rows]
+    reach = max((abs(one.points) + one.interval for row in differences for one in row if one.known), default=0)
+    scale = WIDTH / 2 / reach if reach > 0 else 0.0
+    return [
+        {
+            "name": name,
+            "objects": f"{comparison.objects[place - 1]:,}" if place else "",
+            "values": [points(side[place]) for side in comparison.values[metric]],
+            "differences": [(one, _verdict(one), _bar(one, scale)) for one in row],
+        }
+        for (name, metric, place), row in zip(rows, differences, strict=True)
+    ]
 
 
 def points(value: float) -> str:
@@ -100,7 +98,7 @@ def _verdict(difference: Difference) -> str:
 
 def _bar(difference: Difference, scale: float) -> Mapping[str, float]:
     """Where the parts of a drawn interval lie, in pixels."""
-    if not np.isfinite(difference.points):
+    if not difference.known:
         return {}
     middle = WIDTH / 2 + scale * difference.points
     return {"low": middle - scale * difference.interval, "middle": middle, "high": middle + scale * difference.interval}
@@ -111,29 +109,30 @@ def _scores(comparison: Comparison, side: int, image: int) -> str:
     return f"{before:.2f} → {after:.2f}"
 
 
-def _drawn(image: int, runs: Sequence[Measured], missing: set[str]) -> list[tuple[str, str]] | None:
+def _drawn(image: int, runs: Mapping[str, Measured], missing: set[str]) -> list[tuple[str, str]] | None:
     """(what it shows, data URL) of the truth and of each run's detections; None if the file can't be read any more."""
-    name = runs[0].image_names[image]
+    first = runs["A"]
+    name = first.image_names[image]
     try:
-        pixels = _read(runs[0], name)
+        pixels = _read(first, name)
     except (UserError, OSError):
         missing.add(name)
         return None
     scale = min(1.0, MAX_SIDE / max(pixels.shape[:2]))
     if scale < 1:
         pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    names, truth = runs[0].categories.names, runs[0].truth
+    names, truth = first.categories.names, first.truth
     rows = truth.image_index == image
     boxes = scale * truth.boxes_xyxy[rows]
-    drawn = [
-        ("annotated", draw_objects(pixels, boxes, truth.labels[rows], truth.ignored[rows], names, min_side=MIN_SIDE))
-    ]
-    for letter, run in zip(("A", "B"), runs, strict=True):
+    objects = draw_objects(pixels, boxes, truth.labels[rows], truth.ignored[rows], names, min_side=MIN_SIDE)
+    drawn = [(f"annotated: {rows.sum()}", objects)]
+    for letter, run in runs.items():
         found = run.found
         rows = np.flatnonzero(found.image_index == image)
         rows = rows[found.scores[rows] > run.score_thresholds[found.labels[rows]]]
         boxes, scores, labels = scale * found.boxes_xyxy[rows], found.scores[rows], found.labels[rows]
-        drawn.append((letter, draw_detections(pixels, boxes, scores, labels, names, min_side=MIN_SIDE)))
+        detections = draw_detections(pixels, boxes, scores, labels, names, min_side=MIN_SIDE)
+        drawn.append((f"{letter}: {len(rows) or 'nothing'}", detections))
     return [(what, jpeg_url(one)) for what, one in drawn]
 
 

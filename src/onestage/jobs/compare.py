@@ -72,13 +72,13 @@ def compare(
         raise UserError(f"compare: {len(sides)} different runs; give {MOST_SIDES} at most")
     with display.stage("comparing", len(read) * len(measured[0].categories)) as stage:
         comparison = compare_sides([[measured[run] for run in side] for side in sides], advance=stage.advance)
-    notes = [f"note: {note}" for note in [*notes, *_notes(sides)]]
+    notes += _notes(sides)
     words = [_words([read[run] for run in side]) for side in sides]
     first = [read[side[0]] for side in sides]
     facts, settings = _facts(first), _differing_settings(first)
     display.say(*(f"{side_name(number)}  {text}" for number, text in enumerate(words)))
     _print(comparison, facts, settings, display)
-    display.say(*notes, *(comparison.sentence(side) for side in range(1, len(sides))))
+    display.say(*(f"note: {note}" for note in notes), *(comparison.sentence(side) for side in range(1, len(sides))))
     folder = (
         Path(out) if out is not None else Path("compare") / "-".join(Path(run.name).resolve().name for run in first)
     )
@@ -215,7 +215,8 @@ def _print(
     _print_table("points", heads, [(metric, cells(metric, 0)) for metric in METRICS], display)
     rows = [(name, cells("AP", 1 + label)) for label, name in enumerate(comparison.categories.names)]
     _print_table("AP by class (intervals that hold together)", heads, rows, display)
-    _print_table("what they are", letters, facts, display)
+    if others := [(name, values) for name, values in facts if len(set(values)) > 1]:
+        _print_table("what differs", letters, others, display)
     if settings:
         _print_table("settings that differ", letters, settings, display)
 
@@ -248,8 +249,7 @@ def _content(
         return round(float(value), 4) if np.isfinite(value) else None
 
     def difference(one: Difference) -> dict[str, Any]:
-        known = number(one.points) is not None
-        interval = number(one.interval) if known else None
+        interval = number(one.interval) if one.known else None
         return {"points": number(one.points), "interval": interval, "images": one.images, "verdict": one.verdict}
 
     def against_first(side: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from onestage.errors import UserError
 from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
+from onestage.jobs.last_run import say_against_last_run
 from onestage.jobs.minutes import fitted_to_minutes
 from onestage.jobs.run_folder import (
     as_begun,
@@ -156,7 +157,10 @@ def train(
         plan = world.on_main(plan_run)
         world.on_main(lambda: take_folder(plan.folder, until_the_end))
         trainer = _trained(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display, begun_at)
-        return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
+        metrics = _evaluate_kept(trainer, plan.test, data)
+        if world.is_main:
+            say_against_last_run(plan.folder.root, display)
+        return TrainResult(plan.folder.root, metrics)
 
 
 def _asked(
