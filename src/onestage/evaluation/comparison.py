@@ -65,7 +65,7 @@ class Comparison:
     images: int
     objects: Int64[np.ndarray, " K"]
     resamples: int
-    values: dict[str, Float[np.ndarray, "S K+1"]]  # by metric; NaN where there is none
+    values: dict[str, Float[np.ndarray, "S C"]]  # by metric; NaN where there is none
     differences: dict[str, list[list[Difference]]]  # by metric, side (the first has none) and class as in `values`
     counts: list[Counts]  # of each side's first run
 
@@ -116,7 +116,7 @@ def compare_sides(
     weights = draw_resamples(truth.num_images, resamples)
     counts = [[count_objects(run.truth, run.found, run.score_thresholds) for run in side] for side in sides]
 
-    def of_run(run: Measured, counted: Counts) -> Float[np.ndarray, "M K+1 R"]:
+    def of_run(run: Measured, counted: Counts) -> Float[np.ndarray, "M C R"]:
         ap = average_precision(truth, run.found, num_classes, weights, iou_thresholds=ious, advance=lambda: advance(1))
         all_values = {"AP": _with_mean(ap.mean(axis=1)), "AP50": _with_mean(ap[:, 0]), "F1": counted.f1(weights)}
         return np.stack([all_values[name] for name in metrics])
@@ -139,7 +139,7 @@ def compare_sides(
     )
 
 
-def _with_mean(by_class: Float[np.ndarray, "K R"]) -> Float[np.ndarray, "K+1 R"]:
+def _with_mean(by_class: Float[np.ndarray, "K R"]) -> Float[np.ndarray, "C R"]:
     """The mean over the classes with a value, then those."""
     known = np.isfinite(by_class)
     count = known.sum(axis=0)
@@ -165,7 +165,7 @@ def _spread_of_seeds(values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _differences(
-    means: Float[np.ndarray, "S K+1 R"], spread: Float[np.ndarray, "S K+1"], images: Int64[np.ndarray, " K+1"]
+    means: Float[np.ndarray, "S C R"], spread: Float[np.ndarray, "S C"], images: Int64[np.ndarray, " C"]
 ) -> list[list[Difference]]:
     """The differences of a metric. Those of all classes together, and those of single ones, are a family each."""
     points, spread = 100 * (means[1:] - means[:1]), 100 * spread[1:]

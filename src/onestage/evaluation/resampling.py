@@ -3,7 +3,8 @@
 A resample draws as many images as there are, with repetition. It is a row of whole weights, how often each image is in
 it, and its AP that of the data set in which images stand so often. COCO matches detections within an image, so they are
 matched once; a resample then only adds up weights. Between two hits precision only falls, so it is looked at where hits
-are. Legend: I images, K classes, T IoU thresholds, R resamples, M detections.
+are. Legend: I images, K classes, T IoU thresholds, R resamples, M detections, C the whole and
+then the classes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Counts:
         """False positives and missed objects."""
         return (self.wrong + self.objects - self.hits).sum(axis=1)
 
-    def f1(self, weights: Int32[np.ndarray, "R I"]) -> Float[np.ndarray, "K+1 R"]:
+    def f1(self, weights: Int32[np.ndarray, "R I"]) -> Float[np.ndarray, "C R"]:
         """F1 over all objects, then by class; NaN where there are neither objects nor detections."""
         drawn = weights.astype(np.float64)  # BLAS multiplies no integers
         hits, wrong, objects = ((drawn @ counts).T for counts in (self.hits, self.wrong, self.objects))
@@ -64,7 +65,7 @@ def count_objects(truth: GroundTruth, found: DetectionTable, score_thresholds: F
     return Counts(counted(found, assigned.hit), counted(found, assigned.false_positive), counted(truth, ~truth.ignored))
 
 
-def draw_resamples(num_images: int, resamples: int, seed: int = 0) -> Int32[np.ndarray, "R+1 I"]:
+def draw_resamples(num_images: int, resamples: int, seed: int = 0) -> Int32[np.ndarray, "D I"]:
     """How often each image is in each resample; the first row is the data set itself."""
     drawn = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
     return np.concatenate([np.ones((1, num_images), dtype=np.int32), drawn.astype(np.int32)])

@@ -99,6 +99,8 @@ def compare(
 
 def read_measured(folder: Path) -> Measured:
     """What the evaluation in a folder measured; a UserError if there is none, or it is damaged."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a run, or the folder of an evaluation")
     files = (RunFolder(folder).measured, RunFolder(folder / "evaluation").measured)
     path = next((file for file in files if file.exists()), None)
     if path is None:

@@ -6,6 +6,8 @@ import heapq
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from onestage.evaluation.comparison import compare_sides
 from onestage.evaluation.measured import Measured
 from onestage.models.model_file import RunFolder, read_tensors
@@ -57,4 +59,4 @@ def _measured(file: Path) -> Measured | None:
 
 def _same_images(a: Measured, b: Measured) -> bool:
     names = a.image_names == b.image_names and a.categories.names == b.categories.names
-    return names and all((vars(a.truth)[name] == column).all() for name, column in vars(b.truth).items())
+    return names and all(np.array_equal(vars(a.truth)[name], column) for name, column in vars(b.truth).items())
