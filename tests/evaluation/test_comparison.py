@@ -134,10 +134,10 @@ def test_images_and_classes_that_not_all_have_are_left_out_and_named() -> None:
     runs, said = in_common([a, swapped], ["A", "B"])
 
     assert said == [
-        "A has 1 classes that not all have, as star",
-        "B has 1 classes that not all have, as x",
+        "A has 1 class that not all have, as star",
+        "B has 1 class that not all have, as x",
         "B has 10 images that not all have, as 040.jpg",
-        "1 images have other objects in B than in A, as 000.jpg",
+        "1 image with other objects in B than in A, as 000.jpg",
         "compared on what all have alike: 39 images, 2 classes",
     ]
     for run in runs:
@@ -164,5 +164,5 @@ def test_runs_without_an_image_in_common_are_refused_with_what_differs() -> None
 
     with pytest.raises(UserError, match=r"B has 60 images that not all have, as b/000.jpg; .*nothing to compare"):
         in_common([measured_run(), other], ["A", "B"])
-    with pytest.raises(UserError, match="60 images have other objects in B than in A"):
+    with pytest.raises(UserError, match="60 images with other objects in B than in A"):
         in_common([measured_run(), measured_run(data_seed=1)], ["A", "B"])
