@@ -55,7 +55,7 @@ def test_a_better_run_is_called_so_in_the_terminal_in_json_and_on_the_page(
     assert told["sides"]["B"]["evaluation, an image"] == "12.3 ms (cpu)"
     said = capsys.readouterr().out
     assert one["sentence"] in said
-    assert "another seed moves AP too" in said
+    assert "1.5 times as wide as the images ask for" in said
     text = Path("compare/first-second/compare.html").read_text()
     page = Page(text)
     assert one["sentence"] in page.words

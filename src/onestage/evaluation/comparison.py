@@ -6,7 +6,8 @@ side by side (classes, runs), it is wide enough for all of them to hold together
 80 classes, one in twenty would be "better" by chance otherwise.
 
 Images say nothing of what another seed would have done. Where a recipe was run with several seeds, their means are
-compared, and the spread among them widens the interval by Student's t.
+compared, and the spread among them widens the interval by Student's t. Where none was, intervals are wider by a factor
+that lets pairs of seeds be equal: docs/ledger.md, "Seeds".
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 1_000, 100
 MOST_WORK = 1 << 30  # detections, and objects at each IoU, times resamples: some ten seconds
 FEWEST_IMAGES = 20  # with a class's objects: intervals from fewer are too narrow
+ONE_SEED = 1.5  # times as wide are intervals where no side has several seeds
 STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # 97.5 %, of 1 to 10 degrees of freedom
 
 
@@ -128,13 +130,17 @@ def compare_sides(
     images = np.array([truth.num_images, *_images_with_objects(first)])
     means = np.stack([one.mean(axis=0) for one in values])  # (S, M, K+1, R)
     spread = _spread_of_seeds([one[..., 0] for one in values])  # (S, M, K+1)
+
+    def of_metric(row: int) -> list[list[Difference]]:
+        return _differences(means[:, row], None if spread is None else spread[:, row], images)
+
     return Comparison(
         categories=first.categories,
         images=truth.num_images,
         objects=np.bincount(truth.labels[~truth.ignored], minlength=num_classes),
         resamples=resamples,
         values={name: means[:, row, :, 0] for row, name in enumerate(metrics)},
-        differences={name: _differences(means[:, row], spread[:, row], images) for row, name in enumerate(metrics)},
+        differences={name: of_metric(row) for row, name in enumerate(metrics)},
         counts=[side[0] for side in counts],
     )
 
@@ -154,24 +160,25 @@ def _images_with_objects(run: Measured) -> list[int]:
     return np.bincount(pairs[0], minlength=len(run.categories)).tolist()
 
 
-def _spread_of_seeds(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Of each side less the first, half the width of the 95 % interval by the spread among runs of one recipe."""
+def _spread_of_seeds(values: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Of each side less the first, half the width of the 95 % interval by the spread among seeds; None without any."""
     freedom = sum(len(side) - 1 for side in values)
     if not freedom:
-        return np.zeros((len(values), *values[0].shape[1:]))
+        return None
     variance = sum(((side - side.mean(axis=0)) ** 2).sum(axis=0) for side in values) / freedom
     student = STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else 1.96 + 2.4 / freedom
     return np.stack([student * np.sqrt(variance * (1 / len(side) + 1 / len(values[0]))) for side in values])
 
 
 def _differences(
-    means: Float[np.ndarray, "S C R"], spread: Float[np.ndarray, "S C"], images: Int64[np.ndarray, " C"]
+    means: Float[np.ndarray, "S C R"], spread: Float[np.ndarray, "S C"] | None, images: Int64[np.ndarray, " C"]
 ) -> list[list[Difference]]:
     """The differences of a metric. Those of all classes together, and those of single ones, are a family each."""
-    points, spread = 100 * (means[1:] - means[:1]), 100 * spread[1:]
+    points = 100 * (means[1:] - means[:1])
     together = _half_widths(points[:, :1], images[:1])
     by_class = _half_widths(points[:, 1:], images[1:])
-    half_widths = np.hypot(np.concatenate([together, by_class], axis=1), spread)
+    half_widths = np.concatenate([together, by_class], axis=1)
+    half_widths = ONE_SEED * half_widths if spread is None else np.hypot(half_widths, 100 * spread[1:])
     return [[]] + [
         [Difference(float(value), float(half), int(count)) for value, half, count in zip(*row, images, strict=True)]
         for row in zip(points[..., 0], half_widths, strict=True)
@@ -212,7 +219,9 @@ def in_common(runs: Sequence[Measured], names: Sequence[str]) -> tuple[list[Meas
             differ = _other_objects(reduced[0], run)
             if differ.any():
                 example = chosen[int(differ.argmax())]
-                said.append(f"{_counted(differ.sum())} with other objects in {name} than in {names[0]}, as {example}")
+                said.append(
+                    f"{_counted(int(differ.sum()))} with other objects in {name} than in {names[0]}, as {example}"
+                )
             other |= differ
         chosen = [name for name, differs in zip(chosen, other, strict=True) if not differs]
     if not chosen or not classes:

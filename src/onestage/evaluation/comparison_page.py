@@ -140,4 +140,4 @@ def _read(run: Measured, name: str) -> UInt8[np.ndarray, "H W 3"]:
     bits, path = run.about.get("bits"), run.root / name
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(path)
-    return decode_image(path, bits=bits if bits in range(8, 17) else 16)
+    return decode_image(path, bits=bits if type(bits) is int and 8 <= bits <= 16 else 16)

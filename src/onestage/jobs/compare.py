@@ -14,7 +14,15 @@ from rich import box
 from rich.table import Table as TextTable
 
 from onestage.errors import UserError
-from onestage.evaluation.comparison import METRICS, Comparison, Difference, compare_sides, in_common, side_name
+from onestage.evaluation.comparison import (
+    METRICS,
+    ONE_SEED,
+    Comparison,
+    Difference,
+    compare_sides,
+    in_common,
+    side_name,
+)
 from onestage.evaluation.comparison_page import points, write_comparison
 from onestage.evaluation.measured import Measured
 from onestage.models.model_file import RunFolder, read_tensors
@@ -151,8 +159,8 @@ def _notes(sides: Sequence[Sequence[int]]) -> list[str]:
     if max(map(len, sides)) > 1:
         return ["runs of one recipe with several seeds are compared by their means; their spread widens the intervals"]
     return [
-        "this is about these models; training again with another seed moves AP too: to compare recipes, give runs of "
-        "several seeds each"
+        f"one seed a side: intervals are {ONE_SEED:g} times as wide as the images ask for, as another seed moves AP"
+        " too; give runs of several seeds to have that measured"
     ]
 
 
@@ -167,7 +175,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
     def about(name: str, form: str = "{}", scale: float = 1) -> list[str]:
         values = [run.measured.about.get(name) for run in runs]
-        numbers = [value if type(value) in (int, float) and np.isfinite(value) else None for value in values]
+        numbers = [value if isinstance(value, int | float) and 0 <= value < 1e15 else None for value in values]
         if form == "{}":
             return [value if isinstance(value, str) else "-" for value in values]
         return ["-" if value is None else form.format(scale * value) for value in numbers]
