@@ -89,8 +89,7 @@ def evaluate(
     table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
     table = table.with_bits(loaded.input_bits)
     if exported:
-        found, ms = _detect_exported(loaded, table, display, batch_size)
-        about = {"detector": loaded.detector_name, "ms_per_image": ms, "device": device or "cpu"}
+        found, about = _detect_exported(loaded, table, display, batch_size, device)
         return _measure_and_report(found, table, folder, display, settings, tiling=tiled.tiling, about=about)
     return evaluate_and_report(
         loaded,
@@ -105,9 +104,9 @@ def evaluate(
 
 
 def _detect_exported(
-    predictor: ExportedPredictor, table: Table, display: Display, batch_size: int
-) -> tuple[list[Detections], float]:
-    """The detections of each image, and the milliseconds that an image took."""
+    predictor: ExportedPredictor, table: Table, display: Display, batch_size: int, device: str | None
+) -> tuple[list[Detections], dict[str, Any]]:
+    """The detections of each image, and what to remember of the model."""
     found, started = [], time.perf_counter()
     with display.stage("evaluating", len(table)) as stage:
         paths = (table.image_path(index) for index in range(len(table)))
@@ -118,7 +117,8 @@ def _detect_exported(
             stage.advance()
     seconds = time.perf_counter() - started
     _say_cost(predictor.tiling, table, seconds, display)
-    return found, 1e3 * seconds / max(1, len(table))
+    about = {"detector": predictor.detector_name, "device": device or "cpu"}
+    return found, {**about, "ms_per_image": 1e3 * seconds / max(1, len(table))}
 
 
 def evaluate_and_report(

@@ -157,10 +157,7 @@ def train(
         plan = world.on_main(plan_run)
         world.on_main(lambda: take_folder(plan.folder, until_the_end))
         trainer = _trained(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display, begun_at)
-        metrics = _evaluate_kept(trainer, plan.test, data)
-        if world.is_main:
-            say_against_last_run(plan.folder.root, display)
-        return TrainResult(plan.folder.root, metrics)
+        return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
 
 
 def _asked(
@@ -326,10 +323,10 @@ def _summary(network: Detector, compute: Compute, world: World) -> str:
 
 
 def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
-    """Measure the weights that were kept, and write `metrics.json` and the report."""
+    """Measure the weights that were kept, write `metrics.json` and the report, and compare with the last run."""
     folder, world, val = trainer.folder, trainer.world, trainer.val_table
     chosen_by = "none: the last weights" if trainer.recipe.keep == "last" else f"{val.split} ({len(val):,} images)"
-    return evaluate_and_report(
+    metrics = evaluate_and_report(
         world.on_main(lambda: load_model(folder.model)),
         test,
         folder.root,
@@ -339,3 +336,6 @@ def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
         log=read_log(folder.log) if world.is_main else (),
         world=world,
     )
+    if world.is_main:
+        say_against_last_run(folder.root, trainer.display)
+    return metrics
