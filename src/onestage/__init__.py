@@ -4,6 +4,7 @@
 
     onestage.train("my-data", detector="ssd300-tf_efficientnet_lite0", minutes=30, out="runs/mine")
     onestage.evaluate("runs/mine", "my-data")
+    onestage.compare(["runs/mine-before", "runs/mine"])
     predictor = onestage.load("runs/mine")
     detections = predictor("image.jpg")
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from onestage.detectors import build
     from onestage.errors import UserError
     from onestage.inference.predictor import Predictor, load
+    from onestage.jobs.compare import compare
     from onestage.jobs.convert import convert
     from onestage.jobs.demo import demo
     from onestage.jobs.doctor import doctor
@@ -43,6 +45,7 @@ __all__ = [
     "Predictor",
     "UserError",
     "build",
+    "compare",
     "convert",
     "demo",
     "doctor",
@@ -66,6 +69,7 @@ _HOMES = {
     "Predictor": "onestage.inference.predictor",
     "UserError": "onestage.errors",
     "build": "onestage.detectors",
+    "compare": "onestage.jobs.compare",
     "convert": "onestage.jobs.convert",
     "demo": "onestage.jobs.demo",
     "doctor": "onestage.jobs.doctor",

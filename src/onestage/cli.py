@@ -16,24 +16,13 @@ from tyro.conf import DisallowNone, subcommand
 from onestage.command import Command
 from onestage.commands.data import Convert, Doctor, Recipes
 from onestage.commands.models import Export, Import, Info, Predict, Serve
-from onestage.commands.training import Demo, Evaluate, Train, train_with_settings
+from onestage.commands.training import Compare, Demo, Evaluate, Train, train_with_settings
 from onestage.errors import UserError
 from onestage.terminal import print_error, spell_out_what_streams_lack
 
 _WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own images, measure them, and use them."
-COMMANDS: dict[str, type[Command]] = {
-    "demo": Demo,
-    "train": Train,
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "export": Export,
-    "serve": Serve,
-    "doctor": Doctor,
-    "convert": Convert,
-    "import": Import,
-    "info": Info,
-    "recipes": Recipes,
-}
+_ALL = (Demo, Train, Evaluate, Compare, Predict, Export, Serve, Doctor, Convert, Import, Info, Recipes)
+COMMANDS: dict[str, type[Command]] = {command.__name__.lower(): command for command in _ALL}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +54,3 @@ def _run(words: list[str]) -> int:
         print_error(error, with_traceback=False)
         return 2
     return command.status()
-
-
-if __name__ == "__main__":
-    main()

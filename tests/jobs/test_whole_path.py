@@ -57,6 +57,7 @@ def test_a_run_folder_holds_what_the_design_promises(trained: Path) -> None:
         "batches.png",
         "metrics.json",
         "report.html",
+        "measured.safetensors",
     }
     log = read_log(trained / "log.csv")
     assert [(row["step"], row["images"]) for row in log if row["map_area"] is not None] == [(2, 4), (4, 8)]

@@ -1,4 +1,4 @@
-"""Commands that make models and measure them: demo, train, evaluate."""
+"""Commands that make models and measure them: demo, train, evaluate, compare."""
 
 from __future__ import annotations
 
@@ -125,6 +125,19 @@ class Evaluate(Command):
 
     def run(self) -> None:
         self.call(onestage.evaluate)
+
+
+@dataclass(frozen=True)
+class Compare(Command):
+    """Say whether a run is better than another, in what, and on which images: table, compare.json, compare.html."""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN RUN ...", help_behavior_hint="")] = ()
+    """Run folders or folders of evaluations; the first is what the others are held against."""
+    out: Maybe[Path] = None
+    """Folder for the results. Default: compare/A-B, by the names of the runs."""
+
+    def run(self) -> None:
+        self.call(onestage.compare)
 
 
 def train_with_settings() -> type[Train]:

@@ -15,13 +15,13 @@ from numpy import ndarray
 from onestage.texts import one_line
 
 
-def page_template(package: str) -> Template:
-    """The `report.html` of a package, which may include `style.css`; as `templates`."""
+def page_template(package: str, name: str = "report.html") -> Template:
+    """A page of a package, which may include `style.css`; as `templates`."""
     sources = {
-        "report.html": files(package).joinpath("report.html").read_text("utf-8"),
+        name: files(package).joinpath(name).read_text("utf-8"),
         "style.css": files("onestage.evaluation").joinpath("style.css").read_text("utf-8"),
     }
-    return templates(DictLoader(sources)).get_template("report.html")
+    return templates(DictLoader(sources)).get_template(name)
 
 
 def templates(loader: DictLoader | None = None) -> Environment:

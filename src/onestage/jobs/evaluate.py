@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,11 @@ from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
-from onestage.evaluation import find_thresholds, measure, print_table
-from onestage.evaluation.report import ReportExample, choose_examples, count_by_image, write_report
+from onestage.evaluation import find_thresholds
 from onestage.export import format_of
 from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
+from onestage.jobs.results import Log, Results
 from onestage.models.model_file import LoadedModel, RunFolder, keep_thresholds, load_model
 from onestage.runtime.decode import ImageError
 from onestage.runtime.tiles import Tiling
@@ -24,14 +24,10 @@ from onestage.selection import Nms, Selection
 from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
-from onestage.texts import json_text
 from onestage.thresholds import BEST_F1, Aim, Thresholds
-from onestage.tiled_detections import changed_tiling, count_windows, windows_of
+from onestage.tiled_detections import changed_tiling, count_windows
 from onestage.training.detect_all import detect_all
 from onestage.training.processes import ALONE, World
-from onestage.whole_file import write_whole
-
-Log = Sequence[Mapping[str, Any]]  # rows of `log.csv`, by column
 
 
 def evaluate(
@@ -92,7 +88,7 @@ def evaluate(
     table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
     table = table.with_bits(loaded.input_bits)
     if exported:
-        return _evaluate_exported(loaded, table, folder, display, settings, batch_size)
+        return _evaluate_exported(loaded, table, folder, display, settings, batch_size, device)
     how = {"compute": choose_compute(device), "selection": selection, "batch_size": batch_size}
     return evaluate_and_report(
         loaded, table, folder, display=display, settings=settings, find_thresholds_in=find_in, **how
@@ -124,6 +120,7 @@ def _evaluate_exported(
     display: Display,
     settings: Mapping[str, Any],
     batch_size: int,
+    device: str | None,
 ) -> dict[str, Any]:
     found, started = [], time.perf_counter()
     with display.stage("evaluating", len(table)) as stage:
@@ -133,9 +130,13 @@ def _evaluate_exported(
                 raise file.outcome
             found.append(file.outcome)
             stage.advance()
-    _say_cost(predictor.tiling, table, time.perf_counter() - started, display)
+    seconds = time.perf_counter() - started
+    _say_cost(predictor.tiling, table, seconds, display)
     thresholds = predictor.usual_selection.class_thresholds
-    return _measure_and_report(found, table, folder, display, settings, (), predictor.tiling, thresholds)
+    about = {"detector": predictor.detector_name, "device": device or "cpu"}
+    about |= {"ms_per_image": 1e3 * seconds / max(1, len(table))}
+    results = Results(found, table, settings, about, predictor.tiling, thresholds)
+    return results.write(folder, display)
 
 
 def evaluate_and_report(
@@ -164,14 +165,17 @@ def evaluate_and_report(
         found = detect_all(
             network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
         )
-    _say_cost(network.tiling, table, time.perf_counter() - started, display)
+    seconds = time.perf_counter() - started
+    _say_cost(network.tiling, table, seconds, display)
+    about = {"detector": network.name, "parameters": sum(one.numel() for one in network.parameters())}
+    about |= {"ms_per_image": 1e3 * seconds / max(1, len(table)), "device": str(compute.device)}
 
     def finish() -> dict[str, Any]:
         thresholds = loaded.thresholds
         if find_thresholds_in is not None:
             thresholds = _kept_thresholds(*find_thresholds_in, found, table, display)
         scores = None if thresholds is None else thresholds.scores
-        return _measure_and_report(found, table, folder, display, settings, log, network.tiling, scores)
+        return Results(found, table, settings, about, network.tiling, scores, log).write(folder, display)
 
     return world.on_main(finish)
 
@@ -197,42 +201,3 @@ def _say_cost(tiling: Tiling | None, table: Table, seconds: float, display: Disp
     if tiling is not None and len(table):
         tiles = count_windows(tiling, table.image_sizes_hw)
         display.say(f"{tiles / len(table):.3g} tiles and {seconds / len(table):.2g} s an image")
-
-
-def _measure_and_report(
-    found: list[Detections],
-    table: Table,
-    folder: Path,
-    display: Display,
-    settings: Mapping[str, Any],
-    log: Log = (),
-    tiling: Tiling | None = None,
-    thresholds: Sequence[float] | None = None,
-) -> dict[str, Any]:
-    truth, detections = table.ground_truth(), DetectionTable.from_detections(found)
-    measurement = measure(truth, detections, table.categories)
-    print_table(measurement.voc, table.categories, display.console)
-    if table.ignored.all():  # or there are none at all
-        display.say(f"warning: {table.split}: no objects in {len(table):,} images, so there is nothing to measure")
-    counts = count_by_image(truth, detections)
-    best, worst = choose_examples(truth, counts)
-
-    def example(index: int) -> ReportExample:
-        image = table.pixels(index)
-        f1, windows_xyxy = float(counts.f1[index]), windows_of(tiling, (image.shape[0], image.shape[1]))
-        return ReportExample(table.image_name(index), image, *table.objects(index), found[index], f1, windows_xyxy)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = RunFolder(folder)
-    write_whole(files.metrics, (json_text(measurement.metrics, indent=1) + "\n").encode())
-    write_report(
-        files.report,
-        title=f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}",
-        measurement=measurement,
-        categories=table.categories,
-        training_log=log,
-        examples={"Best images": [*map(example, best)], "Worst images": [*map(example, worst)]},
-        settings=settings,
-    )
-    display.say(f"written: {files.metrics}, {files.report}")
-    return measurement.metrics

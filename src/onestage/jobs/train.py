@@ -21,6 +21,7 @@ from onestage.errors import UserError
 from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
+from onestage.jobs.last_run import say_against_last_run
 from onestage.jobs.minutes import fitted_to_minutes
 from onestage.jobs.run_folder import (
     as_begun,
@@ -322,10 +323,10 @@ def _summary(network: Detector, compute: Compute, world: World) -> str:
 
 
 def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
-    """Measure the weights that were kept, and write `metrics.json` and the report."""
+    """Measure the weights that were kept, write `metrics.json` and the report, and compare with the last run."""
     folder, world, val = trainer.folder, trainer.world, trainer.val_table
     chosen_by = "none: the last weights" if trainer.recipe.keep == "last" else f"{val.split} ({len(val):,} images)"
-    return evaluate_and_report(
+    metrics = evaluate_and_report(
         world.on_main(lambda: load_model(folder.model)),
         test,
         folder.root,
@@ -335,3 +336,6 @@ def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
         log=read_log(folder.log) if world.is_main else (),
         world=world,
     )
+    if world.is_main:
+        say_against_last_run(folder.root, trainer.display)
+    return metrics

@@ -45,6 +45,7 @@ class RunFolder:
         self.batches = root / "batches.png"  # the first training images
         self.metrics = root / "metrics.json"
         self.report = root / "report.html"
+        self.measured = root / "measured.safetensors"  # objects and detections of the evaluation, to compare it
 
     def replay(self, step: int) -> Path:
         """The file of a skipped step."""
