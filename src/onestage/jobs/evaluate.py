@@ -3,16 +3,24 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from onestage.anchors import best_anchor_iou
 from onestage.compute.device import Compute, choose_compute
 from onestage.compute.memory import keep_freed_memory
 from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
-from onestage.evaluation import measure, print_table
-from onestage.evaluation.report import ReportExample, choose_examples, count_by_image, write_report
+from onestage.detectors.base import Detector
+from onestage.evaluation import measure, print_at_thresholds, print_table
+from onestage.evaluation.explained import explain
+from onestage.evaluation.report import write_report
+from onestage.evaluation.report_images import ImageSource
+from onestage.evaluation.words import TrainedOn, in_words
 from onestage.export import format_of
 from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
@@ -124,10 +132,12 @@ def evaluate_and_report(
     selection: Selection | None = None,
     batch_size: int = 8,
     world: World = ALONE,
+    trained_on: TrainedOn | None = None,
 ) -> dict[str, Any]:
     """Detect in every image, measure, print the table, write `metrics.json` and `report.html` into `folder`.
 
-    `selection` None takes the model's own. The ranks of `world` share the images; the main rank does the rest.
+    `selection` None takes the model's own; `trained_on` is known at the end of a run. The ranks of `world` share the
+    images; the main rank does the rest.
     """
     network = loaded.detector
     compute.place(network)
@@ -137,9 +147,9 @@ def evaluate_and_report(
             network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
         )
     _say_cost(network.tiling, table, time.perf_counter() - started, display)
-    return world.on_main(
-        lambda: _measure_and_report(found, table, folder, display, settings, log, tiling=network.tiling)
-    )
+    anchor_iou = _anchor_iou(network, table)
+    more: dict[str, Any] = {"tiling": network.tiling, "anchor_iou": anchor_iou, "trained_on": trained_on}
+    return world.on_main(lambda: _measure_and_report(found, table, folder, display, settings, log, **more))
 
 
 def _say_cost(tiling: Tiling | None, table: Table, seconds: float, display: Display) -> None:
@@ -158,31 +168,47 @@ def _measure_and_report(
     log: Log = (),
     *,
     tiling: Tiling | None,
+    anchor_iou: np.ndarray | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> dict[str, Any]:
     truth, detections = table.ground_truth(), DetectionTable.from_detections(found)
     measurement = measure(truth, detections, table.categories)
+    explained = explain(truth, detections, table.categories, anchor_iou=anchor_iou)
+    print_at_thresholds(explained.at, table.categories, display.console)
     print_table(measurement.voc, table.categories, display.console)
     if table.ignored.all():  # or there are none at all
         display.say(f"warning: {table.split}: no objects in {len(table):,} images, so there is nothing to measure")
-    counts = count_by_image(truth, detections)
-    best, worst = choose_examples(truth, counts)
-
-    def example(index: int) -> ReportExample:
-        image = table.pixels(index)
-        f1, windows_xyxy = float(counts.f1[index]), windows_of(tiling, (image.shape[0], image.shape[1]))
-        return ReportExample(table.image_name(index), image, *table.objects(index), found[index], f1, windows_xyxy)
-
+    display.say(*in_words(explained.at, table.categories, trained_on))
+    metrics = measurement.metrics | explained.as_json(table.categories)
+    if trained_on is not None:
+        metrics["trained_on"] = trained_on.as_json(table.categories)
     folder.mkdir(parents=True, exist_ok=True)
     files = RunFolder(folder)
-    write_whole(files.metrics, (json_text(measurement.metrics, indent=1) + "\n").encode())
+    write_whole(files.metrics, (json_text(metrics, indent=1) + "\n").encode())
     write_report(
         files.report,
         title=f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}",
         measurement=measurement,
+        explained=explained,
         categories=table.categories,
+        trained_on=trained_on,
         training_log=log,
-        examples={"Best images": [*map(example, best)], "Worst images": [*map(example, worst)]},
+        images=ImageSource(table.image_name, table.pixels, partial(windows_of, tiling)),
         settings=settings,
     )
     display.say(f"written: {files.metrics}, {files.report}")
-    return measurement.metrics
+    return metrics
+
+
+def _anchor_iou(network: Detector, table: Table) -> np.ndarray | None:
+    """Each object's IoU with the anchor that fits it best, 0 for ignored ones; None without anchors."""
+    shapes = network.config.anchor_shapes()
+    if not shapes:
+        return None
+    sizes_hw = table.box_sizes_hw(network.resize if network.tiling is None else None)
+    if network.tiling is not None:
+        side = network.tiling.side
+        sizes_hw = sizes_hw * (network.resize.image_hw((side, side))[0] / side)
+    iou = np.zeros(len(table.labels))
+    iou[~table.ignored] = best_anchor_iou(sizes_hw, shapes)
+    return iou
