@@ -29,8 +29,8 @@ class AtThresholds:
     objects: Int64[np.ndarray, " K"]
     hits: Int64[np.ndarray, " K"]
     false_alarms: Int64[np.ndarray, " K"]  # detections that are no hits
-    kinds: Int64[np.ndarray, "K 6"]  # by `KINDS`: false alarms of five kinds, and objects that nothing comes near
-    confusion: Int64[np.ndarray, "K+1 K+1"]  # object (row) by detection (column); the last of each is background
+    kinds: Int64[np.ndarray, "K 6"]  # by `KINDS`: false alarms of five kinds, and objects that no mark is about
+    confusion: Int64[np.ndarray, "K1 K1"]  # K1 = K + 1: object (row) by detection (column), background last
 
     @property
     def recall(self) -> Float[np.ndarray, " K"]:
@@ -55,7 +55,7 @@ class AtThresholds:
         return found
 
     def by_image(self) -> Int64[np.ndarray, "I 8"]:
-        """In each image: its false alarms of five kinds, objects that nothing comes near, hits, objects not found."""
+        """In each image: its false alarms of five kinds, objects that no mark is about, hits, objects not found."""
         parts = [self.found.image_index[self.false_alarm_of(kind)] for kind in range(MISSED)]
         parts += [self.truth.image_index[self.mistakes.missed], self.found.image_index[self.assigned.hit]]
         parts += [self.truth.image_index[~self.truth.ignored & ~self.is_found]]
@@ -97,7 +97,7 @@ def count_at_thresholds(
 
 def _confusion(
     truth: GroundTruth, found: DetectionTable, assigned: Assignments, num_classes: int
-) -> Int64[np.ndarray, "K+1 K+1"]:
+) -> Int64[np.ndarray, "K1 K1"]:
     """Each object and each detection once: hits, then the best scores with what is left at IoU >= 0.5, then background.
 
     So the sums of the rows are the objects, and those of the columns the detections.
@@ -110,7 +110,7 @@ def _confusion(
     partner[others[matched >= 0]] = left[matched[matched >= 0]]
     is_left[partner[partner >= 0]] = False
     partner, labels = partner[~assigned.ignored], found.labels[~assigned.ignored]
-    rows = np.append(np.where(partner >= 0, truth.labels[partner], num_classes), truth.labels[is_left])
+    rows = np.append(np.append(truth.labels, num_classes)[partner], truth.labels[is_left])  # -1 is the last: background
     columns = np.append(labels, np.full(int(is_left.sum()), num_classes))
     side = num_classes + 1
     return np.bincount(rows * side + columns, minlength=side * side).reshape(side, side)

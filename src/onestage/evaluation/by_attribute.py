@@ -72,7 +72,7 @@ def by_attribute(
 
     objects_as_found = DetectionTable(truth.image_index, truth.labels, np.ones(len(counted)), truth.boxes_xyxy)
     near = (_near(truth, objects_as_found) - 1, _near(truth, found))  # an object is near itself
-    edges = np.unique(np.quantile(_side(truth.boxes_xyxy[counted]), [1 / 3, 2 / 3]).round())
+    edges = np.unique(np.quantile(_side(truth.boxes_xyxy[counted]), [1 / 3, 2 / 3]).round()).tolist()
     listed = {
         "size": both(_size_names(edges), edges, _side),
         "aspect": both(ASPECT_NAMES, ASPECT_EDGES, _aspect),
@@ -92,7 +92,7 @@ def _aspect(boxes_xyxy: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, " N"]:
     return width / height
 
 
-def _size_names(edges: Float[np.ndarray, " E"]) -> list[str]:
+def _size_names(edges: Sequence[float]) -> list[str]:
     """As "up to 31 px", "31 to 60 px", "above 60 px"."""
     bounds = [f"{edge:.0f}" for edge in edges]
     between = [f"{low} to {high} px" for low, high in pairwise(bounds)]

@@ -103,7 +103,8 @@ def tide(truth: GroundTruth, found: DetectionTable, num_classes: int, max_detect
     taken = np.zeros(len(truth.labels), dtype=bool)
     taken[hit_object[hit]] = True
     by_score = np.argsort(-found.scores, kind="stable")
-    claims = by_score[(meant[by_score] >= 0) & ~taken[meant[by_score]]]
+    claims = by_score[meant[by_score] >= 0]
+    claims = claims[~taken[meant[claims]]]
     mending, nothing = np.zeros((2, len(kind)), dtype=bool)
     mending[claims[np.unique(meant[claims], return_index=True)[1]]] = True
     near = positives - np.bincount(truth.labels[mistakes.missed], minlength=num_classes)

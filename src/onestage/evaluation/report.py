@@ -61,7 +61,12 @@ def write_report(
     """
     metrics, voc, at = measurement.metrics, measurement.voc, explained.at
     number = len(categories)
-    worst, best = (worst_images(at), best_images(at)) if images is not None else ([], [])
+    drawn, best = [], []
+    if images is not None:
+        worst = worst_images(at)
+        drawn = [draw_image(at, image, kind, images, categories) for image, kind in worst]
+        others = best_images(at, without=[image for image, _ in worst])
+        best = [draw_image(at, image, None, images, categories) for image in others]
     page = page_template("onestage.evaluation").render(
         title=title,
         sentences=in_words(at, categories, trained_on),
@@ -75,9 +80,9 @@ def write_report(
         ap50=decimal(explained.tide.ap50),
         confusion=confusion_table(at, categories),
         parts=[(ATTRIBUTES[name], part_rows(parts)) for name, parts in explained.by.items()],
-        worst=[draw_image(at, image, kind, images, categories) for image, kind in worst] if images else [],
-        best=[draw_image(at, image, None, images, categories) for image in best] if images else [],
-        kind_names=KINDS,
+        worst=drawn,
+        best=best,
+        images_of_kinds=[(kind, sum(kind in one.kinds for one in drawn)) for kind in KINDS],
         columns=COLUMNS,
         rows=table_rows(voc, categories),
         iou_threshold=f"{voc.iou_threshold:g}",

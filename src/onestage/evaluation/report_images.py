@@ -17,7 +17,7 @@ from onestage.structures import Categories
 DRAWN_SIDE = 480  # pixels of an image on the page, or of the part of it that is shown
 SEEN_SIDE = 30  # pixels on the page below which a box can't be judged: then a part of the image is shown
 PART_SIDES = 7.0  # sides of the box in the middle, in such a part
-MOST_BYTES = 80_000  # of one image's JPEG; above, it is written more coarsely
+QUALITIES, MOST_LETTERS = (80, 60, 40, 20), 100_000  # of a JPEG as text; a larger one is written more coarsely
 MOST_TAGS = 8  # mistakes of an image with their name at them
 # Okabe and Ito's palette: told apart by the colour-blind, and by their lightness.
 FOUND_COLOR, NOT_FOUND_COLOR, FALSE_ALARM_COLOR = (86, 180, 233), (240, 228, 66), (213, 94, 0)
@@ -77,8 +77,8 @@ def worst_images(at: AtThresholds, limit: int = 30) -> list[tuple[int, int]]:
     return list(chosen.items())
 
 
-def best_images(at: AtThresholds, limit: int = 6) -> list[int]:
-    """The images with the best F1. Among equals the classes take turns, then those with more hits come first."""
+def best_images(at: AtThresholds, limit: int = 6, without: Sequence[int] = ()) -> list[int]:
+    """The images with the best F1, `without` those that are shown already. Among equals the classes take turns, then those with more hits come first."""
     counts = at.by_image()
     hits, mistakes = counts[:, HITS], counts[:, :MISSED].sum(axis=1) + counts[:, NOT_FOUND]
     f1 = np.where(mistakes == 0, 1.0, 2 * hits / np.maximum(1, 2 * hits + mistakes))
@@ -90,7 +90,8 @@ def best_images(at: AtThresholds, limit: int = 6) -> list[int]:
     turn = np.empty(len(hits), dtype=np.int64)
     turn[by_class] = np.arange(len(hits)) - np.searchsorted(first_label[by_class], first_label[by_class])
     best = np.lexsort((-hits, turn, hits == 0, -f1))
-    return best[(f1[best] > 0.5) | (mistakes[best] == 0)][:limit].tolist()
+    good = ((f1[best] > 0.5) | (mistakes[best] == 0)) & ~np.isin(best, without)
+    return best[good][:limit].tolist()
 
 
 def draw_image(
@@ -102,7 +103,7 @@ def draw_image(
     """
     pixels = source.pixels_of(image)
     marks = _marks(at, image, categories)
-    middle = int(np.argmax(marks.kinds == kind))  # 0 where there is none
+    middle = next(iter(np.flatnonzero(marks.kinds == kind).tolist()), 0)
     x0, y0, x1, y1 = _window(marks.boxes_xyxy[middle : middle + 1], (pixels.shape[0], pixels.shape[1]))
     part = pixels[y0:y1, x0:x1]
     scale = DRAWN_SIDE / max(part.shape[:2])
@@ -124,11 +125,11 @@ def draw_image(
         colors=colors,
     )
     kinds = [one for one in marks.kinds[rows].tolist() if one >= 0]
-    url = jpeg_url(drawn, 80)
+    urls = (jpeg_url(drawn, quality) for quality in QUALITIES)
     whole = part.shape == pixels.shape
     return DrawnImage(
         name=source.name_of(image),
-        url=url if len(url) * 3 / 4 < MOST_BYTES else jpeg_url(drawn, 55),
+        url=next((url for url in urls if len(url) < MOST_LETTERS), jpeg_url(drawn, QUALITIES[-1])),
         kinds=tuple(dict.fromkeys(KINDS[one] for one in kinds)),
         text=_in_words(colors),
         part="" if whole else f"{x1 - x0} x {y1 - y0} of {pixels.shape[1]} x {pixels.shape[0]} pixels",

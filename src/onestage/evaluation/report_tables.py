@@ -10,10 +10,11 @@ from onestage.evaluation.at_thresholds import AtThresholds, share, wilson_interv
 from onestage.evaluation.by_attribute import Part
 from onestage.evaluation.mistakes import KINDS, Tide
 from onestage.evaluation.voc import VocResult
-from onestage.evaluation.words import TrainedOn
+from onestage.evaluation.words import TrainedOn, percent
 from onestage.structures import Categories
 
 MOST_CLASSES = 20  # in a table or in the matrix
+SHORTEST_SCALE = 0.05  # of AP; the bars of kinds that cost nearly nothing stay short
 COLUMNS = ("class", "ground truths", "detections", "recall", "precision", "AP area", "AP 11-point")
 AT_COLUMNS = ("class", "objects", "score above", "recall", "precision", "F1")
 AT_MORE = ("recall, 95 %", "false alarms", "not found", "in training")
@@ -23,7 +24,7 @@ MEANINGS = (
     "wrong class and a box that overlaps too little",
     "an object that another detection has found already",
     "nothing is there, or nothing that is labelled",
-    "an object that no detection comes near",
+    "an object that is not marked at all",
 )
 
 
@@ -53,7 +54,7 @@ def at_rows(at: AtThresholds, categories: Categories) -> list[tuple[str, ...]]:
     labels = worst_labels(at.f1)
     rows = [
         (categories.names[label], f"{at.objects[label]:,}", f"{at.score_thresholds[label]:.2f}",
-         *map(decimal, (at.recall[label], at.precision[label], at.f1[label])))
+         *(decimal(float(column[label])) for column in (at.recall, at.precision, at.f1)))
         for label in labels.tolist()
     ]  # fmt: skip
     objects, hits, alarms = (column.sum(keepdims=True) for column in (at.objects, at.hits, at.false_alarms))
@@ -64,7 +65,11 @@ def at_rows(at: AtThresholds, categories: Categories) -> list[tuple[str, ...]]:
 def at_more(at: AtThresholds, trained_on: TrainedOn | None) -> list[tuple[str, ...]]:
     """What the page adds to each of `at_rows`: the interval of the recall, mistakes, objects in training."""
     low_high = wilson_interval(at.hits, at.objects)
-    totals = (at.false_alarms.sum(), (at.objects - at.hits).sum(), *([trained_on.objects.sum()] if trained_on else []))
+    totals = (
+        at.false_alarms.sum(),
+        (at.objects - at.hits).sum(),
+        *([trained_on.objects.sum()] if trained_on is not None else []),
+    )
     rows = [
         (
             f"{low_high[label, 0]:.2f} to {low_high[label, 1]:.2f}" if at.objects[label] else "-",
@@ -93,7 +98,7 @@ def table_rows(result: VocResult, categories: Categories) -> list[tuple[str, ...
 
 def kind_rows(at: AtThresholds, tide: Tide) -> list[tuple[str, str, str, float, str]]:
     """(kind, meaning, how many at the thresholds, length of its bar 0..1, AP50 that it costs), a row a kind."""
-    longest = max(float(np.nan_to_num(tide.gain).max()), 1e-9)
+    longest = max(float(np.nan_to_num(tide.gain).max()), SHORTEST_SCALE)
     counts = at.kinds.sum(axis=0).tolist()
     return [
         (kind, meaning, f"{count:,}", max(0.0, float(np.nan_to_num(gain))) / longest, decimal(float(gain)))
@@ -125,12 +130,13 @@ def confusion_table(
 
 
 def part_rows(parts: Sequence[Part]) -> list[tuple[str, str, float, str, str]]:
-    """(part, objects, recall 0..1, recall with its interval, AP50) of each part of the objects."""
-    return [
-        (one.name, f"{one.objects:,}", one.hits / one.objects,
-         f"{one.hits / one.objects:.0%} ({one.recall_95[0]:.0%} to {one.recall_95[1]:.0%})", decimal(one.ap50))
-        for one in parts
-    ]  # fmt: skip
+    """(part, objects, recall 0..1, recall with its interval in percent, AP50) of each part of the objects."""
+    rows = []
+    for one in parts:
+        low, high = (f"{100 * end:.0f}" for end in one.recall_95)
+        text = f"{percent(one.hits, one.objects)} ({low} to {high})"
+        rows.append((one.name, f"{one.objects:,}", one.hits / one.objects, text, decimal(one.ap50)))
+    return rows
 
 
 def decimal(value: float | None) -> str:

@@ -81,12 +81,16 @@ def _what_goes_wrong(at: AtThresholds, names: Sequence[str]) -> list[str]:
         sentences.append(f"{text}.")
     between = at.confusion[:-1, :-1] * ~np.eye(len(names), dtype=bool)
     if between.max() > 1:
-        true, told = np.unravel_index(between.argmax(), between.shape)
-        sentences.append(f"It takes {names[true]} for {names[told]} most often ({between.max():,} times).")
+        true, told = (int(place) for place in np.unravel_index(between.argmax(), between.shape))
+        sentences.append(f"It takes {names[true]} for {names[told]} {between.max():,} times, the most of such mix-ups.")
     lost, unseen = int((at.objects - at.hits).sum()), int(kinds[MISSED])
-    if lost:
-        text = f"Of the {lost:,} objects that it does not find, nothing comes near {unseen:,}"
-        sentences.append(f"{text}; the others are marked, but with another class or a box that fits badly.")
+    if lost > unseen:
+        text = f"Of the {lost:,} objects that it does not find, {unseen:,} are not marked at all"
+        others = "others are" if lost > unseen + 1 else "other one is"
+        sentences.append(f"{text}; the {others}, but with another class or a box that fits badly.")
+    elif lost:
+        what = f"{lost:,} objects that it does not find are" if lost > 1 else "object that it does not find is"
+        sentences.append(f"The {what} not marked at all.")
     return sentences
 
 
@@ -106,8 +110,8 @@ def _too_few(at: AtThresholds, names: Sequence[str]) -> list[str]:
     if not len(unsure):
         return []
     told = [
-        f"{names[label]} has {at.objects[label]:,} (found: {at.recall[label]:.0%}, but {low[label]:.0%} or "
-        f"{high[label]:.0%} would be no surprise)"
+        f"{names[label]} has {at.objects[label]:,} (found: {percent(at.recall[label])}, but {percent(low[label])} or "
+        f"{percent(high[label])} would be no surprise)"
         for label in unsure[:MOST_NAMED].tolist()
     ]
     others = len(unsure) - len(told)
@@ -135,9 +139,12 @@ def _held_out(trained_on: TrainedOn | None, names: Sequence[str]) -> list[str]:
     return sentences
 
 
-def percent(part: int, whole: int) -> str:
-    """As "71 %"; a dash of nothing."""
-    return f"{part / whole:.0%}".replace("%", " %") if whole else "-"
+def percent(part: float, whole: float = 1.0) -> str:
+    """As "71 %", "99.7 %" (100 % is all); a dash of nothing."""
+    if not whole:
+        return "-"
+    share = 100 * part / whole
+    return f"{share:.1f} %" if 99.5 <= share < 99.95 else f"{share:.0f} %"
 
 
 def _of(part: int, whole: int) -> str:
