@@ -78,7 +78,10 @@ def worst_images(at: AtThresholds, limit: int = 30) -> list[tuple[int, int]]:
 
 
 def best_images(at: AtThresholds, limit: int = 6, without: Sequence[int] = ()) -> list[int]:
-    """The images with the best F1, `without` those that are shown already. Among equals the classes take turns, then those with more hits come first."""
+    """The images with the best F1, `without` those that are shown already.
+
+    Among equals the classes take turns, so that the best are not all of the easiest class; then more hits come first.
+    """
     counts = at.by_image()
     hits, mistakes = counts[:, HITS], counts[:, :MISSED].sum(axis=1) + counts[:, NOT_FOUND]
     f1 = np.where(mistakes == 0, 1.0, 2 * hits / np.maximum(1, 2 * hits + mistakes))

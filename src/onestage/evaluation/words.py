@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -32,12 +31,6 @@ class TrainedOn:
     chosen_on: str  # the split that chose the weights; "" for the last weights
     chosen_images: int
     chosen_on_these: bool  # the images that chose the weights are those of the report
-
-    def as_json(self, categories: Categories) -> dict[str, Any]:
-        """`metrics.json`'s `trained_on`."""
-        objects = dict(zip(categories.names, self.objects.tolist(), strict=True))
-        chosen = {"weights_chosen_on": self.chosen_on or None, "weights_chosen_images": self.chosen_images}
-        return {"images": self.images, "objects": objects, **chosen, "weights_chosen_on_these": self.chosen_on_these}
 
 
 def in_words(at: AtThresholds, categories: Categories, trained_on: TrainedOn | None = None) -> list[str]:

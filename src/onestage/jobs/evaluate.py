@@ -180,8 +180,6 @@ def _measure_and_report(
         display.say(f"warning: {table.split}: no objects in {len(table):,} images, so there is nothing to measure")
     display.say(*in_words(explained.at, table.categories, trained_on))
     metrics = measurement.metrics | explained.as_json(table.categories)
-    if trained_on is not None:
-        metrics["trained_on"] = trained_on.as_json(table.categories)
     folder.mkdir(parents=True, exist_ok=True)
     files = RunFolder(folder)
     write_whole(files.metrics, (json_text(metrics, indent=1) + "\n").encode())
