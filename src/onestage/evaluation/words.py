@@ -102,11 +102,11 @@ def _too_few(at: AtThresholds, names: Sequence[str]) -> list[str]:
     unsure = unsure[np.argsort(at.objects[unsure], kind="stable")]
     if not len(unsure):
         return []
-    told = [
-        f"{names[label]} has {at.objects[label]:,} (found: {percent(at.recall[label])}, but {percent(low[label])} or "
-        f"{percent(high[label])} would be no surprise)"
-        for label in unsure[:MOST_NAMED].tolist()
-    ]
+    told = []
+    for label in unsure[:MOST_NAMED].tolist():
+        found, least, most = (percent(float(share[label])) for share in (at.recall, low, high))
+        few = f"{names[label]} has {at.objects[label]:,}"
+        told.append(f"{few} (found: {found}, but {least} or {most} would be no surprise)")
     others = len(unsure) - len(told)
     if others:
         told.append(f"{others} other class{'es' if others > 1 else ''} {'have' if others > 1 else 'has'} few, too")
