@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from onestage.evaluation.at_thresholds import AtThresholds
 from onestage.evaluation.charts import Series, line_chart
 from onestage.evaluation.explained import Explained
 from onestage.evaluation.metrics import Measurement
 from onestage.evaluation.mistakes import KINDS
 from onestage.evaluation.pages import page_template
-from onestage.evaluation.report_images import ImageSource, best_images, draw_image, worst_images
+from onestage.evaluation.report_images import DrawnImage, ImageSource, best_images, draw_image, worst_images
 from onestage.evaluation.report_tables import (
     AT_COLUMNS,
     AT_MORE,
@@ -61,12 +62,6 @@ def write_report(
     """
     metrics, voc, at = measurement.metrics, measurement.voc, explained.at
     number = len(categories)
-    drawn, best = [], []
-    if images is not None:
-        worst = worst_images(at)
-        drawn = [draw_image(at, image, kind, images, categories) for image, kind in worst]
-        others = best_images(at, without=[image for image, _ in worst])
-        best = [draw_image(at, image, None, images, categories) for image in others]
     page = page_template("onestage.evaluation").render(
         title=title,
         sentences=in_words(at, categories, trained_on),
@@ -80,9 +75,7 @@ def write_report(
         ap50=decimal(explained.tide.ap50),
         confusion=confusion_table(at, categories),
         parts=[(ATTRIBUTES[name], part_rows(parts)) for name, parts in explained.by.items()],
-        worst=drawn,
-        best=best,
-        images_of_kinds=[(kind, sum(kind in one.kinds for one in drawn)) for kind in KINDS],
+        **_images(at, images, categories),
         columns=COLUMNS,
         rows=table_rows(voc, categories),
         iou_threshold=f"{voc.iou_threshold:g}",
@@ -98,6 +91,19 @@ def write_report(
         settings=flat(settings or {}).items(),
     )
     write_whole(path, page.encode())
+
+
+def _images(at: AtThresholds, images: ImageSource | None, categories: Categories) -> dict[str, Any]:
+    """The images of the worst mistakes, how many of them have each kind, and the best images."""
+    worst: list[DrawnImage] = []
+    best: list[DrawnImage] = []
+    if images is not None:
+        chosen = worst_images(at)
+        worst = [draw_image(at, image, kind, images, categories) for image, kind in chosen]
+        others = best_images(at, without=[image for image, _ in chosen])
+        best = [draw_image(at, image, None, images, categories) for image in others]
+    counts = [(kind, sum(kind in one.kinds for one in worst)) for kind in KINDS]
+    return {"worst": worst, "best": best, "images_of_kinds": counts}
 
 
 def _cards(
