@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 
-VOID = {"meta", "img", "br", "link", "line", "rect", "circle", "polygon"}
+VOID = {"meta", "img", "br", "link", "line", "rect", "circle", "polygon", "input"}
 
 
 class Page(HTMLParser):

@@ -228,8 +228,15 @@ def anchor_coverage(
     box_sizes_hw = _usable(box_sizes_hw)
     if len(box_sizes_hw) == 0:
         return 1.0
+    return float((best_anchor_iou(box_sizes_hw, anchor_shapes_wh) >= iou_threshold).mean())
+
+
+def best_anchor_iou(
+    box_sizes_hw: Float[np.ndarray, "N 2"], anchor_shapes_wh: Sequence[tuple[float, float]]
+) -> Float[np.ndarray, " N"]:
+    """IoU of each box with the anchor that fits it best, both with the same centre and in the same pixels."""
     shapes_wh = np.array(anchor_shapes_wh)
     heights, widths = box_sizes_hw[:, :1], box_sizes_hw[:, 1:]
     overlap = np.minimum(widths, shapes_wh[:, 0]) * np.minimum(heights, shapes_wh[:, 1])  # (N, shapes)
     union = widths * heights + shapes_wh.prod(axis=1) - overlap
-    return float(((overlap / union).max(axis=1) >= iou_threshold).mean())
+    return (overlap / union).max(axis=1)

@@ -309,6 +309,10 @@ class GroundTruth:
     ignored: Bool[np.ndarray, " N"]  # VOC difficult, COCO crowd: neither hit nor miss
     areas: Float[np.ndarray, " N"]  # pixels; COCO's is the segment's, others the box's
 
+    def rows(self, rows: Bool[np.ndarray, " N"] | Int64[np.ndarray, " R"]) -> GroundTruth:
+        """Some of the objects, by a mask or by their numbers, in as many images."""
+        return replace(self, **{name: value[rows] for name, value in vars(self).items() if name != "num_images"})
+
 
 @dataclass(frozen=True)
 class DetectionTable:
@@ -318,6 +322,10 @@ class DetectionTable:
     labels: Int64[np.ndarray, " M"]
     scores: Float[np.ndarray, " M"]
     boxes_xyxy: Float[np.ndarray, "M 4"]  # pixels of the original image
+
+    def rows(self, rows: Bool[np.ndarray, " M"] | Int64[np.ndarray, " R"]) -> DetectionTable:
+        """Some of the detections, by a mask or by their numbers."""
+        return DetectionTable(*(column[rows] for column in vars(self).values()))
 
     @classmethod
     def from_detections(cls, detections: Sequence[Detections]) -> DetectionTable:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 from html_pages import Page
 from nasty_names import NASTY_NAMES, NO_UTF_8, is_seen
 
 from onestage.evaluation import measure
-from onestage.evaluation.report import ReportExample, _example, write_report
-from onestage.runtime.decode import decode_image
-from onestage.structures import Categories, Detections, DetectionTable, GroundTruth
+from onestage.evaluation.explained import explain
+from onestage.evaluation.report import write_report
+from onestage.evaluation.report_images import ImageSource
+from onestage.evaluation.words import TrainedOn
+from onestage.structures import Categories, DetectionTable, GroundTruth
 
 EVIL = "<img src=x onerror=alert(1)>"
 LOG = [
@@ -28,36 +26,36 @@ LOG = [
 ]  # fmt: skip
 
 
-def example(size_hw: tuple[int, int] = (90, 120), name: str = "000012.jpg") -> ReportExample:
-    found = Detections(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([0.8]), torch.tensor([1]))
-    return ReportExample(
-        name=name,
-        image=np.full((*size_hw, 3), 128, dtype=np.uint8),
-        boxes_xyxy=np.array([[10, 10, 60, 60], [70, 5, 110, 40]], dtype=np.float32),
-        labels=np.array([1, 0]),
-        ignored=np.array([False, True]),
-        found=found,
-        f1=0.5,
-        windows_xyxy=np.array([(0, 0, size_hw[1], size_hw[0])]),
-    )
+def images(size_hw: tuple[int, int], name: str) -> ImageSource:
+    pixels = np.full((*size_hw, 3), 128, dtype=np.uint8)
+    return ImageSource(lambda _: name, lambda _: pixels, lambda _: np.array([(0, 0, size_hw[1], size_hw[0])]))
 
 
 def written(
-    path: Path, *, names: tuple[str, ...] = ("scratch", "dent", "rust"), with_run: bool = True, shown: str = "a.jpg"
+    path: Path,
+    *,
+    names: tuple[str, ...] = ("scratch", "dent", "rust"),
+    with_run: bool = True,
+    shown: str = "a.jpg",
+    size_hw: tuple[int, int] = (90, 120),
 ) -> str:
+    """A report of two images: the object of the first is found, that of the second too, with a false alarm beside."""
     categories = Categories.from_names(names)
     boxes_xyxy = np.array([[0.0, 0.0, 40.0, 40.0], [5.0, 5.0, 25.0, 25.0]])
     two = np.array([0, 1])
     truth = GroundTruth(2, two, two, boxes_xyxy, np.zeros(2, dtype=bool), np.array([1600.0, 400.0]))
-    measured = measure(truth, DetectionTable(two, two, np.array([0.9, 0.8]), boxes_xyxy), categories)
+    found_boxes = np.concatenate([boxes_xyxy, [[60.0, 60.0, 80.0, 80.0]]])
+    found = DetectionTable(np.array([0, 1, 1]), np.array([0, 1, 0]), np.array([0.9, 0.8, 0.7]), found_boxes)
     file = path / "report.html"
     write_report(
         file,
         title=f"a detector of {names[0]}",
-        measurement=measured,
+        measurement=measure(truth, found, categories),
+        explained=explain(truth, found, categories, np.full(len(categories), 0.5)),
         categories=categories,
+        trained_on=TrainedOn(50, np.full(len(names), 77), "val", 9, False) if with_run else None,
         training_log=LOG if with_run else (),
-        examples={"Best images": [example(name=shown)], "Worst images": [example((900, 1200))]} if with_run else None,
+        images=images(size_hw, shown) if with_run else None,
         settings={"detector": "ssd300", "optimizer": {"momentum": 0.9}} if with_run else None,
     )
     return file.read_text(encoding="utf-8")
@@ -68,12 +66,14 @@ def test_the_page_shows_summary_table_curves_images_and_settings(tmp_path: Path)
 
     assert page.open == []
     for words in ("Losses", "classification", "distribution", "Learning rate",
-                  "Best images", "Worst images", "scratch", "rust", "mean",
-                  "optimizer.momentum", "0.9", "20.0 min", "annotated: 1 scratch, 1 dent", "detected: 1 dent",
-                  "F1 0.50", "no objects or no detections"):  # fmt: skip
+                  "Best images", "The worst mistakes", "scratch", "rust", "mean", "in training", "77", "not found",
+                  "optimizer.momentum", "0.9", "20.0 min", "1 found, 1 false alarm", "1 found",
+                  "no objects or no detections"):  # fmt: skip
         assert words in page.words, words
+    first = "On 2 images that it did not learn from, the model finds 2 of 2 objects (100 %) at scores above 0.5"
+    assert any(words.startswith(first) for words in page.words)
     assert page.tags.count("svg") == 3 + 2  # training, and a curve for each class that has one
-    assert page.tags.count("img") == 4
+    assert page.tags.count("img") == 2  # the worst one, and the best one
 
 
 def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
@@ -83,15 +83,32 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert not re.search(r"https?://|@import|url\(|<script", text)
 
 
-def test_example_images_are_readable_and_of_a_size_for_the_page(tmp_path: Path) -> None:
-    shapes = []
-    for source in Page(written(tmp_path)).sources:
-        data = np.frombuffer(base64.b64decode(source.split(",")[1]), dtype=np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        assert image is not None
-        shapes.append(image.shape[:2])
+def test_images_are_readable_and_of_a_size_for_the_page(tmp_path: Path) -> None:
+    shapes = [image.shape for image in Page(written(tmp_path)).images()]
 
-    assert shapes == [(360, 480)] * 2 + [(420, 560)] * 2
+    assert shapes == [(360, 480, 3)] * 2
+
+
+def test_mistakes_are_chosen_by_kind_without_a_script(tmp_path: Path) -> None:
+    text = written(tmp_path)
+
+    assert re.search(r"default-src 'none'; img-src data:; style-src 'unsafe-inline'", text)
+    for kind in ("class", "place", "both", "duplicate", "background", "missed"):
+        assert f'id="show-{kind}"' in text
+        assert f".worst:has(#show-{kind}:checked) figure:not(.{kind})" in text
+    assert '<figure class="panel background">' in text
+
+
+def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
+    text = written(tmp_path, names=tuple(f"class {label}" for label in range(1000)))
+
+    assert len(text) < 400_000
+    shown = "Shown are 20 of 1,000 classes, those"
+    notes = [words for words in Page(text).words if shown in words]
+    assert [note.partition(shown)[2] for note in notes] == [
+        f" {which}; metrics.json has all." for which in
+        ("with the lowest F1", "that are confused most", "with the lowest AP", "with the lowest AP")
+    ]  # fmt: skip
 
 
 def test_nasty_names_are_text_in_the_page(tmp_path: Path) -> None:
@@ -116,18 +133,6 @@ def test_class_names_cannot_add_markup(tmp_path: Path) -> None:
     assert EVIL in Page(text).words
 
 
-@pytest.mark.parametrize("heading", ["Training", "Best images", "Settings"])
+@pytest.mark.parametrize("heading", ["Training", "Best images", "The worst mistakes", "Settings"])
 def test_a_report_of_an_evaluation_alone_leaves_the_run_out(tmp_path: Path, heading: str) -> None:
     assert heading not in Page(written(tmp_path, with_run=False)).words
-
-
-def test_an_image_of_tiles_is_drawn_larger_with_their_grid(tmp_path: Path) -> None:
-    one = example((2000, 3200))
-    tiles = np.array([(0, 0, 1700, 2000), (1500, 0, 3200, 2000)])
-    shown = _example(replace(one, windows_xyxy=tiles), Categories.from_names(("scratch", "dent")))
-    truth, found = (
-        decode_image(base64.b64decode(shown[name].partition(",")[2])).astype(int) for name in ("truth", "found")
-    )
-    assert truth.shape == found.shape == (1000, 1600, 3)
-    lines = found[500].mean(axis=1) - truth[500].mean(axis=1)  # where the second tile begins and the first one ends
-    assert set(np.flatnonzero(lines[100:-100] > 30) + 100) == {750, 849}

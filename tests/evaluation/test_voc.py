@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_neu_det import GOLDEN, golden_tables
 
 from onestage.errors import UserError
 from onestage.evaluation.voc import assign_detections, voc_average_precision
 from onestage.structures import DetectionTable, GroundTruth
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "voc_ap"
 Box = tuple[float, float, float, float]
-# The golden boxes are inclusive 1-based pixels; ours are half-open: only the first corner moves.
-TO_HALF_OPEN = np.array([1.0, 1.0, 0.0, 0.0])
 
 
 def objects(
@@ -56,14 +53,7 @@ def detections(
 @pytest.mark.parametrize("iou_threshold", [0.5, 0.75])
 def test_every_number_of_the_original_evaluator_on_neu_det_is_met(iou_threshold: float) -> None:
     reference = json.loads((GOLDEN / "reference.json").read_text())
-    with np.load(GOLDEN / "ground_truth.npz") as rows:
-        boxes_xyxy = rows["boxes_xyxy_inclusive"] - TO_HALF_OPEN
-        areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
-        truth = GroundTruth(
-            reference["num_images"], rows["image"], rows["label"], boxes_xyxy, rows["difficult"], areas
-        )  # fmt: skip
-    with np.load(GOLDEN / "detections.npz") as rows:
-        found = DetectionTable(rows["image"], rows["label"], rows["score"], rows["boxes_xyxy"] - TO_HALF_OPEN)
+    truth, found = golden_tables()
 
     result = voc_average_precision(truth, found, len(reference["classes"]), iou_threshold)
 

@@ -65,11 +65,11 @@ def test_assignments_equal_the_plain_loop_of_the_protocol(
     seed: int, num_objects: int, num_detections: int, threshold: float, at_once: int
 ) -> None:
     truth, found = random_tables(seed, num_objects, num_detections)
-    before = voc.DETECTIONS_AT_ONCE
-    voc.DETECTIONS_AT_ONCE = at_once
+    before = voc.PAIRS_AT_ONCE
+    voc.PAIRS_AT_ONCE = at_once
     try:
         assigned = assign_detections(truth, found, threshold)
     finally:
-        voc.DETECTIONS_AT_ONCE = before
+        voc.PAIRS_AT_ONCE = before
     words = np.where(assigned.hit, "hit", np.where(assigned.ignored, "ignored", "false positive"))
     assert words.tolist() == judged_one_by_one(truth, found, threshold)

@@ -1,6 +1,7 @@
-"""Both protocols over one data set, as numbers, as `metrics.json` and as the printed table."""
+"""Both protocols over one data set, as numbers, as `metrics.json` and as the printed tables."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from onestage.evaluation.at_thresholds import AtThresholds
 from onestage.evaluation.coco import coco_metrics
+from onestage.evaluation.report_tables import AT_COLUMNS, COLUMNS, at_rows, table_rows, what_is_shown
 from onestage.evaluation.voc import VocResult, voc_average_precision
 from onestage.structures import Categories, DetectionTable, GroundTruth
 from onestage.terminal import cell
 
-COLUMNS = ("class", "ground truths", "detections", "recall", "precision", "AP area", "AP 11-point")
 CLASS_FIELDS = ("ground_truths", "detections", "recall", "precision", "ap_11point", "ap_area")  # in metrics.json
 
 
@@ -47,32 +49,29 @@ def measure(truth: GroundTruth, found: DetectionTable, categories: Categories) -
 
 
 def print_table(result: VocResult, categories: Categories, console: Console) -> None:
-    """Print a row for each class, the mean last; a dash is a class without objects."""
-    title = f"PASCAL VOC protocol, IoU >= {result.iou_threshold:g}"
-    table = Table(title=title, title_justify="left", box=box.MINIMAL, pad_edge=False)  # fits in 80 columns
-    for column in COLUMNS:
+    """Print a row for each class (of many, the worst), the mean last; a dash is a class without objects."""
+    title = f"Over all detections, whatever their score (PASCAL VOC protocol, IoU >= {result.iou_threshold:g})"
+    _print(
+        title, COLUMNS, table_rows(result, categories), what_is_shown(len(categories), "with the lowest AP"), console
+    )
+
+
+def print_at_thresholds(at: AtThresholds, categories: Categories, console: Console) -> None:
+    """Print recall, precision and F1 of each class (of many, the worst) at its threshold, and those of all last."""
+    title = "At the score thresholds: objects found (recall), detections that are right (precision)"
+    _print(title, AT_COLUMNS, at_rows(at, categories), what_is_shown(len(categories), "with the lowest F1"), console)
+
+
+def _print(
+    title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]], left_out: str, console: Console
+) -> None:
+    table = Table(
+        title=title, title_justify="left", caption=left_out or None, box=box.MINIMAL, pad_edge=False
+    )  # 80 columns
+    for column in columns:
         table.add_column(column.replace(" ", "\n"), justify="left" if column == "class" else "right", overflow="fold")
-    *rows, mean = table_rows(result, categories)
-    for row in rows:
+    for row in rows[:-1]:
         table.add_row(*(cell(text, console) for text in row))
     table.add_section()
-    table.add_row(*mean, style="bold")
+    table.add_row(*rows[-1], style="bold")
     console.print(table)
-
-
-def table_rows(result: VocResult, categories: Categories) -> list[tuple[str, ...]]:
-    """The cells of the table as text, a row for each class in label order, then the mean; columns as in `COLUMNS`."""
-    rows = [
-        (name, f"{one.ground_truths:,}", f"{one.detections:,}",
-         *map(decimal, (one.recall, one.precision, one.ap_area, one.ap_11point)))
-        for name, one in zip(categories.names, result.per_class, strict=True)
-    ]  # fmt: skip
-    objects = sum(one.ground_truths for one in result.per_class)
-    detections = sum(one.detections for one in result.per_class)
-    means = (decimal(result.map_area), decimal(result.map_11point))
-    return [*rows, ("mean", f"{objects:,}", f"{detections:,}", "", "", *means)]
-
-
-def decimal(value: float | None) -> str:
-    """Three decimals, or a dash for a value that does not exist (None, NaN, COCO's -1)."""
-    return "-" if value is None or math.isnan(value) or value < 0 else f"{value:.3f}"

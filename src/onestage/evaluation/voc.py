@@ -11,7 +11,9 @@ The protocol in five lines:
 - AP is the mean of the best precision at recall 0, 0.1, ... 1 (2007) or the area under the monotone curve (2010).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -19,7 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from onestage.errors import UserError
 from onestage.structures import DetectionTable, GroundTruth
 
-DETECTIONS_AT_ONCE = 1 << 17  # bounds the memory for pairs of detection and object in crowded data sets
+PAIRS_AT_ONCE = 1 << 20  # bounds the memory for pairs of detection and object in crowded data sets
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,29 @@ def voc_average_precision(
     """
     check_tables(truth, found, num_classes)
     assigned = assign_detections(truth, found, iou_threshold)
+    return results_by_class(truth, found, assigned.hit, assigned.false_positive, num_classes, iou_threshold)
+
+
+def results_by_class(
+    truth: GroundTruth,
+    found: DetectionTable,
+    hit: Bool[np.ndarray, " M"],
+    false_positive: Bool[np.ndarray, " M"],
+    num_classes: int,
+    iou_threshold: float = 0.5,
+) -> VocResult:
+    """Average precision of every class where the verdicts on the detections are known; see `assign_detections`."""
     ground_truths = np.bincount(truth.labels[~truth.ignored], minlength=num_classes)
     ignored = np.bincount(truth.labels[truth.ignored], minlength=num_classes)
     order = np.argsort(-found.scores, kind="stable")  # best first; ties keep the order given
     labels = found.labels[order].astype(np.min_scalar_type(num_classes))  # numpy sorts small integers in linear time
     order = order[np.argsort(labels, kind="stable")]  # by class, each of them as before
     bounds = np.searchsorted(found.labels[order], np.arange(num_classes + 1))
-    false_positive = assigned.false_positive
     per_class = []
     for label in range(num_classes):
         rows = order[bounds[label] : bounds[label + 1]]
         objects = int(ground_truths[label])
-        hits, misses = np.cumsum(assigned.hit[rows]), np.cumsum(false_positive[rows])
+        hits, misses = np.cumsum(hit[rows]), np.cumsum(false_positive[rows])
         precision = hits / np.maximum(hits + misses, np.finfo(np.float64).eps)
         recall = hits / objects if objects else np.full(len(hits), np.nan)
         empty = 0.0 if objects else float("nan")  # value without detections
@@ -132,7 +145,7 @@ def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: 
     A detection is compared with its best object even if that was hit before. So no detection depends on another: the
     first of an object's detections, by score, is its hit.
     """
-    object_row, iou = _best_objects(truth, found)
+    object_row, iou = best_objects(truth, found)
     overlaps = (iou >= iou_threshold) & (iou > 0)
     on_ignored = np.zeros(len(iou), dtype=bool)
     on_ignored[overlaps] = truth.ignored[object_row[overlaps]]
@@ -144,34 +157,48 @@ def assign_detections(truth: GroundTruth, found: DetectionTable, iou_threshold: 
     return Assignments(object_row, iou, hit, on_ignored)
 
 
-def _best_objects(truth: GroundTruth, found: DetectionTable) -> tuple[Int64[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+def best_objects(
+    truth: GroundTruth, found: DetectionTable, among: Literal["own class", "other classes"] = "own class"
+) -> tuple[Int64[np.ndarray, " M"], Float[np.ndarray, " M"]]:
     """For each detection: the row of the object with the largest IoU (the first of equals) or -1, and that IoU."""
     best_row = np.full(len(found.scores), -1, dtype=np.int64)
     best_iou = np.zeros(len(found.scores))
-    keys = truth.labels * truth.num_images + truth.image_index
-    rows_by_key = np.argsort(keys, kind="stable")
-    keys = keys[rows_by_key]
-    found_keys = found.labels * truth.num_images + found.image_index
-    first = np.searchsorted(keys, found_keys, side="left")
-    counts = np.searchsorted(keys, found_keys, side="right") - first
-    comparable = np.flatnonzero(counts)  # detections with at least one object to compare with
-    for start in range(0, len(comparable), DETECTIONS_AT_ONCE):
-        block = comparable[start : start + DETECTIONS_AT_ONCE]
-        lengths = counts[block]
-        starts = np.cumsum(lengths) - lengths
-        # Pair p belongs to detection `owner[p]` of the block and to the object in position `within[p]` of its group.
-        owner = np.repeat(np.arange(len(block)), lengths)
-        within = np.arange(lengths.sum()) - starts[owner]
-        pair_rows = rows_by_key[first[block][owner] + within]
-        iou = _paired_iou(found.boxes_xyxy[block[owner]], truth.boxes_xyxy[pair_rows])
-        best_iou[block] = np.maximum.reduceat(iou, starts)
-        is_best = np.flatnonzero(iou == best_iou[block][owner])
+    for detections, objects in pairs(truth, found, of_one_class=among == "own class"):
+        iou = paired_iou(found.boxes_xyxy[detections], truth.boxes_xyxy[objects])
+        if among == "other classes":
+            iou[found.labels[detections] == truth.labels[objects]] = 0.0
+        starts = np.flatnonzero(np.diff(detections, prepend=-1))
+        owner = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(detections)))
+        best = np.maximum.reduceat(iou, starts)
+        is_best = np.flatnonzero(iou == best[owner])
         owners, position = np.unique(owner[is_best], return_index=True)
-        best_row[block[owners]] = pair_rows[is_best[position]]
+        best_iou[detections[starts]] = best
+        best_row[detections[starts[owners]]] = objects[is_best[position]]
     return best_row, best_iou
 
 
-def _paired_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
+def pairs(
+    truth: GroundTruth, found: DetectionTable, *, of_one_class: bool
+) -> Iterator[tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]]:
+    """Rows of each detection with each object of its image (and class), in blocks. A detection's come together."""
+    keys, found_keys = truth.image_index, found.image_index
+    if of_one_class:
+        keys, found_keys = truth.labels * truth.num_images + keys, found.labels * truth.num_images + found_keys
+    rows_by_key = np.argsort(keys, kind="stable")
+    keys = keys[rows_by_key]
+    first = np.searchsorted(keys, found_keys, side="left")
+    counts = np.searchsorted(keys, found_keys, side="right") - first
+    comparable = np.flatnonzero(counts)  # detections with at least one object to compare with
+    number_of_block = np.cumsum(counts[comparable]) // PAIRS_AT_ONCE
+    for block in np.split(comparable, np.flatnonzero(np.diff(number_of_block)) + 1) if len(comparable) else ():
+        lengths = counts[block]
+        # Pair p belongs to detection `owner[p]` of the block and to the object in position `within[p]` of its group.
+        owner = np.repeat(np.arange(len(block)), lengths)
+        within = np.arange(lengths.sum()) - (np.cumsum(lengths) - lengths)[owner]
+        yield block[owner], rows_by_key[first[block][owner] + within]
+
+
+def paired_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     """IoU of row i of `a` with row i of `b`, in float64; 0 where both are empty."""
     a, b = a_xyxy.astype(np.float64, copy=False), b_xyxy.astype(np.float64, copy=False)
     overlap_wh = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])

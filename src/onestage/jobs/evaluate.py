@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from onestage.anchors import best_anchor_iou
 from onestage.compute.device import Compute, choose_compute
 from onestage.compute.memory import keep_freed_memory
 from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
+from onestage.detectors.base import Detector
 from onestage.errors import UserError
 from onestage.evaluation import find_thresholds
+from onestage.evaluation.words import TrainedOn
 from onestage.export import format_of
 from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
@@ -152,11 +157,13 @@ def evaluate_and_report(
     batch_size: int = 8,
     find_thresholds_in: tuple[Path, Aim] | None = None,
     world: World = ALONE,
+    trained_on: TrainedOn | None = None,
 ) -> dict[str, Any]:
     """Detect in every image, measure, print the table, write `metrics.json` and `report.html` into `folder`.
 
     `selection` None takes the model's own. The thresholds of its classes are found anew for the model file of
-    `find_thresholds_in`. The ranks of `world` share the images; the main rank does the rest.
+    `find_thresholds_in`; `trained_on` is known at the end of a run. The ranks of `world` share the images; the main
+    rank does the rest.
     """
     network = loaded.detector
     compute.place(network)
@@ -175,7 +182,8 @@ def evaluate_and_report(
         if find_thresholds_in is not None:
             thresholds = _kept_thresholds(*find_thresholds_in, found, table, display)
         scores = None if thresholds is None else thresholds.scores
-        return Results(found, table, settings, about, network.tiling, scores, log).write(folder, display)
+        more = {"log": log, "trained_on": trained_on, "anchor_iou": _anchor_iou(network, table)}
+        return Results(found, table, settings, about, network.tiling, scores, **more).write(folder, display)
 
     return world.on_main(finish)
 
@@ -201,3 +209,17 @@ def _say_cost(tiling: Tiling | None, table: Table, seconds: float, display: Disp
     if tiling is not None and len(table):
         tiles = count_windows(tiling, table.image_sizes_hw)
         display.say(f"{tiles / len(table):.3g} tiles and {seconds / len(table):.2g} s an image")
+
+
+def _anchor_iou(network: Detector, table: Table) -> np.ndarray | None:
+    """Each object's IoU with the anchor that fits it best, 0 for ignored ones; None without anchors."""
+    shapes = network.config.anchor_shapes()
+    if not shapes:
+        return None
+    sizes_hw = table.box_sizes_hw(network.resize if network.tiling is None else None)
+    if network.tiling is not None:
+        side = network.tiling.side
+        sizes_hw = sizes_hw * (network.resize.image_hw((side, side))[0] / side)
+    iou = np.zeros(len(table.labels))
+    iou[~table.ignored] = best_anchor_iou(sizes_hw, shapes)
+    return iou

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from onestage.data.table import Table
-from onestage.evaluation import measure, print_table
+from onestage.evaluation import measure, print_at_thresholds, print_table
+from onestage.evaluation.explained import explain
 from onestage.evaluation.measured import Measured
-from onestage.evaluation.report import SHOWN_SCORE, ReportExample, choose_examples, count_by_image, write_report
+from onestage.evaluation.report import write_report
+from onestage.evaluation.report_images import ImageSource
+from onestage.evaluation.words import TrainedOn, in_words
 from onestage.models.model_file import RunFolder, write_tensors
 from onestage.runtime.tiles import Tiling
+from onestage.selection import USUAL_THRESHOLD
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
 from onestage.texts import json_text
@@ -36,6 +42,8 @@ class Results:
         tiling: how the images were cut.
         thresholds: the score thresholds of the model's classes, by label; None: nobody has found them.
         log: of the training, where this is its end.
+        trained_on: what it learned from, the same.
+        anchor_iou: each object's IoU with the anchor that fits it best; None for a detector without anchors.
     """
 
     found: list[Detections]
@@ -45,38 +53,36 @@ class Results:
     tiling: Tiling | None = None
     thresholds: Sequence[float] | None = None
     log: Log = ()
+    trained_on: TrainedOn | None = None
+    anchor_iou: Float[np.ndarray, " N"] | None = None
 
     def write(self, folder: Path, display: Display) -> dict[str, Any]:
         """Measure, print the table, write the files; gives the content of `metrics.json`."""
         table = self.table
         truth, detections = table.ground_truth(), DetectionTable.from_detections(self.found)
         measurement = measure(truth, detections, table.categories)
+        scores = np.array(self.thresholds or [USUAL_THRESHOLD] * len(table.categories))
+        explained = explain(truth, detections, table.categories, scores, self.anchor_iou)
+        print_at_thresholds(explained.at, table.categories, display.console)
         print_table(measurement.voc, table.categories, display.console)
         if table.ignored.all():  # or there are none at all
             display.say(f"warning: {table.split}: no objects in {len(table):,} images, so there is nothing to measure")
-        counts = count_by_image(truth, detections)
-        best, worst = choose_examples(truth, counts)
-
-        def example(index: int) -> ReportExample:
-            image = table.pixels(index)
-            f1, windows_xyxy = float(counts.f1[index]), windows_of(self.tiling, (image.shape[0], image.shape[1]))
-            return ReportExample(
-                table.image_name(index), image, *table.objects(index), self.found[index], f1, windows_xyxy
-            )
-
+        display.say(*in_words(explained.at, table.categories, self.trained_on))
+        metrics = measurement.metrics | explained.as_json(table.categories)
         folder.mkdir(parents=True, exist_ok=True)
         files, settings = RunFolder(folder), self.settings
-        write_whole(files.metrics, (json_text(measurement.metrics, indent=1) + "\n").encode())
+        write_whole(files.metrics, (json_text(metrics, indent=1) + "\n").encode())
         write_report(
             files.report,
             title=f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}",
             measurement=measurement,
+            explained=explained,
             categories=table.categories,
+            trained_on=self.trained_on,
             training_log=self.log,
-            examples={"Best images": [*map(example, best)], "Worst images": [*map(example, worst)]},
+            images=ImageSource(table.image_name, table.pixels, partial(windows_of, self.tiling)),
             settings=settings,
         )
-        scores = np.array(self.thresholds or [SHOWN_SCORE] * len(table.categories))
         about = {
             **self.about,
             "model": os.path.abspath(settings.get("model", folder)),
@@ -87,4 +93,4 @@ class Results:
         measured = Measured(truth, detections, table.categories, names, root, scores, about)
         write_tensors(files.measured, *measured.file_content())
         display.say(f"written: {files.metrics}, {files.report}, {files.measured.name}")
-        return measurement.metrics
+        return metrics

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
@@ -18,6 +19,7 @@ from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
+from onestage.evaluation.words import TrainedOn
 from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
@@ -157,7 +159,7 @@ def train(
         plan = world.on_main(plan_run)
         world.on_main(lambda: take_folder(plan.folder, until_the_end))
         trainer = _trained(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display, begun_at)
-        return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
+        return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan, data))
 
 
 def _asked(
@@ -322,10 +324,13 @@ def _summary(network: Detector, compute: Compute, world: World) -> str:
     )
 
 
-def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
+def _evaluate_kept(trainer: Trainer, plan: Plan, data: str) -> dict[str, Any]:
     """Measure the weights that were kept, write `metrics.json` and the report, and compare with the last run."""
-    folder, world, val = trainer.folder, trainer.world, trainer.val_table
-    chosen_by = "none: the last weights" if trainer.recipe.keep == "last" else f"{val.split} ({len(val):,} images)"
+    folder, world, val, test = trainer.folder, trainer.world, plan.val, plan.test
+    last = trainer.recipe.keep == "last"
+    chosen_by = "none: the last weights" if last else f"{val.split} ({len(val):,} images)"
+    learned = np.bincount(plan.train.labels[~plan.train.ignored], minlength=len(test.categories))
+    trained_on = TrainedOn(len(plan.train), learned, "" if last else val.split, len(val), val.split == test.split)
     metrics = evaluate_and_report(
         world.on_main(lambda: load_model(folder.model)),
         test,
@@ -335,6 +340,7 @@ def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
         settings={"data": data, "split": test.split, "weights chosen on": chosen_by, **flat(trainer.recipe.as_dict())},
         log=read_log(folder.log) if world.is_main else (),
         world=world,
+        trained_on=trained_on,
     )
     if world.is_main:
         say_against_last_run(folder.root, trainer.display)
