@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import DisallowNone, Positional, arg, subcommand
@@ -233,6 +233,8 @@ class Serve(Command):
 
     model: Model = tyro.MISSING
     """Run folder, model file or exported file."""
+    compare_with: Maybe[Path] = None
+    """Another model, which the page shows beside it on the same images."""
     host: str = "127.0.0.1"
     """Address to listen at. Any but this machine's own wants a token."""
     port: int = 8000
@@ -375,10 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(words: list[str]) -> int:
     """The exit status of the command that the words of a command line ask for."""
     commands = {**COMMANDS, "train": _train_with_settings()} if words[:1] == ["train"] else COMMANDS
-    union: Any = None
-    for name, command in commands.items():
-        one = Annotated[command, subcommand(name)]
-        union = one if union is None else union | one
+    union: Any = Union[tuple(Annotated[command, subcommand(name)] for name, command in commands.items())]  # noqa: UP007
     # Without DisallowNone, help texts would offer a None, too, that nobody needs to type.
     try:
         command = tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS, config=(DisallowNone,))

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import quote
 
 from onestage.errors import UserError
@@ -17,6 +18,7 @@ TOKEN_VARIABLE = "ONESTAGE_TOKEN"
 def serve(
     model: str | os.PathLike[str],
     *,
+    compare_with: str | os.PathLike[str] | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
@@ -39,6 +41,7 @@ def serve(
 
     Args:
         model: a run folder, a model file or an exported file.
+        compare_with: another model, which the page shows beside it.
         host: the address to listen at. Any but this machine's own (loopback) needs a token.
         port: the port to listen at; 0 takes a free one.
         token: secret that every client must send; None: the environment variable ONESTAGE_TOKEN, if it is set.
@@ -71,20 +74,36 @@ def serve(
         raise UserError(f"{error.name} is missing: pip install 'onestage[serve]'") from error
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
-    predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
     asked = {"nms": nms, "iou_threshold": iou_threshold, "max_detections": max_detections}
     asked["score_threshold"] = score_threshold  # only checked here: the app keeps all above its lowest
-    predictor.selection = predictor.selection.changed(**asked, class_agnostic=class_agnostic or None)
+    models = [one for one in (model, compare_with) if one is not None]
+    predictors = [load(one, device=device, tile=tile, tile_overlap=tile_overlap) for one in models]
+    for one in predictors:
+        one.selection = one.selection.changed(**asked, class_agnostic=class_agnostic or None)
+    first, second = predictors[0], next(iter(predictors[1:]), None)
     hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
     app = create_app(
-        predictor, token=token, batch_size=batch_size, score_threshold=score_threshold, allowed_hosts=hosts
+        first,
+        second=second,
+        titles=(_title(model), _title(compare_with or "")),
+        token=token,
+        batch_size=batch_size,
+        score_threshold=score_threshold,
+        allowed_hosts=hosts,
     )
     with _listening(host, port) as listening:
         place = f"[{host}]" if ":" in host else host
         address = f"http://{place}:{listening.getsockname()[1]}/" + (f"#token={quote(token, safe='')}" if token else "")
-        display.say(f"{predictor.detector_name}, {len(predictor.categories)} classes: {address}  (Ctrl-C stops)")
+        what = " and ".join(f"{one.detector_name}, {len(one.categories)} classes" for one in predictors)
+        display.say(f"{what}: {address}  (Ctrl-C stops)")
         run(app, listening)
     display.say("stopped")
+
+
+def _title(model: str | os.PathLike[str]) -> str:
+    """The name of a run, or of a file that has one of its own."""
+    path = Path(model).resolve()
+    return path.parent.name if path.stem == "model" else path.name
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,11 +8,12 @@ import hmac
 import logging
 import random
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
+import torch
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -32,12 +33,13 @@ from onestage.serving.limits import REFUSAL_SECONDS, Limits, busy
 from onestage.serving.metrics import Metrics
 from onestage.serving.shared_predictor import ImageResult, SharedPredictor
 from onestage.serving.uploads import BodyReader, Upload
+from onestage.structures import Detections
 
 LOWEST_THRESHOLD, USUAL_THRESHOLD = 0.05, 0.5  # score thresholds: the lowest that a client can ask for, the default
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")}
-PAGE_FILES |= {f"/{name}": (name, "text/javascript") for name in ("page.js", "api.js", "draw.js", "film.js")}
+PAGE_FILES |= {f"/{script.name}": (script.name, "text/javascript") for script in sorted(PAGE.glob("*.js"))}
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -50,6 +52,22 @@ PAGE_HEADERS = {
 }
 
 log = logging.getLogger("onestage.serving")
+
+
+Model = Literal["first", "second"]
+ModelOfRequest = Annotated[Model, Query(description="which model, where the server compares two")]
+
+
+class ServedModel(NamedTuple):
+    """A model, and from which scores on clients get its detections where they ask for no score."""
+
+    title: str
+    predictor: BasePredictor
+    usual_thresholds: list[float]  # one a class, by label
+
+    def above_usual(self, found: Detections) -> Detections:
+        """Detections with a score above their own class's threshold."""
+        return found[found.scores > torch.tensor(self.usual_thresholds)[found.labels]]
 
 
 class Detection(BaseModel):
@@ -74,11 +92,14 @@ class ImageDetections(BaseModel):
 class ModelFacts(BaseModel):
     """The model, and the bounds on requests."""
 
+    title: str = Field(description="what people call it: its run or its file")
     detector: str
     names: list[str] = Field(description="names of the classes, by label")
     colours: list[str] = Field(description="colours of the classes in drawn images: #rrggbb")
     lowest_score_threshold: float
-    usual_score_threshold: float
+    usual_score_threshold: float = Field(description="the lowest of the usual ones")
+    usual_score_thresholds: list[float] = Field(description="of clients that ask for none, one a class, by label")
+    models: list[Model] = Field(description="what `model` of a request may be")
     largest_request_bytes: int
     largest_image_pixels: int
     images_of_a_request: int
@@ -120,6 +141,8 @@ def create_app(
     predictor: BasePredictor,
     *,
     token: str | None = None,
+    second: BasePredictor | None = None,
+    titles: tuple[str, str] = ("first", "second"),
     limits: Limits | None = None,
     batch_size: int = 8,
     score_threshold: float = USUAL_THRESHOLD,
@@ -130,13 +153,17 @@ def create_app(
     Args:
         predictor: a predictor of `onestage.load`; its score threshold becomes the lowest that clients may ask for.
         token: secret that clients must send as `Authorization: Bearer TOKEN`; None: no secret is needed.
+        second: another model to compare with it, within the same limits; its selection is treated as the first's.
+        titles: what the page calls the two.
         limits: bounds on what clients may send.
         batch_size: most images that go through the network together; they may come from several requests.
         score_threshold: score threshold for clients that ask for none.
         allowed_hosts: names by which clients may call the server (see `HostCheck`); None: any.
     """
-    predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
-    server = Server(predictor, limits or Limits(), batch_size, score_threshold)
+    models: dict[Model, ServedModel] = {"first": _served(titles[0], predictor, score_threshold)}
+    if second is not None:
+        models["second"] = _served(titles[1], second, score_threshold)
+    server = Server(models, limits or Limits(), batch_size)
 
     async def guard(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -177,13 +204,18 @@ def create_app(
     return app
 
 
+def _served(title: str, predictor: BasePredictor, score_threshold: float) -> ServedModel:
+    predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
+    usual_thresholds = [max(score_threshold, LOWEST_THRESHOLD)] * len(predictor.categories)
+    return ServedModel(title, predictor, usual_thresholds)
+
+
 class Server:
     """The routes, and what they share. While the server runs, `app.state.shared` is the `SharedPredictor`."""
 
-    def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int, usual_threshold: float) -> None:
+    def __init__(self, models: Mapping[Model, ServedModel], limits: Limits, batch_size: int) -> None:
         self.counters = Metrics()
-        self._predictor, self._limits, self._batch_size = predictor, limits, batch_size
-        self._usual_threshold = max(usual_threshold, LOWEST_THRESHOLD)
+        self._models, self._limits, self._batch_size = models, limits, batch_size
         self._bodies, self._drawn = BodyReader(limits), DrawnImages(limits)
 
     @asynccontextmanager
@@ -191,7 +223,10 @@ class Server:
         """Keep the network's threads as long as the server runs."""
         warnings.filterwarnings("ignore", module="PIL")  # of each odd tag: strangers would fill a disk with the log
         app.state.shared = SharedPredictor(
-            self._predictor, self._limits, batch_size=self._batch_size, on_batch=self.counters.count_batch
+            self._models["first"].predictor,
+            self._limits,
+            batch_size=self._batch_size,
+            on_batch=self.counters.count_batch,
         )
         try:
             yield
@@ -202,23 +237,25 @@ class Server:
         self,
         request: Request,
         score_threshold: Annotated[float | None, Query(ge=LOWEST_THRESHOLD, le=1.0)] = None,
+        model: ModelOfRequest = "first",
     ) -> Response:
         """Detect objects in one image, or in several.
 
-        Of several images, one that can't be read has an `error` in the place of its detections. With
-        `Accept: image/png` the answer is the one image with its detections drawn on it.
+        Detections have a score above `score_threshold`, or where none is given above that of their class. Of several
+        images, one that can't be read has an `error` in the place of its detections. With `Accept: image/png` the
+        answer is the one image with its detections drawn on it.
         """
-        threshold = self._usual_threshold if score_threshold is None else score_threshold
         accepted = request.headers.get("accept", "").lower()
         drawn = PNG in accepted and "application/json" not in accepted
         shared: SharedPredictor = request.app.state.shared
         # The body is read even where the answer will be 503: a connection closed over unread bytes loses the answer.
         async with self._bodies.images(request) as images:
+            served = self._model(model)
             if drawn and len(images) > 1:
                 raise HTTPException(400, f"{len(images)} images can't be one PNG; send one, or accept JSON")
             if drawn:
                 self._drawn.check_room()
-            results = await shared.detect([image.content for image in images])
+            results = await shared.detect([image.content for image in images], served.predictor)
             done = [one for one in results if isinstance(one, ImageResult)]
             self.counters.count_images(read=len(done), unreadable=len(results) - len(done))
             if not done:
@@ -227,21 +264,38 @@ class Server:
             # each stage's longest time of an image in milliseconds, which browsers show (W3C Server Timing)
             wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
             timing = {"Server-Timing": f"wait;dur={wait:.1f}, network;dur={network:.1f}"}
+
+            def chosen(one: ImageResult) -> Detections:
+                usual = score_threshold is None
+                return served.above_usual(one.found) if usual else one.found.filter(score=score_threshold)
+
             if drawn:
-                png = await shared.draw(images[0].content, done[0].found.filter(score=threshold))
+                png = await shared.draw(images[0].content, chosen(done[0]))
                 return self._drawn.answer(png, headers=timing)
-        answers = [_as_json(image, one, threshold) for image, one in zip(images, results, strict=True)]
+        answers = [
+            _as_json(image, one, chosen(one)) if isinstance(one, ImageResult) else _failed(image, one)
+            for image, one in zip(images, results, strict=True)
+        ]
         return JSONResponse(answers, headers=timing)
 
-    async def model(self) -> ModelFacts:
+    def _model(self, model: Model) -> ServedModel:
+        if model not in self._models:
+            raise HTTPException(422, "model: this server has one model; start it with --compare-with for a second")
+        return self._models[model]
+
+    async def model(self, model: ModelOfRequest = "first") -> ModelFacts:
         """The model's name and classes, and the bounds on requests."""
-        names = self._predictor.categories.names
+        served = self._model(model)
+        names = served.predictor.categories.names
         return ModelFacts(
-            detector=self._predictor.detector_name,
+            title=served.title,
+            detector=served.predictor.detector_name,
             names=list(names),
             colours=["#{:02x}{:02x}{:02x}".format(*class_color(label)) for label in range(len(names))],
             lowest_score_threshold=LOWEST_THRESHOLD,
-            usual_score_threshold=self._usual_threshold,
+            usual_score_threshold=min(served.usual_thresholds),
+            usual_score_thresholds=served.usual_thresholds,
+            models=list(self._models),
             largest_request_bytes=self._limits.body_bytes,
             largest_image_pixels=self._limits.pixels,
             images_of_a_request=self._limits.images,
@@ -259,12 +313,13 @@ class Server:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _as_json(image: Upload, result: ImageResult | ImageError, score_threshold: float) -> dict[str, Any]:
-    if isinstance(result, ImageError):
-        return {"source": image.name, "error": _with_name(image, result)}
+def _as_json(image: Upload, result: ImageResult, found: Detections) -> dict[str, Any]:
     height, width = result.size_hw
-    detections = result.found.filter(score=score_threshold).to_dict()
-    return {"source": image.name, "width": width, "height": height, "detections": detections}
+    return {"source": image.name, "width": width, "height": height, "detections": found.to_dict()}
+
+
+def _failed(image: Upload, error: ImageError) -> dict[str, Any]:
+    return {"source": image.name, "error": _with_name(image, error)}
 
 
 def _with_name(image: Upload, error: object) -> str:
