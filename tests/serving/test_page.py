@@ -100,7 +100,7 @@ def test_the_slider_hides_what_scores_less_without_asking_again(page: Page) -> N
 
 def test_a_class_is_hidden_and_shown_again(page: Page) -> None:
     choose(page, "street.png", red_png(BOX))
-    red = page.get_by_label("red")
+    red = page.get_by_role("checkbox", name="red")
     expect(page.locator("#classes li").nth(1)).to_contain_text("red1")  # its name and its count
     red.uncheck()
     expect(page.locator("#found li")).to_have_count(0)
@@ -175,7 +175,7 @@ def test_the_page_is_used_by_keyboard_alone(page: Page) -> None:
     choosing.value.set_files({"name": "street.png", "mimeType": "image/png", "buffer": red_png(BOX)})
     expect(page.locator("#found li")).to_have_count(1)
     reached: set[str] = set()
-    for _ in range(15):
+    for _ in range(25):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
     assert {"threshold", "all", "none", "another", "save-image", "save-json", "red 0.90"} <= reached

@@ -65,8 +65,10 @@ class ServedModel(NamedTuple):
     predictor: BasePredictor
     usual_thresholds: list[float]  # one a class, by label
 
-    def above_usual(self, found: Detections) -> Detections:
-        """Detections with a score above their own class's threshold."""
+    def chosen(self, found: Detections, score: float | None) -> Detections:
+        """Detections with a score above this one, or for None above their own class's threshold."""
+        if score is not None:
+            return found.filter(score=score)
         return found[found.scores > torch.tensor(self.usual_thresholds)[found.labels]]
 
 
@@ -264,16 +266,13 @@ class Server:
             # each stage's longest time of an image in milliseconds, which browsers show (W3C Server Timing)
             wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
             timing = {"Server-Timing": f"wait;dur={wait:.1f}, network;dur={network:.1f}"}
-
-            def chosen(one: ImageResult) -> Detections:
-                usual = score_threshold is None
-                return served.above_usual(one.found) if usual else one.found.filter(score=score_threshold)
-
             if drawn:
-                png = await shared.draw(images[0].content, chosen(done[0]))
+                png = await shared.draw(images[0].content, served.chosen(done[0].found, score_threshold))
                 return self._drawn.answer(png, headers=timing)
         answers = [
-            _as_json(image, one, chosen(one)) if isinstance(one, ImageResult) else _failed(image, one)
+            _failed(image, one)
+            if isinstance(one, ImageError)
+            else _as_json(image, one, served.chosen(one.found, score_threshold))
             for image, one in zip(images, results, strict=True)
         ]
         return JSONResponse(answers, headers=timing)
