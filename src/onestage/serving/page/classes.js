@@ -39,7 +39,7 @@ export class Classes {
 
   setAll(which, score) {
     for (const name of this.#thresholds[which].keys()) this.#thresholds[which].set(name, score);
-    for (const field of at("classes").querySelectorAll(`input[data-which="${which}"]`)) field.value = score;
+    for (const field of at("classes").querySelectorAll(`input[data-which="${which}"]:enabled`)) field.value = score.toFixed(2);
     this.#showRange(which);
   }
 
@@ -78,6 +78,7 @@ export class Classes {
     count.className = "count";
     label.append(box, swatch, name, count);
     row.dataset.name = name;
+    row.className = this.models.length > 1 ? "two" : "";
     row.append(label, ...this.models.map((_, which) => this.#field(name, which)));
     return row;
   }

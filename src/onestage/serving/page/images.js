@@ -4,7 +4,8 @@ const AT_ONCE = 3; // images that are with the server
 const THUMB_HEIGHT = 72; // pixels
 export const MOST_IMAGES = 5000;
 
-// Callbacks: `detect(entry, signal)` is awaited and fills the entry; `opened(entry)`; `changed()` when one is done.
+// Callbacks: `detect(entry, signal)` is awaited and fills the entry; `opened(entry)`; `changed(entry)` when one is done,
+// and without one when the strip changes.
 export class Images {
   entries = [];
   current = null;
@@ -141,7 +142,6 @@ export class Images {
       } catch (error) {
         Object.assign(entry, error.name === "AbortError" ? { state: "waiting" } : { state: "failed", error });
       }
-      this.say(entry);
       if (this.entries.includes(entry)) this.changed(entry);
     }
     run.workers--;

@@ -22,6 +22,7 @@ const view = {
   preview: null, // { old, now } while a box is dragged
   film: null,
   newest: 0, // number of what was opened last: an answer to something older is not shown
+  error: null, // of what is not an image of the strip
   unsaved: false, // corrections
   note: "", // about files that were passed over
 };
@@ -63,8 +64,17 @@ function render(marked = null, { lists, only, counts } = scene()) {
   }
   at("canvas").classList.toggle("editing", Boolean(view.selected));
   if (entry) at("status").textContent = inWords(entry, lists, counts);
-  at("error").hidden = !entry?.error;
-  if (entry?.error) fail(entry.error);
+  at("compare").hidden = at("views").hidden = !entry;
+  if (failed || !comparing()) at("compare").hidden = true;
+  showError(entry);
+}
+
+function showError(entry) {
+  const unseen = entry?.unreadable && entry.state === "done" && new Error(`${entry.name}: this browser can't show it; the list has its detections`);
+  const error = entry?.error || view.error || unseen;
+  at("error").hidden = !error;
+  at("error").textContent = error ? error.message : "";
+  if (error?.status === 401) at("token-form").hidden = false;
 }
 
 function inWords({ state, name, width, height, timing }, lists, counts) {
@@ -80,24 +90,31 @@ function inWords({ state, name, width, height, timing }, lists, counts) {
   );
 }
 
+let listed = []; // what the list shows
 function listFound({ lists, only }) {
   const models = { both: [FIRST, SECOND], first: [FIRST], second: [SECOND] }[shownModel()];
-  const rows = models.flatMap((which) => (which === SECOND && shownModel() === "both" ? [...only[SECOND]] : lists[which]).map((one) => row(one, which, only)));
-  const place = [...at("found").children].findIndex((item) => item.contains(document.activeElement));
-  at("found").replaceChildren(...rows);
-  if (place >= 0) (at("found").children[Math.min(place, rows.length - 1)]?.firstChild ?? at("new-box")).focus();
+  const rows = models.flatMap((which) => {
+    const objects = which === SECOND && shownModel() === "both" ? [...only[SECOND]] : lists[which];
+    return objects.map((one) => ({ one, which, alone: only[which].has(one), pressed: one === view.selected }));
+  });
   at("found-title").textContent = view.entry?.state === "done" ? `Found: ${rows.length}` : "Found";
+  const now = rows.flatMap((facts) => Object.values(facts));
+  if (now.length === listed.length && now.every((fact, place) => fact === listed[place])) return; // whoever is in it isn't disturbed
+  listed = now;
+  const place = [...at("found").children].findIndex((item) => item.contains(document.activeElement));
+  at("found").replaceChildren(...rows.map(row));
+  if (place >= 0) (at("found").children[Math.min(place, rows.length - 1)]?.firstChild ?? at("new-box")).focus();
 }
 
-function row(one, which, only) {
+function row({ one, which, alone, pressed }) {
   const button = document.createElement("button");
   Object.assign(button, { type: "button", textContent: titleOf(one) });
   button.title = `x ${one.box_xyxy[0]} to ${one.box_xyxy[2]}, y ${one.box_xyxy[1]} to ${one.box_xyxy[3]}`;
-  if (only[which].has(one)) {
+  if (alone) {
     const words = Object.assign(document.createElement("span"), { className: "only", textContent: ` · ${titles()[which]} only` });
     button.append(words);
   }
-  button.setAttribute("aria-pressed", `${one === view.selected}`);
+  button.setAttribute("aria-pressed", `${pressed}`);
   for (const event of ["focus", "mouseenter"]) button.addEventListener(event, () => render(one));
   for (const event of ["blur", "mouseleave"]) button.addEventListener(event, () => render());
   button.addEventListener("click", () => {
@@ -109,14 +126,18 @@ function row(one, which, only) {
   return item;
 }
 
+let edited = null; // the object that the fields show
 function showCorrections() {
   const ours = isOurs();
   at("corrections").hidden = !editable() || shownModel() === "second";
   at("selected").disabled = at("delete-box").disabled = !ours;
   at("undo").disabled = !view.entry?.past.length;
   at("take").hidden = !(view.selected && !ours);
-  at("object-class").value = ours ? view.selected.name : "";
-  for (const side of [0, 1, 2, 3]) at(`side-${side}`).value = ours ? Number(view.selected.box_xyxy[side].toFixed(2)) : "";
+  if (view.selected !== edited) { // else somebody may be typing
+    at("object-class").value = ours ? view.selected.name : "";
+    for (const side of [0, 1, 2, 3]) at(`side-${side}`).value = ours ? Number(view.selected.box_xyxy[side].toFixed(2)) : "";
+  }
+  edited = view.selected;
   at("save-all-voc").hidden = at("only-corrected-row").hidden = images.entries.length < 2;
 }
 
@@ -133,6 +154,26 @@ function showProgress() {
   const place = images.entries.indexOf(images.current);
   at("previous").disabled = place < 1;
   at("next").disabled = place > all - 2;
+}
+
+// Another image than the open one is done: nothing else changes.
+function oneMore(entry) {
+  if (!entry || entry === view.entry) {
+    update();
+    return;
+  }
+  sayFound(entry);
+  showProgress();
+}
+
+function sayFound(entry) {
+  images.say(entry, entry.state === "done" ? seen(entry, FIRST).length : null);
+}
+
+// Thresholds or classes were changed, which counts in all images.
+function filter() {
+  update();
+  for (const entry of images.entries) sayFound(entry);
 }
 
 let planned = false;
@@ -153,7 +194,7 @@ function update() {
     at("save-json").disabled = !done;
     showCorrections();
     showProgress();
-    for (const entry of images.entries) images.say(entry, entry.state === "done" ? seen(entry, FIRST).length : null);
+    if (view.entry) sayFound(view.entry);
   });
 }
 
@@ -172,9 +213,8 @@ function titles() {
 }
 
 function fail(error) {
-  at("error").textContent = error.message;
-  at("error").hidden = false;
-  if (error.status === 401) at("token-form").hidden = false;
+  view.error = error;
+  showError(view.entry);
 }
 
 // ---------------------------------------------------------------------------------------------- requests
@@ -199,12 +239,12 @@ async function connect() {
     fail(error);
     return;
   }
-  at("error").hidden = at("token-form").hidden = true;
+  view.error = null;
+  at("token-form").hidden = true;
   const facts = view.models.map((model) => `${model.detector}, ${model.names.length} classes`);
   at("model").textContent = comparing() ? facts.map((text, which) => `${titles()[which]}: ${text}`).join(" · ") : facts[0];
-  view.classes = new Classes(view.models, update);
+  view.classes = new Classes(view.models, filter);
   at("class-names").replaceChildren(...view.classes.names.map((name) => Object.assign(document.createElement("option"), { value: name })));
-  at("compare").hidden = !comparing();
   if (comparing()) {
     for (const [which, id] of ["first", "second"].entries()) {
       at(`name-${id}`).textContent = at(`view-${id}`).firstElementChild.textContent = titles()[which];
@@ -234,7 +274,7 @@ async function detect(entry, signal) {
   Object.assign(entry, { width, height, timing, objects: detections, second: second?.detections ?? [] });
 }
 
-const images = new Images(at("strip"), { detect, opened: show, changed: update });
+const images = new Images(at("strip"), { detect, opened: show, changed: oneMore });
 
 // ---------------------------------------------------------------------------------------------- images, videos, the camera
 
@@ -247,8 +287,8 @@ async function show(entry) {
     if (request !== view.newest) return;
     const source = await createImageBitmap(entry.file).catch(() => null); // upright, as the server has it
     if (request !== view.newest) return source?.close();
+    entry.unreadable = !source;
     display(entry, source);
-    if (!source) view.note = `; this browser can't show ${entry.name}: the list has its detections`;
   }));
 }
 
@@ -296,8 +336,8 @@ async function showFrame(still, file, name, request) {
 function begin() {
   view.film?.close();
   view.film = null;
+  view.error = null;
   at("film").hidden = true;
-  at("error").hidden = true;
   return ++view.newest;
 }
 
@@ -394,13 +434,13 @@ on("token-form", "submit", (event) => {
 for (const [which, id] of ["threshold", "threshold-second"].entries()) {
   on(id, "input", () => {
     view.classes?.setAll(which, Number(at(id).value));
-    update();
+    filter();
   });
 }
 for (const [id, checked] of [["all", true], ["none", false]]) {
   on(id, "click", () => {
     view.classes?.checkAll(checked);
-    update();
+    filter();
   });
 }
 on("class-search", "input", () => view.classes.search(at("class-search").value));
@@ -450,10 +490,13 @@ on("take", "click", () => replace(null, { ...view.selected, score: null }));
 on("object-class", "change", () => {
   const name = at("object-class").value.trim();
   if (isOurs() && name) replace(view.selected, { ...view.selected, name, score: null });
+  edited = null;
+  update();
 });
 for (const side of [0, 1, 2, 3]) {
   on(`side-${side}`, "change", () => {
     const box = [0, 1, 2, 3].map((one) => at(`side-${one}`).valueAsNumber);
+    edited = null; // the fields show what came of it
     if (box.every(Number.isFinite)) editor.setBox(box);
     update();
   });

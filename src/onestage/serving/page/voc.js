@@ -12,10 +12,17 @@ export function vocXml(name, { width, height }, objects) {
   return `<annotation>\n${head}${lines.join("")}</annotation>\n`;
 }
 
-// What XML can't hold at all (control characters, halves of characters) becomes a sign for it.
+// What has no shape is spelled out, as training writes it (`one_line` in texts.py): XML can't hold most of it at all.
+const UNSEEN = /[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ufffe\uffff]/g;
+
 function escaped(text) {
   const signs = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
-  return text.toWellFormed().replace(/[\u0000-\u001f\u007f-\u009f\ufffe\uffff]/g, "\ufffd").replace(/[&<>]/g, (sign) => signs[sign]);
+  return text.toWellFormed().replace(UNSEEN, spelled).replace(/[&<>]/g, (sign) => signs[sign]);
+}
+
+function spelled(sign) {
+  const code = sign.charCodeAt(0).toString(16);
+  return { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[sign] ?? (code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`);
 }
 
 // A name for the XML of each image, in its own folder. Two images of one stem keep their endings: a.jpg.xml, a.png.xml.
