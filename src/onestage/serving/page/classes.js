@@ -13,8 +13,9 @@ export class Classes {
   constructor(models, changed) {
     this.models = models;
     this.names = [...new Set(models.flatMap((model) => model.names))];
-    this.colours = new Map(models.toReversed().flatMap((model) => model.names.map((name, label) => [name, model.colours[label]])));
-    this.#thresholds = models.map((model) => new Map(model.names.map((name, label) => [name, model.usual_score_thresholds[label]])));
+    const byName = (model, values) => model.names.map((name, label) => [name, values[label]]);
+    this.colours = new Map(models.toReversed().flatMap((model) => byName(model, model.colours)));
+    this.#thresholds = models.map((model) => new Map(byName(model, model.usual_score_thresholds)));
     this.changed = changed;
     this.#build();
   }
@@ -25,7 +26,8 @@ export class Classes {
 
   // True for an object of a model that is to be seen. What a person drew has no score.
   isShown(one, which) {
-    return !this.hidden.has(one.name) && (one.score === null || one.score > (this.#thresholds[which].get(one.name) ?? 0));
+    const threshold = this.#thresholds[which].get(one.name) ?? 0;
+    return !this.hidden.has(one.name) && (one.score === null || one.score > threshold);
   }
 
   // Write how many there are of each class; null where no image is shown.
@@ -39,7 +41,8 @@ export class Classes {
 
   setAll(which, score) {
     for (const name of this.#thresholds[which].keys()) this.#thresholds[which].set(name, score);
-    for (const field of at("classes").querySelectorAll(`input[data-which="${which}"]:enabled`)) field.value = score.toFixed(2);
+    const fields = at("classes").querySelectorAll(`input[data-which="${which}"]:enabled`);
+    for (const field of fields) field.value = score.toFixed(2);
     this.#showRange(which);
   }
 
@@ -53,7 +56,8 @@ export class Classes {
   }
 
   search(text) {
-    for (const row of at("classes").children) row.hidden = !row.dataset.name.toLowerCase().includes(text.trim().toLowerCase());
+    const wanted = text.trim().toLowerCase();
+    for (const row of at("classes").children) row.hidden = !row.dataset.name.toLowerCase().includes(wanted);
   }
 
   #build() {
@@ -87,7 +91,8 @@ export class Classes {
     const scores = this.#thresholds[which];
     const field = document.createElement("input");
     const { lowest_score_threshold: min, title } = this.models[which];
-    Object.assign(field, { type: "number", min, max: 1, step: 0.01, value: scores.get(name)?.toFixed(2) ?? "", disabled: !scores.has(name) });
+    Object.assign(field, { type: "number", min, max: 1, step: 0.01, disabled: !scores.has(name) });
+    field.value = scores.get(name)?.toFixed(2) ?? "";
     field.dataset.which = which;
     field.setAttribute("aria-label", `Score above for ${name}${this.models.length > 1 ? `, ${title}` : ""}`);
     field.addEventListener("input", () => {
@@ -106,6 +111,7 @@ export class Classes {
     const [low, high] = [Math.min(...scores), Math.max(...scores)];
     at(`threshold${suffix}`).min = this.models[which].lowest_score_threshold;
     at(`threshold${suffix}`).value = low;
-    at(`threshold-value${suffix}`).textContent = low === high ? low.toFixed(2) : `${low.toFixed(2)} to ${high.toFixed(2)}`;
+    const range = low === high ? low.toFixed(2) : `${low.toFixed(2)} to ${high.toFixed(2)}`;
+    at(`threshold-value${suffix}`).textContent = range;
   }
 }

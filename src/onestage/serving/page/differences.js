@@ -14,6 +14,8 @@ export function onlyInOne(first, second) {
 }
 
 function iou([ax0, ay0, ax1, ay1], [bx0, by0, bx1, by1]) {
-  const shared = Math.max(0, Math.min(ax1, bx1) - Math.max(ax0, bx0)) * Math.max(0, Math.min(ay1, by1) - Math.max(ay0, by0));
+  const width = Math.max(0, Math.min(ax1, bx1) - Math.max(ax0, bx0));
+  const height = Math.max(0, Math.min(ay1, by1) - Math.max(ay0, by0));
+  const shared = width * height;
   return shared / ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - shared);
 }

@@ -47,13 +47,14 @@ function grips(pen, one, factor, side) {
   }
 }
 
+// The colour of a dashed one is broken on a whole dark line, so that it is seen on any ground.
 function box(pen, one, factor, colour, unit, dashed) {
   const [x0, y0, x1, y1] = one.box_xyxy.map((side) => side * factor);
-  const width = Math.max(2, unit);
-  if (dashed) pen.setLineDash([5 * width, 3 * width]);
+  const width = Math.max(2, unit) * (dashed ? 1.5 : 1);
   for (const [style, stroke] of [[OUTLINE, 2 * width], [colour, width]]) {
     pen.strokeStyle = style;
     pen.lineWidth = stroke;
+    pen.setLineDash(dashed && style === colour ? [4 * width, 2 * width] : []);
     pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
   }
   pen.setLineDash([]);

@@ -33,7 +33,7 @@ export class Editor {
   setBox(box_xyxy) {
     const { selected } = this.scene;
     const box = ordered(box_xyxy.map((value, side) => this.#inside(value, side)));
-    if (selected && box[2] - box[0] >= 1 && box[3] - box[1] >= 1) this.scene.replace(selected, { ...selected, box_xyxy: box, score: null });
+    if (selected && isBox(box)) this.scene.replace(selected, { ...selected, box_xyxy: box, score: null });
   }
 
   #inside(value, side) {
@@ -98,13 +98,15 @@ export class Editor {
   }
 
   #resized(start, sides, place) {
-    const box = start.map((value, side) => (sides.includes(side) ? this.#inside(Math.round(place[side % 2]), side) : value));
-    return ordered(sides.length === 2 && start[0] === start[2] ? box.map(Math.round) : box); // a new box has whole sides
+    const at = (side) => this.#inside(Math.round(place[side % 2]), side);
+    const box = start.map((value, side) => (sides.includes(side) ? at(side) : value));
+    return ordered(start[0] === start[2] ? box.map(Math.round) : box); // a new box has whole sides
   }
 
   #moved(start, by) {
     const size = Object.values(this.scene.size());
-    const [dx, dy] = by.map((value, axis) => Math.round(Math.max(-start[axis], Math.min(value, size[axis] - start[axis + 2]))));
+    const room = (value, axis) => Math.max(-start[axis], Math.min(value, size[axis] - start[axis + 2]));
+    const [dx, dy] = by.map(room).map(Math.round);
     return start.map((value, side) => this.#inside(value + (side % 2 ? dy : dx), side));
   }
 
@@ -113,7 +115,7 @@ export class Editor {
     this.#drag = null;
     const box = drag?.now?.box_xyxy;
     if (!box) return;
-    if (box[2] - box[0] >= 1 && box[3] - box[1] >= 1) this.scene.replace(drag.old, drag.now);
+    if (isBox(box)) this.scene.replace(drag.old, drag.now);
     else this.scene.preview(null, null);
   }
 
@@ -149,13 +151,20 @@ export class Editor {
     const size = Object.values(this.scene.size());
     const step = Math.max(1, Math.round(Math.max(...size) * STEP));
     const box = this.scene.selected.box_xyxy;
-    const by = [right * step, down * step];
-    this.setBox(resizing ? [box[0], box[1], Math.max(box[0] + 1, box[2] + by[0]), Math.max(box[1] + 1, box[3] + by[1])] : this.#moved(box, by));
+    const [dx, dy] = [right * step, down * step];
+    const [x0, y0, x1, y1] = box;
+    const resized = [x0, y0, Math.max(x0 + 1, x1 + dx), Math.max(y0 + 1, y1 + dy)];
+    this.setBox(resizing ? resized : this.#moved(box, [dx, dy]));
   }
 }
 
 function drawn(name, box_xyxy) {
   return { name, score: null, box_xyxy };
+}
+
+// True from a pixel on.
+function isBox([x0, y0, x1, y1]) {
+  return x1 - x0 >= 1 && y1 - y0 >= 1;
 }
 
 function ordered([x0, y0, x1, y1]) {

@@ -106,7 +106,8 @@ export class Images {
 
   // Ask again for those that failed.
   tryAgain() {
-    for (const entry of this.entries) if (entry.state === "failed") Object.assign(entry, { state: "waiting", error: null });
+    const failed = this.entries.filter((entry) => entry.state === "failed");
+    for (const entry of failed) Object.assign(entry, { state: "waiting", error: null });
     this.goOn();
   }
 
@@ -160,7 +161,8 @@ export class Images {
       const [entry] = this.#wanted;
       this.#wanted.delete(entry);
       this.observer.unobserve(entry.item);
-      const small = await createImageBitmap(entry.file, { resizeHeight: THUMB_HEIGHT, resizeQuality: "medium" }).catch(() => null);
+      const how = { resizeHeight: THUMB_HEIGHT, resizeQuality: "medium" };
+      const small = await createImageBitmap(entry.file, how).catch(() => null);
       if (!small) continue;
       entry.thumb.width = Math.min(small.width, 2 * THUMB_HEIGHT);
       entry.thumb.getContext("2d").drawImage(small, 0, 0, entry.thumb.width, THUMB_HEIGHT);

@@ -3,15 +3,17 @@
 import * as api from "./api.js";
 import { Classes } from "./classes.js";
 import { onlyInOne } from "./differences.js";
-import { draw, titleOf } from "./draw.js";
+import { draw } from "./draw.js";
 import { Editor } from "./edit.js";
 import { chosenFiles, droppedFiles } from "./files.js";
 import { Film } from "./film.js";
+import { FoundList } from "./found.js";
 import { Images, MOST_IMAGES } from "./images.js";
 import { vocXml, xmlPaths, zip } from "./voc.js";
 
 const at = (id) => document.getElementById(id);
 const FIRST = 0, SECOND = 1; // models
+const SIDES = [0, 1, 2, 3]; // of a box: left, top, right, bottom
 const view = {
   models: null, // facts from the server, of one model or two
   classes: null,
@@ -42,7 +44,9 @@ function scene() {
   let lists = [FIRST, SECOND].map((which) => (view.entry ? seen(view.entry, which) : []));
   const only = comparing() ? onlyInOne(...lists) : [new Set(), new Set()];
   const counts = { both: lists[0].length - only[0].size, first: only[0].size, second: only[1].size };
-  if (comparing() && at("only-differences").checked) lists = lists.map((list, which) => list.filter((one) => only[which].has(one)));
+  if (comparing() && at("only-differences").checked) {
+    lists = lists.map((list, which) => list.filter((one) => only[which].has(one)));
+  }
   return { lists, only, counts };
 }
 
@@ -55,11 +59,11 @@ function render(marked = null, { lists, only, counts } = scene()) {
     figure.hidden = !["both", ["first", "second"][which]].includes(shownModel());
     at(id).hidden = !source || figure.hidden;
     if (at(id).hidden) continue;
-    let objects = lists[which];
-    if (view.preview && which === FIRST) objects = [...objects.filter((one) => one !== view.preview.old), view.preview.now];
-    const selected = view.preview?.now ?? view.selected;
+    const { old, now } = (which === FIRST && view.preview) || {};
+    const objects = now ? [...lists[which].filter((one) => one !== old), now] : lists[which];
     const size = { width: entry.width ?? source.width, height: entry.height ?? source.height };
-    draw(at(id), source, size, objects, { colourOf: (name) => view.classes.colourOf(name), marked, selected, only: only[which] });
+    const colourOf = (name) => view.classes.colourOf(name);
+    draw(at(id), source, size, objects, { colourOf, marked, selected: now ?? view.selected, only: only[which] });
     at(id).setAttribute("aria-label", `${entry.name} with ${objects.length} boxes`);
   }
   at("canvas").classList.toggle("editing", Boolean(view.selected));
@@ -70,10 +74,11 @@ function render(marked = null, { lists, only, counts } = scene()) {
 }
 
 function showError(entry) {
-  const unseen = entry?.unreadable && entry.state === "done" && new Error(`${entry.name}: this browser can't show it; the list has its detections`);
-  const error = entry?.error || view.error || unseen;
-  at("error").hidden = !error;
-  at("error").textContent = error ? error.message : "";
+  const error = entry?.error ?? view.error;
+  const unseen = entry?.unreadable && entry.state === "done";
+  const because = unseen ? `${entry.name}: this browser can't show it; the list has its detections` : "";
+  at("error").textContent = error?.message ?? because;
+  at("error").hidden = !at("error").textContent;
   if (error?.status === 401) at("token-form").hidden = false;
 }
 
@@ -90,41 +95,24 @@ function inWords({ state, name, width, height, timing }, lists, counts) {
   );
 }
 
-let listed = []; // what the list shows
 function listFound({ lists, only }) {
   const models = { both: [FIRST, SECOND], first: [FIRST], second: [SECOND] }[shownModel()];
   const rows = models.flatMap((which) => {
     const objects = which === SECOND && shownModel() === "both" ? [...only[SECOND]] : lists[which];
-    return objects.map((one) => ({ one, which, alone: only[which].has(one), pressed: one === view.selected }));
+    const note = (one) => (only[which].has(one) ? ` · ${titles()[which]} only` : "");
+    return objects.map((one) => ({ one, which, note: note(one), pressed: one === view.selected }));
   });
   at("found-title").textContent = view.entry?.state === "done" ? `Found: ${rows.length}` : "Found";
-  const now = rows.flatMap((facts) => Object.values(facts));
-  if (now.length === listed.length && now.every((fact, place) => fact === listed[place])) return; // whoever is in it isn't disturbed
-  listed = now;
-  const place = [...at("found").children].findIndex((item) => item.contains(document.activeElement));
-  at("found").replaceChildren(...rows.map(row));
-  if (place >= 0) (at("found").children[Math.min(place, rows.length - 1)]?.firstChild ?? at("new-box")).focus();
+  foundList.show(rows);
 }
 
-function row({ one, which, alone, pressed }) {
-  const button = document.createElement("button");
-  Object.assign(button, { type: "button", textContent: titleOf(one) });
-  button.title = `x ${one.box_xyxy[0]} to ${one.box_xyxy[2]}, y ${one.box_xyxy[1]} to ${one.box_xyxy[3]}`;
-  if (alone) {
-    const words = Object.assign(document.createElement("span"), { className: "only", textContent: ` · ${titles()[which]} only` });
-    button.append(words);
-  }
-  button.setAttribute("aria-pressed", `${pressed}`);
-  for (const event of ["focus", "mouseenter"]) button.addEventListener(event, () => render(one));
-  for (const event of ["blur", "mouseleave"]) button.addEventListener(event, () => render());
-  button.addEventListener("click", () => {
+const foundList = new FoundList(at("found"), {
+  mark: (one) => render(one),
+  choose({ one, which }) {
     select(one);
     if (editable() && which === FIRST) at("canvas").focus(); // where keys move it
-  });
-  const item = document.createElement("li");
-  item.append(button);
-  return item;
-}
+  },
+});
 
 let edited = null; // the object that the fields show
 function showCorrections() {
@@ -135,7 +123,7 @@ function showCorrections() {
   at("take").hidden = !(view.selected && !ours);
   if (view.selected !== edited) { // else somebody may be typing
     at("object-class").value = ours ? view.selected.name : "";
-    for (const side of [0, 1, 2, 3]) at(`side-${side}`).value = ours ? Number(view.selected.box_xyxy[side].toFixed(2)) : "";
+    for (const side of SIDES) at(`side-${side}`).value = ours ? Number(view.selected.box_xyxy[side].toFixed(2)) : "";
   }
   edited = view.selected;
   at("save-all-voc").hidden = at("only-corrected-row").hidden = images.entries.length < 2;
@@ -147,7 +135,8 @@ function showProgress() {
   const working = waiting + asked > 0;
   at("images").hidden = all < 2;
   at("progress").setAttribute("aria-live", working ? "off" : "polite");
-  at("progress").textContent = `${done + failed} of ${all}${failed ? `, ${failed} failed` : ""}${images.stopped ? ", stopped" : ""}${view.note}`;
+  const more = [failed && `, ${failed} failed`, images.stopped && ", stopped", view.note].filter(Boolean).join("");
+  at("progress").textContent = `${done + failed} of ${all}${more}`;
   Object.assign(at("bar"), { max: Math.max(all, 1), value: done + failed, hidden: !working });
   at("stop").hidden = !working && !failed;
   at("stop").textContent = !working ? "Try again" : images.stopped ? "Go on" : "Stop";
@@ -242,9 +231,10 @@ async function connect() {
   view.error = null;
   at("token-form").hidden = true;
   const facts = view.models.map((model) => `${model.detector}, ${model.names.length} classes`);
-  at("model").textContent = comparing() ? facts.map((text, which) => `${titles()[which]}: ${text}`).join(" · ") : facts[0];
+  const named = facts.map((text, which) => `${titles()[which]}: ${text}`);
+  at("model").textContent = comparing() ? named.join(" · ") : facts[0];
   view.classes = new Classes(view.models, filter);
-  at("class-names").replaceChildren(...view.classes.names.map((name) => Object.assign(document.createElement("option"), { value: name })));
+  at("class-names").replaceChildren(...view.classes.names.map((name) => new Option(name, name)));
   if (comparing()) {
     for (const [which, id] of ["first", "second"].entries()) {
       at(`name-${id}`).textContent = at(`view-${id}`).firstElementChild.textContent = titles()[which];
@@ -261,7 +251,8 @@ async function connect() {
 async function detect(entry, signal) {
   const [{ largest_request_bytes: most, lowest_score_threshold: threshold }] = view.models;
   const fault = (why) => new api.Refused(why.status, `${entry.name}: ${why.message.replace(/^image: /, "")}`);
-  if (entry.file.size > most) throw fault(new Error(`${entry.file.size.toLocaleString()} bytes; the server takes ${most.toLocaleString()}`));
+  const { size } = entry.file;
+  if (size > most) throw fault(new Error(`${size.toLocaleString()} bytes; the server takes ${most.toLocaleString()}`));
   const answers = [];
   for (const model of view.models.length > 1 ? ["first", "second"] : ["first"]) {
     try {
@@ -307,7 +298,7 @@ function take({ files, others }) {
     return;
   }
   const taken = images.add(files);
-  view.note = others ? `; ${others} other files passed over` : "";
+  view.note = others ? `; other files passed over: ${others}` : "";
   if (taken < files.length) view.note += `; the first ${MOST_IMAGES.toLocaleString()} images are taken`;
   update();
 }
@@ -321,8 +312,8 @@ async function openFilm(begun) {
   try {
     await begun(film);
   } catch (error) {
-    const refused = error.name === "NotAllowedError";
-    if (request === view.newest) fail(refused ? new Error("the browser was not allowed to use the camera; allow it in the browser's settings") : error);
+    const refused = "the browser was not allowed to use the camera; allow it in the browser's settings";
+    if (request === view.newest) fail(error.name === "NotAllowedError" ? new Error(refused) : error);
   }
 }
 
@@ -348,7 +339,8 @@ function showFilm() {
   at("seek").hidden = film.live;
   at("seek").max = film.duration;
   at("seek").value = film.time;
-  at("clock").textContent = film.live ? "live" : `${Math.floor(film.time / 60)}:${(film.time % 60).toFixed(1).padStart(4, "0")}`;
+  const seconds = (film.time % 60).toFixed(1).padStart(4, "0");
+  at("clock").textContent = film.live ? "live" : `${Math.floor(film.time / 60)}:${seconds}`;
 }
 
 // ---------------------------------------------------------------------------------------------- corrections
@@ -365,7 +357,7 @@ function select(one) {
 function replace(old, now) {
   const { entry } = view;
   entry.past.push(entry.objects);
-  entry.objects = old ? entry.objects.flatMap((one) => (one !== old ? [one] : now ? [now] : [])) : [...entry.objects, now];
+  entry.objects = old ? entry.objects.map((one) => (one === old ? now : one)).filter(Boolean) : [...entry.objects, now];
   view.preview = null;
   view.unsaved = true;
   select(now);
@@ -416,7 +408,8 @@ function saveJson() {
 }
 
 function saveAllVoc() {
-  const chosen = images.entries.filter(({ state, past }) => state === "done" && (past.length || !at("only-corrected").checked));
+  const all = !at("only-corrected").checked;
+  const chosen = images.entries.filter(({ state, past }) => state === "done" && (all || past.length));
   const paths = xmlPaths(chosen.map((entry) => entry.path));
   save(zip(chosen.map((entry, row) => ({ path: paths[row], text: xmlOf(entry) }))), "annotations.zip");
   view.unsaved = false;
@@ -493,9 +486,9 @@ on("object-class", "change", () => {
   edited = null;
   update();
 });
-for (const side of [0, 1, 2, 3]) {
+for (const side of SIDES) {
   on(`side-${side}`, "change", () => {
-    const box = [0, 1, 2, 3].map((one) => at(`side-${one}`).valueAsNumber);
+    const box = SIDES.map((one) => at(`side-${one}`).valueAsNumber);
     edited = null; // the fields show what came of it
     if (box.every(Number.isFinite)) editor.setBox(box);
     update();

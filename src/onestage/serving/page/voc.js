@@ -13,7 +13,8 @@ export function vocXml(name, { width, height }, objects) {
 }
 
 // What has no shape is spelled out, as training writes it (`one_line` in texts.py): XML can't hold most of it at all.
-const UNSEEN = /[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ufffe\uffff]/g;
+const UNSEEN =
+  /[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ufffe\uffff]/g;
 
 function escaped(text) {
   const signs = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
@@ -22,7 +23,8 @@ function escaped(text) {
 
 function spelled(sign) {
   const code = sign.charCodeAt(0).toString(16);
-  return { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[sign] ?? (code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`);
+  const number = code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
+  return { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[sign] ?? number;
 }
 
 // A name for the XML of each image, in its own folder. Two images of one stem keep their endings: a.jpg.xml, a.png.xml.
@@ -53,7 +55,8 @@ export function zip(files) {
   for (const { path, text } of files) {
     const [name, content] = [path, text].map((words) => new TextEncoder().encode(words));
     // version 2.0, UTF-8 names, stored, 1980-01-01 0:00, CRC, size twice, length of the name, no extra field
-    const facts = [[20, 2], [0x0800, 2], [0, 2], [0, 2], [0x21, 2], [crc32(content), 4], [content.length, 4], [content.length, 4], [name.length, 2], [0, 2]];
+    const sizes = [[crc32(content), 4], [content.length, 4], [content.length, 4], [name.length, 2], [0, 2]];
+    const facts = [[20, 2], [0x0800, 2], [0, 2], [0, 2], [0x21, 2], ...sizes];
     parts.push(bytes([[0x04034b50, 4], ...facts]), name, content);
     directory.push(bytes([[0x02014b50, 4], [20, 2], ...facts, [0, 2], [0, 2], [0, 2], [0, 4], [offset, 4]]), name);
     offset += 30 + name.length + content.length;
