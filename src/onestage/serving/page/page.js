@@ -267,7 +267,7 @@ async function detect(entry, signal) {
 
 const images = new Images(at("strip"), { detect, opened: show, changed: oneMore });
 
-// ---------------------------------------------------------------------------------------------- images, videos, the camera
+// ---------------------------------------------------------------------------------------------- images, videos, camera
 
 let decoding = Promise.resolve();
 // Show an image of the strip. One is decoded at a time; those that were left meanwhile are passed over.
