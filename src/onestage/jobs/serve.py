@@ -59,13 +59,7 @@ def serve(
     """
     display = display or Display()
     token = token or os.environ.get(TOKEN_VARIABLE)
-    if token is None and not _is_loopback(host):
-        raise UserError(
-            f"--host {host}: others can reach this address, so give a secret that clients must send: --token SECRET, "
-            f"or the environment variable {TOKEN_VARIABLE}"
-        )
-    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-        raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
+    _check_token(token, host)
     try:
         from onestage.serving.app import create_app
         from onestage.serving.connections import run
@@ -98,6 +92,16 @@ def serve(
         display.say(f"{what}: {address}  (Ctrl-C stops)")
         run(app, listening)
     display.say("stopped")
+
+
+def _check_token(token: str | None, host: str) -> None:
+    if token is None and not _is_loopback(host):
+        raise UserError(
+            f"--host {host}: others can reach this address, so give a secret that clients must send: --token SECRET, "
+            f"or the environment variable {TOKEN_VARIABLE}"
+        )
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+        raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
 
 
 def _title(model: str | os.PathLike[str]) -> str:

@@ -162,18 +162,14 @@ def create_app(
         score_threshold: score threshold for clients that ask for none.
         allowed_hosts: names by which clients may call the server (see `HostCheck`); None: any.
     """
-    models: dict[Model, ServedModel] = {"first": _served(titles[0], predictor, score_threshold)}
-    if second is not None:
-        models["second"] = _served(titles[1], second, score_threshold)
+    predictors: dict[Model, BasePredictor | None] = {"first": predictor, "second": second}
+    models = _served(predictors, titles, score_threshold)
     server = Server(models, limits or Limits(), batch_size)
 
     async def guard(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), f"{token}".encode()):
             raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-
-    def page_file(name: str, media_type: str) -> Response:
-        return Response((PAGE / name).read_bytes(), media_type=media_type, headers=PAGE_HEADERS)
 
     app = FastAPI(
         title="onestage",
@@ -183,7 +179,7 @@ def create_app(
         redoc_url=None,
         lifespan=server.lifespan,
         # Open to all: the page asks for the token itself. A response is an ASGI application, as a route wants.
-        routes=[Route(path, page_file(*file), methods=["GET"]) for path, file in PAGE_FILES.items()],
+        routes=[Route(path, _page_file(*file), methods=["GET"]) for path, file in PAGE_FILES.items()],
         exception_handlers={
             kind: _error_as_json
             for kind in (RequestValidationError, HTTPException, ClientDisconnect, MemoryError, Exception)
@@ -206,10 +202,21 @@ def create_app(
     return app
 
 
-def _served(title: str, predictor: BasePredictor, score_threshold: float) -> ServedModel:
-    predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
-    usual_thresholds = [max(score_threshold, LOWEST_THRESHOLD)] * len(predictor.categories)
-    return ServedModel(title, predictor, usual_thresholds)
+def _served(
+    predictors: Mapping[Model, BasePredictor | None], titles: Sequence[str], score_threshold: float
+) -> dict[Model, ServedModel]:
+    """The models that are there, set to keep all that a client may ask for."""
+    served: dict[Model, ServedModel] = {}
+    for (model, predictor), title in zip(predictors.items(), titles, strict=True):
+        if predictor is not None:
+            predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
+            usual_thresholds = [max(score_threshold, LOWEST_THRESHOLD)] * len(predictor.categories)
+            served[model] = ServedModel(title, predictor, usual_thresholds)
+    return served
+
+
+def _page_file(name: str, media_type: str) -> Response:
+    return Response((PAGE / name).read_bytes(), media_type=media_type, headers=PAGE_HEADERS)
 
 
 class Server:
