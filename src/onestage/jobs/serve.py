@@ -74,11 +74,10 @@ def serve(
     predictors = [load(one, device=device, tile=tile, tile_overlap=tile_overlap) for one in models]
     for one in predictors:
         one.selection = one.selection.changed(**asked, class_agnostic=class_agnostic or None)
-    first, second = predictors[0], next(iter(predictors[1:]), None)
     hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
     app = create_app(
-        first,
-        second=second,
+        predictors[0],
+        second=predictors[1] if compare_with is not None else None,
         titles=(_title(model), _title(compare_with or "")),
         token=token,
         batch_size=batch_size,
@@ -86,8 +85,7 @@ def serve(
         allowed_hosts=hosts,
     )
     with _listening(host, port) as listening:
-        place = f"[{host}]" if ":" in host else host
-        address = f"http://{place}:{listening.getsockname()[1]}/" + (f"#token={quote(token, safe='')}" if token else "")
+        address = _address(host, listening.getsockname()[1], token)
         what = " and ".join(f"{one.detector_name}, {len(one.categories)} classes" for one in predictors)
         display.say(f"{what}: {address}  (Ctrl-C stops)")
         run(app, listening)
@@ -102,6 +100,11 @@ def _check_token(token: str | None, host: str) -> None:
         )
     if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
         raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    place = f"[{host}]" if ":" in host else host
+    return f"http://{place}:{port}/" + (f"#token={quote(token, safe='')}" if token else "")
 
 
 def _title(model: str | os.PathLike[str]) -> str:
