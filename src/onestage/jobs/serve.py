@@ -5,10 +5,11 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from onestage.errors import UserError
-from onestage.inference.predictor import load
+from onestage.inference.predictor import BasePredictor, load
 from onestage.terminal import Display
 
 SHORTEST_TOKEN = 8  # characters
@@ -69,15 +70,12 @@ def serve(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
     asked = {"nms": nms, "iou_threshold": iou_threshold, "max_detections": max_detections}
-    asked["score_threshold"] = score_threshold  # only checked here: the app keeps all above its lowest
-    models = [one for one in (model, compare_with) if one is not None]
-    predictors = [load(one, device=device, tile=tile, tile_overlap=tile_overlap) for one in models]
-    for one in predictors:
-        one.selection = one.selection.changed(**asked, class_agnostic=class_agnostic or None)
+    asked |= {"score_threshold": score_threshold, "class_agnostic": class_agnostic or None}
+    predictors = [_loaded(one, device, tile, tile_overlap, asked) for one in (model, compare_with) if one]
     hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
     app = create_app(
         predictors[0],
-        second=predictors[1] if compare_with is not None else None,
+        second=predictors[1] if compare_with else None,
         titles=(_title(model), _title(compare_with or "")),
         token=token,
         batch_size=batch_size,
@@ -100,6 +98,19 @@ def _check_token(token: str | None, host: str) -> None:
         )
     if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
         raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
+
+
+def _loaded(
+    model: str | os.PathLike[str],
+    device: str | None,
+    tile: int | str | None,
+    tile_overlap: int | None,
+    asked: dict[str, Any],
+) -> BasePredictor:
+    """A predictor with the selection that was asked for; its score is only checked: the app keeps all above its lowest."""
+    predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
+    predictor.selection = predictor.selection.changed(**asked)
+    return predictor
 
 
 def _address(host: str, port: int, token: str | None) -> str:
