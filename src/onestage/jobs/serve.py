@@ -107,7 +107,7 @@ def _loaded(
     tile_overlap: int | None,
     asked: dict[str, Any],
 ) -> BasePredictor:
-    """A predictor with the selection that was asked for, whose score is only checked: the app keeps all above its own."""
+    """A predictor with the selection that was asked for. Its score is only checked: the app keeps all above its own."""
     predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
     predictor.selection = predictor.selection.changed(**asked)
     return predictor
