@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from missing_package import remove_package
-from served import ask
+from served import ask, running
 
 import onestage
 from onestage import cli
@@ -49,6 +49,21 @@ def test_it_says_where_it_is_answers_and_ends_with_ctrl_c(model: Path) -> None:
         assert process.wait(timeout=30) == 0
         assert process.stdout.read() == "stopped\n"
         assert process.stderr.read() == ""
+
+
+def test_a_second_model_is_compared_with(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, apps = tmp_path / "june", []
+    run.mkdir()
+    (run / "model.safetensors").write_bytes(model.read_bytes())
+    monkeypatch.setattr("onestage.serving.connections.run", lambda app, listening: apps.append(app))
+    onestage.serve(model, compare_with=run, port=0)
+    what = "ssd300-test_efficientnet, 6 classes"
+    assert f"{what} and {what}: http://127.0.0.1:" in capsys.readouterr().out
+    with running(apps[0]) as port:
+        titles = [ask(port, f"/v1/model?model={one}").json["title"] for one in ("first", "second")]
+    assert titles == [model.parent.name, "june"]
 
 
 def test_stop_under_load_two_signals_end_it_at_once_with_status_0(model: Path) -> None:

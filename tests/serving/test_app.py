@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from red_box import CATEGORIES, RedBoxDetector, red_box
 from served import ask, form, png, red_png, running
@@ -19,8 +20,9 @@ from served import ask, form, png, red_png, running
 import onestage
 from onestage.inference.predictor import Predictor
 from onestage.serving import shared_predictor
-from onestage.serving.app import create_app
+from onestage.serving.app import PAGE_FILES, ServedModel, create_app
 from onestage.serving.limits import Limits
+from onestage.structures import Detections
 
 BOX = (20, 30, 80, 90)
 RED_BOX_FOUND = {"name": "red", "label": 1, "score": 0.9, "box_xyxy": [20.0, 30.0, 80.0, 90.0]}
@@ -189,6 +191,7 @@ def test_the_model_route_gives_classes_and_limits(port: int) -> None:
     assert facts["colours"] == ["#ff9f1c", "#2ec4ff"]
     assert (facts["lowest_score_threshold"], facts["usual_score_threshold"]) == (0.05, 0.5)
     assert facts["usual_score_thresholds"] == [0.5, 0.5]
+    assert facts["models"] == ["first"]
     assert facts["version"] == onestage.__version__
 
 
@@ -199,6 +202,56 @@ def test_the_threshold_of_clients_that_ask_for_none_can_be_set() -> None:
         assert ask(port, "/v1/model").json["usual_score_thresholds"] == [0.3, 0.95]
         assert ask(port, "/v1/detect", red_png(BOX)).json[0]["detections"] == []
         assert ask(port, "/v1/detect?score_threshold=0.5", red_png(BOX)).json[0]["detections"] == [RED_BOX_FOUND]
+
+
+def test_each_class_has_its_own_threshold_where_a_client_asks_for_none() -> None:
+    served = ServedModel("mine", Predictor(RedBoxDetector(), CATEGORIES, device="cpu"), [0.25, 0.75])
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0]]).repeat(4, 1)
+    found = Detections(boxes, torch.tensor([0.8, 0.75, 0.3, 0.25]), torch.tensor([1, 1, 0, 0]))
+    assert served.chosen(found, None).scores.tolist() == torch.tensor([0.8, 0.3]).tolist()
+    assert served.chosen(found, 0.26).scores.tolist() == torch.tensor([0.8, 0.75, 0.3]).tolist()
+
+
+class TallDetector(RedBoxDetector):
+    """Finds the red rectangle from the image's upper to its lower side."""
+
+    name = "tall"
+
+    def detect(self, predictions, selection, input_hw):
+        found = super().detect(predictions, selection, input_hw)
+        kept, heights = torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 0.0, 100.0])
+        return [replace(one, boxes_xyxy=one.boxes_xyxy * kept + heights) for one in found]
+
+
+def test_a_second_model_is_asked_by_name_and_has_facts_of_its_own() -> None:
+    first, second = (Predictor(one, CATEGORIES, device="cpu") for one in (RedBoxDetector(), TallDetector()))
+    with running(create_app(first, second=second, titles=("may", "june"))) as port:
+        facts = [ask(port, f"/v1/model{which}").json for which in ("", "?model=first", "?model=second")]
+        assert [(one["title"], one["detector"]) for one in facts] == [
+            ("may", "red-box"),
+            ("may", "red-box"),
+            ("june", "tall"),
+        ]
+        assert facts[0]["models"] == ["first", "second"]
+        boxes = [
+            ask(port, f"/v1/detect?model={which}", red_png(BOX)).json[0]["detections"][0]["box_xyxy"]
+            for which in ("first", "second")
+        ]
+        assert boxes == [[20, 30, 80, 90], [20, 0, 80, 100]]
+        drawn = ask(port, "/v1/detect?model=second", red_png(BOX, size=500), {"Accept": "image/png"})
+        pixels = np.asarray(Image.open(io.BytesIO(drawn.body)))
+        assert pixels[400, 20].tolist() == [46, 196, 255]  # the box goes on below the red
+
+
+@pytest.mark.parametrize("path", ["/v1/detect", "/v1/model"])
+def test_a_model_that_the_server_lacks_gets_422(port: int, path: str) -> None:
+    body = red_png(BOX) if path == "/v1/detect" else None
+    answer = ask(port, f"{path}?model=second", body)
+    assert (answer.status, answer.json["error"]) == (
+        422,
+        "model: this server has one model; start it with --compare-with for a second",
+    )
+    assert ask(port, f"{path}?model=third", body).json["error"] == "model: Input should be 'first' or 'second'"
 
 
 def test_health_metrics_and_openapi_answer(port: int) -> None:
@@ -213,6 +266,9 @@ def test_health_metrics_and_openapi_answer(port: int) -> None:
     document = ask(port, "/openapi.json").json
     assert set(document["paths"]) == {"/v1/detect", "/v1/model", "/healthz", "/metrics"}
     assert set(document["paths"]["/v1/detect"]["post"]["responses"]) >= {"200", "413", "422", "503"}
+    parameters = {one["name"]: one for one in document["paths"]["/v1/detect"]["post"]["parameters"]}
+    assert parameters["model"]["schema"]["enum"] == ["first", "second"]
+    assert parameters["model"]["description"] == "which model, where the server compares two"
 
 
 def test_metrics_count_the_images() -> None:
@@ -293,7 +349,9 @@ def test_the_page_allows_nothing_from_elsewhere(port: int) -> None:
     answer = ask(port, "/")
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
-    for path in ("/", "/page.js", "/page.css", "/api.js", "/draw.js", "/film.js"):
+    scripts = [path for path in PAGE_FILES if path.endswith(".js")]
+    assert {"/page.js", "/edit.js", "/images.js", "/voc.js"} <= {*scripts}
+    for path in ("/", "/page.css", *scripts):
         content = ask(port, path).body.decode()
         assert "//" not in content.replace("// ", "").replace("//-", "").replace("//\n", ""), path  # no address
 

@@ -1,69 +1,22 @@
-"""The page in a real browser: Debian's Chromium, headless, driven by Playwright."""
+"""The page in a real browser: an image, a video or the camera in, boxes out."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import BOX, choose
 from films import write_film
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from red_box import CATEGORIES, RedBoxDetector
 from served import red_png, running
 
 from onestage.inference.predictor import Predictor
 from onestage.serving.app import create_app
-
-BOX = (20, 30, 80, 90)
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-fake-device-for-media-stream"]
-CHROMIUM = os.environ.get("ONESTAGE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-expect.set_options(timeout=30_000)  # milliseconds: the machines that run this are slow and shared
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:  # .ci/run installs it and names it, so there this never happens
-        pytest.skip("the tests of the page need Chromium: apt-get install chromium, or its path in ONESTAGE_CHROMIUM")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with running(create_app(Predictor(RedBoxDetector(), CATEGORIES, device="cpu"))) as port:
-        yield f"http://127.0.0.1:{port}/"
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    context = browser.new_context(accept_downloads=True, permissions=["camera"])
-    page = context.new_page()
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: problems.append(request.url) if _is_elsewhere(request.url, address) else None)
-    page.goto(address)
-    expect(page.locator("#model")).to_have_text("red-box, 2 classes")
-    yield page
-    context.close()
-    assert problems == []  # no error in a script, nothing asked of another server
-
-
-def _is_elsewhere(url: str, address: str) -> bool:
-    return not url.startswith((address, "blob:", "data:"))
-
-
-def choose(page: Page, name: str, content: bytes, kind: str = "image/png") -> None:
-    page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": content})
 
 
 def test_an_uploaded_image_shows_its_box_at_once(page: Page) -> None:
@@ -100,7 +53,7 @@ def test_the_slider_hides_what_scores_less_without_asking_again(page: Page) -> N
 
 def test_a_class_is_hidden_and_shown_again(page: Page) -> None:
     choose(page, "street.png", red_png(BOX))
-    red = page.get_by_label("red")
+    red = page.get_by_role("checkbox", name="red")
     expect(page.locator("#classes li").nth(1)).to_contain_text("red1")  # its name and its count
     red.uncheck()
     expect(page.locator("#found li")).to_have_count(0)
@@ -175,7 +128,7 @@ def test_the_page_is_used_by_keyboard_alone(page: Page) -> None:
     choosing.value.set_files({"name": "street.png", "mimeType": "image/png", "buffer": red_png(BOX)})
     expect(page.locator("#found li")).to_have_count(1)
     reached: set[str] = set()
-    for _ in range(15):
+    for _ in range(25):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
     assert {"threshold", "all", "none", "another", "save-image", "save-json", "red 0.90"} <= reached

@@ -77,6 +77,47 @@ def test_images_that_arrive_while_the_network_works_share_the_next_batches() -> 
     ]
 
 
+def test_two_networks_take_turns_on_one_thread_and_a_batch_is_never_of_both() -> None:
+    detectors = GatedDetector(), GatedDetector()
+    first, second = (Predictor(one, CATEGORIES, device="cpu") for one in detectors)
+
+    async def scene(one: SharedPredictor) -> None:
+        begun = asyncio.create_task(one.detect([red_png(BOX)]))
+        await until(lambda: detectors[0].begun.acquire(blocking=False))
+        rest = [asyncio.create_task(one.detect([red_png(BOX)], second if n % 2 else first)) for n in range(12)]
+        await until(lambda: one._line.qsize() == 12)
+        assert not detectors[1].begun.acquire(blocking=False)  # while the first works
+        for detector in detectors:
+            for _ in range(3):
+                detector.go.release()
+        await asyncio.gather(begun, *rest)
+
+    one = SharedPredictor(first, Limits(), batch_size=4)
+    try:
+        asyncio.run(scene(one))
+    finally:
+        one.close()
+    assert [detector.batch_sizes for detector in detectors] == [[1, 4, 2], [4, 2]]
+
+
+def test_two_models_share_the_limit_on_images_that_wait() -> None:
+    detector = GatedDetector()
+    second = Predictor(RedBoxDetector(), CATEGORIES, device="cpu")
+
+    async def scene(one: SharedPredictor) -> None:
+        waiting = [asyncio.create_task(one.detect([red_png(BOX)], which)) for which in (None, None, second)]
+        await until(lambda: one.waiting == 3)
+        for which in (None, second):
+            with pytest.raises(HTTPException, match="3 images are waiting"):
+                await one.detect([red_png(BOX)], which)
+        for _ in range(2):
+            detector.go.release()
+        await asyncio.gather(*waiting)
+
+    with shared(detector, Limits(waiting=3)) as one:
+        asyncio.run(scene(one))
+
+
 def test_an_image_alone_does_not_wait_for_others() -> None:
     async def scene(one: SharedPredictor) -> float:
         await one.detect([red_png(BOX)])

@@ -117,6 +117,8 @@ class Serve(Command):
 
     model: Model = tyro.MISSING
     """Run folder, model file or exported file."""
+    compare_with: Maybe[Path] = None
+    """Another model, which the page shows beside it on the same images."""
     host: str = "127.0.0.1"
     """Address to listen at. Any but this machine's own wants a token."""
     port: int = 8000

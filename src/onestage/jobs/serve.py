@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ TOKEN_VARIABLE = "ONESTAGE_TOKEN"
 def serve(
     model: str | os.PathLike[str],
     *,
+    compare_with: str | os.PathLike[str] | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
@@ -40,6 +42,7 @@ def serve(
 
     Args:
         model: a run folder, a model file or an exported file.
+        compare_with: another model, which the page shows beside it.
         host: the address to listen at. Any but this machine's own (loopback) needs a token.
         port: the port to listen at; 0 takes a free one.
         token: secret that every client must send; None: the environment variable ONESTAGE_TOKEN, if it is set.
@@ -58,13 +61,7 @@ def serve(
     """
     display = display or Display()
     token = token or os.environ.get(TOKEN_VARIABLE)
-    if token is None and not _is_loopback(host):
-        raise UserError(
-            f"--host {host}: others can reach this address, so give a secret that clients must send: --token SECRET, "
-            f"or the environment variable {TOKEN_VARIABLE}"
-        )
-    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-        raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
+    _check_token(token, host)
     try:
         from onestage.serving.app import create_app
         from onestage.serving.connections import run
@@ -73,17 +70,46 @@ def serve(
         raise UserError(f"{error.name} is missing: pip install 'onestage[serve]'") from error
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
-    predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
-    asked = score_threshold, nms, iou_threshold, class_agnostic, max_detections
-    predictor.selection = predictor.selection_for(*asked)
+    models = [one for one in (model, compare_with) if one]
+    predictors = [load(one, device=device, tile=tile, tile_overlap=tile_overlap) for one in models]
+    for one in predictors:
+        one.selection = one.selection_for(score_threshold, nms, iou_threshold, class_agnostic, max_detections)
     hosts = (*THIS_MACHINE, host, *(allowed_hosts or ())) if _is_loopback(host) else allowed_hosts
-    app = create_app(predictor, token=token, batch_size=batch_size, allowed_hosts=hosts)
+    app = create_app(
+        predictors[0],
+        second=predictors[1] if compare_with else None,
+        titles=(_title(model), _title(compare_with or "")),
+        token=token,
+        batch_size=batch_size,
+        allowed_hosts=hosts,
+    )
     with _listening(host, port) as listening:
-        place = f"[{host}]" if ":" in host else host
-        address = f"http://{place}:{listening.getsockname()[1]}/" + (f"#token={quote(token, safe='')}" if token else "")
-        display.say(f"{predictor.detector_name}, {len(predictor.categories)} classes: {address}  (Ctrl-C stops)")
+        address = _address(host, listening.getsockname()[1], token)
+        what = " and ".join(f"{one.detector_name}, {len(one.categories)} classes" for one in predictors)
+        display.say(f"{what}: {address}  (Ctrl-C stops)")
         run(app, listening)
     display.say("stopped")
+
+
+def _check_token(token: str | None, host: str) -> None:
+    if token is None and not _is_loopback(host):
+        raise UserError(
+            f"--host {host}: others can reach this address, so give a secret that clients must send: --token SECRET, "
+            f"or the environment variable {TOKEN_VARIABLE}"
+        )
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+        raise UserError(f"the token: give {SHORTEST_TOKEN} or more ASCII characters, as `openssl rand -hex 16` prints")
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    place = f"[{host}]" if ":" in host else host
+    return f"http://{place}:{port}/" + (f"#token={quote(token, safe='')}" if token else "")
+
+
+def _title(model: str | os.PathLike[str]) -> str:
+    """The name of a run, or of a file that has one of its own."""
+    path = Path(model).resolve()
+    return path.parent.name if path.stem == "model" else path.name
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,10 +8,10 @@ import hmac
 import logging
 import random
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -32,12 +32,13 @@ from onestage.serving.limits import REFUSAL_SECONDS, Limits, busy
 from onestage.serving.metrics import Metrics
 from onestage.serving.shared_predictor import ImageResult, SharedPredictor
 from onestage.serving.uploads import BodyReader, Upload
+from onestage.structures import Detections
 
 LOWEST_THRESHOLD = 0.05  # the lowest score threshold that a client can ask for
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")}
-PAGE_FILES |= {f"/{name}": (name, "text/javascript") for name in ("page.js", "api.js", "draw.js", "film.js")}
+PAGE_FILES |= {f"/{script.name}": (script.name, "text/javascript") for script in sorted(PAGE.glob("*.js"))}
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -50,6 +51,22 @@ PAGE_HEADERS = {
 }
 
 log = logging.getLogger("onestage.serving")
+
+
+Model = Literal["first", "second"]
+ModelOfRequest = Annotated[Model, Query(description="which model, where the server compares two")]
+
+
+class ServedModel(NamedTuple):
+    """A model, and from which scores on clients get its detections where they ask for no score."""
+
+    title: str
+    predictor: BasePredictor
+    usual_thresholds: list[float]  # one a class, by label
+
+    def chosen(self, found: Detections, score: float | None) -> Detections:
+        """Detections with a score above this one, or for None above their own class's threshold."""
+        return found.filter(score=self.usual_thresholds if score is None else score)
 
 
 class Detection(BaseModel):
@@ -74,12 +91,14 @@ class ImageDetections(BaseModel):
 class ModelFacts(BaseModel):
     """The model, and the bounds on requests."""
 
+    title: str = Field(description="what people call it: its run or its file")
     detector: str
     names: list[str] = Field(description="names of the classes, by label")
     colours: list[str] = Field(description="colours of the classes in drawn images: #rrggbb")
     lowest_score_threshold: float
-    usual_score_threshold: float = Field(description="the lowest of those of the classes")
-    usual_score_thresholds: list[float] = Field(description="of clients that ask for none, of each class, by label")
+    usual_score_threshold: float = Field(description="the lowest of the usual ones")
+    usual_score_thresholds: list[float] = Field(description="of clients that ask for none, one a class, by label")
+    models: list[Model] = Field(description="what `model` of a request may be")
     largest_request_bytes: int
     largest_image_pixels: int
     images_of_a_request: int
@@ -121,6 +140,8 @@ def create_app(
     predictor: BasePredictor,
     *,
     token: str | None = None,
+    second: BasePredictor | None = None,
+    titles: tuple[str, str] = ("first", "second"),
     limits: Limits | None = None,
     batch_size: int = 8,
     allowed_hosts: Sequence[str] | None = None,
@@ -131,21 +152,20 @@ def create_app(
         predictor: a predictor of `onestage.load`. Its score thresholds hold for clients that ask for none; from now on
             it gives all that any may ask for.
         token: secret that clients must send as `Authorization: Bearer TOKEN`; None: no secret is needed.
+        second: another model to compare with it, within the same limits; its selection is treated as the first's.
+        titles: what the page calls the two.
         limits: bounds on what clients may send.
         batch_size: most images that go through the network together; they may come from several requests.
         allowed_hosts: names by which clients may call the server (see `HostCheck`); None: any.
     """
-    usual = predictor.selection.class_thresholds or [predictor.selection.score_threshold] * len(predictor.categories)
-    predictor.selection = predictor.selection.changed(score_threshold=LOWEST_THRESHOLD)
-    server = Server(predictor, limits or Limits(), batch_size, usual)
+    predictors: dict[Model, BasePredictor | None] = {"first": predictor, "second": second}
+    models = _served(predictors, titles)
+    server = Server(models, limits or Limits(), batch_size)
 
     async def guard(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), f"{token}".encode()):
             raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-
-    def page_file(name: str, media_type: str) -> Response:
-        return Response((PAGE / name).read_bytes(), media_type=media_type, headers=PAGE_HEADERS)
 
     app = FastAPI(
         title="onestage",
@@ -155,7 +175,7 @@ def create_app(
         redoc_url=None,
         lifespan=server.lifespan,
         # Open to all: the page asks for the token itself. A response is an ASGI application, as a route wants.
-        routes=[Route(path, page_file(*file), methods=["GET"]) for path, file in PAGE_FILES.items()],
+        routes=[Route(path, _page_file(*file), methods=["GET"]) for path, file in PAGE_FILES.items()],
         exception_handlers={
             kind: _error_as_json
             for kind in (RequestValidationError, HTTPException, ClientDisconnect, MemoryError, Exception)
@@ -178,13 +198,28 @@ def create_app(
     return app
 
 
+def _served(predictors: Mapping[Model, BasePredictor | None], titles: Sequence[str]) -> dict[Model, ServedModel]:
+    """The models that are there, with the score thresholds that they had; set to keep all that a client may ask for."""
+    served: dict[Model, ServedModel] = {}
+    for (model, predictor), title in zip(predictors.items(), titles, strict=True):
+        if predictor is not None:
+            asked = predictor.selection
+            usual = asked.class_thresholds or [asked.score_threshold] * len(predictor.categories)
+            predictor.selection = asked.changed(score_threshold=LOWEST_THRESHOLD)
+            served[model] = ServedModel(title, predictor, [max(score, LOWEST_THRESHOLD) for score in usual])
+    return served
+
+
+def _page_file(name: str, media_type: str) -> Response:
+    return Response((PAGE / name).read_bytes(), media_type=media_type, headers=PAGE_HEADERS)
+
+
 class Server:
     """The routes, and what they share. While the server runs, `app.state.shared` is the `SharedPredictor`."""
 
-    def __init__(self, predictor: BasePredictor, limits: Limits, batch_size: int, usual: Sequence[float]) -> None:
+    def __init__(self, models: Mapping[Model, ServedModel], limits: Limits, batch_size: int) -> None:
         self.counters = Metrics()
-        self._predictor, self._limits, self._batch_size = predictor, limits, batch_size
-        self._usual_thresholds = [max(score, LOWEST_THRESHOLD) for score in usual]
+        self._models, self._limits, self._batch_size = models, limits, batch_size
         self._bodies, self._drawn = BodyReader(limits), DrawnImages(limits)
 
     @asynccontextmanager
@@ -192,7 +227,10 @@ class Server:
         """Keep the network's threads as long as the server runs."""
         warnings.filterwarnings("ignore", module="PIL")  # of each odd tag: strangers would fill a disk with the log
         app.state.shared = SharedPredictor(
-            self._predictor, self._limits, batch_size=self._batch_size, on_batch=self.counters.count_batch
+            self._models["first"].predictor,
+            self._limits,
+            batch_size=self._batch_size,
+            on_batch=self.counters.count_batch,
         )
         try:
             yield
@@ -203,23 +241,25 @@ class Server:
         self,
         request: Request,
         score_threshold: Annotated[float | None, Query(ge=LOWEST_THRESHOLD, le=1.0)] = None,
+        model: ModelOfRequest = "first",
     ) -> Response:
         """Detect objects in one image, or in several.
 
-        Of several images, one that can't be read has an `error` in the place of its detections. With
-        `Accept: image/png` the answer is the one image with its detections drawn on it.
+        Detections have a score above `score_threshold`, or where none is given above that of their class. Of several
+        images, one that can't be read has an `error` in the place of its detections. With `Accept: image/png` the
+        answer is the one image with its detections drawn on it.
         """
-        threshold = self._usual_thresholds if score_threshold is None else score_threshold
         accepted = request.headers.get("accept", "").lower()
         drawn = PNG in accepted and "application/json" not in accepted
         shared: SharedPredictor = request.app.state.shared
         # The body is read even where the answer will be 503: a connection closed over unread bytes loses the answer.
         async with self._bodies.images(request) as images:
+            served = self._model(model)
             if drawn and len(images) > 1:
                 raise HTTPException(400, f"{len(images)} images can't be one PNG; send one, or accept JSON")
             if drawn:
                 self._drawn.check_room()
-            results = await shared.detect([image.content for image in images])
+            results = await shared.detect([image.content for image in images], served.predictor)
             done = [one for one in results if isinstance(one, ImageResult)]
             self.counters.count_images(read=len(done), unreadable=len(results) - len(done))
             if not done:
@@ -229,21 +269,34 @@ class Server:
             wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
             timing = {"Server-Timing": f"wait;dur={wait:.1f}, network;dur={network:.1f}"}
             if drawn:
-                png = await shared.draw(images[0].content, done[0].found.filter(score=threshold))
+                png = await shared.draw(images[0].content, served.chosen(done[0].found, score_threshold))
                 return self._drawn.answer(png, headers=timing)
-        answers = [_as_json(image, one, threshold) for image, one in zip(images, results, strict=True)]
+        answers = [
+            _failed(image, one)
+            if isinstance(one, ImageError)
+            else _as_json(image, one, served.chosen(one.found, score_threshold))
+            for image, one in zip(images, results, strict=True)
+        ]
         return JSONResponse(answers, headers=timing)
 
-    async def model(self) -> ModelFacts:
+    def _model(self, model: Model) -> ServedModel:
+        if model not in self._models:
+            raise HTTPException(422, "model: this server has one model; start it with --compare-with for a second")
+        return self._models[model]
+
+    async def model(self, model: ModelOfRequest = "first") -> ModelFacts:
         """The model's name and classes, and the bounds on requests."""
-        names = self._predictor.categories.names
+        served = self._model(model)
+        names = served.predictor.categories.names
         return ModelFacts(
-            detector=self._predictor.detector_name,
+            title=served.title,
+            detector=served.predictor.detector_name,
             names=list(names),
             colours=["#{:02x}{:02x}{:02x}".format(*class_color(label)) for label in range(len(names))],
             lowest_score_threshold=LOWEST_THRESHOLD,
-            usual_score_threshold=min(self._usual_thresholds),
-            usual_score_thresholds=self._usual_thresholds,
+            usual_score_threshold=min(served.usual_thresholds),
+            usual_score_thresholds=served.usual_thresholds,
+            models=list(self._models),
             largest_request_bytes=self._limits.body_bytes,
             largest_image_pixels=self._limits.pixels,
             images_of_a_request=self._limits.images,
@@ -261,14 +314,13 @@ class Server:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _as_json(
-    image: Upload, result: ImageResult | ImageError, score_threshold: float | Sequence[float]
-) -> dict[str, Any]:
-    if isinstance(result, ImageError):
-        return {"source": image.name, "error": _with_name(image, result)}
+def _as_json(image: Upload, result: ImageResult, found: Detections) -> dict[str, Any]:
     height, width = result.size_hw
-    detections = result.found.filter(score=score_threshold).to_dict()
-    return {"source": image.name, "width": width, "height": height, "detections": detections}
+    return {"source": image.name, "width": width, "height": height, "detections": found.to_dict()}
+
+
+def _failed(image: Upload, error: ImageError) -> dict[str, Any]:
+    return {"source": image.name, "error": _with_name(image, error)}
 
 
 def _with_name(image: Upload, error: object) -> str:

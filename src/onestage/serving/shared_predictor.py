@@ -1,9 +1,10 @@
-"""One predictor for many requests: images are decoded in threads, and those that wait together share a batch.
+"""One predictor, or some, for many requests: images are decoded in threads, and those that wait together share a batch.
 
     request -> (threads) decode, cut into tiles, shrink -> line -> (one thread) network -> request
 
 Images of many tiles let others pass: a batch takes a tile of each waiting image in turn. Whatever waits is bounded:
-images without an answer, decoded pixels, tiles, the time until an answer.
+images without an answer, decoded pixels, tiles, the time until an answer. A second model shares all this, and the one
+thread too: networks take turns.
 """
 
 import asyncio
@@ -45,6 +46,7 @@ class _Waiting:
     """An image in line, in tiles of the network's size."""
 
     image: PreparedImage
+    predictor: BasePredictor  # whose network it waits for
     answer: Future[tuple[Detections, float, float]]  # when the network began with it; its seconds for the batches
     found: list[Detections] = field(default_factory=list)  # of the tiles that are done
     taken: int = 0  # tiles that went to the network
@@ -98,8 +100,14 @@ class SharedPredictor:
         began = self._batch_began
         return began is None or time.monotonic() - began < STUCK_SECONDS
 
-    async def detect(self, images: Sequence[bytes]) -> list[ImageResult | ImageError]:
+    async def detect(
+        self, images: Sequence[bytes], predictor: BasePredictor | None = None
+    ) -> list[ImageResult | ImageError]:
         """Detect in encoded images, in order; one that can't be read has its error in its place.
+
+        Args:
+            images: files, as many as the limit on those that wait allows.
+            predictor: another than the one that this was made for.
 
         Raises:
             HTTPException: too many images are waiting, or the answer takes too long.
@@ -108,7 +116,9 @@ class SharedPredictor:
             raise busy(f"{self.waiting} images are waiting")
         self.waiting += len(images)
         deadline = self._deadline()
-        return await self._results([self._detect_one(image, deadline) for image in images])
+        return await self._results(
+            [self._detect_one(image, predictor or self._predictor, deadline) for image in images]
+        )
 
     async def draw(self, encoded: bytes, found: Detections) -> bytes:
         """The image with its detections on it, as PNG. It is decoded again: no pixels are kept while others wait.
@@ -123,7 +133,8 @@ class SharedPredictor:
 
         async def drawn() -> bytes:
             header = await self._header(encoded)
-            return await self._with_pixels(encoded, header, drawn_png, self._deadline(), drawing=True)
+            bits = self._predictor.input_bits
+            return await self._with_pixels(encoded, header, bits, drawn_png, self._deadline(), drawing=True)
 
         return (await self._results([drawn()]))[0]
 
@@ -134,19 +145,20 @@ class SharedPredictor:
         self._line.put(None)
         self._network.join(timeout=STUCK_SECONDS)
 
-    async def _detect_one(self, encoded: bytes, deadline: float) -> ImageResult | ImageError:
+    async def _detect_one(self, encoded: bytes, predictor: BasePredictor, deadline: float) -> ImageResult | ImageError:
         arrived = time.monotonic()
         try:
             header = await self._header(encoded)
-            tiles = len(windows_of(self._predictor.tiling, (header.height, header.width)))
+            tiles = len(windows_of(predictor.tiling, (header.height, header.width)))
             budget = self._many_tiles if 4 * tiles > self._limits.tiles else self._tiles
             async with budget.taken(tiles, deadline) if tiles > 1 else nullcontext():
                 self._decoding += 1
                 try:
-                    prepared = await self._with_pixels(encoded, header, self._predictor.prepare, deadline)
+                    bits = predictor.input_bits
+                    prepared = await self._with_pixels(encoded, header, bits, predictor.prepare, deadline)
                 finally:
                     self._decoding -= 1
-                waiting = _Waiting(prepared, Future())
+                waiting = _Waiting(prepared, predictor, Future())
                 self._line.put(waiting)
                 async with asyncio.timeout_at(deadline):
                     found, began, seconds = await asyncio.wrap_future(waiting.answer)
@@ -167,6 +179,7 @@ class SharedPredictor:
         self,
         encoded: bytes,
         header: ImageHeader,
+        bits: int,
         work: Callable[[np.ndarray], T],
         deadline: float,
         *,
@@ -179,7 +192,7 @@ class SharedPredictor:
         async with (self._slow_budget if slow else self._budget).taken(pixels, deadline):
             return await loop.run_in_executor(
                 self._slow_threads if slow else self._decoders,
-                lambda: work(decode_image(encoded, max_pixels=max_pixels, bits=self._predictor.input_bits)),
+                lambda: work(decode_image(encoded, max_pixels=max_pixels, bits=bits)),
             )
 
     async def _results(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -217,17 +230,26 @@ class SharedPredictor:
             arrived += [self._line.get() for _ in range(self._line.qsize())]
             ended = ended or None in arrived
             waiting.extend(one for one in arrived if one is not None)
-            batch: list[_Waiting] = []  # an image stands in it once for each of its tiles
-            while waiting and len(batch) < self._batch_size:
-                one = waiting.popleft()
-                if one.answer.done():  # nobody waits for it any more, or a tile of it failed
-                    continue
-                batch.append(one)
-                one.taken += 1
-                if one.taken < len(one.image.pixels):
-                    waiting.append(one)
-            if batch:
+            if batch := self._next_batch(waiting):
                 self._answer(batch)
+
+    def _next_batch(self, waiting: deque[_Waiting]) -> list[_Waiting]:
+        """The images of the next batch, all for the network of the first; each stands in it once for each tile."""
+        batch: list[_Waiting] = []
+        of_others: list[_Waiting] = []
+        while waiting and len(batch) < self._batch_size:
+            one = waiting.popleft()
+            if one.answer.done():  # nobody waits for it any more, or a tile of it failed
+                continue
+            if batch and one.predictor is not batch[0].predictor:
+                of_others.append(one)
+                continue
+            batch.append(one)
+            one.taken += 1
+            if one.taken < len(one.image.pixels):
+                waiting.append(one)
+        waiting.extendleft(reversed(of_others))  # they are the first of the next
+        return batch
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         """Run the network on the next tile of each image. Whatever it raises, the thread goes on."""
@@ -238,7 +260,7 @@ class SharedPredictor:
             tiles.append(one.image.pixels[len(one.found) + next_tile[id(one)]])
             next_tile[id(one)] += 1
         try:
-            found = self._predictor.detect_resized(tiles)
+            found = batch[0].predictor.detect_resized(tiles)
         except Exception as error:
             self._batch_began = None
             if len(batch) == 1:
@@ -261,7 +283,7 @@ class SharedPredictor:
     def _finish(self, one: _Waiting) -> None:
         """Answer with the detections of all tiles."""
         try:
-            found = self._predictor.of_image(one.image, one.found)
+            found = one.predictor.of_image(one.image, one.found)
         except Exception as error:
             _fail(one, error)
             return

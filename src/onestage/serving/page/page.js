@@ -1,107 +1,209 @@
-// The page: an image, a video or the camera in; boxes, a threshold and a choice of classes.
+// The page: images, a video or the camera in; boxes, thresholds, two models beside each other, corrections.
 
 import * as api from "./api.js";
+import { Classes } from "./classes.js";
+import { onlyInOne } from "./differences.js";
 import { draw } from "./draw.js";
+import { Editor } from "./edit.js";
+import { chosenFiles, droppedFiles } from "./files.js";
 import { Film } from "./film.js";
+import { FoundList } from "./found.js";
+import { Images, MOST_IMAGES } from "./images.js";
+import { vocXml, xmlPaths, zip } from "./voc.js";
 
 const at = (id) => document.getElementById(id);
+const FIRST = 0, SECOND = 1; // models
+const SIDES = [0, 1, 2, 3]; // of a box: left, top, right, bottom
 const view = {
-  model: null, // facts from the server
+  models: null, // facts from the server, of one model or two
+  classes: null,
   token: sessionStorage.getItem("token") ?? "",
-  shown: null, // { name, source, width, height, detections, timing }; source is null where the browser can't show it
-  hidden: new Set(), // labels
+  entry: null, // the image that is shown: { file, name, state, width, height, timing, objects, second, past, ... }
+  source: null, // its pixels; null where the browser can't show it
+  selected: null, // an object
+  preview: null, // { old, now } while a box is dragged
   film: null,
-  newest: 0, // number of the newest request: an answer to an older one is not shown
+  newest: 0, // number of what was opened last: an answer to something older is not shown
+  error: null, // of what is not an image of the strip
+  unsaved: false, // corrections
+  note: "", // about files that were passed over
 };
 
 // ---------------------------------------------------------------------------------------------- view
 
-function visible() {
-  const threshold = Number(at("threshold").value);
-  return view.shown?.detections.filter((one) => one.score > threshold && !view.hidden.has(one.label)) ?? [];
+const comparing = () => view.models?.length > 1;
+const shownModel = () => (comparing() ? document.querySelector("[name=shown]:checked").value : "first");
+
+// The objects of a model in an image that are to be seen.
+function seen(entry, which) {
+  return (which === FIRST ? entry.objects : (entry.second ?? [])).filter((one) => view.classes.isShown(one, which));
 }
 
-function render(marked = null) {
-  const threshold = Number(at("threshold").value);
-  at("threshold-value").textContent = threshold.toFixed(2);
-  const counts = new Map();
-  for (const one of view.shown?.detections ?? []) {
-    if (one.score > threshold) counts.set(one.label, (counts.get(one.label) ?? 0) + 1);
+// What both models show of the open image, and what is only in one of them.
+function scene() {
+  let lists = [FIRST, SECOND].map((which) => (view.entry ? seen(view.entry, which) : []));
+  const only = comparing() ? onlyInOne(...lists) : [new Set(), new Set()];
+  const counts = { both: lists[0].length - only[0].size, first: only[0].size, second: only[1].size };
+  if (comparing() && at("only-differences").checked) {
+    lists = lists.map((list, which) => list.filter((one) => only[which].has(one)));
   }
-  for (const count of at("classes").querySelectorAll(".count")) {
-    count.textContent = view.shown ? (counts.get(Number(count.dataset.label)) ?? 0) : "";
-  }
-  if (!view.shown) return;
-  const found = visible();
-  const { source, name, width, height } = view.shown;
-  at("canvas").hidden = !source;
-  if (source) draw(at("canvas"), source, { width, height }, found, view.model.colours, marked);
-  at("canvas").setAttribute("aria-label", `${name} with ${found.length} boxes`);
-  at("status").textContent = inWords(found.length);
+  return { lists, only, counts };
 }
 
-function inWords(count) {
-  const { timing, name, width, height } = view.shown;
+function render(marked = null, { lists, only, counts } = scene()) {
+  const { entry, source } = view;
+  const failed = entry?.state === "failed";
+  at("drop").hidden = Boolean(entry) && !(failed && !source && images.entries.length <= 1);
+  for (const [which, id] of ["canvas", "canvas-second"].entries()) {
+    const figure = at(id).parentElement;
+    figure.hidden = !["both", ["first", "second"][which]].includes(shownModel());
+    at(id).hidden = !source || figure.hidden;
+    if (at(id).hidden) continue;
+    const { old, now } = (which === FIRST && view.preview) || {};
+    const objects = now ? [...lists[which].filter((one) => one !== old), now] : lists[which];
+    const size = { width: entry.width ?? source.width, height: entry.height ?? source.height };
+    const colourOf = (name) => view.classes.colourOf(name);
+    draw(at(id), source, size, objects, { colourOf, marked, selected: now ?? view.selected, only: only[which] });
+    at(id).setAttribute("aria-label", `${entry.name} with ${objects.length} boxes`);
+  }
+  at("canvas").classList.toggle("editing", Boolean(view.selected));
+  if (entry) at("status").textContent = inWords(entry, lists, counts);
+  at("compare").hidden = at("views").hidden = !entry;
+  if (failed || !comparing()) at("compare").hidden = true;
+  showError(entry);
+}
+
+function showError(entry) {
+  const error = entry?.error ?? view.error;
+  const unseen = entry?.unreadable && entry.state === "done";
+  const because = unseen ? `${entry.name}: this browser can't show it; the list has its detections` : "";
+  at("error").textContent = error?.message ?? because;
+  at("error").hidden = !at("error").textContent;
+  if (error?.status === 401) at("token-form").hidden = false;
+}
+
+function inWords({ state, name, width, height, timing }, lists, counts) {
+  if (state === "failed") return "";
+  if (state !== "done") return `looking at ${name} …`;
   const ms = (value) => `${Math.round(value ?? 0)} ms`;
+  const found = comparing()
+    ? `${counts.both} found by both, ${counts.first} by ${titles()[0]} only, ${counts.second} by ${titles()[1]} only,`
+    : `${lists[0].length} found`;
   return (
-    `${count} found in ${name}, ${width} × ${height}: ${ms(timing.all)} in all, ` +
+    `${found} in ${name}, ${width} × ${height}: ${ms(timing.all)} in all, ` +
     `${ms(timing.network)} of it for the network, ${ms(timing.wait)} for decoding and waiting`
   );
 }
 
-function listFound() {
-  at("found-title").textContent = view.shown ? `Found: ${visible().length}` : "Found";
-  at("found").replaceChildren(
-    ...visible().map((one) => {
-      const row = document.createElement("button");
-      row.type = "button";
-      row.textContent = `${one.name} ${one.score.toFixed(2)}`;
-      row.title = `x ${one.box_xyxy[0]} to ${one.box_xyxy[2]}, y ${one.box_xyxy[1]} to ${one.box_xyxy[3]}`;
-      for (const event of ["focus", "mouseenter"]) row.addEventListener(event, () => render(one));
-      for (const event of ["blur", "mouseleave"]) row.addEventListener(event, () => render());
-      const item = document.createElement("li");
-      item.append(row);
-      return item;
-    }),
-  );
+function listFound({ lists, only }) {
+  const models = { both: [FIRST, SECOND], first: [FIRST], second: [SECOND] }[shownModel()];
+  const rows = models.flatMap((which) => {
+    const objects = which === SECOND && shownModel() === "both" ? [...only[SECOND]] : lists[which];
+    const note = (one) => (only[which].has(one) ? ` · ${titles()[which]} only` : "");
+    return objects.map((one) => ({ one, which, note: note(one), pressed: one === view.selected }));
+  });
+  at("found-title").textContent = view.entry?.state === "done" ? `Found: ${rows.length}` : "Found";
+  foundList.show(rows);
 }
 
+const foundList = new FoundList(at("found"), {
+  mark: (one) => render(one),
+  choose({ one, which }) {
+    select(one);
+    if (editable() && which === FIRST) at("canvas").focus(); // where keys move it
+  },
+});
+
+let edited = null; // the object that the fields show
+function showCorrections() {
+  const ours = isOurs();
+  at("corrections").hidden = !editable() || shownModel() === "second";
+  at("selected").disabled = at("delete-box").disabled = !ours;
+  at("undo").disabled = !view.entry?.past.length;
+  at("take").hidden = !(view.selected && !ours);
+  if (view.selected !== edited) { // else somebody may be typing
+    at("object-class").value = ours ? view.selected.name : "";
+    for (const side of SIDES) at(`side-${side}`).value = ours ? Number(view.selected.box_xyxy[side].toFixed(2)) : "";
+  }
+  edited = view.selected;
+  at("save-all-voc").hidden = at("only-corrected-row").hidden = images.entries.length < 2;
+}
+
+function showProgress() {
+  const { waiting, asked, done, failed } = images.counts();
+  const all = images.entries.length;
+  const working = waiting + asked > 0;
+  at("images").hidden = all < 2;
+  at("progress").setAttribute("aria-live", working ? "off" : "polite");
+  const more = [failed && `, ${failed} failed`, images.stopped && ", stopped", view.note].filter(Boolean).join("");
+  at("progress").textContent = `${done + failed} of ${all}${more}`;
+  Object.assign(at("bar"), { max: Math.max(all, 1), value: done + failed, hidden: !working });
+  at("stop").hidden = !working && !failed;
+  at("stop").textContent = !working ? "Try again" : images.stopped ? "Go on" : "Stop";
+  const place = images.entries.indexOf(images.current);
+  at("previous").disabled = place < 1;
+  at("next").disabled = place > all - 2;
+}
+
+// Another image than the open one is done: nothing else changes.
+function oneMore(entry) {
+  if (!entry || entry === view.entry) {
+    update();
+    return;
+  }
+  sayFound(entry);
+  showProgress();
+}
+
+function sayFound(entry) {
+  images.say(entry, entry.state === "done" ? seen(entry, FIRST).length : null);
+}
+
+// Thresholds or classes were changed, which counts in all images.
+function filter() {
+  update();
+  for (const entry of images.entries) sayFound(entry);
+}
+
+let planned = false;
+// Show all anew, once before the next frame of the screen.
 function update() {
-  render();
-  listFound();
+  if (planned) return;
+  planned = true;
+  requestAnimationFrame(() => {
+    planned = false;
+    if (!view.classes) return;
+    const now = scene();
+    render(null, now);
+    listFound(now);
+    const done = view.entry?.state === "done";
+    view.classes.showCounts(done ? seenWhatever(view.entry) : null);
+    for (const id of ["another", "another-folder"]) at(id).disabled = !view.entry;
+    at("save-image").disabled = !view.source || !done;
+    at("save-json").disabled = !done;
+    showCorrections();
+    showProgress();
+    if (view.entry) sayFound(view.entry);
+  });
+}
+
+// Of hidden classes too: how many would be seen.
+function seenWhatever(entry) {
+  const { hidden } = view.classes;
+  view.classes.hidden = new Set();
+  const objects = seen(entry, shownModel() === "second" ? SECOND : FIRST);
+  view.classes.hidden = hidden;
+  return objects;
+}
+
+function titles() {
+  const [first, second] = view.models;
+  return first.title === second?.title ? ["the first", "the second"] : view.models.map((model) => model.title);
 }
 
 function fail(error) {
-  at("error").textContent = error.message;
-  at("error").hidden = false;
-  at("status").textContent = "";
-  if (error.status === 401) at("token-form").hidden = false;
-}
-
-function listClasses() {
-  at("classes").replaceChildren(
-    ...view.model.names.map((name, label) => {
-      const box = document.createElement("input");
-      box.type = "checkbox";
-      box.checked = true;
-      box.addEventListener("change", () => {
-        if (box.checked) view.hidden.delete(label);
-        else view.hidden.add(label);
-        update();
-      });
-      const swatch = document.createElement("span");
-      swatch.className = "swatch";
-      swatch.style.background = view.model.colours[label];
-      const count = document.createElement("span");
-      count.className = "count";
-      count.dataset.label = label;
-      const line = document.createElement("label");
-      line.append(box, swatch, name, count);
-      const item = document.createElement("li");
-      item.append(line);
-      return item;
-    }),
-  );
+  view.error = error;
+  showError(view.entry);
 }
 
 // ---------------------------------------------------------------------------------------------- requests
@@ -118,74 +220,116 @@ async function connect() {
     history.replaceState(null, "", location.pathname); // it does not stay in the address
   }
   try {
-    view.model = await api.model(view.token);
+    const first = await api.model("first", view.token);
+    const others = await Promise.all(first.models.slice(1).map((which) => api.model(which, view.token)));
+    view.models = [first, ...others];
   } catch (error) {
     at("model").textContent = "not connected";
     fail(error);
     return;
   }
-  at("error").hidden = true;
+  view.error = null;
   at("token-form").hidden = true;
-  at("model").textContent = `${view.model.detector}, ${view.model.names.length} classes`;
-  at("threshold").min = view.model.lowest_score_threshold;
-  listClasses();
-  update();
-}
-
-async function detect(source, image, name, request) {
-  if (image.size > view.model.largest_request_bytes) {
-    throw new Error(`${name}: ${image.size.toLocaleString()} bytes; the server takes ` +
-      `${view.model.largest_request_bytes.toLocaleString()}`);
-  }
-  const entry = await api.detect(image, view.token, view.model.lowest_score_threshold);
-  if (request !== view.newest) return;
-  view.shown = { ...entry, name, source };
-  at("drop").hidden = true;
-  at("error").hidden = true;
-  for (const id of ["another", "save-json"]) at(id).disabled = false;
-  at("save-image").disabled = !source;
-  update();
-}
-
-async function open(file) {
-  if (!view.model || !file) return;
-  const request = begin();
-  try {
-    if (file.type.startsWith("video/")) {
-      await openFilm(request, (film) => film.openFile(file));
-      return;
+  const facts = view.models.map((model) => `${model.detector}, ${model.names.length} classes`);
+  const named = facts.map((text, which) => `${titles()[which]}: ${text}`);
+  at("model").textContent = comparing() ? named.join(" · ") : facts[0];
+  view.classes = new Classes(view.models, filter);
+  at("class-names").replaceChildren(...view.classes.names.map((name) => new Option(name, name)));
+  if (comparing()) {
+    for (const [which, id] of ["first", "second"].entries()) {
+      at(`name-${id}`).textContent = at(`view-${id}`).firstElementChild.textContent = titles()[which];
+      at(`threshold-title${which ? "-second" : ""}`).textContent = `, ${titles()[which]}`;
+      at(`view-${id}`).firstElementChild.hidden = false;
     }
-    at("status").textContent = `looking at ${file.name} …`;
-    const source = await createImageBitmap(file).catch(() => null); // upright, as the server has it
-    await detect(source, file, file.name || "image", request);
-    if (!source && request === view.newest) fail(new Error(`${file.name}: this browser can't show it; the list has its detections`));
-  } catch (error) {
-    if (request === view.newest) fail(error);
+    at("views").classList.add("two");
   }
+  if (images.entries.some((entry) => entry.error?.status === 401)) images.tryAgain();
+  update();
 }
 
-async function openCamera() {
-  if (!view.model) return;
+// Fill an entry with what the models find.
+async function detect(entry, signal) {
+  const [{ largest_request_bytes: most, lowest_score_threshold: threshold }] = view.models;
+  const fault = (why) => new api.Refused(why.status, `${entry.name}: ${why.message.replace(/^image: /, "")}`);
+  const { size } = entry.file;
+  if (size > most) throw fault(new Error(`${size.toLocaleString()} bytes; the server takes ${most.toLocaleString()}`));
+  const answers = [];
+  for (const model of view.models.length > 1 ? ["first", "second"] : ["first"]) {
+    try {
+      answers.push(await api.detect(entry.file, { model, threshold, token: view.token, signal }));
+    } catch (error) {
+      throw error.name === "AbortError" || error.status === 401 ? error : fault(error);
+    }
+  }
+  const [{ width, height, timing, detections }, second] = answers;
+  Object.assign(entry, { width, height, timing, objects: detections, second: second?.detections ?? [] });
+}
+
+const images = new Images(at("strip"), { detect, opened: show, changed: oneMore });
+
+// ---------------------------------------------------------------------------------------------- images, videos, camera
+
+let decoding = Promise.resolve();
+// Show an image of the strip. One is decoded at a time; those that were left meanwhile are passed over.
+async function show(entry) {
   const request = begin();
-  try {
-    await openFilm(request, (film) => film.openCamera());
-  } catch (error) {
-    fail(error.name === "NotAllowedError" ? new Error("the browser was not allowed to use the camera; allow it in the browser's settings") : error);
-  }
+  display(entry, null);
+  await (decoding = decoding.then(async () => {
+    if (request !== view.newest) return;
+    const source = await createImageBitmap(entry.file).catch(() => null); // upright, as the server has it
+    if (request !== view.newest) return source?.close();
+    entry.unreadable = !source;
+    display(entry, source);
+  }));
 }
 
-async function openFilm(request, begin) {
-  const film = new Film(at("video"), (still, image, name) => detect(still, image, name, request), showFilm);
+function display(entry, source) {
+  if (entry !== view.entry) view.selected = view.preview = null;
+  if (source !== view.source) view.source?.close?.();
+  Object.assign(view, { entry, source });
+  update();
+}
+
+async function take({ files, others }) {
+  await connecting; // who is quick drops files before the server has told of its model
+  if (!view.models || files.length + others === 0) return;
+  const [only] = files;
+  if (files.length === 1 && only.file.type.startsWith("video/")) {
+    openFilm((film) => film.openFile(only.file));
+    return;
+  }
+  const taken = images.add(files);
+  view.note = others ? `; other files passed over: ${others}` : "";
+  if (taken < files.length) view.note += `; the first ${MOST_IMAGES.toLocaleString()} images are taken`;
+  update();
+}
+
+async function openFilm(begun) {
+  if (!view.models) return;
+  const request = begin();
+  const film = new Film(at("video"), (still, image, name) => showFrame(still, image, name, request), showFilm);
   view.film = film;
   at("film").hidden = false;
-  await begin(film);
+  try {
+    await begun(film);
+  } catch (error) {
+    const refused = "the browser was not allowed to use the camera; allow it in the browser's settings";
+    if (request === view.newest) fail(error.name === "NotAllowedError" ? new Error(refused) : error);
+  }
+}
+
+async function showFrame(still, file, name, request) {
+  const entry = Images.loose(file, name);
+  await detect(entry);
+  entry.state = "done";
+  if (request === view.newest) display(entry, still);
 }
 
 function begin() {
   view.film?.close();
   view.film = null;
+  view.error = null;
   at("film").hidden = true;
-  at("error").hidden = true;
   return ++view.newest;
 }
 
@@ -196,8 +340,52 @@ function showFilm() {
   at("seek").hidden = film.live;
   at("seek").max = film.duration;
   at("seek").value = film.time;
-  at("clock").textContent = film.live ? "live" : `${Math.floor(film.time / 60)}:${(film.time % 60).toFixed(1).padStart(4, "0")}`;
+  const seconds = (film.time % 60).toFixed(1).padStart(4, "0");
+  at("clock").textContent = film.live ? "live" : `${Math.floor(film.time / 60)}:${seconds}`;
 }
+
+// ---------------------------------------------------------------------------------------------- corrections
+
+// Images can be corrected, frames of videos can't: there is no file that an annotation would be for.
+const editable = () => Boolean(view.entry?.item) && view.entry.state === "done";
+const isOurs = () => Boolean(view.selected && view.entry?.objects.includes(view.selected));
+
+function select(one) {
+  view.selected = one;
+  update();
+}
+
+function replace(old, now) {
+  const { entry } = view;
+  entry.past.push(entry.objects);
+  entry.objects = old ? entry.objects.map((one) => (one === old ? now : one)).filter(Boolean) : [...entry.objects, now];
+  view.preview = null;
+  view.unsaved = true;
+  select(now);
+}
+
+function undo() {
+  if (!view.entry?.past.length) return;
+  view.entry.objects = view.entry.past.pop();
+  select(null);
+}
+
+const editor = new Editor(at("canvas"), {
+  size: () => (editable() ? { width: view.entry.width, height: view.entry.height } : null),
+  objects: () => seen(view.entry, FIRST),
+  get selected() {
+    return isOurs() ? view.selected : null;
+  },
+  select,
+  replace,
+  preview(old, now) {
+    view.preview = now && { old, now };
+    update();
+  },
+  newName: () => at("object-class").value || view.entry.objects[0]?.name || view.classes.names[0],
+});
+
+// ---------------------------------------------------------------------------------------------- saving
 
 function save(content, name) {
   const link = document.createElement("a");
@@ -207,42 +395,127 @@ function save(content, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+const stem = (name) => name.replace(/\.\w+$/, "");
+const xmlOf = (entry) => vocXml(entry.name, entry, seen(entry, FIRST));
+
+function saveJson() {
+  const { name, width, height } = view.entry;
+  const which = shownModel() === "second" ? SECOND : FIRST;
+  const detections = seen(view.entry, which).map(({ name, score, box_xyxy }) => {
+    return { name, label: view.models[which].names.indexOf(name), score: score ?? 1, box_xyxy };
+  });
+  const text = JSON.stringify([{ source: name, width, height, detections }], null, 2);
+  save(new Blob([text], { type: "application/json" }), `${stem(name)}-detections.json`);
+}
+
+function saveAllVoc() {
+  const all = !at("only-corrected").checked;
+  const chosen = images.entries.filter(({ state, past }) => state === "done" && (all || past.length));
+  const paths = xmlPaths(chosen.map((entry) => entry.path));
+  save(zip(chosen.map((entry, row) => ({ path: paths[row], text: xmlOf(entry) }))), "annotations.zip");
+  view.unsaved = false;
+}
+
 // ---------------------------------------------------------------------------------------------- events
 
-at("token-form").addEventListener("submit", (event) => {
+const on = (id, event, react) => at(id).addEventListener(event, react);
+
+on("token-form", "submit", (event) => {
   event.preventDefault();
   keepToken(at("token").value);
   connect();
 });
-at("threshold").addEventListener("input", update);
-for (const [id, checked] of [["all", true], ["none", false]]) {
-  at(id).addEventListener("click", () => {
-    view.hidden = new Set(checked ? [] : view.model?.names.keys());
-    for (const box of at("classes").querySelectorAll("input")) box.checked = checked;
-    update();
+for (const [which, id] of ["threshold", "threshold-second"].entries()) {
+  on(id, "input", () => {
+    view.classes?.setAll(which, Number(at(id).value));
+    filter();
   });
 }
-for (const id of ["choose", "another"]) at(id).addEventListener("click", () => at("file").click());
-at("file").addEventListener("change", () => {
-  open(at("file").files[0]);
-  at("file").value = ""; // so that the same file can be chosen again
-});
-at("camera").addEventListener("click", openCamera);
-at("play").addEventListener("click", () => view.film?.toggle().catch(fail));
-at("seek").addEventListener("change", async () => {
+for (const [id, checked] of [["all", true], ["none", false]]) {
+  on(id, "click", () => {
+    view.classes?.checkAll(checked);
+    filter();
+  });
+}
+on("class-search", "input", () => view.classes.search(at("class-search").value));
+on("compare", "change", () => select(null));
+
+for (const id of ["choose", "another"]) on(id, "click", () => at("file").click());
+for (const id of ["choose-folder", "another-folder"]) on(id, "click", () => at("folder").click());
+for (const id of ["file", "folder"]) {
+  on(id, "change", () => {
+    take(chosenFiles(at(id)));
+    at(id).value = ""; // so that the same file can be chosen again
+  });
+}
+on("camera", "click", () => openFilm((film) => film.openCamera()));
+on("play", "click", () => view.film?.toggle().catch(fail));
+on("seek", "change", async () => {
   const film = view.film;
   await film.seek(Number(at("seek").value));
   if (!film.playing) await film.frame().catch(fail);
 });
-at("save-image").addEventListener("click", () => {
-  at("canvas").toBlob((png) => save(png, `${view.shown.name.replace(/\.\w+$/, "")}-detections.png`), "image/png");
+
+on("previous", "click", () => images.step(-1));
+on("next", "click", () => images.step(1));
+on("stop", "click", () => {
+  const { waiting, asked } = images.counts();
+  if (!waiting && !asked) images.tryAgain();
+  else if (images.stopped) images.goOn();
+  else images.stop();
 });
-at("save-json").addEventListener("click", () => {
-  const { name, width, height } = view.shown;
-  const text = JSON.stringify([{ source: name, width, height, detections: visible() }], null, 2);
-  save(new Blob([text], { type: "application/json" }), `${name.replace(/\.\w+$/, "")}-detections.json`);
+on("clear", "click", () => {
+  if (view.unsaved && !confirm("Corrections are not saved. Remove all images?")) return;
+  begin();
+  images.clear();
+  Object.assign(view, { unsaved: false, note: "" });
+  display(null, null);
+  at("status").textContent = "";
+  at("choose").focus();
 });
-document.addEventListener("paste", (event) => open(event.clipboardData.files[0]));
+
+on("new-box", "click", () => {
+  editor.add();
+  at("canvas").focus();
+});
+on("delete-box", "click", () => editor.remove());
+on("undo", "click", undo);
+on("take", "click", () => replace(null, { ...view.selected, score: null }));
+on("object-class", "change", () => {
+  const name = at("object-class").value.trim();
+  if (isOurs() && name) replace(view.selected, { ...view.selected, name, score: null });
+  edited = null;
+  update();
+});
+for (const side of SIDES) {
+  on(`side-${side}`, "change", () => {
+    const box = SIDES.map((one) => at(`side-${one}`).valueAsNumber);
+    edited = null; // the fields show what came of it
+    if (box.every(Number.isFinite)) editor.setBox(box);
+    update();
+  });
+}
+
+on("save-image", "click", () => {
+  const canvas = at(shownModel() === "second" ? "canvas-second" : "canvas");
+  canvas.toBlob((png) => save(png, `${stem(view.entry.name)}-detections.png`), "image/png");
+});
+on("save-json", "click", saveJson);
+on("save-voc", "click", () => {
+  save(new Blob([xmlOf(view.entry)], { type: "text/xml" }), `${stem(view.entry.name)}.xml`);
+  if (images.entries.length === 1) view.unsaved = false;
+});
+on("save-all-voc", "click", saveAllVoc);
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.closest("input, select, textarea")) return;
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if ((event.ctrlKey || event.metaKey) && event.key === "z") undo();
+  else if (by && !event.ctrlKey && !event.altKey && !event.metaKey && images.entries.length > 1) images.step(by);
+  else return;
+  event.preventDefault();
+});
+document.addEventListener("paste", (event) => take(chosenFiles(event.clipboardData)));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   at("stage").classList.add("over");
@@ -250,10 +523,14 @@ document.addEventListener("dragover", (event) => {
 document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) at("stage").classList.remove("over");
 });
-document.addEventListener("drop", (event) => {
+document.addEventListener("drop", async (event) => {
   event.preventDefault();
   at("stage").classList.remove("over");
-  open(event.dataTransfer.files[0]);
+  take(await droppedFiles(event.dataTransfer));
+});
+addEventListener("beforeunload", (event) => {
+  if (view.unsaved) event.preventDefault();
 });
 addEventListener("hashchange", connect);
-connect();
+addEventListener("resize", update);
+const connecting = connect();
