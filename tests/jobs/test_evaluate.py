@@ -87,3 +87,16 @@ def test_a_wanted_precision_finds_thresholds_anew(tmp_path: Path) -> None:
     assert all(one.recall == 1.0 for one in reached)
     with pytest.raises(UserError, match="leave out other post-processing"):
         onestage.evaluate(model, data, out=tmp_path / "3", wanted_recall=1.0, nms="soft")
+
+
+def test_figures_at_thresholds_are_of_what_a_user_of_the_file_gets(tmp_path: Path) -> None:
+    model, data = write_small_model(tmp_path / "model.safetensors", names=KINDS), tmp_path / "data"
+    write_generated_voc(data, train=1, test=2)
+    onestage.export_model(model, out=tmp_path / "number.onnx", score_threshold=0.25)
+
+    of_file = onestage.evaluate(tmp_path / "number.onnx", data, out=tmp_path / "1")
+    cut_off = onestage.evaluate(model, data, out=tmp_path / "2", score_threshold=0.7)
+
+    for metrics, score in ((of_file, 0.25), (cut_off, 0.7)):
+        of_each = metrics["at_thresholds"]["per_class"].values()
+        assert [one["score_threshold"] for one in of_each] == [score] * len(KINDS)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,11 +138,10 @@ def _evaluate_exported(
             stage.advance()
     seconds = time.perf_counter() - started
     _say_cost(predictor.tiling, table, seconds, display)
-    thresholds = predictor.usual_selection.class_thresholds
+    thresholds = _thresholds(predictor.usual_selection, predictor.selection, len(table.categories))
     about = {"detector": predictor.detector_name, "device": device or "cpu"}
     about |= {"ms_per_image": 1e3 * seconds / max(1, len(table))}
-    results = Results(found, table, settings, about, predictor.tiling, thresholds)
-    return results.write(folder, display)
+    return Results(found, table, settings, about, thresholds, predictor.tiling).write(folder, display)
 
 
 def evaluate_and_report(
@@ -178,12 +178,12 @@ def evaluate_and_report(
     about |= {"ms_per_image": 1e3 * seconds / max(1, len(table)), "device": str(compute.device)}
 
     def finish() -> dict[str, Any]:
-        thresholds = loaded.thresholds
+        model = loaded
         if find_thresholds_in is not None:
-            thresholds = _kept_thresholds(*find_thresholds_in, found, table, display)
-        scores = None if thresholds is None else thresholds.scores
+            model = replace(loaded, thresholds=_kept_thresholds(*find_thresholds_in, found, table, display))
+        scores = _thresholds(model.selection, selection, len(table.categories))
         more = {"log": log, "trained_on": trained_on, "anchor_iou": _anchor_iou(network, table)}
-        return Results(found, table, settings, about, network.tiling, scores, **more).write(folder, display)
+        return Results(found, table, settings, about, scores, network.tiling, **more).write(folder, display)
 
     return world.on_main(finish)
 
@@ -202,6 +202,12 @@ def _kept_thresholds(model: Path, aim: Aim, found: list[Detections], table: Tabl
     except UserError as error:
         display.say(f"score thresholds {thresholds}, not kept: {error}")
     return thresholds
+
+
+def _thresholds(usual: Selection, used: Selection | None, num_classes: int) -> list[float]:
+    """The score above which each class's detections count: the usual ones, but for those that a user cut off."""
+    scores = usual.class_thresholds or [usual.score_threshold] * num_classes
+    return [max(score, used.score_threshold) if used is not None else score for score in scores]
 
 
 def _say_cost(tiling: Tiling | None, table: Table, seconds: float, display: Display) -> None:

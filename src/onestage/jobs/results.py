@@ -21,7 +21,6 @@ from onestage.evaluation.report_images import ImageSource
 from onestage.evaluation.words import TrainedOn, in_words
 from onestage.models.model_file import RunFolder, write_tensors
 from onestage.runtime.tiles import Tiling
-from onestage.selection import USUAL_THRESHOLD
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
 from onestage.texts import json_text
@@ -39,8 +38,8 @@ class Results:
         found: the detections of each image of `table`.
         settings: what was evaluated or trained, and how, for the report.
         about: the model, its pace and the device, for comparisons.
+        thresholds: the score above which a user of the model gets detections of each class, by label.
         tiling: how the images were cut.
-        thresholds: the score thresholds of the model's classes, by label; None: nobody has found them.
         log: of the training, where this is its end.
         trained_on: what it learned from, the same.
         anchor_iou: each object's IoU with the anchor that fits it best; None for a detector without anchors.
@@ -50,8 +49,8 @@ class Results:
     table: Table
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
+    thresholds: Sequence[float]
     tiling: Tiling | None = None
-    thresholds: Sequence[float] | None = None
     log: Log = ()
     trained_on: TrainedOn | None = None
     anchor_iou: Float[np.ndarray, " N"] | None = None
@@ -61,7 +60,7 @@ class Results:
         table = self.table
         truth, detections = table.ground_truth(), DetectionTable.from_detections(self.found)
         measurement = measure(truth, detections, table.categories)
-        scores = np.array(self.thresholds or [USUAL_THRESHOLD] * len(table.categories))
+        scores = np.array(self.thresholds)
         explained = explain(truth, detections, table.categories, scores, self.anchor_iou)
         print_at_thresholds(explained.at, table.categories, display.console)
         print_table(measurement.voc, table.categories, display.console)
@@ -83,12 +82,8 @@ class Results:
             images=ImageSource(table.image_name, table.pixels, partial(windows_of, self.tiling)),
             settings=settings,
         )
-        about = {
-            **self.about,
-            "model": os.path.abspath(settings.get("model", folder)),
-            "split": table.split,
-            "bits": table.bits,
-        }
+        model = os.path.abspath(settings.get("model", folder))
+        about = {**self.about, "model": model, "split": table.split, "bits": table.bits}
         names, root = tuple(table.image_names()), table.root.absolute()
         measured = Measured(truth, detections, table.categories, names, root, scores, about)
         write_tensors(files.measured, *measured.file_content())

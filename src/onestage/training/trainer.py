@@ -292,8 +292,12 @@ class Trainer:
                 position.best_map_area = max(map_area, position.best_map_area)
                 model, categories = self.detector, self.train_table.categories
                 facts: dict[str, Any] = {"recipe": self.recipe.as_dict(), "map_area": map_area, "step": position.step}
-                thresholds = find_thresholds(truth, detections, len(categories), split=val.split)
-                self.world.on_main(lambda: save_model(self.folder.model, model, categories, thresholds, **facts))
+
+                def keep() -> None:
+                    thresholds = find_thresholds(truth, detections, len(categories), split=val.split)
+                    save_model(self.folder.model, model, categories, thresholds, **facts)
+
+                self.world.on_main(keep)
         seconds = self.world.from_main(time.monotonic() - started)
         position.evaluations = int(self.progress * self.recipe.evaluations)
         position.evaluation_seconds += seconds
