@@ -12,6 +12,7 @@ from onestage.data import choose_splits
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.evaluation import measure, print_table
+from onestage.evaluation.metrics import decimal
 from onestage.evaluation.report import ReportExample, choose_examples, count_by_image, write_report
 from onestage.export import format_of
 from onestage.inference.predictor import ExportedPredictor
@@ -22,7 +23,7 @@ from onestage.runtime.tiles import Tiling
 from onestage.selection import Nms, Selection
 from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 from onestage.texts import json_text
 from onestage.tiled_detections import changed_tiling, count_windows, windows_of
 from onestage.training.detect_all import detect_all
@@ -66,7 +67,7 @@ def evaluate(
         UserError: no model, no data, data that does not fit the classes of the model, or post-processing that an
             exported file can't do.
     """
-    display = display or Display()
+    display = command_display(display)
     keep_freed_memory()
     data, path = os.fspath(data), Path(model)
     split = split or choose_splits(data, data_options).evaluated
@@ -174,15 +175,20 @@ def _measure_and_report(
 
     folder.mkdir(parents=True, exist_ok=True)
     files = RunFolder(folder)
+    title = f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}"
     write_whole(files.metrics, (json_text(measurement.metrics, indent=1) + "\n").encode())
     write_report(
         files.report,
-        title=f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}",
+        title=title,
         measurement=measurement,
         categories=table.categories,
         training_log=log,
         examples={"Best images": [*map(example, best)], "Worst images": [*map(example, worst)]},
         settings=settings,
     )
-    display.say(f"written: {files.metrics}, {files.report}")
+    display.say(
+        f"{title}, {table.split}: AP50 {decimal(measurement.metrics['voc']['map_area'])} (VOC, area), "
+        f"AP {decimal(measurement.coco['AP'])} (COCO) on {len(table):,} images with {len(truth.labels):,} objects",
+        f"written: {files.metrics}, {files.report}, after {display.took}",
+    )
     return measurement.metrics

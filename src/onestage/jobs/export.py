@@ -16,7 +16,7 @@ from onestage.inference.predictor import Predictor
 from onestage.jobs.calibration import calibration_for
 from onestage.models.model_file import RunFolder, load_model
 from onestage.runtime.session import Session
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 from onestage.tiled_detections import changed_tiling
 
 CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images on which file and model are compared
@@ -70,7 +70,7 @@ def export_model(
         UserError: no model, an unknown format or precision, a missing package, or an fp32 file whose detections are
             not its model's.
     """
-    display, kind = display or Display(), _format(format, precision)
+    display, kind = command_display(display), _format(format, precision)
     model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
     path = Path(out) if out is not None else model_file.with_suffix(kind.suffix)
     if path.suffix != kind.suffix:
@@ -96,7 +96,7 @@ def export_model(
         raise UserError(f"{error.name} is missing: pip install 'onestage[{kind.extra}]'") from error
     agreement = _read_back(exported, kind, path, display)
     size = sum(file.stat().st_size for file in kind.files(path))
-    display.say(f"written: {path}, {size / 1e6:.1f} MB")
+    display.say(f"written: {path}, {format} {precision} of {model}, {size / 1e6:.1f} MB, in {display.took}")
     return Exported(path, agreement)
 
 

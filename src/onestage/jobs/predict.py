@@ -30,7 +30,7 @@ from onestage.inference.video import TIME_DIGITS, VideoError, VideoReader, check
 from onestage.inference.video_writer import VideoWriter
 from onestage.jobs.written_files import WrittenFiles
 from onestage.structures import Categories, Detections
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 from onestage.texts import as_file_name, as_unicode, json_text
 
 ResultFormat = Literal["csv", "coco", "voc"]
@@ -115,7 +115,7 @@ def predict(
         UserError: no model, no sources, or files in `out` that would be overwritten; or, when all others are done,
             sources that could not be read.
     """
-    display = display or Display()
+    display = command_display(display)
     check_chosen_frames(every, start_s, end_s)
     keep_freed_memory()
     predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)
@@ -138,7 +138,7 @@ def predict(
             except VideoError as error:
                 unreadable += 1
                 display.say(f"passed over: {error}")
-    display.say(f"{_counted(done, score_threshold, track)}: {folder}")
+    display.say(f"{_counted(done, score_threshold, track)}, in {display.took}: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
     return Predicted(folder, done["images"], done["frames"], done["detections"])

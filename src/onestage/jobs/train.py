@@ -34,7 +34,7 @@ from onestage.jobs.run_folder import (
 from onestage.models.model_file import RunFolder, load_model
 from onestage.recipes import DEFAULT_DETECTOR, Tile, default_recipe, named_recipe, tiles_for, tiling_for
 from onestage.settings import flat
-from onestage.terminal import Display, quiet
+from onestage.terminal import Display, command_display, quiet
 from onestage.training.batch_size import find_batch_size
 from onestage.training.experiment_logs import check_packages
 from onestage.training.journal import read_log
@@ -137,7 +137,7 @@ def train(
     data, beginning = os.fspath(data), Beginning(backbone_weights, start_from, old_classes)
     changes, by_trial, tiles = _asked(settings or {}, detector, seed, resume)
     with joined_processes(device) as world, ExitStack() as until_the_end:
-        display = (display or Display()) if world.is_main else quiet()
+        display = command_display(display if world.is_main else quiet())
 
         def plan_run() -> Plan:
             _check_request(log_to, detector, by_trial, save_minutes, world)
@@ -156,7 +156,7 @@ def train(
         plan = world.on_main(plan_run)
         world.on_main(lambda: take_folder(plan.folder, until_the_end))
         trainer = _trained(plan, beginning, by_trial, device, save_minutes, tuple(log_to), world, display, begun_at)
-        return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan.test, data))
+        return TrainResult(plan.folder.root, _evaluate_kept(trainer, plan, data))
 
 
 def _asked(
@@ -321,11 +321,11 @@ def _summary(network: Detector, compute: Compute, world: World) -> str:
     )
 
 
-def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
+def _evaluate_kept(trainer: Trainer, plan: Plan, data: str) -> dict[str, Any]:
     """Measure the weights that were kept, and write `metrics.json` and the report."""
-    folder, world, val = trainer.folder, trainer.world, trainer.val_table
+    folder, world, val, test = trainer.folder, trainer.world, trainer.val_table, plan.test
     chosen_by = "none: the last weights" if trainer.recipe.keep == "last" else f"{val.split} ({len(val):,} images)"
-    return evaluate_and_report(
+    metrics = evaluate_and_report(
         world.on_main(lambda: load_model(folder.model)),
         test,
         folder.root,
@@ -335,3 +335,8 @@ def _evaluate_kept(trainer: Trainer, test: Table, data: str) -> dict[str, Any]:
         log=read_log(folder.log) if world.is_main else (),
         world=world,
     )
+    trainer.display.say(
+        f"trained on {len(plan.train):,} images of {Path(data).name}: {trainer.epoch:.1f} epochs, "
+        f"{trainer.position.step:,} steps, {trainer.display.took} in all: {folder.root}"
+    )
+    return metrics
