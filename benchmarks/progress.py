@@ -45,18 +45,18 @@ def main() -> None:
     opened, say = terminal.Display._opened, terminal.Display.say
 
     @contextmanager
-    def recorded_stage(display: terminal.Display, stage: terminal.Stage) -> Iterator[None]:
+    def recorded_stage(self: terminal.Display, stage: terminal.Stage) -> Iterator[None]:
         moves(f"stage {stage.name}")
         open_stages.append(stage)
         try:
-            with opened(display, stage):
+            with opened(self, stage):
                 yield
         finally:
             ended[stage] = moved[0] = time.monotonic()
             open_stages.remove(stage)
 
-    def recorded_say(display: terminal.Display, *lines: str) -> None:
-        say(display, *lines)
+    def recorded_say(self: terminal.Display, *lines: str) -> None:
+        say(self, *lines)
         moves(lines[0] if lines else "")
 
     terminal.Display._opened, terminal.Display.say = recorded_stage, recorded_say

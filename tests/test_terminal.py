@@ -82,6 +82,46 @@ def test_forced_colours_make_no_bars_in_a_file(monkeypatch: pytest.MonkeyPatch) 
     assert text.getvalue() == "done\n"
 
 
+def test_in_a_notebook_one_line_changes(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    line = SimpleNamespace(update=lambda content, raw: shown.append(f"changed: {content['text/plain']}"))
+
+    def show(content: dict[str, str], **_: object) -> SimpleNamespace:
+        shown.append(f"new: {content['text/plain']}")
+        return line
+
+    monkeypatch.setattr("IPython.display.display", show)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        display = Display()
+        with display.stage("reading", 4) as outer:
+            for _ in range(2):
+                clock.now += 1
+                outer.advance()
+            with display.stage("checking", 2) as inner:
+                clock.now += 1
+                inner.advance()
+        display.say("done")
+    assert text.getvalue() == "done\n"
+    assert shown == [
+        "new: reading  1/4  1.0/s  ETA 0:03",
+        "changed: reading  2/4  1.0/s  ETA 0:02",
+        "changed: reading  2/4  1.0/s  ETA 0:01\nchecking  1/2  1.0/s  ETA 0:01",
+        "changed: reading  2/4  1.0/s  ETA 0:01\nchecking  1/2  1.0/s  ETA 0:01",
+        "changed: reading  2/4  1.0/s  ETA 0:01",
+    ]
+
+
+def test_a_command_shows_that_it_has_begun_until_it_says_something() -> None:
+    text = io.StringIO()
+    display = Display(Console(file=text, force_terminal=True, width=100))
+    display.start()
+    display.say("a line")
+    display.started()  # again
+    assert text.getvalue().index("starting") < text.getvalue().index("a line")
+    assert "starting" not in text.getvalue().partition("a line")[2]
+
+
 def test_a_loop_far_below_a_command_is_watched_on_its_display(clock: SimpleNamespace) -> None:
     text = io.StringIO()
     command_display(Display(Console(file=text, width=200)))

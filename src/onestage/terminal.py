@@ -297,7 +297,7 @@ class TrainingStage(Stage):
 
     def __init__(self, show: Callable[[Stage], None]) -> None:
         super().__init__("training", 1.0, show)
-        self.about = "starting ..."  # the newest steps
+        self.about = ""  # the newest steps
         self._left, self._told = math.inf, 0.0
 
     def at(self, progress: float, seconds_left: float) -> None:
@@ -309,7 +309,8 @@ class TrainingStage(Stage):
         return f"{self.done:4.0%}  {self.facts()}"
 
     def facts(self) -> str:
-        return f"{self.about}  ETA {duration(self.seconds_left())}"
+        about = self.about or ("first steps" if self.done else "starting ...")
+        return f"{about}  ETA {duration(self.seconds_left())}"
 
     def seconds_left(self) -> float:
         return max(0.0, self._left - (self.spent - self._told))

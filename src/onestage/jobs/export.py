@@ -91,7 +91,8 @@ def export_model(
     exported = ModelToExport(loaded.detector, loaded.categories, selection, origin, precision, images)
     display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
     try:
-        kind.write(exported, path)
+        with display.stage("writing", 0):
+            kind.write(exported, path)
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[{kind.extra}]'") from error
     agreement = _read_back(exported, kind, path, display)
@@ -121,7 +122,8 @@ def _check(agreement: Agreement, files: list[Path]) -> None:
 
 def _read_back(exported: ModelToExport, kind: ExportFormat, path: Path, display: Display) -> Agreement:
     """Compare file and model; an fp32 file that finds something else is removed, and raises a UserError."""
-    agreement = _compare(exported, kind.open_session(path, "cpu"))
+    with display.stage("reading back", 0):
+        agreement = _compare(exported, kind.open_session(path, "cpu"))
     if exported.precision != "fp32":
         display.say(f"{exported.precision} moves boxes and scores a little; onestage evaluate {path} DATA measures it")
         return agreement

@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import cv2
 import torch
+from markupsafe import Markup
 
+from onestage import html
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
 from onestage.compute.threads import loader_workers
 from onestage.data.decoded_images import DecodedImages
@@ -18,6 +22,8 @@ from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
+from onestage.evaluation.metrics import decimal
+from onestage.evaluation.pages import jpeg_url
 from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
@@ -44,6 +50,8 @@ from onestage.training.processes import World, joined_processes
 from onestage.training.recipe import Recipe
 from onestage.training.trainer import Trainer
 
+THUMBNAIL_WIDTH = 480  # pixels, of the training images in a notebook
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -51,6 +59,21 @@ class TrainResult:
 
     folder: Path
     metrics: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures, the way to the report, and the first training images."""
+        voc, coco = self.metrics["voc"], self.metrics["coco"]
+        figures = {"AP50 (VOC, area)": voc["map_area"], "AP (COCO)": coco["AP"], "AP75 (COCO)": coco["AP75"]}
+        files = RunFolder(self.folder)
+        link = Markup('<a href="{}">{}</a>').format(quote(os.fspath(files.report)), files.report)
+        notes, title = [link], f"{self.folder}, measured on {self.metrics['images']:,} images"
+        if (batches := cv2.imread(os.fspath(files.batches))) is not None:
+            scale = min(1.0, THUMBNAIL_WIDTH / batches.shape[1])
+            small = cv2.resize(batches[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            notes.append(
+                Markup('<img src="{}" alt="training images as the network sees them">').format(jpeg_url(small))
+            )
+        return html.table(title, ("", ""), [(name, decimal(value)) for name, value in figures.items()], notes)
 
 
 @dataclass(frozen=True)
