@@ -115,7 +115,8 @@ class Display:
         """Show the change of a stage; bars change by themselves."""
         if self._in_notebook:
             now = time.monotonic()
-            if now - self._changed_at > BETWEEN_CHANGES_S or (last and self._changing is not None):
+            a_while = min(stage.spent, now - self._changed_at) >= BETWEEN_CHANGES_S
+            if self._changing is not None if last else a_while:
                 self._changed_at = now
                 self._change_line("\n".join(one.line() for one in self._stages))
         elif not self._has_bars and not last and stage.line_is_due():
