@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 
 from onestage.errors import UserError
-from onestage.terminal import print_error
+from onestage.terminal import print_error, start_command
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,12 @@ class Command:
         Raises:
             KeyboardInterrupt, BrokenPipeError: as in `run`.
         """
+        display = start_command()
         try:
-            self.run()
+            try:
+                self.run()
+            finally:
+                display.started()
         except (KeyboardInterrupt, BrokenPipeError):
             raise
         except Exception as error:

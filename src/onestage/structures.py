@@ -12,19 +12,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from PIL import Image
 from torch import Tensor
 
-from onestage.drawing import draw_detections
+from onestage.drawing import SMALLEST_DRAWN_SIDE, draw_detections
 from onestage.errors import UserError
+from onestage.runtime.decode import decode_image, decode_pillow
 from onestage.runtime.detections import detection_dicts, name_of, score_thresholds, wanted_labels
 from onestage.texts import as_unicode
 
 T = TypeVar("T")
+
+ROWS_SHOWN = 10  # of detections in a notebook
 
 
 def repeated(values: Iterable[T]) -> T | None:
@@ -270,6 +275,30 @@ class Detections:
             tracker_id=None if self.track_ids is None else self.track_ids.cpu().numpy(),
             data={"class_name": np.array([self.name_of(label) for label in labels.tolist()], dtype=np.str_)},
         )
+
+    def show(self, image: str | Path | bytes | np.ndarray | Image.Image) -> Image.Image:
+        """The image with boxes and names drawn, as a Pillow image, which a notebook shows; small ones are enlarged.
+
+        `image` is what the predictor was given: a file, its bytes, an RGB array or a Pillow image.
+
+        Raises:
+            ImageError: an image that can't be read.
+        """
+        if not isinstance(image, np.ndarray):
+            image = decode_pillow(image) if isinstance(image, Image.Image) else decode_image(image)
+        return Image.fromarray(self.draw(image, min_side=SMALLEST_DRAWN_SIDE))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first rows, and how many there are."""
+        from onestage.html import table  # jinja2, which only notebooks need here
+
+        rows = [
+            (one["name"], f"{one['score']:.2f}", ", ".join(f"{side:.0f}" for side in one["box_xyxy"]))
+            for one in self[:ROWS_SHOWN].to_dict()
+        ]
+        more = [f"and {len(self) - ROWS_SHOWN:,} more"] if len(self) > ROWS_SHOWN else []
+        title = f"{len(self):,} detection{'' if len(self) == 1 else 's'}"
+        return table(title, ("name", "score", "x0, y0, x1, y1"), rows, more)
 
     def draw(self, image_rgb: UInt8[np.ndarray, "H W 3"], *, min_side: int = 0) -> UInt8[np.ndarray, "H2 W2 3"]:
         """A copy of the image with boxes and names drawn; see `drawing.draw_detections`."""

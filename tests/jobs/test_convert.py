@@ -93,13 +93,17 @@ def test_bad_data_stops_unless_it_is_to_be_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     lines = said(root, to="yolo", out=tmp_path / "out", data_options=DataOptions(skip_bad_data=True))
     assert "left out: 1 image and 0 objects" in lines
-    assert lines[-1] == f"{tmp_path / 'out'}, train: 1 images, 1 objects"
+    assert lines[-2] == f"{tmp_path / 'out'}, train: 1 images, 1 objects"
 
 
 def test_it_says_what_was_read_and_what_was_written(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     lines = said(data, to="voc", out=out)
-    assert lines == [f"{data}: VOC: XML, 2 files", f"{out}, train: 2 images, 3 objects"]
+    assert lines == [
+        f"{data}: VOC: XML, 2 files",
+        f"{out}, train: 2 images, 3 objects",
+        f"written: {out} as VOC, 2 images of {data}, in 0:00",
+    ]
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     assert files == [
         "Annotations/a.xml",
@@ -125,7 +129,7 @@ def test_classes_that_get_the_same_name_become_one(data: Path, tmp_path: Path) -
 
 def test_yolo_has_no_word_for_ignored_objects_so_they_are_counted(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert said(data, to="yolo", out=out)[-2:] == [
+    assert said(data, to="yolo", out=out)[-3:-1] == [
         f"{out}, train: 2 images, 3 objects",
         "train: 1 ignored object left out, since YOLO has no word for them",
     ]

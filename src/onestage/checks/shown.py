@@ -86,7 +86,7 @@ def show(checkup: Checkup, findings: Sequence[Finding], objects: AllObjects, nam
 
     drawn: dict[ExampleKey, str] = {}
     tiles: dict[int, list[np.ndarray]] = defaultdict(list)
-    for made in in_threads(make, sorted(wanted)):
+    for made in in_threads(make, sorted(wanted), "drawing examples"):
         drawn |= made.drawn
         for label, tile in made.crops:
             tiles[label].append(tile)

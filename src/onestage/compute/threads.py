@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from onestage.runtime.threads import cpu_cores
+from onestage.terminal import watched
 
 
 def loader_workers(ranks_here: int = 1) -> int:
@@ -42,9 +43,9 @@ def kept_signal_stack() -> Iterator[None]:
         sigaltstack(before, None)
 
 
-def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """The function of every item, in order, by a few threads: for work that waits for files."""
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any], name: str) -> list[Any]:
+    """The function of every item, in order, by a few threads: for work that waits for files; `name` says what it is."""
     if not items:
         return []
     with ThreadPoolExecutor(reading_threads(per_core=2, most=8)) as threads:
-        return list(threads.map(function, items))
+        return list(watched(threads.map(function, items), name, len(items)))

@@ -20,6 +20,7 @@ from onestage.data.validate import Problem, errors, summary, validate_images
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.structures import Categories
+from onestage.terminal import watched
 
 __all__ = [
     "FORMATS",
@@ -54,7 +55,8 @@ def find_datasets(path_spec: str | Path, format: str | None = None) -> list[Foun
     Raises:
         UserError: a folder is missing, or holds no data set of the format, or of any; with what it holds.
     """
-    return [_find(root, format) for root in dataset_roots(path_spec)]
+    roots = dataset_roots(path_spec)
+    return [_find(root, format) for root in watched(roots, "looking at the files", len(roots))]
 
 
 def _find(root: Path, format: str | None) -> Found:

@@ -152,7 +152,7 @@ def write_drawn_voc(
         _, jpeg = cv2.imencode(".jpg", drawing.image[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 90))
         (root / "JPEGImages" / f"{stems[index]}.jpg").write_bytes(jpeg.tobytes())
 
-    in_threads(write_image, range(len(stems)))  # numpy and OpenCV draw outside of Python's lock
+    in_threads(write_image, range(len(stems)), "drawing images")  # numpy and OpenCV draw outside of Python's lock
     for split, part in (("trainval", stems[:train]), ("test", stems[train:])):
         lines = "".join(f"{stem}\n" for stem in part)
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text(lines, encoding="utf-8")

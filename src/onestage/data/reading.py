@@ -26,6 +26,7 @@ from onestage.data.validate import Problem, Severity, checked_images, same_propo
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.structures import Categories, repeated
+from onestage.terminal import watched
 
 BORDER_TOLERANCE = 2.0  # pixels that a box may reach beyond its image by rounding
 BORDER_NOISE = 0.05  # pixels that the decimals of a file lose: clipped without a notice
@@ -102,9 +103,10 @@ class FilesSource(Source):
     def _split_of(self, file: str) -> str:
         return (split_of(file) if self.one_image_each else split_of_file(file)) or ALL
 
-    def of_split(self, split: str) -> list[str]:
-        """The files of a split."""
-        return [file for file in self.files if self._split_of(file) == split]
+    def of_split(self, split: str) -> Iterator[str]:
+        """The files of a split, to be read one after the other."""
+        files = [file for file in self.files if self._split_of(file) == split]
+        return watched(files, f"reading {split}", len(files))
 
     def categories(self, split: str) -> Categories | None:
         return None
@@ -144,8 +146,7 @@ def read_source(
     """One split of a source as a table, with everything that was wrong; see `read_dataset`."""
     faults = Faults(folder, split)
     own = source.categories(split)
-    known = categories or own
-    builder = TableBuilder(folder.root, split, kind)
+    known, builder = categories or own, TableBuilder(folder.root, split, kind)
     names: dict[str, int] = {}  # found, in that order, where there is no list of classes
     seen: dict[str, str] = {}
     in_pixels, count = False, 0

@@ -40,12 +40,15 @@ class SeenImages:
         self._file = cache_folder() / "images" / f"{name}-{question}.json"
         self._known = dict(_load(self._file))
 
-    def ask_all(self, files: Sequence[str], look: Callable[[str], Any]) -> list[Any]:
-        """The value of each file (JSON-able): as remembered, else what `look` gives; that is remembered for later."""
+    def ask_all(self, files: Sequence[str], look: Callable[[str], Any], name: str) -> list[Any]:
+        """The value of each file (JSON-able): as remembered, else what `look` gives; that is remembered for later.
+
+        `name` says what is done while this takes long.
+        """
         stamps = [self._stamp(file) for file in files]
         values = [self._remembered(file, stamp) for file, stamp in zip(files, stamps, strict=True)]
         new = [place for place, value in enumerate(values) if value is None]
-        for place, value in zip(new, in_threads(look, [files[place] for place in new]), strict=True):
+        for place, value in zip(new, in_threads(look, [files[place] for place in new], name), strict=True):
             values[place] = value
             if (stamp := stamps[place]) is not None:
                 self._known[files[place]] = [*stamp, value]

@@ -28,7 +28,8 @@ MAX_COMPARED = 64  # images that share a band are compared with so many neighbou
 def fingerprints(table: Table) -> UInt8[np.ndarray, "I 32"]:
     """The fingerprint of every image; one that can't be read has zeros, and is like no other."""
     rows = {name: index for index, name in enumerate(table.image_names())}
-    found = SeenImages(table.root, "fingerprints").ask_all(list(rows), lambda name: _fingerprint(table, rows[name]))
+    seen = SeenImages(table.root, "fingerprints")
+    found = seen.ask_all(list(rows), lambda name: _fingerprint(table, rows[name]), "looking for copies")
     return np.frombuffer(bytes.fromhex("".join(found)), dtype=np.uint8).reshape(-1, SIDE * SIDE // 8)
 
 

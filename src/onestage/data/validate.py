@@ -93,7 +93,7 @@ def checked_images(root: Path, names: Sequence[str], max_pixels: int | None) -> 
     """What is known of each image below `root`, or what is wrong with it; asked of the files that have changed."""
     seen = SeenImages(root, "checks" if max_pixels is None else f"checks-{max_pixels}")
 
-    found = seen.ask_all(names, lambda name: _check(os.fspath(root / name), max_pixels))
+    found = seen.ask_all(names, lambda name: _check(os.fspath(root / name), max_pixels), "checking images")
     return [check if isinstance(check, str) else Checked(*check) for check in found]
 
 
@@ -110,8 +110,8 @@ def significant_bits(table: Table) -> int:
     """How many bits of a table's 16-bit images hold values, by the largest value of some of them; 16 if it has none."""
     checks = checked_images(table.root, table.image_names(), table.max_pixels)
     deep = [index for index, checked in enumerate(checks) if not isinstance(checked, str) and checked.bits == 16]
-    chosen = deep[:: max(1, len(deep) // DEEP_LOOKED_AT)]
-    largest = max(in_threads(lambda index: largest_value(str(table.image_path(index))), chosen), default=0)
+    paths = [str(table.image_path(index)) for index in deep[:: max(1, len(deep) // DEEP_LOOKED_AT)]]
+    largest = max(in_threads(largest_value, paths, "reading values"), default=0)
     return max(8, largest.bit_length()) if deep else 16
 
 

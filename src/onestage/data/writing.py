@@ -27,6 +27,7 @@ from onestage.data.formats.voc import voc_annotation
 from onestage.data.table import Table
 from onestage.errors import UserError
 from onestage.structures import Categories
+from onestage.terminal import watched
 from onestage.texts import as_file_name, json_text, one_line
 
 MAX_NAME_BYTES = 200  # of a file, without its extension
@@ -40,7 +41,7 @@ def write_voc(tables: Tables, out: Path, *, copy: bool = False) -> None:
     _write_lines(out / "classes.txt", _categories(tables).names)
     for split, table in tables.items():
         stems = []
-        for index in range(len(table)):
+        for index in watched(range(len(table)), f"writing {split}", len(table)):
             name = names[table.image_path(index)]
             boxes_xyxy, labels, ignored = table.objects(index)
             size_hw = tuple(table.image_sizes_hw[index].tolist())
@@ -68,7 +69,7 @@ def write_coco(tables: Tables, out: Path, *, copy: bool = False) -> None:
     image_number = annotation_number = 0
     for split, table in tables.items():
         images, annotations = [], []
-        for index in range(len(table)):
+        for index in watched(range(len(table)), f"writing {split}", len(table)):
             image_number += 1
             image_id, name = int(table.image_id(index)) if keep_ids else image_number, names[table.image_path(index)]
             height, width = table.image_sizes_hw[index].tolist()
@@ -89,7 +90,7 @@ def write_yolo(tables: Tables, out: Path, *, copy: bool = False) -> None:
     """Write a YOLO folder. Ignored objects are not written."""
     names = _new_names(tables)
     for split, table in tables.items():
-        for index in range(len(table)):
+        for index in watched(range(len(table)), f"writing {split}", len(table)):
             name = names[table.image_path(index)]
             height, width = table.image_sizes_hw[index].tolist()
             boxes_xyxy, labels, ignored = table.objects(index)
@@ -151,8 +152,8 @@ def _new_names(tables: Tables) -> dict[Path, str]:
     for path, name in sorted(names.items(), key=lambda item: (stems[stem_of(item[1]).lower()], item[1])):
         stem, dot, extension = name.rpartition(".")
         stem = stem if len(os.fsencode(stem)) <= MAX_NAME_BYTES else hashlib.sha256(os.fsencode(stem)).hexdigest()
-        others = (f"{stem}_{number}" for number in itertools.count(2))
-        free = next(one for one in (stem, *itertools.islice(others, len(names))) if one.lower() not in taken)
+        others = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        free = next(one for one in others if one.lower() not in taken)
         taken.add(free.lower())
         names[path] = f"{free}{dot}{extension}"
     return names

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
-from onestage.evaluation.pages import templates
+from onestage.html import templates
 
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 56, 12, 8, 34
 MAX_POINTS = 300  # points of one line; a longer one is drawn through the means of as many parts

@@ -9,9 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from onestage import html
 from onestage.evaluation.at_thresholds import AtThresholds
 from onestage.evaluation.coco import coco_metrics
-from onestage.evaluation.report_tables import AT_COLUMNS, COLUMNS, at_rows, table_rows, what_is_shown
+from onestage.evaluation.report_tables import AT_COLUMNS, COLUMNS, at_rows, decimal, table_rows, what_is_shown
 from onestage.evaluation.voc import VocResult, voc_average_precision
 from onestage.structures import Categories, DetectionTable, GroundTruth
 from onestage.terminal import cell
@@ -26,6 +27,13 @@ class Measurement:
     voc: VocResult
     coco: dict[str, float]  # COCO's 12 numbers; -1 for one without any object behind it
     metrics: dict[str, Any]  # the content of metrics.json; None for a value that does not exist
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table, and COCO's AP."""
+        categories = Categories.from_names(self.metrics["voc"]["per_class"])
+        coco = f"COCO: AP {decimal(self.coco['AP'])}, AP75 {decimal(self.coco['AP75'])}"
+        title = f"{self.metrics['images']:,} images, IoU >= {self.voc.iou_threshold:g} (VOC)"
+        return html.table(title, COLUMNS, table_rows(self.voc, categories), [coco])
 
 
 def measure(truth: GroundTruth, found: DetectionTable, categories: Categories) -> Measurement:

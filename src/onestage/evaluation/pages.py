@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 from importlib.resources import files
-from typing import Any
 
 import cv2
 from jaxtyping import UInt8
-from jinja2 import DictLoader, Environment, Template
-from markupsafe import Markup
+from jinja2 import DictLoader, Template
 from numpy import ndarray
 
-from onestage.texts import one_line
+from onestage.html import templates
 
 
 def page_template(package: str, name: str = "report.html") -> Template:
@@ -22,15 +20,6 @@ def page_template(package: str, name: str = "report.html") -> Template:
         "style.css": files("onestage.evaluation").joinpath("style.css").read_text("utf-8"),
     }
     return templates(DictLoader(sources)).get_template(name)
-
-
-def templates(loader: DictLoader | None = None) -> Environment:
-    """Templates that make every value safe, since names are strangers': it is escaped, and a line without controls."""
-
-    def safe(value: Any) -> Any:
-        return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    return Environment(loader=loader, autoescape=True, finalize=safe, trim_blocks=True, lstrip_blocks=True)
 
 
 def jpeg_url(image_rgb: UInt8[ndarray, "H W 3"], quality: int = 88) -> str:

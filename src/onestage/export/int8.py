@@ -10,21 +10,23 @@ ones. That takes some of the pace, but without it int8 costs three points of AP5
 import logging
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import openvino
 
 from onestage.compute.threads import kept_signal_stack
-from onestage.export.base import Calibration, as_detections
+from onestage.export.base import Calibration, Read, as_detections
 from onestage.export.openvino import PRECISION, skip_resizing
 from onestage.export.openvino_walks import CONVOLUTIONS, names, names_up_to_convolutions, readers, sources
 from onestage.runtime.detections import DetectionArrays
 from onestage.runtime.session import Outputs
 from onestage.runtime.threads import cpu_threads
 from onestage.structures import Detections
+from onestage.terminal import Stage
 
 CALIBRATION_THRESHOLD = 0.05  # score threshold while NNCF observes the network; it has no effect on what is observed
 MAX_LOSS_OF_AP = 0.005  # `map_area` that int8 may cost
@@ -88,13 +90,20 @@ def _in_int8(graph: Any, calibration: Calibration, way: str) -> Any:
     import nncf
 
     images = calibration.images
-    return nncf.quantize(
-        graph.clone(),
-        nncf.Dataset(range(len(images)), lambda index: _inputs(images[index](), CALIBRATION_THRESHOLD)),
-        subset_size=len(images),
-        preset=nncf.QuantizationPreset(way),
-        ignored_scope=_ignored(graph),
-    )
+    with calibration.display.stage(f"quantising, way {WAYS.index(way) + 1}", 0) as stage:
+        return nncf.quantize(
+            graph.clone(),
+            nncf.Dataset(range(len(images)), partial(_observed, images, stage)),
+            subset_size=len(images),
+            preset=nncf.QuantizationPreset(way),
+            ignored_scope=_ignored(graph),
+        )
+
+
+def _observed(images: Sequence[Read], stage: Stage, index: int) -> dict[str, np.ndarray]:
+    """The inputs for an image; NNCF looks at each several times."""
+    stage.advance()
+    return _inputs(images[index](), CALIBRATION_THRESHOLD)
 
 
 def _searched(graph: Any, calibration: Calibration, score_threshold: float) -> Any:
@@ -106,18 +115,20 @@ def _searched(graph: Any, calibration: Calibration, score_threshold: float) -> A
     def measure(compiled: Any, indices: Iterable[int]) -> tuple[float, list[float]]:
         """AP of all images together, and of each alone: NNCF would run all images again to get the latter."""
         indices = list(indices)
+        stage.advance(len(indices))
         found = [_detections(compiled(_inputs(measured[index](), score_threshold))) for index in indices]
         return map_area(indices, found), [map_area([index], [one]) for index, one in zip(indices, found, strict=True)]
 
-    return nncf.quantize_with_accuracy_control(
-        graph,
-        nncf.Dataset(range(len(images)), lambda index: _inputs(images[index](), CALIBRATION_THRESHOLD)),
-        nncf.Dataset(range(len(measured)), lambda index: index),
-        measure,
-        max_drop=MAX_LOSS_OF_AP,
-        subset_size=len(images),
-        ignored_scope=_ignored(graph),
-    )
+    with calibration.display.stage("looking for layers to keep in float32", 0) as stage:
+        return nncf.quantize_with_accuracy_control(
+            graph,
+            nncf.Dataset(range(len(images)), partial(_observed, images, stage)),
+            nncf.Dataset(range(len(measured)), lambda index: index),
+            measure,
+            max_drop=MAX_LOSS_OF_AP,
+            subset_size=len(images),
+            ignored_scope=_ignored(graph),
+        )
 
 
 def _worth(graph: Any, calibration: Calibration, score_threshold: float, what: str) -> Worth:

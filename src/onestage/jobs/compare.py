@@ -27,7 +27,7 @@ from onestage.evaluation.comparison_page import points, write_comparison
 from onestage.evaluation.measured import Measured
 from onestage.models.model_file import RunFolder, read_tensors
 from onestage.settings import flat
-from onestage.terminal import Display, cell, duration
+from onestage.terminal import Display, cell, command_display, duration
 from onestage.texts import json_text
 from onestage.training.journal import read_log
 from onestage.whole_file import write_whole
@@ -70,7 +70,7 @@ def compare(
     Raises:
         UserError: a folder without an evaluation, or evaluations without an image or a class in common.
     """
-    display = display or Display()
+    display = command_display(display)
     if len(runs) < 2:
         raise UserError("compare: give two runs or more: onestage compare RUN RUN")
     read = [_read(os.fspath(run)) for run in runs]

@@ -20,7 +20,7 @@ from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.jobs.dataset import say_what_was_found, without_bad
 from onestage.structures import Categories
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 
 NEW_SPLITS = ("train", "val", "test")
 
@@ -49,7 +49,7 @@ def convert(
     Raises:
         UserError: no such data, bad data that is not to be skipped, or `out` has files.
     """
-    display, data, folder = display or Display(), os.fspath(data), Path(out)
+    display, data, folder = command_display(display), os.fspath(data), Path(out)
     if to not in WRITERS:
         raise UserError(f"--to {to}: expected {', '.join(WRITERS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -69,6 +69,8 @@ def convert(
         if to == "yolo" and table.ignored.any():
             left_out = counted(int(table.ignored.sum()), "ignored object")
             display.say(f"{name}: {left_out} left out, since YOLO has no word for them")
+    images = sum(len(table) for table in tables.values())
+    display.say(f"written: {folder} as {to.upper()}, {images:,} images of {data}, in {display.took}")
     return folder
 
 

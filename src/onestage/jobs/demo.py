@@ -8,7 +8,7 @@ from typing import Any
 from onestage.data.generated import write_generated_voc
 from onestage.jobs.predict import predict
 from onestage.jobs.train import train
-from onestage.terminal import Display, duration
+from onestage.terminal import Display, command_display, duration
 from onestage.training.recipe import Recipe
 
 # A light network with grouped convolutions; the gradients of depthwise ones are slow on CPUs.
@@ -32,7 +32,7 @@ def demo(
     Raises:
         UserError: `out` holds a demo already.
     """
-    display = display or Display()
+    display = command_display(display)
     Recipe(DEMO_DETECTOR, minutes=minutes, seed=seed)  # refuses what training would, before anything is drawn
     started = time.monotonic()
     data, run, predictions = (Path(out) / name for name in ("data", "run", "predictions"))

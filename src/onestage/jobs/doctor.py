@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from rich.text import Text
 
 from onestage.checks import Checkup, Finding, check_up
+from onestage.checks.findings import LEVELS, counted
 from onestage.checks.label_errors import check_labels
 from onestage.checks.page import write_page
 from onestage.checks.problems import CHANGES
@@ -18,7 +20,7 @@ from onestage.errors import UserError
 from onestage.jobs.dataset import table_lines
 from onestage.models.model_file import load_model
 from onestage.recipes import DEFAULT_DETECTOR
-from onestage.terminal import Display, cell
+from onestage.terminal import Display, cell, command_display
 from onestage.texts import json_text, one_line
 from onestage.whole_file import write_whole
 
@@ -52,7 +54,7 @@ def doctor(
     Raises:
         UserError: no such data, nothing usable in it, or (`strict`) errors in it.
     """
-    display, data = display or Display(), os.fspath(data)
+    display, data = command_display(display), os.fspath(data)
     if fix is not None and Path(fix).exists() and (not Path(fix).is_dir() or any(Path(fix).iterdir())):
         raise UserError(f"{fix}: has files already; name a new folder with --fix")
     detector = detector or (load_model(model).detector.name if model is not None else DEFAULT_DETECTOR)
@@ -64,7 +66,12 @@ def doctor(
     folder.mkdir(parents=True, exist_ok=True)
     write_page(folder / "report.html", checkup)
     _print(checkup, display)
-    display.say(f"written: {folder / 'report.html'}")
+    levels = Counter(one.level for one in checkup.findings)
+    display.say(
+        f"{data}: {', '.join(counted(levels[level], level) for level in LEVELS)} in "
+        f"{sum(map(len, checkup.tables.values())):,} images, looked through in {display.took}",
+        f"written: {folder / 'report.html'}",
+    )
     if json_file is not None:
         write_whole(Path(json_file), (json_text(checkup.as_dict(), indent=1) + "\n").encode())
     if fix is not None:

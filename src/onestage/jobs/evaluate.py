@@ -29,7 +29,7 @@ from onestage.runtime.tiles import Tiling
 from onestage.selection import Nms, Selection
 from onestage.settings import plain
 from onestage.structures import Detections, DetectionTable
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 from onestage.thresholds import BEST_F1, Aim, Thresholds
 from onestage.tiled_detections import changed_tiling, count_windows
 from onestage.training.detect_all import detect_all
@@ -75,7 +75,7 @@ def evaluate(
             exported file can't do.
     """
     keep_freed_memory()
-    display, data, path = display or Display(), os.fspath(data), Path(model)
+    display, data, path = command_display(display), os.fspath(data), Path(model)
     split = split or choose_splits(data, data_options).evaluated
     folder = Path(out) if out is not None else (path if path.is_dir() else path.parent) / "evaluation"
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)

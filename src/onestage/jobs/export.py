@@ -16,7 +16,7 @@ from onestage.inference.predictor import Predictor
 from onestage.jobs.calibration import calibration_for
 from onestage.models.model_file import RunFolder, load_model
 from onestage.runtime.session import Session
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 from onestage.tiled_detections import changed_tiling
 
 CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images on which file and model are compared
@@ -71,7 +71,7 @@ def export_model(
         UserError: no model, an unknown format or precision, a missing package, or an fp32 file whose detections are
             not its model's.
     """
-    display, kind = display or Display(), _format(format, precision)
+    display, kind = command_display(display), _format(format, precision)
     model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
     path = Path(out) if out is not None else model_file.with_suffix(kind.suffix)
     if path.suffix != kind.suffix:
@@ -92,12 +92,13 @@ def export_model(
     exported = ModelToExport(loaded.detector, loaded.categories, selection, origin, precision, images)
     display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
     try:
-        kind.write(exported, path)
+        with display.stage("writing", 0):
+            kind.write(exported, path)
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[{kind.extra}]'") from error
     agreement = _read_back(exported, kind, path, display)
     size = sum(file.stat().st_size for file in kind.files(path))
-    display.say(f"written: {path}, {size / 1e6:.1f} MB")
+    display.say(f"written: {path}, {format} {precision} of {model}, {size / 1e6:.1f} MB, in {display.took}")
     return Exported(path, agreement)
 
 
@@ -122,7 +123,8 @@ def _check(agreement: Agreement, files: list[Path]) -> None:
 
 def _read_back(exported: ModelToExport, kind: ExportFormat, path: Path, display: Display) -> Agreement:
     """Compare file and model; an fp32 file that finds something else is removed, and raises a UserError."""
-    agreement = _compare(exported, kind.open_session(path, "cpu"))
+    with display.stage("reading back", 0):
+        agreement = _compare(exported, kind.open_session(path, "cpu"))
     if exported.precision != "fp32":
         display.say(f"{exported.precision} moves boxes and scores a little; onestage evaluate {path} DATA measures it")
         return agreement

@@ -12,7 +12,7 @@ from onestage.models.import_weights import checkpoint_settings, import_weights
 from onestage.models.loading import Report
 from onestage.models.model_file import save_model
 from onestage.structures import Categories, repeated
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 from onestage.texts import decode_text
 
 MAX_CATEGORIES_BYTES = 1 << 20
@@ -41,7 +41,7 @@ def import_checkpoint(
     Raises:
         UserError: a file that can't be read, or an entry that is unknown or does not fit.
     """
-    display = display or Display()
+    display = command_display(display)
     file, categories, out = Path(file), Path(categories), Path(out)
     names = _class_names(categories)
     if out.suffix != ".safetensors":
@@ -51,7 +51,7 @@ def import_checkpoint(
     report = import_weights(network, file, layout=layout)
     display.say(*report.lines())
     save_model(out, network, Categories.from_names(names), imported_from=report.layout)
-    display.say(f"written: {out}")
+    display.say(f"written: {out}, {detector} with {len(names)} classes from {file}")
     return report
 
 

@@ -10,7 +10,7 @@ from onestage.input_size import Stretch
 from onestage.jobs.convert import read_all_splits
 from onestage.jobs.dataset import say_what_was_found, table_lines
 from onestage.models.model_file import RunFolder, load_model
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 
 
 def info(model: str, *, num_classes: int = 20, display: Display | None = None) -> str:
@@ -23,7 +23,7 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         UserError: `model` is none of these.
     """
     path, export_format = Path(model), format_of(model)
-    display = display or Display()
+    display = command_display(display)
     if _is_data(path):
         lines = _data_lines(model, display)
     elif not path.exists():

@@ -29,7 +29,7 @@ from onestage.jobs.result_files import Add, ImageResult, Output, coco_files, csv
 from onestage.jobs.written_files import WrittenFiles
 from onestage.selection import Selection
 from onestage.structures import Categories, Detections
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 
 ResultFormat = Literal["csv", "coco", "voc", "yolo", "coco-folder", "label-studio"]
 WRITERS: dict[str, Callable[[Output], Add]] = {
@@ -117,7 +117,7 @@ def predict(
         UserError: no model, no sources, or files in `out` that would be overwritten; or, when all others are done,
             sources that could not be read.
     """
-    display = display or Display()
+    display = command_display(display)
     check_chosen_frames(every, start_s, end_s)
     _check_rank(rank, rank_images, track)
     keep_freed_memory()
@@ -136,7 +136,7 @@ def predict(
         with _result_files(written, predictor.categories, os.fspath(model), formats) as (add, done):
             run = _Run(predictor, add, written, batch_size, display)
             unreadable = _predict_all(run, opened, ranking, read_video, track)
-    display.say(f"{_counted(done, selection, track)}: {folder}")
+    display.say(f"{_counted(done, selection, track)}, in {display.took}: {folder}")
     if unreadable:
         raise UserError(f"{unreadable} of {len(opened)} sources could not be read (named above)")
     return Predicted(folder, done["images"], done["frames"], done["detections"])

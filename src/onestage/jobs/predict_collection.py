@@ -1,7 +1,6 @@
 """Detect in a collection of images too large for one machine, on all cores and GPUs of a Ray cluster."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,7 @@ from typing import Literal
 
 from onestage.errors import UserError
 from onestage.inference.predictor import load
-from onestage.terminal import Display
-
-SECONDS_BETWEEN_LINES = 60.0  # where there is no terminal to show a bar
+from onestage.terminal import Display, command_display
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def predict_collection(
         raise UserError(f"{error.name} is missing: pip install 'onestage[ray]'") from error
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
-    display, folder = display or Display(), results.ResultFolder.at(os.fspath(out))
+    display, folder = command_display(display), results.ResultFolder.at(os.fspath(out))
     predictor = load(model, device="cpu", tile=tile, tile_overlap=tile_overlap)
     asked_selection = score_threshold, nms, iou_threshold, class_agnostic, max_detections
     predictor.selection = predictor.selection_for(*asked_selection)  # an exported file may refuse it
@@ -93,22 +90,20 @@ def predict_collection(
             division = workers.choose_workers(machines, concurrency, gpus_per_worker, device)
             outcomes = workers.predict_parts(left, division, folder, run, storage.Storage.of(sources), batch_size)
             new = _follow(outcomes, str(division), to_do, display)
-    display.say(f"{to_do:,} images ({new['unreadable']:,} unreadable), {new['detections']:,} detections: {folder.name}")
+    found = f"{to_do:,} images ({new['unreadable']:,} unreadable), {new['detections']:,} detections"
+    display.say(f"{found}, in {display.took}: {folder.name}")
     return PredictedCollection(folder.name, images, images - to_do, new["unreadable"], new["detections"])
 
 
 def _follow(parts_done: Iterable[Counter[str]], workers: str, images: int, display: Display) -> Counter[str]:
     """Show the workers and the progress; return the sums over all parts."""
     display.say(workers)
-    done, last_line = Counter[str](), time.monotonic()
+    done = Counter[str]()
     with display.stage("predicting", images) as stage:
         try:
             for part in parts_done:
                 stage.advance(part["images"])
                 done += part
-                if not display.console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                    last_line = time.monotonic()
-                    display.say(stage.facts())
         except KeyboardInterrupt:
             display.say("stopping; what is done is kept, and the same command goes on with the rest")
             raise

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
-from onestage.terminal import Display, cell
+from onestage.terminal import Display, cell, command_display
 from onestage.training.optimizer import freeze_untrained, train_mode
 from onestage.training.processes import ALONE
 from onestage.training.skipped_step import Diagnosis, ImageLosses, SkippedStep, diagnose, read_skipped_step
@@ -41,7 +41,7 @@ def replay(file: str | os.PathLike[str], *, device: str | None = None, display: 
     Raises:
         UserError: another file, or a damaged one; or a device that this machine does not have.
     """
-    display = display or Display()
+    display = command_display(display)
     skipped = read_skipped_step(Path(file))
     compute = choose_compute(device, skipped.precision)
     if skipped.recipe.deterministic:

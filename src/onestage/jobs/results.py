@@ -18,6 +18,7 @@ from onestage.evaluation.explained import explain
 from onestage.evaluation.measured import Measured
 from onestage.evaluation.report import write_report
 from onestage.evaluation.report_images import ImageSource
+from onestage.evaluation.report_tables import decimal
 from onestage.evaluation.words import TrainedOn, in_words
 from onestage.models.model_file import RunFolder, write_tensors
 from onestage.runtime.tiles import Tiling
@@ -70,10 +71,11 @@ class Results:
         metrics = measurement.metrics | explained.as_json(table.categories)
         folder.mkdir(parents=True, exist_ok=True)
         files, settings = RunFolder(folder), self.settings
+        title = f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}"
         write_whole(files.metrics, (json_text(metrics, indent=1) + "\n").encode())
         write_report(
             files.report,
-            title=f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}",
+            title=title,
             measurement=measurement,
             explained=explained,
             categories=table.categories,
@@ -87,5 +89,9 @@ class Results:
         names, root = tuple(table.image_names()), table.root.absolute()
         measured = Measured(truth, detections, table.categories, names, root, scores, about)
         write_tensors(files.measured, *measured.file_content())
-        display.say(f"written: {files.metrics}, {files.report}, {files.measured.name}")
+        display.say(
+            f"{title}, {table.split}: AP50 {decimal(metrics['voc']['map_area'])} (VOC, area), AP "
+            f"{decimal(metrics['coco']['AP'])} (COCO) on {len(table):,} images with {len(truth.labels):,} objects",
+            f"written: {files.metrics}, {files.report}, {files.measured.name}, after {display.took}",
+        )
         return metrics

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from onestage.errors import UserError
 from onestage.inference.predictor import load
-from onestage.terminal import Display
+from onestage.terminal import Display, command_display
 
 SHORTEST_TOKEN = 8  # characters
 TOKEN_VARIABLE = "ONESTAGE_TOKEN"
@@ -59,7 +59,7 @@ def serve(
     Raises:
         UserError: no model, a missing package, an address that can't be listened at, or no token where one is needed.
     """
-    display = display or Display()
+    display = command_display(display)
     token = token or os.environ.get(TOKEN_VARIABLE)
     _check_token(token, host)
     try:

@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import cv2
 import numpy as np
 import torch
+from markupsafe import Markup
 
+from onestage import html
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
 from onestage.compute.threads import loader_workers
 from onestage.data.decoded_images import DecodedImages
@@ -19,6 +23,8 @@ from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Detector, build, describe
 from onestage.errors import UserError
+from onestage.evaluation.pages import jpeg_url
+from onestage.evaluation.report_tables import decimal
 from onestage.evaluation.words import TrainedOn
 from onestage.jobs.beginning import Beginning
 from onestage.jobs.dataset import Request, open_for_training
@@ -37,7 +43,7 @@ from onestage.jobs.run_folder import (
 from onestage.models.model_file import RunFolder, load_model
 from onestage.recipes import DEFAULT_DETECTOR, Tile, default_recipe, named_recipe, tiles_for, tiling_for
 from onestage.settings import flat
-from onestage.terminal import Display, quiet
+from onestage.terminal import Display, command_display, quiet
 from onestage.training.batch_size import find_batch_size
 from onestage.training.experiment_logs import check_packages
 from onestage.training.journal import read_log
@@ -47,6 +53,8 @@ from onestage.training.processes import World, joined_processes
 from onestage.training.recipe import Recipe
 from onestage.training.trainer import Trainer
 
+THUMBNAIL_WIDTH = 480  # pixels, of the training images in a notebook
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -54,6 +62,21 @@ class TrainResult:
 
     folder: Path
     metrics: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures, the way to the report, and the first training images."""
+        voc, coco = self.metrics["voc"], self.metrics["coco"]
+        figures = {"AP50 (VOC, area)": voc["map_area"], "AP (COCO)": coco["AP"], "AP75 (COCO)": coco["AP75"]}
+        files = RunFolder(self.folder)
+        link = Markup('<a href="{}">{}</a>').format(quote(os.fspath(files.report)), files.report)
+        notes, title = [link], f"{self.folder}, measured on {self.metrics['images']:,} images"
+        if (batches := cv2.imread(os.fspath(files.batches))) is not None:
+            scale = min(1.0, THUMBNAIL_WIDTH / batches.shape[1])
+            small = cv2.resize(batches[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            notes.append(
+                Markup('<img src="{}" alt="training images as the network sees them">').format(jpeg_url(small))
+            )
+        return html.table(title, ("", ""), [(name, decimal(value)) for name, value in figures.items()], notes)
 
 
 @dataclass(frozen=True)
@@ -140,7 +163,7 @@ def train(
     data, beginning = os.fspath(data), Beginning(backbone_weights, start_from, old_classes)
     changes, by_trial, tiles = _asked(settings or {}, detector, seed, resume)
     with joined_processes(device) as world, ExitStack() as until_the_end:
-        display = (display or Display()) if world.is_main else quiet()
+        display = command_display(display if world.is_main else quiet())
 
         def plan_run() -> Plan:
             _check_request(log_to, detector, by_trial, save_minutes, world)
@@ -341,6 +364,10 @@ def _evaluate_kept(trainer: Trainer, plan: Plan, data: str) -> dict[str, Any]:
         log=read_log(folder.log) if world.is_main else (),
         world=world,
         trained_on=trained_on,
+    )
+    trainer.display.say(
+        f"trained on {len(plan.train):,} images of {Path(data).name}: {trainer.epoch:.1f} epochs, "
+        f"{trainer.position.step:,} steps, {trainer.display.took} in all: {folder.root}"
     )
     if world.is_main:
         say_against_last_run(folder.root, trainer.display)

@@ -22,7 +22,7 @@ from onestage.data.table import Table
 from onestage.drawing import draw_objects
 from onestage.errors import UserError
 from onestage.structures import Batch, Detections
-from onestage.terminal import Display, duration, eta
+from onestage.terminal import TrainingStage
 from onestage.texts import one_line
 from onestage.training.experiment_logs import ExperimentLogs, evaluation_scalars
 from onestage.training.saved_state import Position
@@ -45,9 +45,15 @@ class Journal:
     """Reports on a run. Rank 0 alone has a `log.csv` and experiment logs."""
 
     def __init__(
-        self, display: Display, watch: Watch, logs: ExperimentLogs, log_csv: Path | None, start: Position, test: Table
+        self,
+        stage: TrainingStage,
+        watch: Watch,
+        logs: ExperimentLogs,
+        log_csv: Path | None,
+        start: Position,
+        test: Table,
     ) -> None:
-        self._display, self._watch, self._logs, self._log_csv, self._test_table = display, watch, logs, log_csv, test
+        self._stage, self._watch, self._logs, self._log_csv, self._test_table = stage, watch, logs, log_csv, test
         self._first_batch = True
         shown = None if log_csv is None else log_csv.with_name("batches.png")
         self._shown = ShownBatches(shown, test.categories.names)
@@ -93,12 +99,10 @@ class Journal:
         values = {f"train/{name}": v for name, v in row.items() if name not in ("step", "map_area") and v is not None}
         self._logs.scalars(values, position.step)
         losses = " ".join(f"{name} {mean:.3f}" for name, mean in means.items())
-        facts = (
+        self._stage.about = (
             f"epoch {epoch:.1f}/{epoch / max(progress, 1e-9):.1f}  step {position.step}  loss {row['loss']:.3f} "
-            f"({losses})  {row['images_per_second']:.1f} images/s  lr {rate:.2g}  "
-            f"ETA {duration(eta(position.seconds, progress))}"
+            f"({losses})  {row['images_per_second']:.1f} images/s  lr {rate:.2g}"
         )
-        self._display.training(facts, progress, epoch)
         self._last, self._taken, self._sums = replace(position), 0, {}
 
     def evaluated(self, metrics: Mapping[str, Any], found: Sequence[Detections], step: int) -> None:

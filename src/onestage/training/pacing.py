@@ -33,10 +33,26 @@ class Pacing:
     def progress(self, position: Position) -> float:
         """Fraction of the run that is done."""
         if self.recipe.minutes is None:
-            steps = self.recipe.steps or math.ceil((self.recipe.epochs or 0) * self.steps_per_epoch)
-            return min(1.0, position.step / max(1, steps))
+            return min(1.0, position.step / self._steps)
         spent = position.seconds + position.evaluation_seconds
         return min(1.0, spent / self._seconds_before_the_end(self.recipe.minutes, position))
+
+    @property
+    def _steps(self) -> int:
+        """The length of a run without minutes."""
+        return max(1, self.recipe.steps or math.ceil((self.recipe.epochs or 0) * self.steps_per_epoch))
+
+    def seconds_left(self, position: Position, seconds_a_step: float) -> float:
+        """Seconds until the report is written, evaluations included, by the recent pace of a step."""
+        an_evaluation, test = (
+            inputs * self._seconds_an_input(position) for inputs in (self.val_inputs, self.test_inputs)
+        )
+        if (minutes := self.recipe.minutes) is not None:
+            before = (1 - self.progress(position)) * self._seconds_before_the_end(minutes, position)
+            return before + an_evaluation + test + REPORT_SECONDS
+        evaluations = max(0, self.recipe.evaluations - position.evaluations)
+        steps = max(0, self._steps - position.step)
+        return steps * seconds_a_step + evaluations * an_evaluation + test
 
     def _seconds_before_the_end(self, minutes: float, position: Position) -> float:
         inputs = self.val_inputs + self.test_inputs

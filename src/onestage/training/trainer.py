@@ -23,7 +23,7 @@ from onestage.evaluation import find_thresholds, measure
 from onestage.input_size import Stretch
 from onestage.models.model_file import RunFolder, save_model
 from onestage.structures import Batch, DetectionTable
-from onestage.terminal import Display
+from onestage.terminal import Display, Pace, TrainingStage, quiet
 from onestage.tiled_detections import count_windows
 from onestage.training.detect_all import StoppedError, detect_all
 from onestage.training.experiment_logs import ExperimentLog, ExperimentLogs, start_logs
@@ -117,8 +117,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the recipe. Ctrl-C or SIGTERM saves and raises KeyboardInterrupt."""
         with (
-            self.display,
-            self.open_journal() as journal,
+            self.display.training() as stage,
+            self.open_journal(stage) as journal,
             stop_signals() as signals,
             readable_worker_errors(),
             readable_compile_errors(),
@@ -128,7 +128,7 @@ class Trainer:
             train_mode(self.detector)
             saved_at = time.monotonic()
             self.position.set_up_seconds += self.world.from_main(saved_at - self.begun_at)
-            stopped = False
+            stopped, pace, seconds_before = False, Pace(), self.position.seconds
             while not stopped and (self.evaluation_due or self.progress < 1):
                 if not self.evaluation_due:  # else the resumed run was stopped in an evaluation, which comes first
                     started = time.monotonic()
@@ -137,7 +137,9 @@ class Trainer:
                     losses = self.step(batch)
                     spent_s = self.world.from_main(time.monotonic() - started)
                     self.position.seconds += spent_s
+                    pace.add(self.position.seconds - seconds_before)
                     journal.step(losses, batch, waited_s, spent_s)
+                    stage.at(self.progress, self.pacing.seconds_left(self.position, pace.seconds_a_unit()))
                 map_area = None
                 if evaluated := self.evaluation_due and not stopped:
                     map_area = self.evaluate_and_keep(journal, lambda: bool(signals))
@@ -154,7 +156,7 @@ class Trainer:
             self.display.say(f"saved at step {self.position.step:,}; --resume goes on")
             raise KeyboardInterrupt
 
-    def open_journal(self) -> Journal:
+    def open_journal(self, stage: TrainingStage | None = None) -> Journal:
         """Start the logs of the run; only the main rank has any."""
         report, step, logs = self.display.say, self.position.step, list[ExperimentLog]()
 
@@ -168,7 +170,8 @@ class Trainer:
         watch = Watch(
             self.recipe, self.train_table, self.steps_per_epoch, usual=self.usual, kept=self.kept_classes, report=report
         )
-        return Journal(self.display, watch, ExperimentLogs(logs, report), log_csv, self.position, self.val_table)
+        stage = stage or TrainingStage(quiet().show)
+        return Journal(stage, watch, ExperimentLogs(logs, report), log_csv, self.position, self.val_table)
 
     def batches(self) -> Generator[Batch, None, None]:
         """This rank's part of each batch, without end, from where the run stands."""

@@ -38,6 +38,7 @@ from onestage.data.shapes import turned_box
 from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
 from onestage.structures import Categories
+from onestage.terminal import watched
 from onestage.texts import one_line
 
 MAX_XML_BYTES = 2 << 20
@@ -109,7 +110,8 @@ class VocSource(Source):
         return class_list(self.folder, *CLASS_LISTS)
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
-        for file in self._files(split, faults):
+        files = self._files(split, faults)
+        for file in watched(files, f"reading {split}", len(files)):
             try:
                 annotation = parse_annotation(self.folder.read(file, MAX_XML_BYTES))
             except OtherXmlError as error:

@@ -48,6 +48,7 @@ from onestage.data.reading import (
 from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
 from onestage.structures import Categories, repeated
+from onestage.terminal import watched
 
 MAX_LABEL_BYTES = 8 << 20
 CLASS_LISTS = ("classes.txt", "obj.names", "data.names", "labels.txt", "_darknet.labels", "class_names.txt")
@@ -171,7 +172,7 @@ class YoloSource(Source):
         if not paths and not faults.problems:
             where = ", ".join(self.places.get(split, ["."]))
             raise UserError(f"{self.folder.root / self.file}: the split {split} ({where}) has no images")
-        for path in paths:
+        for path in watched(paths, f"reading {split}", len(paths)):
             file = self.labels.of(path)
             background += file is None
             try:
