@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,9 @@ def test_each_class_may_have_a_threshold_of_its_own() -> None:
     (found,) = select(BOXES, values, Selection(iou_threshold=0.99).with_class_thresholds([0.5, 0.2]))
     assert_close(found.scores, torch.tensor([0.6, 0.6, 0.3]))
     assert found.labels.tolist() == [0, 1, 1]
+    both = Selection(iou_threshold=0.99).with_class_thresholds([0.5, 0.2])
+    (found,) = select(BOXES, values, replace(both, score_threshold=0.35))  # a number takes the place of both
+    assert_close(found.scores, torch.tensor([0.6, 0.6, 0.4]))
     with pytest.raises(UserError, match="1 score thresholds for more classes"):
         select(BOXES, values, Selection().with_class_thresholds([0.5]))
 

@@ -31,7 +31,7 @@ class Selection:
     sigma: float = setting(0.5, "Width of soft-gaussian's decay")
     class_agnostic: bool = setting(False, "Let detections of different classes suppress each other")
     class_thresholds: tuple[float, ...] | None = setting(
-        None, "Scores above which detections of each class are kept, by label; none: score_threshold for all"
+        None, "Scores above which detections of each class are kept, by label, the lowest of them the score_threshold"
     )
 
     def __post_init__(self) -> None:
@@ -39,6 +39,8 @@ class Selection:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected 0 to 1")
         check_ranges(self, {"class_thresholds": (0.0, 1.0)})
+        if self.class_thresholds is not None and self.score_threshold != min(self.class_thresholds, default=None):
+            object.__setattr__(self, "class_thresholds", None)  # whoever gives another number means it for all classes
         for name in ("candidates_per_class", "max_detections"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= MOST:
@@ -57,7 +59,7 @@ class Selection:
     ) -> Selection:
         """With what a user asks for; None keeps a value. `nms="soft"` is soft-gaussian.
 
-        A score threshold is that of all classes, and takes the place of their own.
+        A score threshold is that of all classes, and takes the place of their own, here and in `dataclasses.replace`.
 
         Raises:
             UserError: a value out of its range.

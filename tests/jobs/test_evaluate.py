@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_model import write_small_model
+from small_model import trace_each_model_once, write_small_model
 
 import onestage
 from onestage.data.generated import KINDS, write_generated_voc
@@ -16,6 +16,8 @@ from onestage.models.model_file import load_model, save_model
 from onestage.structures import Categories
 
 IMAGES = 3
+
+traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
 
 
 @pytest.fixture(scope="module")
@@ -54,44 +56,33 @@ def test_a_threshold_outside_of_0_to_1_is_refused(model: Path, tmp_path: Path) -
         onestage.evaluate(model, model.parent / "data", out=tmp_path, iou_threshold=45)
 
 
-def test_score_thresholds_are_found_once_kept_in_the_model_and_used_by_everything(tmp_path: Path) -> None:
+def test_score_thresholds_are_found_once_and_used_by_everything_then_anew_for_a_wanted_recall(tmp_path: Path) -> None:
     model, data = write_small_model(tmp_path / "model.safetensors", names=KINDS), tmp_path / "data"
-    write_generated_voc(data, train=1, test=4)
-    assert onestage.load(model).selection.class_thresholds is None
+    write_generated_voc(data, train=1, test=3)
     assert onestage.load(model).selection.score_threshold == 0.5
 
     onestage.evaluate(model, data, out=tmp_path / "1")
     found = load_model(model).thresholds
     onestage.evaluate(model, data, out=tmp_path / "2", split="trainval")  # they are there now, and stay
 
-    assert found.images == 4
-    assert found.split == "test"
+    assert (found.images, found.split) == (3, "test")
     assert load_model(model).thresholds == found
     assert onestage.load(model).selection.class_thresholds == found.scores
     onestage.export_model(model, out=tmp_path / "model.onnx")
     assert onestage.load(tmp_path / "model.onnx").selection.class_thresholds == found.scores
-    onestage.export_model(model, out=tmp_path / "number.onnx", score_threshold=0.25)
-    assert onestage.load(tmp_path / "number.onnx").selection.score_threshold == 0.25
 
-
-def test_a_wanted_precision_finds_thresholds_anew(tmp_path: Path) -> None:
-    model, data = write_small_model(tmp_path / "model.safetensors", names=KINDS), tmp_path / "data"
-    write_generated_voc(data, train=1, test=4)
-    onestage.evaluate(model, data, out=tmp_path / "1")
-
-    onestage.evaluate(model, data, out=tmp_path / "2", wanted_recall=1.0)
+    onestage.evaluate(model, data, out=tmp_path / "3", wanted_recall=1.0)
 
     thresholds = load_model(model).thresholds
     assert str(thresholds.aim) == "recall of 1"
-    reached = [one for one in thresholds.classes if one.reached]
-    assert all(one.recall == 1.0 for one in reached)
+    assert all(one.recall == 1.0 for one in thresholds.classes if one.reached)
     with pytest.raises(UserError, match="leave out other post-processing"):
-        onestage.evaluate(model, data, out=tmp_path / "3", wanted_recall=1.0, nms="soft")
+        onestage.evaluate(model, data, out=tmp_path / "4", wanted_recall=1.0, nms="soft")
 
 
 def test_figures_at_thresholds_are_of_what_a_user_of_the_file_gets(tmp_path: Path) -> None:
     model, data = write_small_model(tmp_path / "model.safetensors", names=KINDS), tmp_path / "data"
-    write_generated_voc(data, train=1, test=2)
+    write_generated_voc(data, train=1, test=1)
     onestage.export_model(model, out=tmp_path / "number.onnx", score_threshold=0.25)
 
     of_file = onestage.evaluate(tmp_path / "number.onnx", data, out=tmp_path / "1")

@@ -45,7 +45,6 @@ def test_of_evaluations_that_are_equal_the_last_weights_are_kept(tmp_path: Path)
     nothing = SimpleNamespace(metrics={"voc": {"map_area": 0.0}}, coco={"AP": 0.0})
     with (
         mock.patch.object(trainer_module, "detect_all", return_value=[]),
-        mock.patch.object(trainer_module.DetectionTable, "from_detections"),
         mock.patch.object(trainer_module, "measure", return_value=nothing),
         trainer.open_journal() as journal,
     ):
