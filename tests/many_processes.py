@@ -100,10 +100,10 @@ class Torchrun:
     def __enter__(self) -> Torchrun:
         return self
 
-    def wait_for(self, text: str) -> None:
-        """Wait until its ranks have printed a text."""
+    def wait_for(self, file: Path, text: str) -> None:
+        """Wait until its ranks have written a text into a file."""
         deadline = time.monotonic() + TIMEOUT_S
-        while text not in self.files[0].read_text():
+        while not file.exists() or text not in file.read_text():
             assert self.process.poll() is None, "it ended"
             assert time.monotonic() < deadline, "it hangs"
             time.sleep(0.05)

@@ -158,7 +158,7 @@ def test_a_bad_image_of_one_rank_stops_all_with_its_name(tmp_path: Path) -> None
 def test_ranks_that_are_told_to_stop_save_and_only_the_main_rank_prints(data: Path, tmp_path: Path) -> None:
     command = command_line(data, tmp_path / "run", 100_000)
     with Torchrun(["-m", "onestage", *command], tmp_path) as launcher:
-        launcher.wait_for("epoch 3")
+        launcher.wait_for(tmp_path / "run/log.csv", "\n20,")  # the row of step 20
         launcher.process.terminate()
         assert launcher.end() == 1
     lines = launcher.lines
