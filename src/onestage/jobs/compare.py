@@ -203,9 +203,9 @@ def _thresholds(values: np.ndarray) -> str:
 
 
 def _differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """The settings that are not the same in all runs: rows with a cell for each."""
+    """The settings that are not the same in all runs: rows with a cell for each; "-" for none, and where it lacks."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    rows = ((name, [run.settings.get(name, "-") for run in runs]) for name in names)
+    rows = ((name, ["-" if (one := run.settings.get(name)) is None else one for run in runs]) for name in names)
     return [(name, [str(value) for value in values]) for name, values in rows if any(v != values[0] for v in values)]
 
 
