@@ -23,6 +23,7 @@ from torch import Tensor
 
 from onestage.drawing import SMALLEST_DRAWN_SIDE, draw_detections
 from onestage.errors import UserError
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.decode import decode_image, decode_pillow
 from onestage.runtime.detections import detection_dicts, name_of, score_thresholds, wanted_labels
 from onestage.texts import as_unicode
@@ -198,6 +199,7 @@ class Detections:
     labels: Int64[Tensor, " N"]
     names: tuple[str, ...] = ()  # of every class, by label; () straight from a detector
     track_ids: Int64[Tensor, " N"] | None = None  # numbers that objects keep through a video's frames; -1: none
+    calibration: ScoreCalibration | None = None  # what a score means; None: nobody has found it
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -211,7 +213,8 @@ class Detections:
         chosen = rows if isinstance(rows, slice) else _rows(rows, len(self))
         chosen = torch.arange(len(self), device=self.scores.device)[chosen]
         track_ids = None if self.track_ids is None else self.track_ids[chosen]
-        return Detections(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names, track_ids)
+        columns = self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen]
+        return Detections(*columns, self.names, track_ids, self.calibration)
 
     def __iter__(self) -> Iterator[Detections]:
         """Each row as `Detections` of one."""
@@ -231,13 +234,27 @@ class Detections:
             chosen &= wanted[self.labels]
         return self[chosen]
 
+    @property
+    def probabilities(self) -> Float[Tensor, " N"] | None:
+        """How likely each detection is right, as an evaluation found it; None for a model without calibration."""
+        if self.calibration is None:
+            return None
+        likely = self.calibration.probabilities(self.scores.cpu().numpy(), self.labels.cpu().numpy())
+        return torch.from_numpy(likely).to(self.scores)
+
     def name_of(self, label: int) -> str:
         """Name of a label; its number where there are no names."""
         return name_of(label, self.names)
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """Rows of `detections.json`: name, label, score (4 digits), box_xyxy (hundredths of a pixel), track_id."""
-        rows = detection_dicts(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
+        """Rows of `detections.json`: name, label, score, probability (if known), box_xyxy, track_id.
+
+        Numbers have 4 digits, sides of boxes hundredths of a pixel.
+        """
+        columns = (self.boxes_xyxy, self.scores, self.labels)
+        boxes_xyxy, scores, labels = (column.detach().cpu().numpy() for column in columns)
+        likely = None if self.calibration is None else self.calibration.probabilities(scores, labels)
+        rows = detection_dicts(boxes_xyxy, scores, labels, self.names, likely)
         if self.track_ids is not None:
             numbered = zip(rows, self.track_ids.tolist(), strict=True)
             rows = [row if track < 0 else {**row, "track_id": track} for row, track in numbered]

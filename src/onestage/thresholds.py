@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onestage.errors import UserError
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.settings import check_ranges, read
 
 
@@ -62,6 +63,7 @@ class Thresholds:
     aim: Aim
     images: int  # that they were found on
     split: str  # of these images
+    calibration: ScoreCalibration | None = None  # what scores mean there; None: too few hits to tell
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -79,7 +81,8 @@ class Thresholds:
         if value is None:
             return None
         thresholds = read(cls, value, f"{where}: thresholds")
-        if len(thresholds.classes) != num_classes:
+        calibrated = num_classes if thresholds.calibration is None else len(thresholds.calibration.slopes)
+        if calibrated != num_classes or len(thresholds.classes) != num_classes:
             raise UserError(
                 f"{where}: {len(thresholds.classes)} thresholds for {num_classes} classes; use another copy"
             )

@@ -77,4 +77,4 @@ def of_image(
         class_agnostic=selection.class_agnostic,
     )
     columns = torch.from_numpy(merged.boxes_xyxy).float(), torch.from_numpy(merged.scores).float()
-    return Detections(*columns, torch.from_numpy(merged.labels), found[0].names)
+    return replace(found[0], boxes_xyxy=columns[0], scores=columns[1], labels=torch.from_numpy(merged.labels))

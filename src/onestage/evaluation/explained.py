@@ -9,7 +9,9 @@ from jaxtyping import Float
 
 from onestage.evaluation.at_thresholds import AtThresholds, count_at_thresholds, share, wilson_interval
 from onestage.evaluation.by_attribute import Part, by_attribute
+from onestage.evaluation.calibration import ScoresMean, what_scores_mean
 from onestage.evaluation.mistakes import KINDS, Tide, tide
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.structures import Categories, DetectionTable, GroundTruth
 
 
@@ -20,9 +22,10 @@ class Explained:
     at: AtThresholds
     tide: Tide
     by: dict[str, list[Part]]
+    scores_mean: ScoresMean
 
     def as_json(self, categories: Categories) -> dict[str, Any]:
-        """The keys `at_thresholds`, `mistakes`, `confusion` and `by`; None for a value that does not exist."""
+        """`at_thresholds`, `mistakes`, `confusion`, `by`, `calibration`; None for a value that does not exist."""
         at, names = self.at, categories.names
         of_classes = _columns(at.objects, at.hits, at.false_alarms)
         of_classes = {"score_threshold": at.score_thresholds, **of_classes}
@@ -47,6 +50,7 @@ class Explained:
                 for one in np.argsort(-counts, kind="stable").tolist()
             ],
             "by": {name: [_part_json(part) for part in parts] for name, parts in self.by.items()},
+            "calibration": self.scores_mean.as_json(),
         }
 
 
@@ -56,13 +60,16 @@ def explain(
     categories: Categories,
     score_thresholds: Float[np.ndarray, " K"],
     anchor_iou: Float[np.ndarray, " N"] | None = None,
+    calibration: ScoreCalibration | None = None,
 ) -> Explained:
     """Judge the detections at the score threshold of each class, and tell mistakes apart.
 
     `anchor_iou` is each object's IoU with the best anchor (`anchors.best_anchor_iou`); None leaves that part out.
+    `calibration` is the model's, if it has one.
     """
     at = count_at_thresholds(truth, found, score_thresholds)
-    return Explained(at, tide(truth, found, len(categories)), by_attribute(truth, found, at, anchor_iou))
+    parts = by_attribute(truth, found, at, anchor_iou)
+    return Explained(at, tide(truth, found, len(categories)), parts, what_scores_mean(truth, found, calibration))
 
 
 def _columns(objects: np.ndarray, hits: np.ndarray, false_alarms: np.ndarray) -> dict[str, np.ndarray]:

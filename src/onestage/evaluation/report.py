@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from onestage.evaluation.at_thresholds import AtThresholds
+from onestage.evaluation.calibration import ScoresMean
 from onestage.evaluation.charts import Series, line_chart
 from onestage.evaluation.explained import Explained
 from onestage.evaluation.metrics import Measurement
@@ -71,6 +72,7 @@ def write_report(
         lowest_f1=what_is_shown(number, "with the lowest F1"),
         lowest_ap=what_is_shown(number, "with the lowest AP"),
         most_confused=what_is_shown(number, "that are confused most"),
+        **_scores_mean(explained.scores_mean),
         kinds=kind_rows(at, explained.tide),
         ap50=decimal(explained.tide.ap50),
         confusion=confusion_table(at, categories),
@@ -127,6 +129,26 @@ def _cards(
         cards.append(("images seen", f"{last['images']:,}", "in training"))
         cards.append(("training", f"{last['seconds'] / 60:.1f} min", f"{last['step']:,} steps"))
     return cards
+
+
+def _scores_mean(mean: ScoresMean) -> dict[str, Any]:
+    """The reliability diagram, its legend, and how far scores and probabilities are off."""
+    claims = {"score": mean.scores, "probability": mean.probabilities}
+    lines = [Series("right as often as claimed", np.array([0.0, 1.0]), np.array([0.0, 1.0]), 5)]
+    lines += [
+        Series(name, one.claimed, one.right, color, dots=True)
+        for color, (name, one) in enumerate(claims.items())
+        if one is not None
+    ]
+    chart = line_chart(
+        lines,
+        description="share of the detections that are right, by score and by probability",
+        x_label="score or probability",
+        x_range=(0.0, 1.0),
+        y_range=(0.0, 1.0),
+    )
+    off = [(name, decimal(one.error)) for name, one in claims.items() if one is not None]
+    return {"reliability": ([(line.name, line.color) for line in lines], chart), "off": off}
 
 
 def _training_charts(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, int]], Markup]]:

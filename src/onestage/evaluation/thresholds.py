@@ -1,5 +1,7 @@
 """Which score to cut at, for each class: found on labelled images, with the interval that so few of them leave.
 
+What scores mean (`calibration`) is found beside it.
+
 Every detection is a hit or a false positive whatever the threshold (`voc.assign_detections`). So along the detections
 of a class, best first, running sums give precision and recall at every threshold at once, and weights of the images
 give them for a bootstrap sample (Efron 1979), without matching again.
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt16
 
+from onestage.evaluation.calibration import fit_calibration
 from onestage.evaluation.voc import assign_detections
 from onestage.structures import DetectionTable, GroundTruth
 from onestage.thresholds import BEST_F1, Aim, ClassThreshold, Thresholds
@@ -49,7 +52,8 @@ def find_thresholds(
             of_all = of_all or threshold(kept, truth.image_index[counted])
             where = of_all.score, of_all.lowest, of_all.highest
             classes.append(ClassThreshold(*where, int(objects.sum()), None, None, None, reached=False))
-    return Thresholds(tuple(classes), aim, truth.num_images, split)
+    calibration = fit_calibration(found.scores[kept], found.labels[kept], assigned.hit[kept], num_classes)
+    return Thresholds(tuple(classes), aim, truth.num_images, split, calibration)
 
 
 class Ranked(NamedTuple):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Resize, Stretch
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.detections import DetectionArrays
 from onestage.runtime.exported_file import FORMAT, ExportedFile
 from onestage.runtime.session import Session
@@ -61,6 +62,7 @@ class ModelToExport:
     origin: dict[str, Any]  # JSON-able facts about where the model comes from
     precision: str = "fp32"  # the network's number format
     calibration: Calibration | None = None  # for int8
+    score_calibration: ScoreCalibration | None = None  # what the scores mean
 
     def header(self) -> dict[str, Any]:
         """The file's JSON header without "sha256", which the writer adds when it knows the content."""
@@ -71,6 +73,7 @@ class ModelToExport:
             "resize": asdict(self.detector.resize),
             "selection": asdict(self.selection),
             "evaluation_score_threshold": self.detector.evaluation_selection.score_threshold,
+            "calibration": None if self.score_calibration is None else asdict(self.score_calibration),
             "input_bits": self.detector.input_bits,
             "tiling": None if self.detector.tiling is None else asdict(self.detector.tiling),
             "origin": self.origin,
@@ -134,4 +137,5 @@ def selection_of(file: ExportedFile) -> Selection:
 def as_detections(found: DetectionArrays) -> Detections:
     """A session's detections as predictors give them."""
     arrays = (found.boxes_xyxy, found.scores, found.labels)
-    return Detections(*(torch.from_numpy(array.copy()) for array in arrays), names=found.names)
+    columns = (torch.from_numpy(array.copy()) for array in arrays)
+    return Detections(*columns, names=found.names, calibration=found.calibration)

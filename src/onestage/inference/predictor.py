@@ -24,6 +24,7 @@ from onestage.inference.threads import ahead, mapped_ahead, newest
 from onestage.inference.video import Frame, VideoReader
 from onestage.input_size import Resize, resize_image
 from onestage.models.model_file import load_model
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.decode import ImageError, decode_image, decode_pillow
 from onestage.runtime.session import read_image as read_array_or_file
 from onestage.runtime.tiles import Tiling
@@ -87,6 +88,7 @@ class BasePredictor:
     )
     input_bits: int = 16  # how many bits of 16-bit images hold values
     tiling: Tiling | None = None  # how images are cut into tiles; replace it freely between calls
+    calibration: ScoreCalibration | None = None  # what the scores mean; None: nobody has found it
 
     @property
     def usual_detections(self) -> int:
@@ -261,7 +263,7 @@ class Predictor(BasePredictor):
             raw = self.detector(batch)
         predictions = Predictions(raw.class_logits.float(), raw.box_deltas.float())
         found = self.detector.detect(predictions, self.selection, (batch.shape[2], batch.shape[3]))
-        return [replace(one, names=self.categories.names) for one in found]
+        return [replace(one, names=self.categories.names, calibration=self.calibration) for one in found]
 
 
 class ExportedPredictor(BasePredictor):
@@ -292,7 +294,7 @@ class ExportedPredictor(BasePredictor):
         file = self.session.file
         self.detector_name, self.categories = file.header["detector"], Categories(file.names, file.source_ids)
         self.resize, self.input_bits, self.tiling = resize_of(file), file.input_bits, file.tiling
-        self.usual_selection = selection_of(file)
+        self.usual_selection, self.calibration = selection_of(file), self.session.calibration
         self.papers_selection = self.usual_selection.changed(score_threshold=file.header["evaluation_score_threshold"])
         self.selection = selection or self.usual_selection
 
@@ -354,6 +356,7 @@ def load(
         use_in_a_fork(torch.device("cpu"))
         loaded = load_model(model)
         predictor = Predictor(loaded.detector, loaded.categories, selection or loaded.selection, device, precision)
+        predictor.calibration = loaded.calibration
     predictor.tiling = changed_tiling(predictor.tiling, tile, tile_overlap)
     return predictor
 

@@ -141,7 +141,8 @@ def _evaluate_exported(
     thresholds = _thresholds(predictor.usual_selection, predictor.selection, len(table.categories))
     about = {"detector": predictor.detector_name, "device": device or "cpu"}
     about |= {"ms_per_image": 1e3 * seconds / max(1, len(table))}
-    return Results(found, table, settings, about, thresholds, predictor.tiling).write(folder, display)
+    results = Results(found, table, settings, about, thresholds, predictor.tiling, calibration=predictor.calibration)
+    return results.write(folder, display)
 
 
 def evaluate_and_report(
@@ -183,6 +184,7 @@ def evaluate_and_report(
             model = replace(loaded, thresholds=_kept_thresholds(*find_thresholds_in, found, table, display))
         scores = _thresholds(model.selection, selection, len(table.categories))
         more = {"log": log, "trained_on": trained_on, "anchor_iou": _anchor_iou(network, table)}
+        more |= {"calibration": model.calibration}
         return Results(found, table, settings, about, scores, network.tiling, **more).write(folder, display)
 
     return world.on_main(finish)

@@ -89,7 +89,9 @@ def export_model(
     images = None
     if precision == "int8" and calibration is not None:
         images = calibration_for(calibration, loaded, search=search, display=display)
-    exported = ModelToExport(loaded.detector, loaded.categories, selection, origin, precision, images)
+    exported = ModelToExport(
+        loaded.detector, loaded.categories, selection, origin, precision, images, loaded.calibration
+    )
     display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
     try:
         with display.stage("writing", 0):

@@ -19,7 +19,7 @@ from onestage.jobs.written_files import WrittenFiles
 from onestage.structures import Categories, Detections
 from onestage.texts import as_unicode, json_text
 
-CSV_COLUMNS = ["source", "frame", "time_s", "name", "label", "score", "x0", "y0", "x1", "y1", "track_id"]
+CSV_COLUMNS = ["source", "frame", "time_s", "name", "label", "score", "x0", "y0", "x1", "y1", "track_id", "probability"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from onestage.evaluation.report_images import ImageSource
 from onestage.evaluation.report_tables import decimal
 from onestage.evaluation.words import TrainedOn, in_words
 from onestage.models.model_file import RunFolder, write_tensors
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.tiles import Tiling
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
@@ -43,6 +44,7 @@ class Results:
         tiling: how the images were cut.
         log: of the training, where this is its end.
         trained_on: what it learned from, the same.
+        calibration: what the model's scores mean; None where nobody has found it.
         anchor_iou: each object's IoU with the anchor that fits it best; None for a detector without anchors.
     """
 
@@ -55,6 +57,7 @@ class Results:
     log: Log = ()
     trained_on: TrainedOn | None = None
     anchor_iou: Float[np.ndarray, " N"] | None = None
+    calibration: ScoreCalibration | None = None
 
     def write(self, folder: Path, display: Display) -> dict[str, Any]:
         """Measure, print the table, write the files; gives the content of `metrics.json`."""
@@ -62,7 +65,7 @@ class Results:
         truth, detections = table.ground_truth(), DetectionTable.from_detections(self.found)
         measurement = measure(truth, detections, table.categories)
         scores = np.array(self.thresholds)
-        explained = explain(truth, detections, table.categories, scores, self.anchor_iou)
+        explained = explain(truth, detections, table.categories, scores, self.anchor_iou, self.calibration)
         print_at_thresholds(explained.at, table.categories, display.console)
         print_table(measurement.voc, table.categories, display.console)
         if table.ignored.all():  # or there are none at all

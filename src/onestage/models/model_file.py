@@ -20,6 +20,7 @@ from torch import Tensor
 from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
 from onestage.models.weight_files import read_safetensors
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.exported_file import checked_bits
 from onestage.runtime.tiles import Tiling
 from onestage.selection import USUAL_THRESHOLD, Selection
@@ -68,6 +69,11 @@ class LoadedModel:
         if self.thresholds is None:
             return replace(papers, score_threshold=USUAL_THRESHOLD)
         return papers.with_class_thresholds(self.thresholds.scores)
+
+    @property
+    def calibration(self) -> ScoreCalibration | None:
+        """What the scores mean, where an evaluation has found it."""
+        return None if self.thresholds is None else self.thresholds.calibration
 
     @property
     def input_bits(self) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 
+from .calibration import ScoreCalibration
 from .errors import UserError
 
 
@@ -20,6 +21,7 @@ class DetectionArrays:
     scores: Float32[np.ndarray, " N"]
     labels: Int64[np.ndarray, " N"]
     names: tuple[str, ...]  # names of the classes, by label
+    calibration: ScoreCalibration | None = None  # what a score means; None: nobody has found it
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -34,11 +36,20 @@ class DetectionArrays:
         chosen = self.scores > np.asarray(score_thresholds(score, self.labels), dtype=self.scores.dtype)
         if names is not None:
             chosen &= np.array(wanted_labels(self.names, names))[self.labels]
-        return DetectionArrays(self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], self.names)
+        rows = self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen]
+        return DetectionArrays(*rows, self.names, self.calibration)
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, " N"] | None:
+        """How likely each detection is right; None where the model has no calibration."""
+        return None if self.calibration is None else self.calibration.probabilities(self.scores, self.labels)
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """A dictionary for each detection: name, label, score (4 digits), box_xyxy (hundredths of a pixel)."""
-        return detection_dicts(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
+        """A dictionary for each detection: name, label, score, probability (if known), box_xyxy.
+
+        Numbers have 4 digits, sides of boxes hundredths of a pixel.
+        """
+        return detection_dicts(self.boxes_xyxy, self.scores, self.labels, self.names, self.probabilities)
 
 
 def score_thresholds(
@@ -65,17 +76,25 @@ def wanted_labels(names: Sequence[str], wanted: Collection[str]) -> list[bool]:
 
 
 def detection_dicts(
-    boxes_xyxy: Sequence[Sequence[float]], scores: Sequence[float], labels: Sequence[int], names: Sequence[str]
+    boxes_xyxy: Float[np.ndarray, "N 4"],
+    scores: Float[np.ndarray, " N"],
+    labels: Int64[np.ndarray, " N"],
+    names: Sequence[str],
+    probabilities: Float[np.ndarray, " N"] | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of `detections.json`."""
+    likely = [None] * len(scores) if probabilities is None else probabilities.tolist()
     return [
         {
             "name": name_of(label, names),
             "label": label,
             "score": round(score, 4),
+            **({} if probability is None else {"probability": round(probability, 4)}),
             "box_xyxy": [round(side, 2) for side in box_xyxy],
         }
-        for label, score, box_xyxy in zip(labels, scores, boxes_xyxy, strict=True)
+        for label, score, probability, box_xyxy in zip(
+            labels.tolist(), scores.tolist(), likely, boxes_xyxy.tolist(), strict=True
+        )
     ]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .calibration import ScoreCalibration
 from .errors import UserError
 from .tiles import Tiling
 
@@ -73,6 +74,11 @@ class ExportedFile:
         selection = self.header["selection"]
         own = selection.get("class_thresholds")
         return float(selection["score_threshold"]) if own is None else tuple(own)
+
+    @property
+    def calibration(self) -> ScoreCalibration | None:
+        """What the scores mean; None where nobody has found it."""
+        return ScoreCalibration.from_header(self.header.get("calibration"), len(self.names), self.name)
 
     @property
     def source_ids(self) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ class Session:
     """
 
     def __init__(self, file: ExportedFile) -> None:
-        self.file = file
+        self.file, self.calibration = file, file.calibration
         self._process = os.getpid()
 
     @property
@@ -82,7 +82,7 @@ class Session:
                 for row, (index, count) in enumerate(zip(batch, outputs.counts.tolist(), strict=True)):
                     kept = row, slice(count)
                     all_above_least = DetectionArrays(
-                        outputs.boxes_xyxy[kept], outputs.scores[kept], labels[kept], self.file.names
+                        outputs.boxes_xyxy[kept], outputs.scores[kept], labels[kept], self.file.names, self.calibration
                     )
                     found[index] = all_above_least.filter(score=score_threshold)
         return [found[index] for index in range(len(images_rgb))]
@@ -190,7 +190,7 @@ class OnnxPredictor:
             iou_threshold, class_agnostic = self.session.file.merging
             found = merge_tiles(found, size_hw, iou_threshold, class_agnostic=class_agnostic)
         boxes_xyxy, scores = found.boxes_xyxy.astype(np.float32), found.scores.astype(np.float32)
-        return DetectionArrays(boxes_xyxy, scores, found.labels, self.names)
+        return DetectionArrays(boxes_xyxy, scores, found.labels, self.names, self.session.calibration)
 
 
 def load(

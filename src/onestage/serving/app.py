@@ -75,6 +75,7 @@ class Detection(BaseModel):
     name: str
     label: int
     score: float
+    probability: float | None = Field(None, description="that it is right; null for a model without calibration")
     box_xyxy: tuple[float, float, float, float] = Field(description="pixels of the upright image")
 
 
