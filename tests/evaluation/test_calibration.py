@@ -66,7 +66,8 @@ def test_a_class_of_few_hits_takes_what_all_together_have() -> None:
 
     found = fit_calibration(scores, labels, hit, 3)
 
-    assert found is not None and alone is not None
+    assert found is not None
+    assert alone is not None
     assert (found.slopes[1], found.shifts[1]) == (found.slopes[2], found.shifts[2])
     assert found.slopes[1] == pytest.approx(alone.slopes[0])
     assert found.slopes[0] != found.slopes[1]

@@ -15,6 +15,7 @@ from onestage.evaluation.explained import explain
 from onestage.evaluation.report import write_report
 from onestage.evaluation.report_images import ImageSource
 from onestage.evaluation.words import TrainedOn
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.structures import Categories, DetectionTable, GroundTruth
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -46,12 +47,13 @@ def written(
     truth = GroundTruth(2, two, two, boxes_xyxy, np.zeros(2, dtype=bool), np.array([1600.0, 400.0]))
     found_boxes = np.concatenate([boxes_xyxy, [[60.0, 60.0, 80.0, 80.0]]])
     found = DetectionTable(np.array([0, 1, 1]), np.array([0, 1, 0]), np.array([0.9, 0.8, 0.7]), found_boxes)
+    calibration = ScoreCalibration((1.0,) * len(names), (0.0,) * len(names)) if with_run else None
     file = path / "report.html"
     write_report(
         file,
         title=f"a detector of {names[0]}",
         measurement=measure(truth, found, categories),
-        explained=explain(truth, found, categories, np.full(len(categories), 0.5)),
+        explained=explain(truth, found, categories, np.full(len(categories), 0.5), calibration=calibration),
         categories=categories,
         trained_on=TrainedOn(50, np.full(len(names), 77), "val", 9, False) if with_run else None,
         training_log=LOG if with_run else (),
@@ -72,7 +74,12 @@ def test_the_page_shows_summary_table_curves_images_and_settings(tmp_path: Path)
         assert words in page.words, words
     first = "On 2 images that it did not learn from, the model finds 2 of 2 objects (100 %) at scores above 0.5"
     assert any(words.startswith(first) for words in page.words)
-    assert page.tags.count("svg") == 3 + 2  # training, and a curve for each class that has one
+    # Off by 0.1, 0.2 and 0.7; a slope of 1 and a shift of 0 leave the scores as they are.
+    assert any(
+        words.endswith("Scores are off by 0.333 in the mean here, probabilities by 0.333.") for words in page.words
+    )
+    # Training, scores beside what is true, and a curve for each class that has one.
+    assert page.tags.count("svg") == 3 + 1 + 2
     assert page.tags.count("img") == 2  # the worst one, and the best one
 
 

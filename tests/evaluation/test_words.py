@@ -84,6 +84,17 @@ def test_it_says_so_where_there_is_nothing_to_measure_or_nothing_is_marked() -> 
     assert quiet[0].endswith("the model finds 0 of 210 objects (0 %) at scores above 0.5; it marks nothing.")
 
 
+def test_one_mark_and_one_class_like_another_are_told_in_few_words() -> None:
+    at = judged()
+    alone = at.found.rows(np.array([200 - 43]))  # class 0 as class 1
+    assert alone.labels.tolist() == [1]
+
+    text = in_words(count_at_thresholds(at.truth.rows(np.array([0, 209])), alone, np.full(2, 0.5)), CATEGORIES)
+
+    assert text[0].endswith("finds 0 of 2 objects (0 %) at scores above 0.5; its one mark is wrong.")
+    assert not any("false alarms" in one or "It is best at" in one for one in text)
+
+
 def test_all_but_a_few_is_not_all_and_one_is_not_plural() -> None:
     at = judged()
     truth = at.truth.rows(np.append(np.arange(150), 209))  # 150 that are found, and one that is not

@@ -35,6 +35,7 @@ from onestage.export.onnx_graph import IR_VERSION, OPSET, write_onnx
 from onestage.inference.predictor import ExportedPredictor, Predictor
 from onestage.input_size import KeepRatio, Resize, Stretch, resize_image
 from onestage.postprocess import select
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.exported_file import ExportedFile
 from onestage.runtime.session import load as load_session
 from onestage.selection import Selection
@@ -204,7 +205,9 @@ def test_a_call_may_give_another_threshold_and_a_lower_limit(ssd_file: Path) -> 
     assert (predictor.session([image])[0].scores > 0.4).all()  # the file's own
 
 
-def test_thresholds_of_classes_are_in_the_file_and_hold_in_every_engine_as_in_torch(tmp_path: Path) -> None:
+def test_thresholds_and_probabilities_are_in_the_file_and_hold_in_every_engine_as_in_torch(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
     detector = build("ssd300-test_efficientnet", len(CATEGORIES)).eval()
     _spread_scores(detector)
@@ -213,13 +216,21 @@ def test_thresholds_of_classes_are_in_the_file_and_hold_in_every_engine_as_in_to
     of_each = [everything.scores[everything.labels == label] for label in range(len(CATEGORIES))]
     own = tuple(float((ones[2] + ones[3]) / 2) for ones in of_each)  # so that three of each class stay
     selection = detector.evaluation_selection.with_class_thresholds(own)
-    write_onnx(ModelToExport(detector, CATEGORIES, selection, {}), tmp_path / "m.onnx")
+    calibration = ScoreCalibration(tuple(1.0 + label for label in range(len(CATEGORIES))), (-0.5,) * len(CATEGORIES))
+    to_export = ModelToExport(detector, CATEGORIES, selection, {}, score_calibration=calibration)
+    write_onnx(to_export, tmp_path / "m.onnx")
 
     exported, in_torch = onestage.load(tmp_path / "m.onnx"), Predictor(detector, CATEGORIES, selection, device="cpu")
+    in_torch.calibration = calibration
 
     assert exported.selection.class_thresholds == own
     for found in (exported(image), in_torch(image), load_session(tmp_path / "m.onnx")(image)):
         assert np.bincount(found.labels, minlength=len(CATEGORIES)).tolist() == [3] * len(CATEGORIES)
+        slopes, scores = 1.0 + np.asarray(found.labels), np.asarray(found.scores, dtype=np.float64)
+        likely = 1 / (1 + np.exp(0.5) * ((1 - scores) / scores) ** slopes)  # the sigmoid of slope * logit - 0.5
+        assert found.probabilities is not None
+        np.testing.assert_allclose(found.probabilities, likely, atol=1e-6)
+        assert [row["probability"] for row in found.to_dict()] == pytest.approx(likely, abs=6e-5)
     exported.selection = exported.selection.changed(score_threshold=min(own))  # a number takes their place
     assert len(exported(image)) > 3 * len(CATEGORIES)
 

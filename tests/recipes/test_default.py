@@ -194,3 +194,15 @@ def test_anchors_follow_the_input_that_is_asked_for() -> None:
 def test_of_a_trained_detector_the_input_stays() -> None:
     start = a_trained_detector()
     assert of_small_objects(start.name, start=start)[0].network.input_resize == start.resize
+
+
+def test_a_backbone_learns_at_the_rate_that_was_measured_best_for_its_start_and_detector() -> None:
+    table, light, ssd = table_of([(0, 0, 120, 60)]), "gfl-test_efficientnet", "ssd300-test_efficientnet"
+
+    def factor(detector: str, start: Detector | None = None, pretrained: bool = True) -> float:
+        recipe, _ = default_recipe(detector, table, pretrained=pretrained, start=start)
+        return recipe.backbone_learning_rate_factor
+
+    assert (factor(light), factor(ssd)) == (1.0, 0.5)
+    assert factor(light, start=build(light, 1)) == 0.5
+    assert factor(ssd, pretrained=False) == 1.0

@@ -80,6 +80,7 @@ class MadeNetwork:
         batch_size: images a step.
         learning_rate: AdamW's, at the top of its cycle.
         head_learning_rate_factor: of the learning rate, for the last convolutions.
+        backbone_learning_rate_factor: of the learning rate, for a backbone that starts from ImageNet weights.
         selection: post-processing; None: the paper's.
         reasons: why it departs from the paper, a line each.
     """
@@ -88,6 +89,7 @@ class MadeNetwork:
     batch_size: int
     learning_rate: float
     head_learning_rate_factor: float = 1.0
+    backbone_learning_rate_factor: float = 0.5
     selection: Selection | None = None
     reasons: tuple[str, ...] = ()
 

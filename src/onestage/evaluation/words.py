@@ -56,6 +56,8 @@ def _how_much(at: AtThresholds, objects: int, hits: int, alarms: int, trained_on
     text = f"On {images}{unseen}, the model finds {hits:,} of {objects:,} objects ({percent(hits, objects)}) {at_score}"
     if not hits + alarms:
         return f"{text}; it marks nothing."
+    if hits + alarms == 1:
+        return f"{text}; its one mark is {'right' if hits else 'wrong'}."
     return f"{text}, and {hits:,} of its {hits + alarms:,} marks are right ({percent(hits, hits + alarms)})."
 
 
@@ -64,7 +66,7 @@ def _what_goes_wrong(at: AtThresholds, names: Sequence[str]) -> list[str]:
     sentences = []
     kinds = at.kinds.sum(axis=0)
     alarms, most = int(kinds[:MISSED].sum()), int(kinds[:MISSED].argmax())
-    if alarms:
+    if alarms > 1:
         count = int(kinds[most])
         share_of = "All" if count == alarms else "Most" if count > alarms / 2 else "The largest part"
         text = f"{share_of} of the {alarms:,} false alarms ({count:,}) {KINDS_IN_WORDS[most]}"
@@ -92,6 +94,8 @@ def _which_classes(at: AtThresholds, names: Sequence[str]) -> list[str]:
     if np.isfinite(f1).sum() < 2:
         return []
     worst, best = int(np.nanargmin(f1)), int(np.nanargmax(f1))
+    if f1[worst] == f1[best]:
+        return []
     return [f"It is best at {names[best]} (F1 {f1[best]:.2f}) and worst at {names[worst]} ({f1[worst]:.2f})."]
 
 

@@ -22,6 +22,7 @@ from onestage.training.recipe import Recipe
 IMAGES_TO_SEE, IMAGES_TO_SEE_FROM_DETECTOR = 60_000, 20_000
 DEFAULT_DETECTOR = "gfl-tf_efficientnet_lite0"  # the best in equal minutes (docs/ledger.md, "The made recipe")
 LEAST_BATCH = 2  # images a step, however large they are
+LEARNED_BACKBONE_FACTOR = 0.5  # on the rate of a backbone that comes with a trained detector
 GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in addition to replace those of a detector
 
 
@@ -54,7 +55,7 @@ def default_recipe(
     usual = trained.config if trained is not None else detector_config(detector)
     made = usual.made_for_data(detector.partition("-")[2], pretrained=pretrained)
     if trained is not None:
-        made = replace(made, config=usual)
+        made = replace(made, config=usual, backbone_learning_rate_factor=LEARNED_BACKBONE_FACTOR)
     asked = settings or {}
     config = Recipe(detector, made.config).with_settings(asked).network
     may_change = trained is None and tile is None and tile_overlap is None and not {"image_size", "edges"} & set(asked)
@@ -96,7 +97,7 @@ def _in_one_cycle(detector: str, made: MadeNetwork, pretrained: bool) -> Recipe:
         train_stem=not pretrained,
         optimizer="adamw",
         learning_rate=made.learning_rate,
-        backbone_learning_rate_factor=0.5 if pretrained else 1.0,
+        backbone_learning_rate_factor=made.backbone_learning_rate_factor if pretrained else 1.0,
         head_learning_rate_factor=made.head_learning_rate_factor,
         weight_decay=0.05,
         gradient_clip=5.0,
