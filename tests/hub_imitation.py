@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
 TOKEN = "hf_of_the_owner"
 LARGE = (".safetensors", ".jpg")  # files that are kept by their SHA-256
@@ -54,14 +54,11 @@ class Hub(ThreadingHTTPServer):
 def local_hub(cache: Path) -> Iterator[Hub]:
     """The hub of this process while in `with`, without a login; the client's cache is in a folder of its own."""
     with Hub() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "ENDPOINT", server.address)
-        patch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its own protocol, by a library in Rust
-        patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-login"))
+        url = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        constants = {"ENDPOINT": server.address, "HUGGINGFACE_CO_URL_TEMPLATE": url, "HF_HUB_CACHE": str(cache)}
+        constants |= {"HF_HUB_OFFLINE": False, "HF_TOKEN_PATH": str(cache / "no-login")}
+        constants |= {"HF_HUB_DISABLE_XET": True}  # its own protocol, by a library in Rust
+        set_constants(patch, **constants)
         patch.delenv("HF_TOKEN", raising=False)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -70,6 +67,13 @@ def local_hub(cache: Path) -> Iterator[Hub]:
         thread.join()
         if hasattr(huggingface_hub, "close_session"):  # releases since 1.0
             huggingface_hub.close_session()
+
+
+def set_constants(patch: pytest.MonkeyPatch, **constants: object) -> None:
+    """Set what the client reads from the environment when it is imported; older releases copy it into many modules."""
+    for module in [module for name, module in sys.modules.items() if name.startswith("huggingface_hub")]:
+        for name in constants.keys() & vars(module).keys():
+            patch.setattr(module, name, constants[name])
 
 
 class _Requests(BaseHTTPRequestHandler):

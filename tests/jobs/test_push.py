@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hub_imitation import TOKEN, Hub, Repository, local_hub
-from huggingface_hub import constants
+from hub_imitation import TOKEN, Hub, Repository, local_hub, set_constants
 from small_model import write_small_model
 
 import onestage
@@ -97,7 +96,7 @@ def test_a_run_is_pushed_private_without_names_of_folders_and_found_in_another_c
     assert "Trained on SHAPES. All figures are of 3 images of SHAPES, test." in card
     assert all(f"| {name} | " in card and f"({image})" in card for name in KINDS for image in images)
 
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another"))
+    set_constants(monkeypatch, HF_HUB_CACHE=str(tmp_path / "another"))
     there, here = onestage.load(HERE), onestage.load(run_folder)
     assert there.selection == here.selection
     assert there.selection.class_thresholds is not None
@@ -148,12 +147,13 @@ def test_a_commit_stays_the_same_and_asks_nobody_once_it_is_here(
     assert all(torch.equal(pinned[name], value) for name, value in old.items())
     assert any(not torch.equal(new[name], value) for name, value in old.items())
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.repositories.clear()
+    hub.shutdown()
+    hub.server_close()
     assert run_command("info", HERE) == 0
     said = capsys.readouterr().out
     assert f"{HERE}@{second}: model.safetensors, " in said
-    assert f"the copy in the cache, because {HERE}: HF_HUB_OFFLINE is set" in said
+    assert f"the copy in the cache, because {HERE}: {hub.address} can't be reached" in said
+    set_constants(monkeypatch, HF_HUB_OFFLINE=True)
     with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set; no copy of model\.safetensors is in the cache"):
         load_model("hf://me/never-seen")
 

@@ -57,7 +57,8 @@ class Beginning:
         if detector is None or HUB_PREFIX not in detector:
             return detector
         if self._weights_named or self._from is not None:
-            raise UserError(f"--detector {detector}: says what the backbone starts with; leave out the other option")
+            other = "--backbone-weights" if self._weights_named else "--from"
+            raise UserError(f"--detector {detector} and {other}: both say what the backbone starts with; give one")
         name, self._weights = detector_on_hub(detector)
         return name
 

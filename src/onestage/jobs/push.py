@@ -102,7 +102,8 @@ def _files(
         for kind, figures in kinds.items():
             images |= {f"images/{kind}-{place + 1}.jpg": one for place, one in enumerate(figures[:MOST_IMAGES])}
     of_run = report is not None and folder is not None and folder.root == path.parent
-    data = data_name or (report.settings.get("data") if report is not None and of_run else None)
+    data = data_name or (report.settings.get("data", "") if report is not None and of_run else "")
+    data = data if data.strip(".") else None  # . says no name
     card = model_card(CardFacts(name, loaded, metrics, report, licence, data, images))
     files: dict[str, bytes | Path] = {MODEL_FILE: path, CARD: card.encode()}
     if folder is not None:

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from markupsafe import escape
+
 from onestage.errors import UserError
 
 LARGEST_REPORT = 64 << 20  # bytes
@@ -77,9 +79,7 @@ def without_folders(name: str, value: str) -> str:
 def _without_folders(page: str, as_given: dict[str, str]) -> str:
     """The page with the names of data and models in place of their paths, in its title and its settings."""
     paths = {
-        html.escape(as_given[name]): html.escape(without_folders(name, as_given[name]))
-        for name in NAMES_ONLY
-        if name in as_given
+        escape(as_given[name]): escape(without_folders(name, as_given[name])) for name in NAMES_ONLY if name in as_given
     }
 
     def title(match: re.Match[str]) -> str:
@@ -89,7 +89,7 @@ def _without_folders(page: str, as_given: dict[str, str]) -> str:
         return match[1] + text + match[3]
 
     def setting(match: re.Match[str]) -> str:
-        value = html.escape(without_folders(match[1], html.unescape(match[2])))
+        value = escape(without_folders(match[1], html.unescape(match[2])))
         return f"<tr><td>{match[1]}</td><td>{value}</td></tr>"
 
     return _SETTING.sub(setting, _TITLES.sub(title, page))
