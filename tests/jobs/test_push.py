@@ -17,6 +17,7 @@ import onestage
 from onestage import cli
 from onestage.data.generated import KINDS, draw_image, write_generated_voc
 from onestage.errors import UserError
+from onestage.jobs.beginning import Beginning
 from onestage.models.model_file import load_model, named_file
 from onestage.models.start_from import open_start
 from onestage.recipes import named_recipe
@@ -218,3 +219,29 @@ def test_a_model_on_a_hub_is_used_by_its_name_and_nothing_is_written_beside_it(
         onestage.evaluate(HERE, data, wanted_recall=0.5)
     assert named_file(f"{HERE}@v1").with_suffix(".onnx") == Path("shapes/model.onnx")  # where an export goes
     assert open_start(HERE).categories == load_model(run_folder).categories
+
+
+def test_a_model_file_that_nobody_measured_is_pushed_as_one(run_folder: Path, tmp_path: Path) -> None:
+    model = write_small_model(tmp_path / "imported.safetensors")
+    (tmp_path / "evaluation").mkdir()
+    for file in ("metrics.json", "report.html"):  # of another model
+        (tmp_path / "evaluation" / file).write_bytes((run_folder / file).read_bytes())
+    pushed = onestage.push(model, HERE, licence="other", out=tmp_path / "look")
+    assert pushed.files == ("model.safetensors", "README.md")
+    card = (tmp_path / "look" / "README.md").read_text()
+    assert "What it was trained on is not told." in card
+    assert "Nobody has measured it. No score thresholds were found for it: scores count above 0.5." in card
+    with pytest.raises(UserError, match="has files already"):
+        onestage.push(model, HERE, out=tmp_path / "look")
+    with pytest.raises(UserError, match="expected an identifier of the hub"):
+        onestage.push(model, HERE, licence="My Own, v2")
+
+
+def test_a_run_on_timms_weights_of_a_hub_has_the_plain_name_of_its_detector(hub: Hub) -> None:
+    hub.repositories["me/net"] = Repository()
+    about = {"architecture": "test_efficientnet", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    hub.repositories["me/net"].commit({"config.json": json.dumps(about).encode()})
+    assert Beginning(None, None, "drop").named_detector("gfl-hf-hub:me/net") == "gfl-test_efficientnet"
+    assert Beginning("none", None, "drop").named_detector("gfl-test_efficientnet") == "gfl-test_efficientnet"
+    with pytest.raises(UserError, match="--detector gfl-hf-hub:me/net and --backbone-weights: both say what the"):
+        Beginning("none", None, "drop").named_detector("gfl-hf-hub:me/net")

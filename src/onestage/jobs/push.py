@@ -101,15 +101,15 @@ def _files(
         kinds = {"wrong": shown.wrong, "right": shown.right}
         for kind, figures in kinds.items():
             images |= {f"images/{kind}-{place + 1}.jpg": one for place, one in enumerate(figures[:MOST_IMAGES])}
-    of_run = report is not None and folder is not None and folder.root == path.parent
-    data = data_name or (report.settings.get("data", "") if report is not None and of_run else "")
-    data = data if data.strip(".") else None  # . says no name
-    card = model_card(CardFacts(name, loaded, metrics, report, licence, data, images))
+    if data_name is None and report is not None and folder is not None and folder.root == path.parent:
+        data_name = report.settings.get("data", "").strip(".") or None  # `onestage train .` names none
+    card = model_card(CardFacts(name, loaded, metrics, report, licence, data_name, images))
     files: dict[str, bytes | Path] = {MODEL_FILE: path, CARD: card.encode()}
     if folder is not None:
         files[folder.metrics.name] = folder.metrics
-    if folder is not None and folder.recipe.exists():
-        files[folder.recipe.name] = folder.recipe
+    run = RunFolder(path.parent)
+    if path == run.model and run.recipe.exists():
+        files[run.recipe.name] = run.recipe
     if shown is not None:
         files[REPORT] = shown.page.encode()
     return files | {file: figure.jpeg for file, figure in images.items()}
