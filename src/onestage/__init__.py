@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onestage.jobs.info import info
     from onestage.jobs.predict import predict
     from onestage.jobs.predict_collection import predict_collection
+    from onestage.jobs.push import push
     from onestage.jobs.recipes import list_recipes
     from onestage.jobs.replay import replay
     from onestage.jobs.serve import serve
@@ -58,6 +59,7 @@ __all__ = [
     "load",
     "predict",
     "predict_collection",
+    "push",
     "replay",
     "serve",
     "train",
@@ -82,6 +84,7 @@ _HOMES = {
     "load": "onestage.inference.predictor",
     "predict": "onestage.jobs.predict",
     "predict_collection": "onestage.jobs.predict_collection",
+    "push": "onestage.jobs.push",
     "replay": "onestage.jobs.replay",
     "serve": "onestage.jobs.serve",
     "train": "onestage.jobs.train",

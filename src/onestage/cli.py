@@ -15,13 +15,13 @@ from tyro.conf import DisallowNone, subcommand
 
 from onestage.command import Command
 from onestage.commands.data import Convert, Doctor, Recipes
-from onestage.commands.models import Export, Import, Info, Predict, Serve
+from onestage.commands.models import Export, Import, Info, Predict, Push, Serve
 from onestage.commands.training import Compare, Demo, Evaluate, Train, train_with_settings
 from onestage.errors import UserError
 from onestage.terminal import print_error, spell_out_what_streams_lack
 
 _WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own images, measure them, and use them."
-_ALL = (Demo, Train, Evaluate, Compare, Predict, Export, Serve, Doctor, Convert, Import, Info, Recipes)
+_ALL = (Demo, Train, Evaluate, Compare, Predict, Export, Serve, Doctor, Convert, Import, Push, Info, Recipes)
 COMMANDS: dict[str, type[Command]] = {command.__name__.lower(): command for command in _ALL}
 
 

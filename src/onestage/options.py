@@ -4,7 +4,6 @@ import functools
 import operator
 import tomllib
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -17,7 +16,7 @@ from onestage.settings import Setting, settings_of
 
 T = TypeVar("T")
 Maybe = Annotated[T | None, arg(help_behavior_hint="")]  # may be left out; its text says what is then done
-Model = Annotated[Positional[Path], arg(metavar="MODEL")]
+Model = Annotated[Positional[str], arg(metavar="MODEL")]  # no Path, which takes a slash from hf://USER/NAME
 Sources = Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="(required)")]
 Data = Annotated[
     Positional[str],

@@ -1,7 +1,8 @@
 """What a command prints: lines, progress, durations.
 
 Progress is shown where a person looks: as live bars on a terminal, as a line that changes in a notebook, and as a line
-now and then in the file that takes a command's output. Loops far below a command find its display by `watched`.
+now and then in the file that takes a command's output. What is far below a command finds its display by `watched` and
+`tell`.
 """
 
 from __future__ import annotations
@@ -173,6 +174,12 @@ def watched(items: Iterable[T], name: str, total: int = 0) -> Iterator[T]:
         for item in items:
             yield item
             stage.advance()
+
+
+def tell(*lines: str) -> None:
+    """Print lines on the command's display; where no command has begun, nothing."""
+    if (display := _SHOWN.get()) is not None:
+        display.say(*lines)
 
 
 class _Facts(ProgressColumn):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import zipfile
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+from hub_imitation import Repository, local_hub
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import mobilenet_v2
 
-from onestage.detectors import Detector, build, detector_config
+from onestage.detectors import Detector, Normalization, build, detector_config
 from onestage.errors import UserError
-from onestage.models.imagenet import load_backbone_weights
+from onestage.models.imagenet import detector_on_hub, load_backbone_weights
 from onestage.models.layouts.layout import VGG16_PLACES
 from onestage.models.layouts.vgg16 import sample_fc6, sample_fc7
 from onestage.models.loading import Report
@@ -282,3 +284,31 @@ def test_a_tag_chooses_the_weights_that_are_fetched(monkeypatch: pytest.MonkeyPa
 
 def refuse(*_: object, **__: object) -> None:
     raise OSError("no network")
+
+
+def test_timms_weights_come_from_a_hub_with_their_network_and_normalisation(
+    vgg_detector: Detector, tmp_path: Path
+) -> None:
+    trained = timm.create_model("test_efficientnet", pretrained=False)
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    about = {"architecture": "test_efficientnet", "pretrained_cfg": {"mean": [0.5, 0.4, 0.2], "std": [0.5, 0.2, 1]}}
+    files = {
+        "model.safetensors": (tmp_path / "model.safetensors").read_bytes(),
+        "config.json": json.dumps(about).encode(),
+    }
+    with local_hub(tmp_path / "cache") as hub:
+        hub.repositories["me/net"] = Repository()
+        commit = hub.repositories["me/net"].commit(files)
+        name, weights = detector_on_hub("ssd300-hf-hub:me/net")
+        assert (name, weights) == ("ssd300-test_efficientnet", f"hf-hub:me/net@{commit}")
+        detector = build(name, num_classes=2)
+        report = load_backbone_weights(detector, weights)
+        with pytest.raises(UserError, match="weights of test_efficientnet; the backbone of ssd300-vgg16 is vgg16"):
+            load_backbone_weights(vgg_detector, weights)
+        hub.repositories["me/net"].commit({"config.json": b'{"architecture": "test_efficientnet", "mean": [1]}'})
+        with pytest.raises(UserError, match=r"its config\.json is not that of timm's weights"):
+            detector_on_hub("ssd300-hf-hub:me/net")
+    assert report.source == weights
+    assert detector.normalization == Normalization((127.5, 102.0, 51.0), (127.5, 51.0, 255.0))
+    own = detector.state_dict()
+    assert torch.equal(own["backbone.body.conv_stem.weight"], trained.state_dict()["conv_stem.weight"])

@@ -21,7 +21,7 @@ class Doctor(Command):
     data: Data = tyro.MISSING
     detector: Maybe[str] = None
     """Detector at whose input objects are measured. Default: that of --model, else train's."""
-    model: Maybe[Path] = None
+    model: Maybe[str] = None
     """Trained model; its detections are held against the labels, to find wrong ones."""
     out: Maybe[Path] = None
     """Folder for report.html. Default: doctor/DATA."""

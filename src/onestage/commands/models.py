@@ -1,4 +1,4 @@
-"""Commands that use models and turn them into other files: predict, export, serve, import, info."""
+"""Commands that use models, turn them into other files and publish them: predict, export, serve, import, push, info."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Predict(Command):
     """Detect in images and videos: writes them with boxes drawn, and detections.json."""
 
     model: Model = tyro.MISSING
-    """Run folder, model file or exported file."""
+    """Run folder, model file, exported file, or a hub's model: hf://USER/NAME[@REVISION]."""
     sources: Sources = tyro.MISSING
     """Images, videos, folders, globs, @list.txt, camera:0, addresses (rtsp://, https://), - for standard input."""
     out: Path = Path("predictions")
@@ -94,7 +94,7 @@ class Export(Command):
     """Write a model as one file from images of any size to final boxes, and check it against the model."""
 
     model: Model = tyro.MISSING
-    """Run folder or model file."""
+    """Run folder, model file, or a hub's model: hf://USER/NAME[@REVISION]."""
     format: str = "onnx"
     """onnx is one file that many engines run; openvino (an xml and a bin) is fastest on Intel's and AMD's CPUs."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
@@ -104,7 +104,7 @@ class Export(Command):
     search: bool = False
     """Look for layers to keep in float32 where int8 costs AP: many minutes."""
     out: Maybe[Path] = None
-    """File to write. Default: beside the model, under its name."""
+    """File to write. Default: beside the model, under its name; NAME/model.onnx for a hub's."""
     postprocessing: Annotated[Postprocessing, arg(name="")] = field(default_factory=Postprocessing)
 
     def run(self) -> None:
@@ -116,8 +116,8 @@ class Serve(Command):
     """Answer HTTP requests with detections (POST /v1/detect), and show a page to try the model in the browser."""
 
     model: Model = tyro.MISSING
-    """Run folder, model file or exported file."""
-    compare_with: Maybe[Path] = None
+    """Run folder, model file, exported file, or a hub's model: hf://USER/NAME[@REVISION]."""
+    compare_with: Maybe[str] = None
     """Another model, which the page shows beside it on the same images."""
     host: str = "127.0.0.1"
     """Address to listen at. Any but this machine's own wants a token."""
@@ -162,11 +162,40 @@ class Import(Command):
 
 
 @dataclass(frozen=True)
+class Push(Command):
+    """Publish a model on Hugging Face's hub, or another with its protocol (HF_ENDPOINT): weights, card, report.
+
+    The model card says what it finds, what it was trained on, how good it is, and shows images of the evaluation. A
+    repository that is made is private. To write there, log in: hf auth login, or the environment variable HF_TOKEN."""
+
+    model: Annotated[Positional[str], arg(metavar="RUN")] = tyro.MISSING
+    """Run folder or model file."""
+    to: Annotated[Positional[str], arg(metavar="hf://USER/NAME")] = tyro.MISSING
+    """Repository of the hub."""
+    licence: Annotated[str | None, arg(aliases=("--license",), help_behavior_hint="")] = None
+    """Licence that you give the weights, as the hub spells it: apache-2.0, cc-by-4.0, other, ... Default: none, so
+    that nobody else may use them."""
+    data_name: Maybe[str] = None
+    """Name of the training data in the card. Default: that of its folder."""
+    public: bool = False
+    """Let everybody see the repository, if it is not there yet."""
+    without_images: bool = False
+    """Leave out the report and its images, which show your data."""
+    keep_card: bool = False
+    """Leave the README.md that is there as it is."""
+    out: Maybe[Path] = None
+    """Write the files into this folder to look at them, and push nothing."""
+
+    def run(self) -> None:
+        self.call(onestage.push)
+
+
+@dataclass(frozen=True)
 class Info(Command):
     """Parameters, GMACs, anchors, input and classes of a model or a detector's name; what is in a data set."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL")] = tyro.MISSING
-    """Run folder, model file, exported file, a detector's name, or a folder of labelled images."""
+    """Run folder, model file, exported file, hf://USER/NAME[@REVISION], a detector's name, or labelled images."""
     num_classes: int = 20
     """Number of classes, for a detector's name."""
 

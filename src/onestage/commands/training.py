@@ -48,8 +48,9 @@ class Train(Command):
     data: Annotated[Positional[str | None], arg(metavar="DATA", help_behavior_hint="")] = None
     """Folder of labelled images, or its annotation file; several VOC years as VOC2007+VOC2012."""
     detector: Maybe[str] = None
-    """gfl-NAME, ssd300-NAME, ssd512-NAME, retinanet-NAME or m2det320-NAME with any timm backbone as NAME, ssd300-vgg16
-    and other papers' (docs/detectors.md). Default: that of --from or --recipe, else gfl-tf_efficientnet_lite0."""
+    """gfl-NAME, ssd300-NAME, ssd512-NAME, retinanet-NAME or m2det320-NAME with any timm backbone as NAME, also
+    hf-hub:USER/NAME; ssd300-vgg16 and other papers' (docs/detectors.md). Default: that of --from or --recipe, else
+    gfl-tf_efficientnet_lite0."""
     recipe: Maybe[str] = None
     """Name of a recipe (ssd300-voc0712, ...) or a TOML file, as a run's recipe.toml. Default: one made for the data."""
     out: Maybe[Path] = None
@@ -61,10 +62,10 @@ class Train(Command):
     minutes: Maybe[float] = None
     """Length of the run in minutes, with set-up, evaluations and the report."""
     backbone_weights: Maybe[str] = None
-    """imagenet, none, or a .safetensors or .pth file. Default: imagenet."""
+    """imagenet, none, hf-hub:USER/NAME (timm's weights on a hub), or a .safetensors or .pth file. Default: imagenet."""
     start_from: Annotated[str | None, arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
-    """Trained detector to start from: a run folder, a model file, torchvision:ssd300_vgg16 (or
-    retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2), or another project's checkpoint with its --detector."""
+    """Trained detector to start from: a run folder, a model file, hf://USER/NAME[@REVISION], torchvision:ssd300_vgg16
+    (or retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2), or another project's checkpoint with its --detector."""
     old_classes: Literal["drop", "label"] = "drop"
     """Classes of --from that the data lacks: drop them, or label what it sees of them in the training images."""
     train_split: Maybe[str] = None
@@ -107,12 +108,12 @@ class Evaluate(Command):
     """Measure a model on a labelled split by the VOC and COCO protocols: table, metrics.json, report.html."""
 
     model: Model = tyro.MISSING
-    """Run folder, model file or exported file."""
+    """Run folder, model file, exported file, or a hub's model: hf://USER/NAME[@REVISION]."""
     data: Data = tyro.MISSING
     split: Maybe[str] = None
     """Split to evaluate on. Default: test, else val, else the images that training holds out."""
     out: Maybe[Path] = None
-    """Folder for the results. Default: evaluation/ beside the model."""
+    """Folder for the results. Default: evaluation/ beside the model, NAME/evaluation for a hub's."""
     wanted_precision: Maybe[float] = None
     """Find the score threshold of each class that gives this precision, and keep them in the model file."""
     wanted_recall: Maybe[float] = None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from onestage.export.base import ExportFormat, ModelToExport
 from onestage.export.openvino import OpenVinoSession, read_openvino
+from onestage.models.hub import hub_name
 from onestage.runtime.exported_file import read_exported
 from onestage.runtime.session import OnnxSession
 
@@ -42,5 +43,7 @@ FORMATS: dict[str, ExportFormat] = {
 
 
 def format_of(path: str | os.PathLike[str]) -> ExportFormat | None:
-    """The format of an exported file, by its suffix; None for any other file."""
+    """The format of an exported file, by its suffix; None for any other file, and for a hub's model."""
+    if hub_name(path) is not None:
+        return None
     return next((one for one in FORMATS.values() if one.suffix == Path(path).suffix), None)

@@ -338,9 +338,11 @@ def load(
     tile: int | str | None = None,
     tile_overlap: int | None = None,
 ) -> BasePredictor:
-    """The predictor of a trained model: a run folder, its `model.safetensors`, or a file that `onestage export` wrote.
+    """The predictor of a trained model.
 
     Args:
+        model: a run folder, its `model.safetensors`, a file that `onestage export` wrote, or `hf://USER/NAME[@REVISION]`
+            on a hub, which is fetched once (see `models.hub`).
         device: as "cpu", "cuda" or "cuda:1". None: a GPU where there is one.
         selection: the post-processing. None: as the model's own, keeping detections above the score thresholds that
             were found for its classes, or above 0.5 where none were.

@@ -8,7 +8,7 @@ from onestage.compute.device import choose_compute
 from onestage.data.table import Table
 from onestage.detectors import Detector, untagged
 from onestage.errors import UserError
-from onestage.models.imagenet import load_backbone_weights
+from onestage.models.imagenet import HUB_PREFIX, detector_on_hub, load_backbone_weights
 from onestage.models.model_file import RunFolder
 from onestage.models.start_from import Start, open_start, same_classes, take_layers
 from onestage.settings import plain
@@ -40,6 +40,7 @@ class Beginning:
         if old_classes != "drop" and start_from is None:
             raise UserError(f"--old-classes {old_classes}: keeps classes of a trained detector; say which by --from")
         self._weights, self._from = os.fspath(backbone_weights or "imagenet"), start_from
+        self._weights_named = backbone_weights is not None
         self._how: OldClasses = old_classes
         self._begun: RunFolder | None = None
         self._old_objects: Table | None = None
@@ -50,6 +51,16 @@ class Beginning:
     def pretrained(self) -> bool:
         """True if the backbone does not start fresh."""
         return self._from is not None or self._weights != "none"
+
+    def named_detector(self, detector: str | None) -> str | None:
+        """The detector that a run asks for; of one with `hf-hub:` the plain name: the run begins with its weights."""
+        if detector is None or HUB_PREFIX not in detector:
+            return detector
+        if self._weights_named or self._from is not None:
+            other = "--backbone-weights" if self._weights_named else "--from"
+            raise UserError(f"--detector {detector} and {other}: both say what the backbone starts with; give one")
+        name, self._weights = detector_on_hub(detector)
+        return name
 
     def open(self, begun: RunFolder | None, detector: str | None, named: Recipe | None) -> None:
         """Open the trained detector, if there is one. A checkpoint of another project is of the named network.

@@ -23,7 +23,8 @@ from onestage.export import format_of
 from onestage.inference.predictor import ExportedPredictor
 from onestage.jobs.dataset import open_dataset
 from onestage.jobs.results import Log, Results
-from onestage.models.model_file import LoadedModel, RunFolder, keep_thresholds, load_model
+from onestage.models.hub import hub_name
+from onestage.models.model_file import LoadedModel, keep_thresholds, load_model, named_file
 from onestage.runtime.decode import ImageError
 from onestage.runtime.tiles import Tiling
 from onestage.selection import Nms, Selection
@@ -59,10 +60,11 @@ def evaluate(
     """Measure a model by the VOC and COCO protocols; gives the content of `metrics.json`.
 
     Args:
-        model: a run folder, a model file or an exported file.
+        model: a run folder, a model file, an exported file or a hub's name (`hf://USER/NAME[@REVISION]`).
         data: a folder of labelled images with the classes of the model.
         split: None takes the test split.
-        out: the folder of `metrics.json` and `report.html`; None takes `evaluation/` beside the model file.
+        out: the folder of `metrics.json` and `report.html`; None takes `evaluation/` beside the model file, for a
+            hub's model `NAME/evaluation/`.
         score_threshold, nms, iou_threshold, class_agnostic, max_detections: post-processing; None takes the model's.
         tile, tile_overlap: how images are cut into tiles; see `changed_tiling`. None takes the model's.
         wanted_precision, wanted_recall: find the score thresholds that reach it, and keep them in the model file. None:
@@ -75,9 +77,9 @@ def evaluate(
             exported file can't do.
     """
     keep_freed_memory()
-    display, data, path = command_display(display), os.fspath(data), Path(model)
+    display, data = command_display(display), os.fspath(data)
     split = split or choose_splits(data, data_options).evaluated
-    folder = Path(out) if out is not None else (path if path.is_dir() else path.parent) / "evaluation"
+    folder = Path(out) if out is not None else named_file(model).parent / "evaluation"
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
     exported = isinstance(loaded, ExportedPredictor)
     own_selection = loaded.papers_selection if exported else loaded.detector.evaluation_selection
@@ -88,7 +90,7 @@ def evaluate(
     about = {"model": str(model), "data": data, "split": split}
     settings = {**about, "selection": plain(selection), "tiling": plain(tiled.tiling)}
     as_it_is = selection == own_selection and tile is None and tile_overlap is None
-    find_in = _thresholds_to_find(path, loaded, Aim(wanted_precision, wanted_recall), as_it_is)
+    find_in = _thresholds_to_find(model, loaded, Aim(wanted_precision, wanted_recall), as_it_is)
     if exported:
         loaded.selection = selection  # before data is read: raises if the file can't do it
     table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
@@ -102,21 +104,28 @@ def evaluate(
 
 
 def _thresholds_to_find(
-    path: Path, loaded: LoadedModel | ExportedPredictor, aim: Aim, as_it_is: bool
+    model: str | os.PathLike[str], loaded: LoadedModel | ExportedPredictor, aim: Aim, as_it_is: bool
 ) -> tuple[Path, Aim] | None:
     """The model file whose score thresholds the evaluation finds, and their aim; None leaves what is there.
 
     Raises:
-        UserError: there is an aim, and the model is an exported file or `as_it_is` says that it works otherwise.
+        UserError: there is an aim, and the model is an exported file or a hub's, or `as_it_is` says that it works
+            otherwise.
     """
     exported = isinstance(loaded, ExportedPredictor)
+    on_hub = hub_name(model)
+    if aim != BEST_F1 and on_hub is not None:
+        raise UserError(
+            f"{model}: score thresholds are kept in the model file, and a hub's is not changed; take a copy: "
+            f"hf download {on_hub.repository} --local-dir {named_file(model).parent}"
+        )
     if aim != BEST_F1 and (exported or not as_it_is):
         raise UserError(
-            f"{path}: score thresholds are found for a model file as it is; leave out other post-processing"
+            f"{model}: score thresholds are found for a model file as it is; leave out other post-processing"
         )
-    if exported or not as_it_is or (aim == BEST_F1 and loaded.thresholds is not None):
+    if exported or on_hub is not None or not as_it_is or (aim == BEST_F1 and loaded.thresholds is not None):
         return None
-    return RunFolder(path).model if path.is_dir() else path, aim
+    return named_file(model), aim
 
 
 def _evaluate_exported(

@@ -14,7 +14,7 @@ from onestage.export.base import ModelToExport, as_detections
 from onestage.export.check import Agreement, compare
 from onestage.inference.predictor import Predictor
 from onestage.jobs.calibration import calibration_for
-from onestage.models.model_file import RunFolder, load_model
+from onestage.models.model_file import load_model, named_file
 from onestage.runtime.session import Session
 from onestage.terminal import Display, command_display
 from onestage.tiled_detections import changed_tiling
@@ -51,7 +51,7 @@ def export_model(
     """Export a model: images of any size in, final detections out, class names inside.
 
     Args:
-        model: a run folder or a model file.
+        model: a run folder, a model file or a hub's name.
         format: a key of `onestage.export.FORMATS`: "onnx", one file for ONNX Runtime and other engines; "openvino", an
             xml and a bin.
         precision: the network's number format: "fp32"; for OpenVINO also "bf16", for processors with AMX or AVX-512
@@ -59,7 +59,7 @@ def export_model(
         calibration: a data set's folder; its training images calibrate int8, and its AP is measured on those that
             choose the weights.
         search: where int8 costs too much AP, look for layers to keep in float32, for as long as it takes.
-        out: the file. None: beside the model, under its name.
+        out: the file. None: beside the model, under its name; of a hub's model `NAME/model.onnx`.
         score_threshold: the file's own score threshold; every call may give another. "auto" takes those that were found
             for the model's classes, or 0.5 where none were.
         nms, iou_threshold, class_agnostic, max_detections: fields of `Selection`; "soft" is Gaussian soft-NMS. None
@@ -72,11 +72,10 @@ def export_model(
             not its model's.
     """
     display, kind = command_display(display), _format(format, precision)
-    model_file = RunFolder(Path(model)).model if Path(model).is_dir() else Path(model)
-    path = Path(out) if out is not None else model_file.with_suffix(kind.suffix)
+    path = Path(out) if out is not None else named_file(model).with_suffix(kind.suffix)
     if path.suffix != kind.suffix:
         raise UserError(f"--out {path}: the format {format} ends in {kind.suffix}")
-    loaded = load_model(model_file)
+    loaded = load_model(model)
     selection = loaded.selection.changed(
         score_threshold=None if score_threshold == "auto" else score_threshold,
         nms=nms,

@@ -9,6 +9,7 @@ from onestage.export.base import selection_of
 from onestage.input_size import Stretch
 from onestage.jobs.convert import read_all_splits
 from onestage.jobs.dataset import say_what_was_found, table_lines
+from onestage.models.hub import hub_name
 from onestage.models.model_file import RunFolder, load_model
 from onestage.terminal import Display, command_display
 
@@ -16,17 +17,18 @@ from onestage.terminal import Display, command_display
 def info(model: str, *, num_classes: int = 20, display: Display | None = None) -> str:
     """Print and return the parameters, GMACs, anchors, input and classes of a model, or what is in a data set.
 
-    `model` is a run folder, a model file, an exported file, a detector's name, for which `num_classes` counts, or a
-    folder of labelled images.
+    `model` is a run folder, a model file, an exported file, a hub's name, a detector's name, for which `num_classes`
+    counts, or a folder of labelled images.
 
     Raises:
         UserError: `model` is none of these.
     """
     path, export_format = Path(model), format_of(model)
+    on_hub = hub_name(model) is not None
     display = command_display(display)
-    if _is_data(path):
+    if not on_hub and _is_data(path):
         lines = _data_lines(model, display)
-    elif not path.exists():
+    elif not on_hub and not path.exists():
         lines = _detector_lines(describe(build(model, num_classes)))
     elif export_format is not None:
         file = export_format.read(path)
@@ -42,7 +44,7 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
             f"  classes     {', '.join(file.names)}",
         ]
     else:
-        loaded = load_model(path)
+        loaded = load_model(model)
         lines = _detector_lines(describe(loaded.detector))
         if loaded.detector.tiling is not None:
             lines.append(f"  tiles       {loaded.detector.tiling}")

@@ -89,7 +89,7 @@ def predict(
     """Detect in every image and video of the sources; write them drawn, and `detections.json`, into `out`.
 
     Args:
-        model: a run folder, a model file or an exported file.
+        model: a run folder, a model file, an exported file or a hub's name (`hf://USER/NAME[@REVISION]`).
         sources: images, videos, folders, globs, lists, cameras, addresses; see `open_sources`.
         out: the folder for the results; drawn images keep their paths below the folder that was named. Small images
             are drawn enlarged by a whole factor; `detections.json` is in pixels of the original all the same.

@@ -4,11 +4,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from onestage.errors import UserError
 from onestage.inference.predictor import load
+from onestage.models.hub import local_model
 from onestage.terminal import Display, command_display
 
 
@@ -49,7 +49,7 @@ def predict_collection(
     or why it could not be read. Started again with the same `out`, it does what is missing there.
 
     Args:
-        model: a run folder, a model file or an exported file; it is sent to workers on other machines.
+        model: a run folder, a model file, an exported file or a hub's name; it is sent to workers on other machines.
         sources: images, folders, globs, `@list.txt`, Parquet files, addresses in object storage (`s3://bucket/folder`)
             or on the web; see `collection.plan.find_pieces`.
         out: a folder, or an address in object storage.
@@ -75,12 +75,13 @@ def predict_collection(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: give 1 or more")
     display, folder = command_display(display), results.ResultFolder.at(os.fspath(out))
+    model = local_model(model)
     predictor = load(model, device="cpu", tile=tile, tile_overlap=tile_overlap)
     asked_selection = score_threshold, nms, iou_threshold, class_agnostic, max_detections
     predictor.selection = predictor.selection_for(*asked_selection)  # an exported file may refuse it
     asked = results.RunSettings.of(predictor, sources, (column, source_column), part_size)
     with display.stage("listing", 0) as stage:
-        run = folder.begin(asked, Path(model), plan.find_pieces(sources, asked.columns), stage.advance)
+        run = folder.begin(asked, model, plan.find_pieces(sources, asked.columns), stage.advance)
     parts, left = folder.parts(run)
     images, to_do = (sum(part.images for part in some) for some in (parts, left))
     display.say(f"{images:,} images in {len(parts):,} parts, {to_do:,} images left to do")

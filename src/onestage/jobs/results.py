@@ -20,6 +20,7 @@ from onestage.evaluation.report import write_report
 from onestage.evaluation.report_images import ImageSource
 from onestage.evaluation.report_tables import decimal
 from onestage.evaluation.words import TrainedOn, in_words
+from onestage.models.hub import hub_name
 from onestage.models.model_file import RunFolder, write_tensors
 from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.tiles import Tiling
@@ -87,7 +88,8 @@ class Results:
             images=ImageSource(table.image_name, table.pixels, partial(windows_of, self.tiling)),
             settings=settings,
         )
-        model = os.path.abspath(settings.get("model", folder))
+        model = settings.get("model", folder)
+        model = model if hub_name(model) is not None else os.path.abspath(model)
         about = {**self.about, "model": model, "split": table.split, "bits": table.bits}
         names, root = tuple(table.image_names()), table.root.absolute()
         measured = Measured(truth, detections, table.categories, names, root, scores, about)

@@ -41,7 +41,7 @@ def serve(
     the process ends at once, with status 0.
 
     Args:
-        model: a run folder, a model file or an exported file.
+        model: a run folder, a model file, an exported file or a hub's name (`hf://USER/NAME[@REVISION]`).
         compare_with: another model, which the page shows beside it.
         host: the address to listen at. Any but this machine's own (loopback) needs a token.
         port: the port to listen at; 0 takes a free one.

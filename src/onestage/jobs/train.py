@@ -133,12 +133,13 @@ def train(
 
     Args:
         data: the folder, or its annotation file; several VOC years as `VOC2007+VOC2012`.
-        detector: a detector's name; None takes the recipe's, that of `start_from`, else `DEFAULT_DETECTOR`.
+        detector: a detector's name, or `FAMILY-hf-hub:USER/NAME` on timm's weights of a hub, with which it then
+            starts; None takes the recipe's, that of `start_from`, else `DEFAULT_DETECTOR`.
         recipe: a recipe's name or value; None makes one for the data.
         out: the run folder; None makes `runs/DATA-DETECTOR`.
         epochs, steps, minutes: the length, given by at most one of them; None keeps the recipe's. Minutes are those of
             this call, with reading the data, evaluations and the report.
-        backbone_weights: "imagenet" (the default), "none", or a file.
+        backbone_weights: "imagenet" (the default), "none", a file, or `hf-hub:USER/NAME` of timm's weights on a hub.
         start_from: a trained detector whose layers are taken as far as they fit: see `open_start`, `take_layers`.
         old_classes: what becomes of its classes that the data lacks. "drop": they are gone. "label": they stay
             classes, and what it sees of them in the training images is taken for objects, where it is sure.
@@ -166,11 +167,11 @@ def train(
         display = command_display(display if world.is_main else quiet())
 
         def plan_run() -> Plan:
-            _check_request(log_to, detector, by_trial, save_minutes, world)
+            changes["detector"] = _check_request(log_to, detector, beginning, by_trial, save_minutes, world)
             folder, begun = named_folder(out, resume, world)
             resumed, request = as_begun(begun, Request((train_split, val_split, test_split), subset, data_options))
             named = named_recipe(recipe) if isinstance(recipe, str) else recipe
-            beginning.open(begun, detector, named)
+            beginning.open(begun, changes["detector"], named)
             tables = open_for_training(data, request, _keeps_best(changes, named or resumed), display=display)
             fit = partial(fitted_to_minutes, minutes=minutes, device=world.device or device, ranks=world.size)
             usual = _choose_recipe(named, resumed, changes, tables["train"], beginning, tiles, fit, display)
@@ -201,17 +202,28 @@ def _asked(
 
 
 def _check_request(
-    log_to: Sequence[str], detector: str | None, by_trial: bool, save_minutes: float, world: World
-) -> None:
-    """Raise a UserError for what can be told before the data is read: missing packages, an unknown detector."""
+    log_to: Sequence[str],
+    detector: str | None,
+    beginning: Beginning,
+    by_trial: bool,
+    save_minutes: float,
+    world: World,
+) -> str | None:
+    """The detector that was asked for, which has its plain name now.
+
+    Raises:
+        UserError: what can be told before the data is read, as missing packages, an unknown detector.
+    """
     check_packages(log_to)
     if not save_minutes >= 0:  # NaN is not
         raise UserError(f"--save-minutes {save_minutes:g}: expected 0 or more")
     if world.size > 1 and by_trial:
         raise UserError("--batch-size auto is tried by one process; find it so, then give torchrun the number")
+    detector = beginning.named_detector(detector)
     if detector is not None:
         with torch.device("meta"):
             build(detector, num_classes=1)
+    return detector
 
 
 def _choose_recipe(

@@ -1,5 +1,6 @@
-"""ImageNet weights for a detector's backbone: downloaded from torchvision or timm, or read from a file."""
+"""ImageNet weights for a detector's backbone: downloaded from torchvision, timm or a hub, or read from a file."""
 
+import json
 import os
 import urllib.error
 import urllib.request
@@ -13,9 +14,10 @@ from huggingface_hub.constants import ENDPOINT
 from torch import Tensor
 from torchvision.models import VGG16_Weights
 
-from onestage.detectors import Detector
+from onestage.detectors import Detector, Normalization
 from onestage.detectors.base import IMAGENET
 from onestage.errors import UserError
+from onestage.models.hub import LARGEST_MODEL, MODEL_FILE, HubName, fetch, hub_name
 from onestage.models.layouts.timm import rename_timm
 from onestage.models.layouts.vgg16 import ORIGINAL_NORMALIZATION, is_original_release, rename_vgg16
 from onestage.models.loading import Report, load_entries, some
@@ -24,15 +26,18 @@ from onestage.models.weight_files import first_line, read_state_dict
 # Values of `layout=` for files of a backbone alone: Caffe's VGG-16 as mmdetection keeps it, ssd.pytorch's reduced one,
 # timm's names ("torchvision" is a project's name already).
 BACKBONE_LAYOUTS = ("vgg16_caffe", "vgg16_reducedfc", "timm")
+HUB_PREFIX = "hf-hub:"  # timm's, before USER/NAME of weights on a hub
+LARGEST_CONFIG = 1 << 20  # bytes
 
 
 def load_backbone_weights(detector: Detector, source: str | os.PathLike[str]) -> Report:
     """Load ImageNet weights into a detector's backbone, in place, and normalise its input as they were trained.
 
-    `source` is `imagenet` (downloaded once, cached where torch and timm cache theirs), `none`, or a weight file with
-    timm's names, torchvision's (VGG-16, MobileNetV2) or those of the SSD projects' reduced VGG-16. VGG-16's conv6 and
-    conv7 are sampled from fc6 and fc7, or start fresh where the file lacks these; its original release (0..255 minus
-    the mean) is recognised by its values. Other networks keep timm's normalisation.
+    `source` is `imagenet` (downloaded once, cached where torch and timm cache theirs), `none`, `hf-hub:USER/NAME` of
+    timm's weights on a hub, or a weight file with timm's names, torchvision's (VGG-16, MobileNetV2) or those of the SSD
+    projects' reduced VGG-16. VGG-16's conv6 and conv7 are sampled from fc6 and fc7, or start fresh where the file lacks
+    these; its original release (0..255 minus the mean) is recognised by its values. Other networks keep timm's
+    normalisation, or have that of the hub's weights.
 
     Raises:
         UserError: no network to download from, or a file that does not fit (see `read_state_dict`, `load_entries`).
@@ -40,12 +45,27 @@ def load_backbone_weights(detector: Detector, source: str | os.PathLike[str]) ->
     if str(source) == "none":
         fresh = tuple(name for name in detector.state_dict() if name.startswith("backbone."))
         return Report(source="none", layout="no weights", fresh=fresh)
+    if str(source).startswith(HUB_PREFIX):
+        return _load_from_hub(detector, str(source))
     if str(source) == "imagenet":
         name = detector.name.partition("-")[2]
         label, state_dict = _download_vgg16() if name == "vgg16" else _download_timm(name)
     else:
         label, state_dict = str(source), read_state_dict(Path(source))
     return put_into_backbone(detector, state_dict, label)
+
+
+def detector_on_hub(detector: str) -> tuple[str, str]:
+    """Of `FAMILY-hf-hub:USER/NAME` the name by its network, `FAMILY-NETWORK`, and the weights with their commit.
+
+    Detectors are built by the former, so that opening a model file asks no hub.
+
+    Raises:
+        UserError: see `hub.fetch`; or it does not say which of timm's networks it is.
+    """
+    family, _, repository = detector.partition(f"-{HUB_PREFIX}")
+    network, _, name = _on_hub(HUB_PREFIX + repository)
+    return f"{family}-{network}", _as_timm(name)
 
 
 def put_into_backbone(detector: Detector, state_dict: dict[str, Tensor], source: str) -> Report:
@@ -121,3 +141,36 @@ def _download_timm(model_name: str) -> tuple[str, dict[str, Tensor]]:
             "model.safetensors from huggingface.co and pass it with --backbone-weights FILE, or train without with "
             "--backbone-weights none"
         ) from error
+
+
+def _load_from_hub(detector: Detector, source: str) -> Report:
+    """Weights of timm from a hub, and the normalisation that they were trained with."""
+    network, normalization, name = _on_hub(source)
+    own = detector.name.partition("-")[2].partition(".")[0]
+    if network != own:
+        raise UserError(f"{source}: weights of {network}; the backbone of {detector.name} is {own}")
+    path, name = fetch(name, MODEL_FILE, LARGEST_MODEL)
+    report = put_into_backbone(detector, read_state_dict(path), _as_timm(name))
+    detector.set_normalization(normalization.mean, normalization.std)
+    return report
+
+
+def _on_hub(source: str) -> tuple[str, Normalization, HubName]:
+    """The network and the normalisation that config.json tells of timm's weights, and their name with the commit."""
+    named = hub_name(f"hf://{source.removeprefix(HUB_PREFIX)}")
+    assert named is not None
+    path, name = fetch(named, "config.json", LARGEST_CONFIG)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        network, trained = content["architecture"], content.get("pretrained_cfg", content)  # older ones are flat
+        mean, std = (tuple(round(255 * float(value), 4) for value in trained[key]) for key in ("mean", "std"))
+        normalization = Normalization(mean, std)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{name}: its config.json is not that of timm's weights ({error!r}); use others") from error
+    if not isinstance(network, str) or not timm.is_model(network) or "." in network:
+        raise UserError(f"{name}: its network is {network!r}, which timm {timm.__version__} lacks; use others")
+    return network, normalization, name
+
+
+def _as_timm(name: HubName) -> str:
+    return HUB_PREFIX + str(name).removeprefix("hf://")

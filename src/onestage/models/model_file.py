@@ -19,6 +19,7 @@ from torch import Tensor
 
 from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
+from onestage.models.hub import MODEL_FILE, hub_name, local_model
 from onestage.models.weight_files import read_safetensors
 from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.exported_file import checked_bits
@@ -36,7 +37,7 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.model = root / "model.safetensors"
+        self.model = root / MODEL_FILE
         self.checkpoint = root / "checkpoint" / "training.safetensors"
         self.previous_checkpoint = root / "checkpoint" / "previous.safetensors"  # in case the newest is damaged
         self.recipe = root / "recipe.json"
@@ -103,13 +104,13 @@ def keep_thresholds(path: Path, thresholds: Thresholds) -> None:
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
-    """Read a model file, or the `model.safetensors` of a run folder.
+    """Read a model file, or the `model.safetensors` of a run folder or of a hub (see `hub.fetch`).
 
     Raises:
         UserError: it is missing, damaged, or no model: a header that describes no network or another one than the
             weights', or weights that are not finite.
     """
-    folder, path = Path(path), Path(path)
+    folder = path = local_model(path)
     if folder.is_dir():
         path = RunFolder(folder).model
         if not path.exists():
@@ -128,6 +129,18 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     detector.tiling = Tiling.from_header(header.get("tiling"), str(path))
     thresholds = Thresholds.from_header(header.get("thresholds"), len(categories), str(path))
     return LoadedModel(detector, categories, header, thresholds)
+
+
+def named_file(model: str | os.PathLike[str]) -> Path:
+    """The file that a model's name means: of a run folder, its `model.safetensors`.
+
+    Of a hub's model it is `NAME/model.safetensors` here, where nothing is yet: what is made of the model lies beside
+    that by default, because nobody writes into the hub's cache.
+    """
+    name, path = hub_name(model), Path(model)
+    if name is not None:
+        return RunFolder(Path(name.repository.partition("/")[2])).model
+    return RunFolder(path).model if path.is_dir() else path
 
 
 def is_model_file(path: Path) -> bool:

@@ -17,6 +17,7 @@ from torchvision.models import get_model_weights
 
 from onestage.detectors import Detector, DetectorConfig, build, detector_config
 from onestage.errors import UserError
+from onestage.models.hub import hub_name
 from onestage.models.imagenet import download_torchvision, is_backbone
 from onestage.models.import_weights import checkpoint_settings, find_layout, import_weights
 from onestage.models.layouts.layout import Layout
@@ -59,8 +60,8 @@ def open_start(source: str | os.PathLike[str], detector: str | None = None) -> S
     """Open what a training is to start from.
 
     Args:
-        source: a run folder, a model file, `torchvision:NAME` of a published COCO detector, or a checkpoint of another
-            project as `onestage import` reads it.
+        source: a run folder, a model file, a hub's name, `torchvision:NAME` of a published COCO detector, or a
+            checkpoint of another project as `onestage import` reads it.
         detector: the network that such a checkpoint holds; the others say it themselves.
 
     Raises:
@@ -69,13 +70,13 @@ def open_start(source: str | os.PathLike[str], detector: str | None = None) -> S
     source = os.fspath(source)
     if source.startswith(PREFIX):
         return _published(source.removeprefix(PREFIX))
-    path = Path(source)
-    if path.suffix in (".onnx", ".xml"):
+    on_hub, path = hub_name(source) is not None, Path(source)
+    if not on_hub and path.suffix in (".onnx", ".xml"):
         raise UserError(f"--from {source}: an exported file can't be trained; give the run folder or the model file")
-    if not path.exists():
+    if not on_hub and not path.exists():
         raise UserError(f"--from {source}: no such file or folder; give a run folder, a model file or {PREFIX}NAME")
-    if path.is_dir() or is_model_file(path):
-        model = load_model(path)
+    if on_hub or path.is_dir() or is_model_file(path):
+        model = load_model(source)
         return Start(source, model.detector, model.categories)
     state_dict = read_state_dict(path)
     if detector is None:
