@@ -194,9 +194,9 @@ def _ssd300_anchors() -> Tensor:
 
 
 def _retinanet_anchors() -> Tensor:
-    maps_hw = [(math.ceil(INPUT / stride),) * 2 for stride in STRIDES]
+    counts = [math.ceil(INPUT / stride) for stride in STRIDES]
     shapes = RETINANET.anchor_sizes, RETINANET.anchor_scales, RETINANET.aspect_ratios
-    return pyramid_anchors((INPUT, INPUT), maps_hw, *shapes)
+    return pyramid_anchors((INPUT, INPUT), [(n, n) for n in counts], *shapes)
 
 
 # --- which anchors learn an object
@@ -212,8 +212,13 @@ def assignment() -> str:
     _positives(ssd, matches, cxcywh_to_xyxy(anchors_cxcywh), None)
 
     anchors_cxcywh, config = _retinanet_anchors(), RETINANET
-    thresholds = {"positive_iou": config.positive_iou, "negative_iou": config.negative_iou}
-    matches = match_anchors(anchors_cxcywh, [targets(INPUT)], **thresholds, keep_best=config.keep_best)
+    matches = match_anchors(
+        anchors_cxcywh,
+        [targets(INPUT)],
+        positive_iou=config.positive_iou,
+        negative_iou=config.negative_iou,
+        keep_best=config.keep_best,
+    )
     _positives(retinanet, matches, cxcywh_to_xyxy(anchors_cxcywh), None)
     retinanet.below(3, f"ignored (IoU 0.4 to 0.5): {int(matches.ignored.sum())}")
 

@@ -20,7 +20,7 @@ def export(model: str) -> Path:
 
 def run(file: str, image: str) -> None:
     try:
-        import onestage_runtime as runtime
+        import onestage_runtime as runtime  # pyright: ignore[reportMissingImports]
     except ImportError:  # the same code is part of onestage
         from onestage import runtime
 

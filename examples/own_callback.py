@@ -19,7 +19,7 @@ import onestage
 
 class Follower:
     title = "the follower"  # in messages
-    run_id = None  # the name that a service gave the run; here there is none
+    run_id: str | None = None  # the name that a service gave the run; here there is none
 
     def __init__(self, folder: Path, enough: float) -> None:
         self.folder, self.enough = folder, enough

@@ -61,8 +61,8 @@ class Centres(Detector):
         self.sides = nn.Conv2d(config.channels, 4, 3, padding=1)
         for last in (self.classes, self.sides):
             nn.init.normal_(last.weight, std=0.01)
-            nn.init.zeros_(last.bias)  # at first every side is near,
-        nn.init.constant_(self.classes.bias, -math.log(99))  # and every score 0.01
+            nn.init.zeros_(last.get_parameter("bias"))  # at first every side is near,
+        nn.init.constant_(self.classes.get_parameter("bias"), -math.log(99))  # and every score 0.01
 
     def raw(self, images_normalised: Tensor) -> Predictions:
         _, middle, _ = self.neck(self.backbone(images_normalised))
