@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from onestage.errors import UserError
 from onestage.training import experiment_logs
-from onestage.training.experiment_logs import ExperimentLogs, check_packages, evaluation_scalars, start_logs
+from onestage.training.experiment_logs import ExperimentLogs, Images, check_packages, evaluation_scalars, start_logs
 
 # Protocol buffers' modules make their classes when they are loaded, which pyright can't know.
 hparams_messages: Any = import_module("tensorboard.plugins.hparams.plugin_data_pb2")
@@ -406,6 +407,35 @@ def test_packages_that_are_there_pass() -> None:
 def test_an_unknown_log_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--log-to excel: no such experiment log; expected tensorboard, wandb, mlflow"):
         started(tmp_path, "excel")
+
+
+def test_a_log_of_ones_own_gets_what_the_others_get(tmp_path: Path) -> None:
+    class Own:
+        title, run_id = "mine", None
+
+        def __init__(self) -> None:
+            self.said: list[object] = []
+
+        def scalars(self, values: Mapping[str, float], step: int) -> None:
+            self.said.append((dict(values), step))
+
+        def images(self, title: str, images: Images, step: int) -> None:
+            self.said.append((title, list(images), step))
+
+        def close(self, failed: bool) -> None:
+            self.said.append(failed)
+
+    own = Own()
+    check_packages([own])
+    logs = ExperimentLogs(start_logs([own], folder=tmp_path, settings={}, step=0, report=pytest.fail), pytest.fail)
+    logs.scalars({"train/loss": 2.0}, 10)
+    logs.images("augmented", {"a": image((1, 2, 3))}, 1)
+    logs.close(failed=True)
+    assert own.said == [({"train/loss": 2.0}, 10), ("augmented", ["a"], 1), True]
+    assert not list(tmp_path.iterdir())
+    unchecked = inspect.unwrap(check_packages)  # in the tests types are checked before
+    with pytest.raises(UserError, match="no experiment log; expected tensorboard, wandb, mlflow, or an object with"):
+        unchecked([print])
 
 
 def test_a_damaged_file_of_names_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from onestage.recipes import DEFAULT_DETECTOR, Tile, default_recipe, named_recip
 from onestage.settings import flat
 from onestage.terminal import Display, command_display, quiet
 from onestage.training.batch_size import find_batch_size
-from onestage.training.experiment_logs import check_packages
+from onestage.training.experiment_logs import ExperimentLog, check_packages
 from onestage.training.journal import read_log
 from onestage.training.old_classes import OldClasses
 from onestage.training.optimizer import freeze_untrained
@@ -123,7 +123,7 @@ def train(
     data_options: DataOptions = AS_IT_IS,
     device: str | None = None,
     save_minutes: float = 5.0,
-    log_to: Sequence[str] = (),
+    log_to: Sequence[str | ExperimentLog] = (),
     settings: dict[str, Any] | None = None,
     display: Display | None = None,
 ) -> TrainResult:
@@ -151,7 +151,8 @@ def train(
         data_options: how the data is read.
         device: None takes a GPU where there is one.
         save_minutes: minutes between two checkpoints; there is one at every evaluation too.
-        log_to: experiment logs that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow".
+        log_to: experiment logs that get the numbers of `log.csv` too, and images: "tensorboard", "wandb", "mlflow", or
+            an object with the parts of `ExperimentLog`, which is what takes the place of callbacks.
         settings: settings of the recipe, by the names of `Recipe.with_settings`; None keeps one. A `batch_size` of
             "auto" is found by trial; a `tile` may be "auto" too. Without one, a recipe that is made for the data weighs
             tiles against a larger input.
@@ -202,7 +203,7 @@ def _asked(
 
 
 def _check_request(
-    log_to: Sequence[str],
+    log_to: Sequence[str | ExperimentLog],
     detector: str | None,
     beginning: Beginning,
     by_trial: bool,
@@ -281,7 +282,7 @@ def _trained(
     by_trial: bool,
     device: str | None,
     save_minutes: float,
-    log_to: tuple[str, ...],
+    log_to: tuple[str | ExperimentLog, ...],
     world: World,
     display: Display,
     begun_at: float,

@@ -1,5 +1,7 @@
 """Experiment logs: TensorBoard, Weights & Biases and MLflow get what `log.csv` gets, the evaluations, and images.
 
+So does an object of the caller's own with the parts of `ExperimentLog`.
+
 A log that fails in mid-run is switched off; the run goes on. A resumed run continues its charts: `trackers.json` in the
 run folder holds the names that the services gave it.
 """
@@ -30,14 +32,25 @@ FINISH_SECONDS = 600.0  # W&B's upload may take at the end; the rest stays in th
 
 @runtime_checkable
 class ExperimentLog(Protocol):
-    """One of the three. Its constructor starts it: with the run folder, settings, earlier `run_id`, steps so far."""
+    """What gets the numbers and images of a run.
 
-    title: str
+    The constructors of the three start them, with the run folder, settings, earlier `run_id`, steps so far.
+    """
+
+    title: str  # for messages
     run_id: str | None  # the run's name in the service
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
-    def images(self, title: str, images: Images, step: int) -> None: ...
-    def close(self, failed: bool) -> None: ...
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers by name: `train/loss`, ... each ten steps, `voc/map_area`, `coco/AP`, ... at each evaluation."""
+        ...
+
+    def images(self, title: str, images: Images, step: int) -> None:
+        """Images by name: the first batch ("augmented"), "truth and detections" at each evaluation."""
+        ...
+
+    def close(self, failed: bool) -> None:
+        """The run has ended, or an error ended it."""
+        ...
 
 
 class TensorBoardLog:
@@ -200,9 +213,16 @@ class ExperimentLogs:
                 self._report(f"warning: {log.title} failed, so it is switched off ({in_one_line(error)})")
 
 
-def check_packages(names: Sequence[str]) -> None:
+def check_packages(names: Sequence[str | ExperimentLog]) -> None:
     """Raise a UserError for the first log that is unknown or whose package is missing; nothing is imported."""
     for name in names:
+        if isinstance(name, ExperimentLog):
+            continue
+        if not isinstance(name, str):
+            parts = "title, run_id, scalars, images and close"
+            raise UserError(
+                f"log_to {name!r}: no experiment log; expected {', '.join(LOGS)}, or an object with {parts}"
+            )
         if name not in LOGS:
             raise UserError(f"--log-to {name}: no such experiment log; expected {', '.join(LOGS)}")
         if find_spec(name) is None:
@@ -210,12 +230,17 @@ def check_packages(names: Sequence[str]) -> None:
 
 
 def start_logs(
-    names: Sequence[str], *, folder: Path, settings: Mapping[str, Any], step: int, report: Callable[[str], None]
+    names: Sequence[str | ExperimentLog],
+    *,
+    folder: Path,
+    settings: Mapping[str, Any],
+    step: int,
+    report: Callable[[str], None],
 ) -> list[ExperimentLog]:
     """Start the experiment logs of a run.
 
     Args:
-        names: some of `LOGS`.
+        names: some of `LOGS`, and logs of the caller's own, which are started already.
         folder: run folder; files go there, unless the environment (WANDB_DIR, MLFLOW_TRACKING_URI) says otherwise.
         settings: the recipe.
         step: steps that the run has taken; later points of an earlier start are dropped, where that is possible.
@@ -225,7 +250,8 @@ def start_logs(
         UserError: a package is missing, or a log can't start. In a resumed run the latter is a warning.
     """
     check_packages(names)
-    remembered, logs = folder / "trackers.json", list[ExperimentLog]()
+    remembered, logs = folder / "trackers.json", [one for one in names if not isinstance(one, str)]
+    names = [one for one in names if isinstance(one, str)]
     run_ids: dict[str, str] = {}  # the run's names in the services, by log
     if names and remembered.exists():
         try:

@@ -64,7 +64,7 @@ class Trainer:
         workers: int,
         save_minutes: float = 5.0,
         world: World = ALONE,
-        log_to: Sequence[str] = (),
+        log_to: Sequence[str | ExperimentLog] = (),
         usual: Recipe | None = None,
         kept_classes: Collection[str] = (),
         begun_at: float | None = None,
