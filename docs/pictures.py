@@ -57,9 +57,8 @@ class Drawing:
 
     def line(self, points: Sequence[tuple[float, float]], stroke: str, width: float = 1.0, more: str = "") -> None:
         listed = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self.lines.append(
-            f'<polyline points="{listed}" fill="none" stroke="{stroke}" stroke-width="{width:g}" {more}/>'
-        )
+        pen = f'stroke="{stroke}" stroke-width="{width:g}" {more}'
+        self.lines.append(f'<polyline points="{listed}" fill="none" {pen}/>')
 
     def arrow(self, start: tuple[float, float], end: tuple[float, float], stroke: str = GRAY) -> None:
         turn = math.atan2(end[1] - start[1], end[0] - start[0])
@@ -77,9 +76,6 @@ class Drawing:
 
     def svg(self) -> str:
         return "\n".join([*self.lines, "</svg>", ""])
-
-
-# --- how an image travels
 
 
 def travels() -> str:
@@ -120,9 +116,6 @@ def travels() -> str:
     drawing.arrow((483, 284), (370, 284))
     drawing.text(362, 288, "evaluation: with ground truth, metrics and the report", 11, INK, "end")
     return drawing.svg()
-
-
-# --- anchors
 
 
 class Panel:
@@ -199,9 +192,6 @@ def _retinanet_anchors() -> Tensor:
     return pyramid_anchors((INPUT, INPUT), [(n, n) for n in counts], *shapes)
 
 
-# --- which anchors learn an object
-
-
 def assignment() -> str:
     drawing = Drawing(760, 290, "The anchors that learn three objects, by four rules")
     titles = [("SSD: IoU 0.5, or the best", 300), ("RetinaNet: IoU 0.5", INPUT)]
@@ -211,14 +201,9 @@ def assignment() -> str:
     matches = match_anchors(anchors_cxcywh, [targets(300)], positive_iou=0.5, negative_iou=0.5, keep_best=True)
     _positives(ssd, matches, cxcywh_to_xyxy(anchors_cxcywh), None)
 
-    anchors_cxcywh, config = _retinanet_anchors(), RETINANET
-    matches = match_anchors(
-        anchors_cxcywh,
-        [targets(INPUT)],
-        positive_iou=config.positive_iou,
-        negative_iou=config.negative_iou,
-        keep_best=config.keep_best,
-    )
+    anchors_cxcywh = _retinanet_anchors()
+    ious = {"positive_iou": RETINANET.positive_iou, "negative_iou": RETINANET.negative_iou}
+    matches = match_anchors(anchors_cxcywh, [targets(INPUT)], **ious, best_ties="one", keep_best=RETINANET.keep_best)
     _positives(retinanet, matches, cxcywh_to_xyxy(anchors_cxcywh), None)
     retinanet.below(3, f"ignored (IoU 0.4 to 0.5): {int(matches.ignored.sum())}")
 
@@ -241,14 +226,10 @@ def targets(input_size: int) -> Targets:
     return Targets(boxes_xyxy, torch.arange(len(OBJECTS)), torch.zeros(len(OBJECTS), dtype=torch.bool))
 
 
-def boxes_of(input_size: int) -> list[tuple[str, Tensor]]:
-    return list(zip(OBJECTS, targets(input_size).boxes_xyxy, strict=True))
-
-
 def _positives(panel: Panel, matches: Matches, anchors_xyxy: Tensor, strides: Tensor | None) -> None:
     """Draw the objects and their positive anchors: as boxes, or as dots that grow with the stride of the level."""
     size = round(panel.SIDE / panel.scale)
-    for label, (name, box) in enumerate(boxes_of(size)):
+    for label, (name, box) in enumerate(zip(OBJECTS, targets(size).boxes_xyxy, strict=True)):
         own = matches.positive[0] & (matches.labels[0] == label)
         panel.boxes(box[None], COLOURS[name], 0, fill=COLOURS[name] + "30")
         if strides is None:
@@ -270,12 +251,8 @@ def _half_learned(points_xy: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
     away = ((points_xy[:, None] - corner - 0.3 * sides) / sides).norm(dim=2)  # (A, N)
     away = away + 0.3 * (8 * strides[:, None] / sides.amax(dim=1)).log2().abs()
     nearest = away.argmin(dim=1)
-    worse = away.amin(dim=1, keepdim=True)
-    shift = 0.35 * worse * sides[nearest]
+    shift = 0.35 * away.amin(dim=1, keepdim=True) * sides[nearest]
     return (-2 * away).exp(), objects[nearest] + torch.cat([shift, 0.5 * shift], dim=1)
-
-
-# --- losses
 
 
 class Axes:
@@ -294,8 +271,7 @@ class Axes:
         self.drawing.line([self.at(x, y) for x, y in points if y <= self.most_xy[1]], stroke, 2)
 
     def bar(self, x: float, width: float, height: float, fill: str) -> None:
-        (left, top), (right, bottom) = self.at(x, height), self.at(x + width, 0)
-        self.drawing.rect((left, top, right, bottom), fill)
+        self.drawing.rect((*self.at(x, height), *self.at(x + width, 0)), fill)
 
     def marks(self, values: Sequence[float], name: str) -> None:
         for value in values:
