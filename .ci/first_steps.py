@@ -18,7 +18,7 @@ from onestage.data.generated import write_generated_voc
 
 OF_EXTRAS = {  # packages that only extras install, by the names under which they are imported
     *("av", "fastapi", "h11", "nncf", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino"),
-    *("prometheus_client", "pyarrow", "ray", "starlette", "supervision", "trackers", "uvicorn"),
+    *("prometheus_client", "pyarrow", "python_multipart", "ray", "starlette", "supervision", "trackers", "uvicorn"),
 }
 
 
