@@ -48,8 +48,9 @@ def tests_of(path: str) -> list[Path]:
         if path.endswith(".py") and parts[-1] != "__init__":
             *rooms, name = ("onestage", *parts)
             module, room = re.escape(".".join((*rooms, name))), re.escape(".".join(rooms))
-            return _naming(rf"\b{module}\b|^from {room} import .*\b{name}\b")
-        parts = parts[:-1]  # a file that is no module belongs to its folder
+            if found := _naming(rf"\b{module}\b|^from {room} import .*\b{name}\b"):
+                return found
+        parts = parts[:-1]  # what nobody imports, or is no module, belongs to its folder
     return []
 
 
