@@ -31,3 +31,11 @@ def test_ctrl_c_before_a_command_has_begun_is_one_word(
         cli.main(["train", "data"])
     assert ended.value.code == 1
     assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize("words", [["info"], ["info", "ssd300-vgg16", "--environment"]])
+def test_info_is_about_a_model_or_about_the_machine(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 1
+    assert "expected a MODEL or --environment, one of the two" in capsys.readouterr().err

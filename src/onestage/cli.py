@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import DisallowNone, subcommand
 
+from onestage import __version__
 from onestage.command import Command
 from onestage.commands.data import Convert, Doctor, Recipes
 from onestage.commands.models import Export, Import, Info, Predict, Push, Serve
@@ -20,7 +21,10 @@ from onestage.commands.training import Compare, Demo, Evaluate, Train, train_wit
 from onestage.errors import UserError
 from onestage.terminal import print_error, spell_out_what_streams_lack
 
-_WHAT_IT_IS = "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own images, measure them, and use them."
+_WHAT_IT_IS = (
+    "Train object detectors (SSD, RetinaNet, M2Det, GFL) on your own images, measure them, and use them. "
+    "--version tells the version alone."
+)
 _ALL = (Demo, Train, Evaluate, Compare, Predict, Export, Serve, Doctor, Convert, Import, Push, Info, Recipes)
 COMMANDS: dict[str, type[Command]] = {command.__name__.lower(): command for command in _ALL}
 
@@ -42,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     """The exit status of the command that the words of a command line ask for."""
+    if words == ["--version"]:
+        print(f"onestage {__version__}")
+        return 0
     commands = {**COMMANDS, "train": train_with_settings()} if words[:1] == ["train"] else COMMANDS
     union: Any = None
     for name, command in commands.items():

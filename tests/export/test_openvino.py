@@ -5,21 +5,26 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir
 import onnxscript
 import openvino
 import pytest
-from fcos import FCOSConfig
+import torch
+from fcos import FCOS, STRIDES, FCOSConfig
 from rich.console import Console
 from small_model import NAMES, trace_each_model_once, write_small_model
+from torch import Tensor, nn
 
 import onestage
+from onestage.backbones import FeatureMaps, TimmMaps
 from onestage.compute.threads import kept_signal_stack
 from onestage.data.generated import draw_image
 from onestage.data.loader import stack_images
+from onestage.detectors import Detector
+from onestage.detectors.base import IMAGENET
 from onestage.export import check
 from onestage.export.base import Calibration, ModelToExport
 from onestage.export.graph_ends import to_network_input
@@ -138,8 +143,37 @@ def convolutions(path: Path) -> list[str]:
     ]
 
 
-def written_in_int8(path: Path, worth: Sequence[float], *, search: bool = False) -> str:
-    """Write a small detector with soft-NMS, whose `map_area` is this each time it is asked for; what was printed."""
+class FewConvolutions(FeatureMaps):
+    """A backbone of five: NNCF quantises it in a moment, and compiles a file again for each that it searches."""
+
+    channels, strides, stem = (16, 16, 16), STRIDES, ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(c, 16, 3, stride=2, padding=1) for c in (3, 16, 16, 16, 16))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = [images]
+        for conv in self.convs:
+            maps.append(conv(maps[-1]).relu())
+        return maps[3:]
+
+
+@pytest.fixture(scope="module")
+def light() -> Detector:
+    torch.manual_seed(0)
+    config = FCOSConfig()
+    return config.build("fcos-test_efficientnet", 3, config.backbone_normalization("test_efficientnet")).eval()
+
+
+@pytest.fixture(scope="module")
+def lightest() -> Detector:
+    torch.manual_seed(0)
+    return FCOS("fcos", FCOSConfig(), cast(TimmMaps, FewConvolutions()), 3, IMAGENET).eval()
+
+
+def written_in_int8(detector: Detector, path: Path, worth: Sequence[float], *, search: bool = False) -> str:
+    """Write the detector with soft-NMS, whose `map_area` is this each time it is asked for; what was printed."""
     values = iter(worth)
 
     def map_area(indices: Sequence[int], found: Sequence[Detections]) -> float:
@@ -147,9 +181,6 @@ def written_in_int8(path: Path, worth: Sequence[float], *, search: bool = False)
         assert len(found) == 1
         return next(values, 1.0)
 
-    # NNCF compiles and runs the file again for each operation that it tries, so this is a network of few.
-    config = FCOSConfig()
-    detector = config.build("fcos-test_efficientnet", 3, config.backbone_normalization("test_efficientnet")).eval()
     side = detector.resize.image_hw((100, 100))
     image = resize_image(draw_image(np.random.default_rng(0), 100).image, side)
     selection, printed = detector.evaluation_selection.changed(nms="soft-linear"), io.StringIO()
@@ -161,8 +192,10 @@ def written_in_int8(path: Path, worth: Sequence[float], *, search: bool = False)
     return printed.getvalue()
 
 
-def test_int8_leaves_the_first_and_last_convolutions_in_float32_where_that_costs_little_ap(tmp_path: Path) -> None:
-    printed = written_in_int8(tmp_path / "int8.xml", [0.900, 0.896])
+def test_int8_leaves_the_first_and_last_convolutions_in_float32_where_that_costs_little_ap(
+    light: Detector, tmp_path: Path
+) -> None:
+    printed = written_in_int8(light, tmp_path / "int8.xml", [0.900, 0.896])
     assert "int8: AP50 0.896, in float32 0.900, on 1 images" in printed
     assert "--search" not in printed
     read = convolutions(tmp_path / "int8.xml")
@@ -170,15 +203,17 @@ def test_int8_leaves_the_first_and_last_convolutions_in_float32_where_that_costs
     assert read.count("FakeQuantize") > len(read) / 2
 
 
-def test_int8_takes_the_better_way_where_none_is_near_enough_and_says_what_would_help(tmp_path: Path) -> None:
-    printed = written_in_int8(tmp_path / "int8.xml", [0.900, 0.89, 0.88])
+def test_int8_takes_the_better_way_where_none_is_near_enough_and_says_what_would_help(
+    lightest: Detector, tmp_path: Path
+) -> None:
+    printed = written_in_int8(lightest, tmp_path / "int8.xml", [0.900, 0.89, 0.88])
     assert "int8: AP50 0.890, in float32 0.900, on 1 images" in printed
     assert "--search" in printed
 
 
-def test_a_search_returns_costly_operations_to_float32(tmp_path: Path) -> None:
+def test_a_search_returns_costly_operations_to_float32(lightest: Detector, tmp_path: Path) -> None:
     # Float32; then NNCF asks for all images and for the only one: in float32, in int8; then with operations in float32.
-    printed = written_in_int8(tmp_path / "int8.xml", [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5], search=True)
+    printed = written_in_int8(lightest, tmp_path / "int8.xml", [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5], search=True)
     assert "in float32 1.000" in printed
     read = convolutions(tmp_path / "int8.xml")
     assert 0 < read.count("FakeQuantize") < len(read)

@@ -160,7 +160,9 @@ def test_the_small_distribution_runs_the_file_without_torch(exported: Path, imag
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--no-compile", str(RUNTIME)], check=True)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(RUNTIME)]
+    subprocess.run(build, check=True, capture_output=True)
+    subprocess.run([*pip, "install", "--no-compile", *map(str, tmp_path.glob("*.whl"))], check=True)
     run = [str(python), "-I", "-c", WITHOUT_TORCH, str(exported), *map(str, images)]
     said = subprocess.run(run, check=True, capture_output=True, text=True, cwd=tmp_path)
     found = json.loads(said.stdout)

@@ -194,10 +194,12 @@ class Push(Command):
 class Info(Command):
     """Parameters, GMACs, anchors, input and classes of a model or a detector's name; what is in a data set."""
 
-    model: Annotated[Positional[str], arg(metavar="MODEL")] = tyro.MISSING
+    model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")] = ""
     """Run folder, model file, exported file, hf://USER/NAME[@REVISION], a detector's name, or labelled images."""
     num_classes: int = 20
     """Number of classes, for a detector's name."""
+    environment: bool = False
+    """In place of a MODEL: versions, processor, memory and GPU, to paste into a report."""
 
     def run(self) -> None:
         self.call(onestage.info)

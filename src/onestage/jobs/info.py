@@ -1,31 +1,41 @@
-"""Describe a model, a detector or a data set in a table."""
+"""Describe a model, a detector, a data set or the machine in a table."""
 
 from pathlib import Path
 
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Description, build, describe
+from onestage.errors import UserError
 from onestage.export import format_of
 from onestage.export.base import selection_of
 from onestage.input_size import Stretch
 from onestage.jobs.convert import read_all_splits
 from onestage.jobs.dataset import say_what_was_found, table_lines
+from onestage.jobs.environment import environment_lines
 from onestage.models.hub import hub_name
 from onestage.models.model_file import RunFolder, load_model
 from onestage.terminal import Display, command_display
 
 
-def info(model: str, *, num_classes: int = 20, display: Display | None = None) -> str:
+def info(model: str = "", *, num_classes: int = 20, environment: bool = False, display: Display | None = None) -> str:
     """Print and return the parameters, GMACs, anchors, input and classes of a model, or what is in a data set.
 
     `model` is a run folder, a model file, an exported file, a hub's name, a detector's name, for which `num_classes`
-    counts, or a folder of labelled images.
+    counts, or a folder of labelled images. With `environment` there is no model: versions, processor and GPU are told,
+    for reports.
 
     Raises:
-        UserError: `model` is none of these.
+        UserError: `model` is none of these, or neither or both were given.
     """
-    path, export_format = Path(model), format_of(model)
-    on_hub = hub_name(model) is not None
+    if environment == bool(model):
+        raise UserError(f"info {model or 'of nothing'}: expected a MODEL or --environment, one of the two")
     display = command_display(display)
+    lines = environment_lines() if environment else _lines_about(model, num_classes, display)
+    display.say(*lines)
+    return "\n".join(lines)
+
+
+def _lines_about(model: str, num_classes: int, display: Display) -> list[str]:
+    path, export_format, on_hub = Path(model), format_of(model), hub_name(model) is not None
     if not on_hub and _is_data(path):
         lines = _data_lines(model, display)
     elif not on_hub and not path.exists():
@@ -54,8 +64,7 @@ def info(model: str, *, num_classes: int = 20, display: Display | None = None) -
         map_area, step = (loaded.header.get(key) for key in ("map_area", "step"))
         if isinstance(map_area, float):
             lines.append(f"  AP50        {map_area:.4f} (VOC, area) at step {step}")
-    display.say(*lines)
-    return "\n".join(lines)
+    return lines
 
 
 def _detector_lines(about: Description) -> list[str]:

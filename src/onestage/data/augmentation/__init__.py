@@ -216,13 +216,7 @@ class Augmentation:
 
     def draw(self, layer: Layer, rng: np.random.Generator, table: Table | None) -> Canvas:
         """A varied image, as numbers. Transforms of several images take the others from `table`."""
-
-        def other() -> Layer:
-            if table is None:
-                raise ValueError("this augmentation takes other images: give the table that has them")
-            return Layer.of(table, int(rng.integers(len(table))))
-
-        canvas = Canvas.of(layer)
+        other, canvas = partial(_another, table, rng), Canvas.of(layer)
         for transform in self.transforms:
             canvas = transform(canvas, rng, other)
         return canvas
@@ -259,6 +253,13 @@ class Augmentation:
         if nameless := [type(transform).__name__ for transform in self.transforms if type(transform) not in names]:
             raise UserError(f"augmentation: {nameless[0]} has no name; add it to TRANSFORMS")
         return {names[type(transform)]: transform for transform in self.transforms}
+
+
+def _another(table: Table | None, rng: np.random.Generator) -> Layer:
+    """Any image of the data set."""
+    if table is None:
+        raise ValueError("this augmentation takes other images: give the table that has them")
+    return Layer.of(table, int(rng.integers(len(table))))
 
 
 OWN_SETTINGS = {one.name: one.type for one in settings_of(Augmentation) if one.name != "transforms"}
