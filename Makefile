@@ -1,5 +1,6 @@
 # make demo   the whole path in minutes: draws a data set, trains, evaluates, writes report.html
 # make benchmark   all benchmarks side by side, half an hour on two idle cores; writes docs/performance.md
+# make docs   the documentation as a site: build/docs/index.html        make linkcheck   its links to other sites
 # make test   the tests        make lint   lint, format, types, floors        make setup   only the environment
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ STAMP  := $(VENV)/.installed
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo benchmark test lint format clean
+.PHONY: help setup demo benchmark test lint format docs linkcheck clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -47,5 +48,13 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# -W: a link or a name that leads nowhere is an error; -E: everything anew, so that each warning comes each time
+docs: setup
+	$(BIN)/python -m sphinx -W --keep-going -E -q -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
+linkcheck: setup
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck -d build/doctrees docs build/linkcheck
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build
