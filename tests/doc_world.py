@@ -90,13 +90,23 @@ def application(model: str | os.PathLike[str], *, compare_with: Any = None, **as
     assert app.routes
 
 
-REAL: dict[str, Callable[..., Any]] = {name: getattr(onestage, name) for name in ("train", "demo", "serve")}
+def files_of_a_push(model: str | os.PathLike[str], to: str, **asked: Any) -> Any:
+    return REAL["push"](model, to, **{**asked, "out": Path("pushed")})
+
+
+SHORT: dict[str, Callable[..., Any]] = {
+    "train": train_a_step,
+    "demo": demo_of_a_few_images,
+    "serve": application,
+    "push": files_of_a_push,
+}
+REAL: dict[str, Callable[..., Any]] = {name: getattr(onestage, name) for name in SHORT}
 
 
 def stand_in(root: Path, text: str, patch: pytest.MonkeyPatch) -> None:
     """Go to a folder with everything that a page's text names, and make long functions short."""
     patch.chdir(root)
-    for name, short in (("train", train_a_step), ("demo", demo_of_a_few_images), ("serve", application)):
+    for name, short in SHORT.items():
         patch.setitem(vars(onestage), name, short)
     words = set(re.findall(r"[\w./-]+", text))
     for word in sorted(words):
