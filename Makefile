@@ -11,7 +11,7 @@ LOCK ?= requirements-dev.lock
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test lint format benchmark lock lowest clean
+.PHONY: help setup demo quick test lint format docs linkcheck benchmark lock lowest clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): .*## /\1#/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -63,5 +63,13 @@ lowest:  ## the lowest versions that pyproject.toml allows, without extras, in .
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(LOWEST)/lowest.txt .
 	$(LOWEST)/bin/python -I .ci/first_steps.py
 
+# -W: a link or a name that leads nowhere is an error; -E: everything anew, so that each warning comes each time
+docs: setup  ## the documentation as a site: build/docs/index.html
+	$(BIN)/python -m sphinx -W --keep-going -E -q -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
+linkcheck: setup  ## the links of the documentation to other sites, which needs a network
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck -d build/doctrees docs build/linkcheck
+
 clean:  ## remove the environments and what tools remember
-	rm -rf $(VENV) $(LOWEST) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build
