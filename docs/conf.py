@@ -53,6 +53,7 @@ FILES = {
     "index": "README.md",
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
+    "security": "SECURITY.md",
     "runtime": "runtime/README.md",
 }
 PAGES = {file: f"{page}.md" for page, file in FILES.items()}
