@@ -180,7 +180,7 @@ def test_neither_a_killed_worker_nor_the_killed_command_loses_or_doubles_a_row(
         wait_for(parts)
         killed = workers_below(psutil.Process())[0]
         killed.kill()
-        psutil.wait_procs([killed], timeout=60)
+        wait_for(lambda: [one for one in workers_below(psutil.Process()) if one != killed])
         without_it = parts()
         wait_for(lambda: parts() > without_it)  # of the worker that took its place
         workers = workers_below(psutil.Process())
