@@ -50,8 +50,8 @@ def test_a_precision_that_is_asked_for_is_used(precision: str, dtype: torch.dtyp
 
 
 def test_a_placed_network_has_its_channels_last() -> None:
-    conv = choose_compute("cpu").place(torch.nn.Conv2d(3, 8, 3))
-    assert conv.get_parameter("weight").is_contiguous(memory_format=torch.channels_last)
+    network = choose_compute("cpu").place(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)))
+    assert network.get_parameter("0.weight").is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99"])
