@@ -129,6 +129,29 @@ def test_a_year_without_the_split_is_reported(tmp_path: Path) -> None:
         read_dataset(spec, "nothing")
 
 
+@pytest.mark.parametrize(
+    ("splits", "taken"),
+    [
+        (("train", "val", "test"), "trainval"),  # photos with splits, beside what `predict --write voc` wrote
+        (("trainval", "test"), "train"),
+        (("trainval",), "all"),
+    ],
+)
+def test_a_joined_folder_trains_with_what_it_has(splits: tuple[str, ...], taken: str, tmp_path: Path) -> None:
+    add_voc_splits(tmp_path / "photos", *splits)
+    if taken == "all":
+        write_coco_folder(tmp_path / "more", coco("b.jpg"), split="")
+    else:
+        write_voc_folder(tmp_path / "more", {"b": voc_xml([DOG])}, split=taken)
+
+    for spec in (f"{tmp_path}/photos+more", f"{tmp_path}/more+photos"):
+        table, problems = read_dataset(spec, choose_splits(spec).train.removesuffix(":kept"))
+
+        assert {Path(table.image_name(index)).name for index in range(len(table))} == {"a.jpg", "b.jpg"}, spec
+        assert [(one.kind, one.severity) for one in problems] == [("split", "notice")]
+        assert f"{taken} is taken for it" in problems[0].message
+
+
 def test_problems_of_joined_sets_name_their_folder(tmp_path: Path) -> None:
     write_voc_folder(tmp_path / "one", {"a": voc_xml([CAT])})
     write_voc_folder(tmp_path / "two", {"a": voc_xml([CAT, ("cat", 9, 9, 3, 3)])})

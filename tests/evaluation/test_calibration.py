@@ -140,6 +140,7 @@ def test_the_error_is_the_mean_distance_over_the_detections() -> None:
     found = reliability(np.array([0.85, 0.85, 0.85, 0.15]), np.array([True, True, False, False]))
 
     assert found.error == pytest.approx((3 * (0.85 - 2 / 3) + 0.15) / 4)
+    assert found.off(first=2) == pytest.approx(0.85 - 2 / 3)
     assert [(one["from"], one["detections"]) for one in found.as_json()["ranges"]] == [(0.1, 1), (0.8, 3)]
     assert np.isnan(reliability(np.zeros(0), np.zeros(0, dtype=bool)).error)
 

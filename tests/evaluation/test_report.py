@@ -76,7 +76,7 @@ def test_the_page_shows_summary_table_curves_images_and_settings(tmp_path: Path)
     assert any(words.startswith(first) for words in page.words)
     # Off by 0.1, 0.2 and 0.7; a slope of 1 and a shift of 0 leave the scores as they are.
     assert any(
-        words.endswith("Scores are off by 0.333 in the mean here, probabilities by 0.333.") for words in page.words
+        words.endswith("scores are off by 0.333 in the mean here, probabilities by 0.333.") for words in page.words
     )
     # Training, scores beside what is true, and a curve for each class that has one.
     assert page.tags.count("svg") == 3 + 1 + 2

@@ -91,7 +91,9 @@ _ABOUT: dict[str, About] = {
     "class-not-given": About("notice", "region", "without a class", "they are all of one class", "name classes in VIA"),
     "area": About("notice", "object", "without an area", "that of their box is taken", "nothing needs mending"),
     "no-box": About("notice", "shape", "without a box (points, lines)", "they are no objects", "draw boxes for them"),
-    "split": About("notice", "folder", "without the split", "nothing of it is used", "name another split"),
+    "split": About(
+        "notice", "folder", "without the split", "another that trains is taken, or nothing", "name another split"
+    ),
 }
 CHANGES = {  # what a corrected copy does about a finding; nothing about the others
     "scale": "the boxes are scaled too",

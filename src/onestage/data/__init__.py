@@ -4,6 +4,8 @@
 relative to the parent of the first: `VOCdevkit/VOC2007+VOC2012`.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,8 @@ from onestage.data.formats import FORMATS
 from onestage.data.nothing_found import what_is_there
 from onestage.data.reading import Source, read_source
 from onestage.data.seen_tables import read_unless_seen
-from onestage.data.splits import Splits, base_of, choose, named, part_of
+from onestage.data.split_names import split_key
+from onestage.data.splits import Splits, base_of, choose, named, part_of, trained_with
 from onestage.data.table import Table
 from onestage.data.validate import Problem, errors, summary, validate_images
 from onestage.data_options import AS_IT_IS, DataOptions
@@ -94,7 +97,8 @@ def read_dataset(
     Args:
         path_spec: a folder or an annotation file, or several joined with `+`.
         split: the name of a split; the year may be left out if there is only one ("val" for "val2017"). Of a split
-            X, "X:held-out" is the part that is held out, and "X:kept" the rest.
+            X, "X:held-out" is the part that is held out, and "X:kept" the rest. A joined folder without the split that
+            trains gives the one that it trains on itself.
         categories: the classes that labels refer to, by name (those of a trained model); None takes the data set's own.
         found: what `find_datasets` gave, if it was asked already.
 
@@ -110,13 +114,18 @@ def read_dataset(
     for folder, kind, source, _ in found:
         root, known = folder.root, source.splits
         names = named(known, split)
+        if len(found) > 1 and not names and (other := trained_with(known, split)) is not None:
+            names = [other]
+            problems.append(
+                Problem(str(root), None, f"has no split {split}: {other} is taken for it", "split", "notice")
+            )
         if len(names) == 1:
             read = partial(read_source, source, folder, kind, names[0], categories, options)
             table, faults = read_unless_seen(folder, (kind, names[0], categories, options), read)
             tables.append(table)
             problems += faults if len(found) == 1 else [replace(one, file=f"{root.name}/{one.file}") for one in faults]
         elif len(found) == 1:
-            raise UserError(f"{root}: no split {split}; there is {', '.join(known)}")
+            raise UserError(f"{root}: no split {split}; there is {', '.join(known)}{_for_val(split, known)}")
         else:
             message = f"has no split {split} (there is {', '.join(known)}); nothing of it is used"
             problems.append(Problem(str(root), None, message, "split", "notice"))
@@ -156,6 +165,14 @@ def choose_splits(
     return choose(known, str(path_spec), hold_out)
 
 
+def _for_val(split: str, known: Sequence[str]) -> str:
+    """What to say to those who ask for a val that the data does not have, as training held some images out."""
+    with suppress(UserError):
+        if split_key(split) == "val" and base_of(held_out := choose(known, "").choose) != held_out:
+            return f", and {held_out}, the images that training holds out of it"
+    return ""
+
+
 def dataset_roots(path_spec: str | Path) -> list[Path]:
     """The folders that a data set joins with `+`; a plus sign may also be part of a name, as what is there tells."""
     whole = Path(path_spec)
@@ -163,6 +180,11 @@ def dataset_roots(path_spec: str | Path) -> list[Path]:
         return [whole]
     named = [whole.parent / name for name in whole.name.split("+") if name]
     return _joined(str(whole).split("+"), None) or named or [whole]
+
+
+def dataset_name(path_spec: str | Path) -> str:
+    """The name of the folder, or those of joined ones with `+` between, for titles and new folders."""
+    return "+".join(root.resolve().name for root in dataset_roots(path_spec)) or "data"
 
 
 def _joined(words: list[str], beside: Path | None) -> list[Path] | None:

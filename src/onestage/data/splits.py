@@ -75,6 +75,18 @@ def named(known: Sequence[str], name: str) -> list[str]:
     return sorted({split for split in known if split_key(split) == split_key(name)})
 
 
+def trained_with(known: Sequence[str], name: str) -> str | None:
+    """The split of a folder that trains where others that it is joined with have a training split `name`.
+
+    None: `name` does not train, or nothing in the folder does.
+    """
+    if split_key(name) not in ("train", "trainval", ALL):
+        return None
+    candidates = [named(known, other)[-1:] for other in ("trainval", "train", ALL)]
+    alone = [split for split in known if len(set(known)) == 1 and split_key(split) not in ("val", "test")]
+    return next((one[0] for one in (*candidates, alone) if one), None)
+
+
 def base_of(split: str) -> str:
     """The split that a part is of: "all" for "all:held-out"."""
     base, _, part = split.rpartition(":")

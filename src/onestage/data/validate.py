@@ -31,7 +31,7 @@ stops a run unless bad data is skipped; a notice is only printed. What happens i
 | several-annotations | notice | tasks of Label Studio with several: the first of each is taken |
 | class-not-given | notice | VIA regions without attributes: all of one class |
 | area | notice | COCO objects without a usable area: the area of the box is taken |
-| split | notice | one of several joined folders lacks the split: nothing of it is used |
+| split | notice | a joined folder lacks the split: another of its splits trains, or nothing of it is used |
 
 So nothing is dropped in silence, and after `drop_bad` a table holds nothing that an error names.
 """

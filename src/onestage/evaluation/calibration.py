@@ -78,10 +78,14 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """How far claims are off, the mean over the detections (ECE, Naeini 2015); NaN without any."""
-        off = np.nan_to_num(np.abs(self.claimed - self.right))
-        total = int(self.count.sum())
-        return float((off * self.count).sum() / total) if total else float("nan")
+        """How far claims are off, the mean over all detections (ECE, Naeini 2015); NaN without any."""
+        return self.off()
+
+    def off(self, first: int = 0) -> float:
+        """The same over the detections from a range on: most have scores near 0, and are right to."""
+        off, count = np.nan_to_num(np.abs(self.claimed - self.right))[first:], self.count[first:]
+        total = int(count.sum())
+        return float((off * count).sum() / total) if total else float("nan")
 
     def as_json(self) -> dict[str, Any]:
         """The error, and the ranges that hold detections."""

@@ -21,7 +21,6 @@ from onestage.errors import UserError
 from onestage.structures import Categories, DetectionTable, GroundTruth
 
 KIND = "measured"
-_TABLES = {"truth": GroundTruth, "found": DetectionTable}
 _KINDS = {
     "image_index": torch.int32,
     "labels": torch.int32,

@@ -23,6 +23,7 @@ from onestage.evaluation.voc import best_objects, paired_iou, pairs
 from onestage.structures import DetectionTable, GroundTruth
 
 KINDS = ("class", "place", "both", "duplicate", "background", "missed")  # tidecv: Cls, Loc, Both, Dupe, Bkg, Miss
+KIND_WORDS = ("wrong class", "badly placed", "class and place", "twice", "nothing there", "not found")  # for people
 CLASS, PLACE, BOTH, DUPLICATE, BACKGROUND, MISSED = range(6)
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1  # Bolya 2020, section 2.2
 RECALL_LEVELS = np.arange(101) / 100

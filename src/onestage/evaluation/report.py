@@ -12,7 +12,7 @@ from onestage.evaluation.calibration import ScoresMean
 from onestage.evaluation.charts import Series, line_chart
 from onestage.evaluation.explained import Explained
 from onestage.evaluation.metrics import Measurement
-from onestage.evaluation.mistakes import KINDS
+from onestage.evaluation.mistakes import KIND_WORDS, KINDS
 from onestage.evaluation.pages import page_template
 from onestage.evaluation.report_images import DrawnImage, ImageSource, best_images, draw_image, worst_images
 from onestage.evaluation.report_tables import (
@@ -76,7 +76,7 @@ def write_report(
         kinds=kind_rows(at, explained.tide),
         ap50=decimal(explained.tide.ap50),
         confusion=confusion_table(at, categories),
-        parts=[(ATTRIBUTES[name], part_rows(parts)) for name, parts in explained.by.items()],
+        parts=[(ATTRIBUTES[name], name != "anchors", part_rows(parts)) for name, parts in explained.by.items()],
         **_images(at, images, categories),
         columns=COLUMNS,
         rows=table_rows(voc, categories),
@@ -104,7 +104,9 @@ def _images(at: AtThresholds, images: ImageSource | None, categories: Categories
         worst = [draw_image(at, image, kind, images, categories) for image, kind in chosen]
         others = best_images(at, without=[image for image, _ in chosen])
         best = [draw_image(at, image, None, images, categories) for image in others]
-    counts = [(kind, sum(kind in one.kinds for one in worst)) for kind in KINDS]
+    counts = [
+        (kind, words, sum(kind in one.kinds for one in worst)) for kind, words in zip(KINDS, KIND_WORDS, strict=True)
+    ]
     return {"worst": worst, "best": best, "images_of_kinds": counts}
 
 
@@ -147,7 +149,7 @@ def _scores_mean(mean: ScoresMean) -> dict[str, Any]:
         x_range=(0.0, 1.0),
         y_range=(0.0, 1.0),
     )
-    off = [(name, decimal(one.error)) for name, one in claims.items() if one is not None]
+    off = [(name, decimal(one.off(first=1))) for name, one in claims.items() if one is not None]
     return {"reliability": ([(line.name, line.color) for line in lines], chart), "off": off}
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 
 from onestage.drawing import Color, draw_objects
 from onestage.evaluation.at_thresholds import AtThresholds
-from onestage.evaluation.mistakes import KINDS, MISSED
+from onestage.evaluation.mistakes import KIND_WORDS, KINDS, MISSED
 from onestage.evaluation.pages import jpeg_url
 from onestage.structures import Categories
 
@@ -22,7 +22,6 @@ MOST_TAGS = 8  # mistakes of an image with their name at them
 # Okabe and Ito's palette: told apart by the colour-blind, and by their lightness.
 FOUND_COLOR, NOT_FOUND_COLOR, FALSE_ALARM_COLOR = (86, 180, 233), (240, 228, 66), (213, 94, 0)
 IGNORED_COLOR, TILE_COLOR = (190, 190, 190), (255, 255, 255)
-TAGS = ("wrong class", "badly placed", "class and place", "twice", "nothing there")  # of false alarms, by kind
 HITS, NOT_FOUND = 6, 7  # columns of `AtThresholds.by_image` behind those of `KINDS`
 
 
@@ -154,7 +153,7 @@ def _marks(at: AtThresholds, image: int, categories: Categories) -> _Marks:
     labels = np.concatenate([table.labels[rows] for table, rows in tables])
     names = [categories.names[label] for label in labels[: len(kinds)]]
     scored = zip(names, at.found.scores[wrong], kinds.tolist(), strict=False)
-    captions = [f"{name} {score:.2f}: {TAGS[kind]}" for name, score, kind in scored] + names[len(wrong) :]
+    captions = [f"{name} {score:.2f}: {KIND_WORDS[kind]}" for name, score, kind in scored] + names[len(wrong) :]
     palette = (FALSE_ALARM_COLOR, NOT_FOUND_COLOR, FOUND_COLOR, IGNORED_COLOR)
     return _Marks(
         boxes_xyxy=np.concatenate([table.boxes_xyxy[rows] for table, rows in tables]),

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 
 from onestage.evaluation.at_thresholds import AtThresholds, share, wilson_interval
 from onestage.evaluation.by_attribute import Part
-from onestage.evaluation.mistakes import KINDS, Tide
+from onestage.evaluation.mistakes import KIND_WORDS, Tide
 from onestage.evaluation.voc import VocResult
 from onestage.evaluation.words import TrainedOn, percent
 from onestage.structures import Categories
@@ -102,7 +102,7 @@ def kind_rows(at: AtThresholds, tide: Tide) -> list[tuple[str, str, str, float, 
     counts = at.kinds.sum(axis=0).tolist()
     return [
         (kind, meaning, f"{count:,}", max(0.0, float(np.nan_to_num(gain))) / longest, decimal(float(gain)))
-        for kind, meaning, count, gain in zip(KINDS, MEANINGS, counts, tide.gain, strict=True)
+        for kind, meaning, count, gain in zip(KIND_WORDS, MEANINGS, counts, tide.gain, strict=True)
     ]
 
 

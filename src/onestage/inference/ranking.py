@@ -31,7 +31,6 @@ NEAR = (0.25, 0.75)  # chances of an object that count as near the threshold
 OFTEN_WRONG = 0.25  # chance that the class is wrong, from which it is told
 GRID = 8  # cells a side, of the small copy of an image and of the layout of its detections
 CLASS_BINS = 32  # classes share them where there are more
-DIMENSIONS = 2 * GRID * GRID + CLASS_BINS
 FLAT = 2.0  # gray levels of standard deviation: with less, an image has no pattern
 LEAST_MISTAKES = 0.01  # so that an image without doubts is chosen last, not never
 LEAST_DISTANCE = 0.2  # of two images that may both be chosen, of 0 to 1

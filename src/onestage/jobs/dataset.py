@@ -1,6 +1,6 @@
 """Open a data set for a job: read it, check every image and object, and leave out bad data if the user asks for it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from onestage.checks import quick_findings
 from onestage.checks.findings import counted
 from onestage.data import Found, Splits, choose_splits, find_datasets, read_dataset, unite
 from onestage.data.split_names import split_key
-from onestage.data.splits import base_of, part_of
+from onestage.data.splits import base_of, named, part_of, trained_with
 from onestage.data.table import Table
 from onestage.data.validate import Problem, drop_bad, errors, significant_bits, summary, validate_images
 from onestage.data_options import AS_IT_IS, DataOptions
@@ -124,8 +124,7 @@ def open_for_training(data: str, request: Request, hold_out: bool, *, display: D
         display.say(splits.note)
     names = dict.fromkeys((splits.train, splits.choose, splits.test))
     bases = dict.fromkeys(base_of(name) for name in names)
-    known = dict.fromkeys(split for one in found for split in one.source.splits)
-    unused = [split for split in known if split not in bases and split_key(split) not in PARTS_OF_TRAINVAL]
+    unused = list(dict.fromkeys(split for one in found for split in _unused(one.source.splits, bases)))
     if unused:
         display.say(f"not used: {', '.join(unused[:5])}{', ...' if unused[5:] else ''} (--train-split names a split)")
     whole = {base: open_dataset(data, base, display=display, options=options, found=found) for base in bases}
@@ -149,6 +148,12 @@ def open_for_training(data: str, request: Request, hold_out: bool, *, display: D
             "count); look at the labels, or name another --train-split"
         )
     return {"train": train, "val": tables[splits.choose], "test": tables[splits.test]}
+
+
+def _unused(known: Sequence[str], bases: Iterable[str]) -> list[str]:
+    """The splits of a folder that nothing reads; parts of a trainval are no loss."""
+    read = {split for base in bases for split in named(known, base) or [trained_with(known, base)]}
+    return [split for split in known if split not in read and split_key(split) not in PARTS_OF_TRAINVAL]
 
 
 def _choose_splits(data: str, given: Given, hold_out: bool, options: DataOptions, found: list[Found]) -> Splits:

@@ -14,6 +14,7 @@ from onestage.checks.findings import LEVELS, counted
 from onestage.checks.label_errors import check_labels
 from onestage.checks.page import write_page
 from onestage.checks.problems import CHANGES
+from onestage.data import dataset_name
 from onestage.data.writing import WRITERS
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
@@ -62,7 +63,7 @@ def doctor(
         checkup = check_up(data, detector=detector, options=data_options)
     if model is not None:
         checkup = check_labels(checkup, os.fspath(model), device=device, display=display)
-    folder = Path(out) if out is not None else Path("doctor") / (Path(data).resolve().name or "data")
+    folder = Path(out) if out is not None else Path("doctor") / dataset_name(data)
     folder.mkdir(parents=True, exist_ok=True)
     write_page(folder / "report.html", checkup)
     _print(checkup, display)

@@ -114,14 +114,6 @@ def _format(name: str, precision: str) -> ExportFormat:
     return kind
 
 
-def _check(agreement: Agreement, files: list[Path]) -> None:
-    """Remove files that find something else than their model, and raise a UserError."""
-    if agreement.share < LEAST_SHARE:
-        for file in files:
-            file.unlink(missing_ok=True)
-        raise UserError(f"{files[0]}: finds something else than the model ({agreement}); the file was removed")
-
-
 def _read_back(exported: ModelToExport, kind: ExportFormat, path: Path, display: Display) -> Agreement:
     """Compare file and model; an fp32 file that finds something else is removed, and raises a UserError."""
     with display.stage("reading back", 0):

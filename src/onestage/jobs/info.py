@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from onestage.data import dataset_roots
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors import Description, build, describe
 from onestage.errors import UserError
@@ -12,6 +13,7 @@ from onestage.jobs.convert import read_all_splits
 from onestage.jobs.dataset import say_what_was_found, table_lines
 from onestage.jobs.environment import environment_lines
 from onestage.models.hub import hub_name
+from onestage.models.imagenet import HUB_PREFIX
 from onestage.models.model_file import RunFolder, load_model
 from onestage.terminal import Display, command_display
 
@@ -39,6 +41,8 @@ def _lines_about(model: str, num_classes: int, display: Display) -> list[str]:
     if not on_hub and _is_data(path):
         lines = _data_lines(model, display)
     elif not on_hub and not path.exists():
+        if len(path.parts) > 1 and HUB_PREFIX not in model:
+            raise UserError(f"{model}: no such file or folder")
         lines = _detector_lines(describe(build(model, num_classes)))
     elif export_format is not None:
         file = export_format.read(path)
@@ -88,7 +92,7 @@ def _is_data(path: Path) -> bool:
     """True for a folder that holds no run, and for an annotation file."""
     if path.is_dir():
         return not RunFolder(path).model.exists() and not RunFolder(path).recipe.exists()
-    return path.suffix.lower() in (".json", ".yaml", ".yml", ".csv", ".data") or "+" in path.name
+    return path.suffix.lower() in (".json", ".yaml", ".yml", ".csv", ".data") or len(dataset_roots(path)) > 1
 
 
 def _data_lines(data: str, display: Display) -> list[str]:

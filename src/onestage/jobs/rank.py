@@ -104,7 +104,8 @@ def rank_sources(
     if len(order) < min(count, len(seen)):
         display.say(f"only {len(order)} are chosen: each of the others looks like one of these")
     doubts = f"doubt {mistakes[order].mean():.2g} an image, {mistakes.mean():.2g} over all"
-    display.say(f"{len(order):,} of {len(seen):,} images are most worth labelling ({doubts})")
+    are = "are most worth labelling" if len(order) < len(seen) else "put in order, most worth labelling first"
+    display.say(f"{len(order):,} of {len(seen):,} images {are} ({doubts})")
     return Ranking([seen[index] for index in order], len(unreadable))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from onestage.data import dataset_name
 from onestage.data.table import Table
 from onestage.evaluation import measure, print_at_thresholds, print_table
 from onestage.evaluation.explained import explain
@@ -75,7 +76,7 @@ class Results:
         metrics = measurement.metrics | explained.as_json(table.categories)
         folder.mkdir(parents=True, exist_ok=True)
         files, settings = RunFolder(folder), self.settings
-        title = f"{settings.get('detector', settings.get('model', 'detector'))} on {Path(settings['data']).name}"
+        title = f"{settings.get('detector', settings.get('model', 'detector'))} on {dataset_name(settings['data'])}"
         write_whole(files.metrics, (json_text(metrics, indent=1) + "\n").encode())
         write_report(
             files.report,

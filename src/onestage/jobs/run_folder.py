@@ -6,6 +6,7 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+from onestage.data import dataset_name
 from onestage.errors import UserError
 from onestage.jobs.dataset import Request
 from onestage.models.model_file import RunFolder
@@ -82,7 +83,7 @@ def _request_of_run(folder: RunFolder) -> Request:
 
 def free_folder(data: str, detector: str) -> RunFolder:
     """The folder of a run that the user gave none: `runs/DATA-DETECTOR`, with a number where that exists."""
-    name = f"{Path(data).resolve().name}-{detector}"
+    name = f"{dataset_name(data)}-{detector}"
     folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
     return RunFolder(next(folder for folder in folders if not folder.exists()))
 

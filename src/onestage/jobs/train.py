@@ -18,6 +18,7 @@ from markupsafe import Markup
 from onestage import html
 from onestage.compute.device import Compute, choose_compute, same_bits_in_each_run
 from onestage.compute.threads import loader_workers
+from onestage.data import dataset_name
 from onestage.data.decoded_images import DecodedImages
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
@@ -378,9 +379,10 @@ def _evaluate_kept(trainer: Trainer, plan: Plan, data: str) -> dict[str, Any]:
         world=world,
         trained_on=trained_on,
     )
+    since = "since it was resumed" if plan.resume else "in all"
     trainer.display.say(
-        f"trained on {len(plan.train):,} images of {Path(data).name}: {trainer.epoch:.1f} epochs, "
-        f"{trainer.position.step:,} steps, {trainer.display.took} in all: {folder.root}"
+        f"trained on {len(plan.train):,} images of {dataset_name(data)}: {trainer.epoch:.1f} epochs, "
+        f"{trainer.position.step:,} steps, {trainer.display.took} {since}: {folder.root}"
     )
     if world.is_main:
         say_against_last_run(folder.root, trainer.display)

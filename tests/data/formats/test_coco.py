@@ -321,7 +321,7 @@ def test_what_is_no_coco_file_stops_with_its_name(text: str, tmp_path: Path) -> 
 
 def test_a_missing_split_lists_the_others(tmp_path: Path) -> None:
     write_coco_folder(tmp_path, one_image())
-    with pytest.raises(UserError, match="no split val2017; there is train2017"):
+    with pytest.raises(UserError, match="no split val2017; there is train2017, and train2017:held-out, the images"):
         read_dataset(tmp_path, "val2017")
 
 
