@@ -10,6 +10,7 @@ from folders import voc_xml, write_coco_folder, write_image, write_voc_folder
 from PIL import Image
 
 from onestage.data import Splits, choose_splits, dataset_roots, find_datasets, read_dataset, validate_images
+from onestage.data.splits import splits_of_joined
 from onestage.data_options import DataOptions
 from onestage.errors import UserError
 from onestage.structures import Categories
@@ -150,6 +151,7 @@ def test_a_joined_folder_trains_with_what_it_has(splits: tuple[str, ...], taken:
         assert {Path(table.image_name(index)).name for index in range(len(table))} == {"a.jpg", "b.jpg"}, spec
         assert [(one.kind, one.severity) for one in problems] == [("split", "notice")]
         assert f"{taken} is taken for it" in problems[0].message
+        assert splits_of_joined([one.source.splits for one in find_datasets(spec)]) == set(splits)
 
 
 def test_problems_of_joined_sets_name_their_folder(tmp_path: Path) -> None:

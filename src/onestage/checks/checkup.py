@@ -17,7 +17,7 @@ from onestage.checks.problems import findings_of
 from onestage.data import Found, find_datasets, read_dataset, unite
 from onestage.data.reading import ALL
 from onestage.data.split_names import split_key
-from onestage.data.splits import in_order
+from onestage.data.splits import in_order, splits_of_joined
 from onestage.data.table import Table
 from onestage.data.validate import Problem, drop_bad, validate_images
 from onestage.data_options import AS_IT_IS, DataOptions
@@ -127,7 +127,7 @@ def _read_splits(
     tables: dict[str, Table] = {}
     problems: dict[str, list[Problem]] = {}
     unusable = []
-    known = {split for one in found for split in one.source.splits}
+    known = splits_of_joined([one.source.splits for one in found])
     parts = {split_key(split) for split in known} >= {"train", "val"}
     for split in in_order(known):
         if parts and split_key(split) == "trainval":

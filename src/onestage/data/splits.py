@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,16 @@ def trained_with(known: Sequence[str], name: str) -> str | None:
     candidates = [named(known, other)[-1:] for other in ("trainval", "train", ALL)]
     alone = [split for split in known if len(set(known)) == 1 and split_key(split) not in ("val", "test")]
     return next((one[0] for one in (*candidates, alone) if one), None)
+
+
+def splits_of_joined(known: Sequence[Sequence[str]]) -> set[str]:
+    """The splits of folders that are joined, given each one's, without those that `trained_with` puts into another."""
+    splits = {split for one in known for split in one}
+    with suppress(UserError):
+        trains = base_of(choose(sorted(splits), "").train)
+        taken = [trained_with(one, trains) if not named(one, trains) else None for one in known]
+        return {split for one, lost in zip(known, taken, strict=True) for split in one if split != lost} | {trains}
+    return splits
 
 
 def base_of(split: str) -> str:

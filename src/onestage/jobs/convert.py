@@ -12,7 +12,7 @@ import numpy as np
 from onestage.checks.findings import counted
 from onestage.data import find_datasets, read_dataset, unite
 from onestage.data.reading import ALL
-from onestage.data.splits import held_out_images, in_order
+from onestage.data.splits import held_out_images, in_order, splits_of_joined
 from onestage.data.table import Table
 from onestage.data.validate import validate_images
 from onestage.data.writing import WRITERS
@@ -99,10 +99,9 @@ def _new_names(rename: Sequence[str], categories: Categories) -> dict[str, str]:
 
 def read_all_splits(data: str, display: Display, options: DataOptions = AS_IT_IS) -> dict[str, Table]:
     """Every split of a data set, checked, train first, all with one list of classes."""
-    known = {split for found in find_datasets(data, options.format) for split in found.source.splits}
-    tables, problems = {}, []
-    for split in in_order(known):
-        table, found = read_dataset(data, split, None, options)
+    folders, tables, problems = find_datasets(data, options.format), {}, []
+    for split in in_order(splits_of_joined([one.source.splits for one in folders])):
+        table, found = read_dataset(data, split, None, options, folders)
         tables[split] = table
         problems.append([*found, *validate_images(table)])
     categories = unite([table.categories for table in tables.values()])
