@@ -58,8 +58,8 @@ def test_it_says_which_class_has_too_few_objects_to_tell() -> None:
 
 
 def test_it_says_what_chose_the_weights_and_what_was_rare_in_training() -> None:
-    def told(chosen_on: str, these: bool, objects: tuple[int, int] = (900, 12)) -> str:
-        facts = TrainedOn(700, np.array(objects), chosen_on, 80, these)
+    def told(chosen_on: str, these: bool, objects: tuple[int, int] = (900, 12), of_these: int = 0) -> str:
+        facts = TrainedOn(700, np.array(objects), chosen_on, 80, these, of_these)
         return " ".join(in_words(judged(), CATEGORIES, facts))
 
     assert "The weights were chosen on other images, val (80 images), so these here are a fair test." in told(
@@ -70,6 +70,10 @@ def test_it_says_what_chose_the_weights_and_what_was_rare_in_training() -> None:
     assert "Few objects to learn from had rust (12)." in told("val", False)
     assert "Few objects" not in told("val", False, (900, 900))
     assert "On 300 images that it did not learn from, " in told("val", False)
+    seen = [told("val", True, of_these=count) for count in (300, 40)]
+    assert "It learned from these images: the figures say how well it knows them" in seen[0]
+    assert "It learned from 40 of these images: " in seen[1]
+    assert not any("that it did not learn from" in one or "a fair test" in one for one in seen)
     assert "is not known here" in " ".join(in_words(judged(), CATEGORIES))
 
 

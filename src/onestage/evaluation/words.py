@@ -31,6 +31,7 @@ class TrainedOn:
     chosen_on: str  # the split that chose the weights; "" for the last weights
     chosen_images: int
     chosen_on_these: bool  # the images that chose the weights are those of the report
+    of_these: int = 0  # images of the report among those that it learned from
 
 
 def in_words(at: AtThresholds, categories: Categories, trained_on: TrainedOn | None = None) -> list[str]:
@@ -44,12 +45,12 @@ def in_words(at: AtThresholds, categories: Categories, trained_on: TrainedOn | N
         *_what_goes_wrong(at, names),
         *_which_classes(at, names),
         *_too_few(at, names),
-        *_held_out(trained_on, names),
+        *_held_out(trained_on, names, at.truth.num_images),
     ]
 
 
 def _how_much(at: AtThresholds, objects: int, hits: int, alarms: int, trained_on: TrainedOn | None) -> str:
-    unseen = "" if trained_on is None else " that it did not learn from"
+    unseen = "" if trained_on is None or trained_on.of_these else " that it did not learn from"
     score = at.score_thresholds
     at_score = f"at scores above {score[0]:g}" if (score == score[0]).all() else "at the thresholds of its classes"
     images = f"{at.truth.num_images:,} image{'s' if at.truth.num_images > 1 else ''}"
@@ -94,7 +95,7 @@ def _which_classes(at: AtThresholds, names: Sequence[str]) -> list[str]:
     if np.isfinite(f1).sum() < 2:
         return []
     worst, best = int(np.nanargmin(f1)), int(np.nanargmax(f1))
-    if f1[worst] == f1[best]:
+    if f"{f1[worst]:.2f}" == f"{f1[best]:.2f}":
         return []
     return [f"It is best at {names[best]} (F1 {f1[best]:.2f}) and worst at {names[worst]} ({f1[worst]:.2f})."]
 
@@ -110,16 +111,20 @@ def _too_few(at: AtThresholds, names: Sequence[str]) -> list[str]:
     for label in unsure[:MOST_NAMED].tolist():
         found, least, most = (percent(float(share[label])) for share in (at.recall, low, high))
         few = f"{names[label]} has {at.objects[label]:,}"
-        told.append(f"{few} (found: {found}, but {least} or {most} would be no surprise)")
+        ends = " or ".join(end for end in (least, most) if end != found)
+        told.append(f"{few} (found: {found}, but {ends} would be no surprise)")
     others = len(unsure) - len(told)
     if others:
         told.append(f"{others} other class{'es' if others > 1 else ''} {'have' if others > 1 else 'has'} few, too")
     return [f"Too few objects to tell how good it is: {'; '.join(told)}."]
 
 
-def _held_out(trained_on: TrainedOn | None, names: Sequence[str]) -> list[str]:
+def _held_out(trained_on: TrainedOn | None, names: Sequence[str], images: int) -> list[str]:
     if trained_on is None:
         return ["Whether the model learned from these images is not known here; if it did, all figures flatter it."]
+    if trained_on.of_these:
+        which = f"{trained_on.of_these:,} of these images" if trained_on.of_these < images else "these images"
+        return [f"It learned from {which}: the figures say how well it knows them, not what it finds in new ones."]
     chosen = f"{trained_on.chosen_on} ({trained_on.chosen_images:,} images)"
     if not trained_on.chosen_on:
         sentences = ["No images chose the weights: they are the last ones of the run."]

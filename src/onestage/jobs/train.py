@@ -367,7 +367,10 @@ def _evaluate_kept(trainer: Trainer, plan: Plan, data: str) -> dict[str, Any]:
     last = trainer.recipe.keep == "last"
     chosen_by = "none: the last weights" if last else f"{val.split} ({len(val):,} images)"
     learned = np.bincount(plan.train.labels[~plan.train.ignored], minlength=len(test.categories))
-    trained_on = TrainedOn(len(plan.train), learned, "" if last else val.split, len(val), val.split == test.split)
+    of_these = len(np.intersect1d(plan.train.image_paths, test.image_paths)) if plan.train.root == test.root else 0
+    trained_on = TrainedOn(
+        len(plan.train), learned, "" if last else val.split, len(val), val.split == test.split, of_these
+    )
     metrics = evaluate_and_report(
         world.on_main(lambda: load_model(folder.model)),
         test,
