@@ -98,6 +98,6 @@ class Results:
         display.say(
             f"{title}, {table.split}: AP50 {decimal(metrics['voc']['map_area'])} (VOC, area), AP "
             f"{decimal(metrics['coco']['AP'])} (COCO) on {len(table):,} images with {len(truth.labels):,} objects",
-            f"written: {files.metrics}, {files.report}, {files.measured.name}, after {display.took}",
+            f"written: {files.metrics}, {files.report}, {files.measured}, after {display.took}",
         )
         return metrics
