@@ -80,7 +80,10 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped_without_the_model(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how: dict[str, Any] = {"start_from": model, "old_classes": "label", "steps": 4}
-    run(data, tmp_path / "straight", **how)
+    said = run(data, tmp_path / "straight", **how)
+    assert "unseen: what is found of them is left out, since the data does not label them" in said
+    told = json.loads((tmp_path / "straight/metrics.json").read_text())["voc"]["per_class"]
+    assert told["unseen"]["detections"] == 0 < sum(one["detections"] for one in told.values())
     step = Trainer.step
 
     def stopped(self: Trainer, batch: Batch) -> StepLosses:

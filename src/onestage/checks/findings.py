@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 Level = Literal["error", "warning", "notice"]
+MOST_IN_JSON = 10_000  # examples of a finding
 LEVELS: tuple[Level, ...] = ("error", "warning", "notice")
 
 
@@ -46,7 +47,7 @@ class Finding:
     examples: Sequence[Example] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able, with three examples."""
+        """JSON-able, with the first `MOST_IN_JSON` examples."""
         return {
             "code": self.code,
             "level": self.level,
@@ -54,7 +55,7 @@ class Finding:
             "what": self.what,
             "why": self.why,
             "mend": self.mend,
-            "examples": [example.text for example in self.examples[:3]],
+            "examples": [example.text for example in self.examples[:MOST_IN_JSON]],
         }
 
 

@@ -64,7 +64,7 @@ def _small(tables: Mapping[str, Table], sizes: Mapping[str, np.ndarray], detecto
         ]
     what = f"{count:,} of {counted(total, 'object')} under {SMALL:.0f} px at the input of {detector}"
     why = "of so few pixels little is seen, so they are mostly missed"
-    mend = "give onestage train a larger input or tiles (--image-size, --tile auto), which it takes by itself for most of them"
+    mend = "train with a larger input or tiles (--image-size, --tile auto), which it takes by itself for most of them"
     if any((one < ACCIDENT).any() for one in side.values()):
         mend = f"delete those under {ACCIDENT:.0f} px, which are mostly clicks by accident; for the others {mend}"
     yield finding("small-objects", "warning" if count > 0.05 * total else "notice", count, what, why, mend, examples)

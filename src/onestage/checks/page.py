@@ -100,4 +100,5 @@ def _finding(number: int, finding: Finding, shown: Shown) -> dict[str, Any]:
             drawn.append((url, example.text))
         elif len(lines) < LINES:
             lines.append(example.text)
-    return {"finding": finding, "drawn": drawn, "lines": lines}
+    more = len(finding.examples) - len(drawn) - len(lines)
+    return {"finding": finding, "drawn": drawn, "lines": lines, "more": more}

@@ -52,7 +52,7 @@ def in_words(at: AtThresholds, categories: Categories, trained_on: TrainedOn | N
 def _how_much(at: AtThresholds, objects: int, hits: int, alarms: int, trained_on: TrainedOn | None) -> str:
     unseen = "" if trained_on is None or trained_on.of_these else " that it did not learn from"
     score = at.score_thresholds
-    at_score = f"at scores above {score[0]:g}" if (score == score[0]).all() else "at the thresholds of its classes"
+    at_score = f"at scores above {score[0]:.3g}" if (score == score[0]).all() else "at the thresholds of its classes"
     images = f"{at.truth.num_images:,} image{'s' if at.truth.num_images > 1 else ''}"
     text = f"On {images}{unseen}, the model finds {hits:,} of {objects:,} objects ({percent(hits, objects)}) {at_score}"
     if not hits + alarms:

@@ -25,6 +25,7 @@ from onestage.terminal import Display, cell, command_display
 from onestage.texts import json_text, one_line
 from onestage.whole_file import write_whole
 
+SHOWN = 3  # examples of a finding in the terminal
 _STYLE = {"error": "bold red", "warning": "yellow", "notice": "cyan"}
 
 
@@ -90,8 +91,10 @@ def _print(checkup: Checkup, display: Display) -> None:
     for one in checkup.findings:
         what = cell(f"{one.what} [{one.code}]", display.console)
         display.console.print(Text.assemble((f"{one.level}: ", _STYLE[one.level]), what))
-        for example in one.examples[:3]:
+        for example in one.examples[:SHOWN]:
             display.say(f"    {example.text}")
+        if len(one.examples) > SHOWN:
+            display.say(f"    and {len(one.examples) - SHOWN:,} more, which --json FILE lists")
         display.say(f"    why: {one.why}; {one.mend}")
     if not checkup.findings:
         display.say("nothing is wrong")

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ from onestage.terminal import Display, command_display
 from onestage.thresholds import BEST_F1, Aim, Thresholds
 from onestage.tiled_detections import changed_tiling, count_windows
 from onestage.training.detect_all import detect_all
+from onestage.training.old_classes import without_classes
 from onestage.training.processes import ALONE, World
 
 
@@ -168,11 +169,13 @@ def evaluate_and_report(
     find_thresholds_in: tuple[Path, Aim] | None = None,
     world: World = ALONE,
     trained_on: TrainedOn | None = None,
+    unlabelled: Collection[str] = (),
 ) -> dict[str, Any]:
     """Detect in every image, measure, print the table, write `metrics.json` and `report.html` into `folder`.
 
     `selection` None takes the model's own. The thresholds of its classes are found anew for the model file of
-    `find_thresholds_in`; `trained_on` is known at the end of a run. The ranks of `world` share the images; the main
+    `find_thresholds_in`; `trained_on` is known at the end of a run. `unlabelled` are classes of the model that
+    the data does not label: what is found of them is left out. The ranks of `world` share the images; the main
     rank does the rest.
     """
     network = loaded.detector
@@ -183,6 +186,9 @@ def evaluate_and_report(
             network, table, compute, selection=selection, batch_size=batch_size, advance=stage.advance, world=world
         )
     seconds = time.perf_counter() - started
+    if unlabelled:
+        found = without_classes(found, table.categories, unlabelled)
+        display.say(f"{', '.join(unlabelled)}: what is found of them is left out, since the data does not label them")
     _say_cost(network.tiling, table, seconds, display)
     about = {"detector": network.name, "parameters": sum(one.numel() for one in network.parameters())}
     about |= {"ms_per_image": 1e3 * seconds / max(1, len(table)), "device": str(compute.device)}

@@ -381,6 +381,7 @@ def _evaluate_kept(trainer: Trainer, plan: Plan, data: str) -> dict[str, Any]:
         log=read_log(folder.log) if world.is_main else (),
         world=world,
         trained_on=trained_on,
+        unlabelled=trainer.kept_classes,
     )
     since = "since it was resumed" if plan.resume else "in all"
     trainer.display.say(

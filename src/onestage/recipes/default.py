@@ -79,11 +79,15 @@ def default_recipe(
     reasons = [
         *of_scale,
         f"{of_epoch:,} training {'images' if tiling is None else 'tiles'}: {epochs:g} epochs unless told otherwise",
-        "batches of {}, AdamW at {:g} in one cycle, averaged weights, mild augmentation".format(
-            asked.get("batch_size", batch_size), asked.get("learning_rate", made.learning_rate)
+        "batches of {}, AdamW at {:g} in one cycle, averaged weights, {} augmentation".format(
+            asked.get("batch_size", batch_size),
+            asked.get("learning_rate", made.learning_rate),
+            asked.get("augmentation", "mild"),
         ),
         *reasons,
     ]
+    if trained is not None and config.input_resize == usual.input_resize:
+        reasons.append(f"input of {config.input_resize}, as the trained detector's; --image-size asks for another")
     if pretrained:
         whose = "the trained detector's" if start is not None else "their ImageNet"
         reasons.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")

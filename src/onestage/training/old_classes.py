@@ -6,7 +6,7 @@ Li & Hoiem 2016, arXiv 1606.09282, the old network's answers teach the new), wha
 ignore all of it keeps nothing: without positives the old classes only learn where they are not (docs/ledger.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +83,12 @@ def _of_old_classes(
     overlap = pairwise_iou(found.boxes_xyxy, labelled_xyxy)  # (M, N)
     keep = (labels >= 0) & ~(overlap > SAME_IOU).any(dim=1)
     return found.boxes_xyxy[keep].numpy(), labels[keep].numpy(), (found.scores[keep] > SURE).numpy()
+
+
+def without_classes(found: list[Detections], categories: Categories, names: Collection[str]) -> list[Detections]:
+    """Each image's detections of the other classes: where nobody labels these, what is right of them can't be told."""
+    left_out = torch.tensor([categories.label_of[name] for name in names], dtype=torch.int64)
+    return [one[~torch.isin(one.labels, left_out)] for one in found] if len(left_out) else found
 
 
 def save_old_objects(file: Path, old: Table) -> None:

@@ -28,6 +28,7 @@ from onestage.tiled_detections import count_windows
 from onestage.training.detect_all import StoppedError, detect_all
 from onestage.training.experiment_logs import ExperimentLog, ExperimentLogs, start_logs
 from onestage.training.journal import LOG_EVERY_STEPS, Journal, begin_log
+from onestage.training.old_classes import without_classes
 from onestage.training.optimizer import (
     AveragedWeights,
     freeze_untrained,
@@ -73,8 +74,8 @@ class Trainer:
 
         The weights that do best on `val` are kept (or the last ones, as the recipe says). `log_to` names experiment
         logs. `usual` is the recipe before the user's changes; warnings compare with it. `kept_classes` are those that
-        a trained detector knew, and need no objects. `test`, like the others, may not change until the run is done;
-        None: `val` gives the figures too. A run of `minutes` began at `begun_at`, by `time.monotonic`; None: now.
+        a trained detector knew: the data does not label them. `test`, like the others, may not change until the run is
+        done; None: `val` gives the figures too. A run of `minutes` began at `begun_at`, by `time.monotonic`; None: now.
         """
         recipe.check_length()
         self.detector, self.recipe, self.save_minutes, self.world = detector, recipe, save_minutes, world
@@ -287,6 +288,7 @@ class Trainer:
                     )
                 except StoppedError:
                     return None
+            found = without_classes(found, val.categories, self.kept_classes)
             truth, detections = val.ground_truth(), DetectionTable.from_detections(found)
             measurement = measure(truth, detections, val.categories)
             map_area = measurement.metrics["voc"]["map_area"] or 0.0
