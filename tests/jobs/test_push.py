@@ -94,7 +94,7 @@ def test_a_run_is_pushed_private_without_names_of_folders_and_found_in_another_c
     )
     assert "SSD: Single Shot MultiBox Detector (Liu et al., ECCV 2016, arXiv 1512.02325)" in card
     assert f'onestage.load("{HERE}")' in card
-    assert "Trained on SHAPES. All figures are of 3 images of SHAPES, test." in card
+    assert "Trained on the data set SHAPES. All figures are of 3 images of SHAPES, test." in card
     assert all(f"| {name} | " in card and f"({image})" in card for name in KINDS for image in images)
 
     set_constants(monkeypatch, HF_HUB_CACHE=str(tmp_path / "another"))
@@ -128,7 +128,7 @@ def test_files_can_be_looked_at_before_they_are_pushed(
     assert run_command("push", run_folder, HERE, "--out", tmp_path / "look", "--data-name", "My *shapes*") == 0
     assert "no --licence: until you give one" in capsys.readouterr().out
     card = (tmp_path / "look" / "README.md").read_text()
-    assert "Trained on My \\*shapes\\*." in card
+    assert "Trained on the data set My \\*shapes\\*." in card
     assert "nobody else has the right to use them" in card
     assert "license" not in card
     assert hub.asked == []

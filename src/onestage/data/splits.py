@@ -70,10 +70,14 @@ def choose(known: Sequence[str], data: str, hold_out: bool = True) -> Splits:
 
 
 def named(known: Sequence[str], name: str) -> list[str]:
-    """The splits of a name: itself, else those that mean it (`train2017`, `Training` for `train`), newest last."""
+    """The splits of a name: itself, else those that mean it (`train2017`, `Training` for `train`), newest last.
+
+    Where there are no splits, `train` is all, as `onestage doctor` calls it.
+    """
     if name in known:
         return [name]
-    return sorted({split for split in known if split_key(split) == split_key(name)})
+    of_all = [ALL] if split_key(name) == "train" and set(known) == {ALL} else []
+    return sorted({split for split in known if split_key(split) == split_key(name)}) or of_all
 
 
 def trained_with(known: Sequence[str], name: str) -> str | None:
@@ -93,7 +97,7 @@ def splits_of_joined(known: Sequence[Sequence[str]]) -> set[str]:
     splits = {split for one in known for split in one}
     with suppress(UserError):
         trains = base_of(choose(sorted(splits), "").train)
-        taken = [trained_with(one, trains) if not named(one, trains) else None for one in known]
+        taken = [(named(one, trains) or [trained_with(one, trains)])[-1] for one in known]
         return {split for one, lost in zip(known, taken, strict=True) for split in one if split != lost} | {trains}
     return splits
 

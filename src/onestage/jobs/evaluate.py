@@ -13,6 +13,7 @@ from onestage.anchors import best_anchor_iou
 from onestage.compute.device import Compute, choose_compute
 from onestage.compute.memory import keep_freed_memory
 from onestage.data import choose_splits
+from onestage.data.splits import base_of
 from onestage.data.table import Table
 from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.detectors.base import Detector
@@ -79,7 +80,9 @@ def evaluate(
     """
     keep_freed_memory()
     display, data = command_display(display), os.fspath(data)
-    split = split or choose_splits(data, data_options).evaluated
+    if split is None and base_of(split := choose_splits(data, data_options).evaluated) != split:
+        whole = base_of(split)
+        display.say(f"evaluated on {split}, what training on this data holds out; --split {whole} takes all of {whole}")
     folder = Path(out) if out is not None else named_file(model).parent / "evaluation"
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
     exported = isinstance(loaded, ExportedPredictor)

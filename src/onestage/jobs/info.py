@@ -67,7 +67,8 @@ def _lines_about(model: str, num_classes: int, display: Display) -> list[str]:
             lines.append(f"  thresholds  {loaded.thresholds}")
         map_area, step = (loaded.header.get(key) for key in ("map_area", "step"))
         if isinstance(map_area, float):
-            lines.append(f"  AP50        {map_area:.4f} (VOC, area) at step {step}")
+            where = "on the images that chose the weights"
+            lines.append(f"  AP50        {map_area:.4f} (VOC, area) at step {step}, {where}")
     return lines
 
 

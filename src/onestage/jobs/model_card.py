@@ -86,7 +86,7 @@ def _use(facts: CardFacts) -> str:
 
 def _data(facts: CardFacts) -> str:
     settings = {} if facts.report is None else facts.report.settings
-    lines = [f"Trained on {escaped(facts.data)}." if facts.data else "What it was trained on is not told."]
+    lines = [f"Trained on the data set {escaped(facts.data)}." if facts.data else "What it was trained on is not told."]
     if chosen := settings.get("weights chosen on"):
         lines.append(f"The weights were chosen on {escaped(chosen)}.")
     if facts.metrics is not None:
