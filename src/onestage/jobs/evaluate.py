@@ -82,7 +82,7 @@ def evaluate(
     display, data = command_display(display), os.fspath(data)
     if split is None and base_of(split := choose_splits(data, data_options).evaluated) != split:
         whole = base_of(split)
-        display.say(f"evaluated on {split}, what training on this data holds out; --split {whole} takes all of {whole}")
+        display.say(f"evaluated on {split}, what training on this data holds out; --split {whole} takes all of it")
     folder = Path(out) if out is not None else named_file(model).parent / "evaluation"
     loaded = load_model(model) if format_of(model) is None else ExportedPredictor(model, device=device)
     exported = isinstance(loaded, ExportedPredictor)
