@@ -79,11 +79,7 @@ def default_recipe(
     reasons = [
         *of_scale,
         f"{of_epoch:,} training {'images' if tiling is None else 'tiles'}: {epochs:g} epochs unless told otherwise",
-        "batches of {}, AdamW at {:g} in one cycle, averaged weights, {} augmentation".format(
-            asked.get("batch_size", batch_size),
-            asked.get("learning_rate", made.learning_rate),
-            asked.get("augmentation", "mild"),
-        ),
+        _how_it_trains({"batch_size": batch_size, "learning_rate": made.learning_rate, **asked}),
         *reasons,
     ]
     if trained is not None and config.input_resize == usual.input_resize:
@@ -92,6 +88,12 @@ def default_recipe(
         whose = "the trained detector's" if start is not None else "their ImageNet"
         reasons.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")
     return recipe, reasons
+
+
+def _how_it_trains(settings: Mapping[str, Any]) -> str:
+    batch_size, rate, augmentation = settings["batch_size"], settings["learning_rate"], settings.get("augmentation")
+    usual = f"batches of {batch_size}, AdamW at {rate:g} in one cycle, averaged weights"
+    return f"{usual}, {augmentation or 'mild'} augmentation"
 
 
 def _in_one_cycle(detector: str, made: MadeNetwork, pretrained: bool) -> Recipe:

@@ -362,6 +362,7 @@ function replace(old, now) {
   view.preview = null;
   view.unsaved = true;
   select(now);
+  showCorrections(); // at once, as below
 }
 
 function undo() {
@@ -481,18 +482,22 @@ on("new-box", "click", () => {
 on("delete-box", "click", () => editor.remove());
 on("undo", "click", undo);
 on("take", "click", () => replace(null, { ...view.selected, score: null }));
+// At once: who goes on to the next field may type there before the next frame of the screen.
+function showWhatCameOfIt() {
+  edited = null;
+  showCorrections();
+  update();
+}
 on("object-class", "change", () => {
   const name = at("object-class").value.trim();
   if (isOurs() && name) replace(view.selected, { ...view.selected, name, score: null });
-  edited = null;
-  update();
+  showWhatCameOfIt();
 });
 for (const side of SIDES) {
   on(`side-${side}`, "change", () => {
     const box = SIDES.map((one) => at(`side-${one}`).valueAsNumber);
-    edited = null; // the fields show what came of it
     if (box.every(Number.isFinite)) editor.setBox(box);
-    update();
+    showWhatCameOfIt();
   });
 }
 
