@@ -9,7 +9,15 @@ import pytest
 from folders import voc_xml, write_coco_folder, write_image, write_voc_folder
 from PIL import Image
 
-from onestage.data import Splits, choose_splits, dataset_roots, find_datasets, read_dataset, validate_images
+from onestage.data import (
+    Splits,
+    choose_splits,
+    dataset_name,
+    dataset_roots,
+    find_datasets,
+    read_dataset,
+    validate_images,
+)
 from onestage.data.splits import splits_of_joined
 from onestage.data_options import DataOptions
 from onestage.errors import UserError
@@ -152,6 +160,18 @@ def test_a_joined_folder_trains_with_what_it_has(splits: tuple[str, ...], taken:
         assert [(one.kind, one.severity) for one in problems] == [("split", "notice")]
         assert f"{taken} is taken for it" in problems[0].message
         assert splits_of_joined([one.source.splits for one in find_datasets(spec)]) == set(splits)
+
+
+def test_a_folder_without_splits_is_all_for_training(tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, coco("a.jpg", "b.jpg"), split="")
+    assert len(read_dataset(tmp_path, "train")[0]) == len(read_dataset(tmp_path, "all")[0]) == 2
+    with pytest.raises(UserError, match=r"no split test; there is all$"):
+        read_dataset(tmp_path, "test")
+
+
+def test_joined_sets_have_the_names_of_all_folders(tmp_path: Path) -> None:
+    assert dataset_name(f"{tmp_path}/one+two") == "one+two"
+    assert dataset_name(tmp_path / "one") == "one"
 
 
 def test_problems_of_joined_sets_name_their_folder(tmp_path: Path) -> None:

@@ -261,6 +261,8 @@ def test_a_copy_that_is_mended_is_found_clean(name: str, tmp_path: Path) -> None
 def test_findings_as_json_for_scripts(tmp_path: Path) -> None:
     root = voc_of_drawings(tmp_path / "data")
     (root / "JPEGImages" / "img_01.jpg").unlink()
+    for seed in range(5):
+        write_image(root / "JPEGImages" / f"more_{seed}.jpg", (40, 60), seed)
     examined(root, json_file=tmp_path / "findings.json")
     content = json.loads((tmp_path / "findings.json").read_text())
     assert content["splits"]["train"]["classes"] == {"bird": 4, "cat": 4, "dog": 4}
@@ -270,7 +272,8 @@ def test_findings_as_json_for_scripts(tmp_path: Path) -> None:
         assert set(one) == {"code", "level", "count", "what", "why", "mend", "examples"}
         assert all("\n" not in one[key] for key in ("what", "why", "mend"))
         assert one["count"] >= 1
-        assert len(one["examples"]) <= 3
+    (unused,) = (one for one in content["findings"] if one["code"] == "images-without-annotation")
+    assert [f"more_{seed}.jpg" in one for seed, one in enumerate(unused["examples"])] == [True] * 5  # all of them
 
 
 def test_strict_ends_with_an_error_only_where_the_data_has_errors(tmp_path: Path) -> None:

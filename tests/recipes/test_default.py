@@ -191,6 +191,12 @@ def test_anchors_follow_the_input_that_is_asked_for() -> None:
     assert (recipe.batch_size, recipe.learning_rate) == (4, 2e-3)
 
 
+def test_the_reasons_name_the_augmentation_that_is_asked_for() -> None:
+    for asked, told in (({}, "mild"), ({"augmentation": "none", "batch_size": 4}, "none")):
+        _, reasons = default_recipe("ssd300-vgg16", table_of([(0, 0, 200, 100)]), pretrained=True, settings=asked)
+        assert any(one.startswith("batches of ") and one.endswith(f", {told} augmentation") for one in reasons), told
+
+
 def test_of_a_trained_detector_the_input_stays() -> None:
     start = a_trained_detector()
     assert of_small_objects(start.name, start=start)[0].network.input_resize == start.resize

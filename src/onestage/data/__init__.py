@@ -17,7 +17,7 @@ from onestage.data.nothing_found import what_is_there
 from onestage.data.reading import Source, read_source
 from onestage.data.seen_tables import read_unless_seen
 from onestage.data.split_names import split_key
-from onestage.data.splits import Splits, base_of, choose, named, part_of, trained_with
+from onestage.data.splits import Splits, base_of, choose, named, part_of, read_for
 from onestage.data.table import Table
 from onestage.data.validate import Problem, errors, summary, validate_images
 from onestage.data_options import AS_IT_IS, DataOptions
@@ -113,13 +113,11 @@ def read_dataset(
     found = found or find_datasets(path_spec, options.format)
     for folder, kind, source, _ in found:
         root, known = folder.root, source.splits
-        names = named(known, split)
-        if len(found) > 1 and not names and (other := trained_with(known, split)) is not None:
-            names = [other]
-            problems.append(
-                Problem(str(root), None, f"has no split {split}: {other} is taken for it", "split", "notice")
-            )
+        names = read_for(known, split) if len(found) > 1 else named(known, split)
         if len(names) == 1:
+            if names != named(known, split):
+                message = f"has no split {split}: {names[0]} is taken for it"
+                problems.append(Problem(str(root), None, message, "split", "notice"))
             read = partial(read_source, source, folder, kind, names[0], categories, options)
             table, faults = read_unless_seen(folder, (kind, names[0], categories, options), read)
             tables.append(table)

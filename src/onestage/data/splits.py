@@ -80,25 +80,23 @@ def named(known: Sequence[str], name: str) -> list[str]:
     return sorted({split for split in known if split_key(split) == split_key(name)}) or of_all
 
 
-def trained_with(known: Sequence[str], name: str) -> str | None:
-    """The split of a folder that trains where others that it is joined with have a training split `name`.
+def read_for(known: Sequence[str], name: str) -> list[str]:
+    """The splits of a folder, one of several that are joined, that are read for `name`: those of that name.
 
-    None: `name` does not train, or nothing in the folder does.
+    Where there is none and `name` trains, it is what the folder has for training, whatever that is called.
     """
-    if split_key(name) not in ("train", "trainval", ALL):
-        return None
-    candidates = [named(known, other)[-1:] for other in ("trainval", "train", ALL)]
+    if named(known, name) or split_key(name) not in ("train", "trainval", ALL):
+        return named(known, name)
     alone = [split for split in known if len(set(known)) == 1 and split_key(split) not in ("val", "test")]
-    return next((one[0] for one in (*candidates, alone) if one), None)
+    return next((found[-1:] for other in ("trainval", "train", ALL) if (found := named(known, other))), alone)
 
 
 def splits_of_joined(known: Sequence[Sequence[str]]) -> set[str]:
-    """The splits of folders that are joined, given each one's, without those that `trained_with` puts into another."""
+    """The splits of joined folders, given each one's, without those that are read for another that trains."""
     splits = {split for one in known for split in one}
     with suppress(UserError):
         trains = base_of(choose(sorted(splits), "").train)
-        taken = [(named(one, trains) or [trained_with(one, trains)])[-1] for one in known]
-        return {split for one, lost in zip(known, taken, strict=True) for split in one if split != lost} | {trains}
+        return {trains}.union(*(set(one).difference(read_for(one, trains)) for one in known))
     return splits
 
 

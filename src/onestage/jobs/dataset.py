@@ -9,7 +9,7 @@ from onestage.checks import quick_findings
 from onestage.checks.findings import counted
 from onestage.data import Found, Splits, choose_splits, find_datasets, read_dataset, unite
 from onestage.data.split_names import split_key
-from onestage.data.splits import base_of, named, part_of, trained_with
+from onestage.data.splits import base_of, part_of, read_for
 from onestage.data.table import Table
 from onestage.data.validate import Problem, drop_bad, errors, significant_bits, summary, validate_images
 from onestage.data_options import AS_IT_IS, DataOptions
@@ -152,7 +152,7 @@ def open_for_training(data: str, request: Request, hold_out: bool, *, display: D
 
 def _unused(known: Sequence[str], bases: Iterable[str]) -> list[str]:
     """The splits of a folder that nothing reads; parts of a trainval are no loss."""
-    read = {split for base in bases for split in named(known, base) or [trained_with(known, base)]}
+    read = {split for base in bases for split in read_for(known, base)}
     return [split for split in known if split not in read and split_key(split) not in PARTS_OF_TRAINVAL]
 
 
