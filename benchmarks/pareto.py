@@ -48,6 +48,11 @@ class Peer:
     imagenet: bool = False  # its backbone starts from ImageNet weights
     environment: str | None = None  # ours
 
+    @property
+    def folder(self) -> Path:
+        """Of its run, below `runs`."""
+        return Path(self.script) / (self.model if self.imagenet else f"{self.model}-scratch")
+
 
 KNOWN = {
     "onestage gfl-lite0": Peer("ours", "gfl-tf_efficientnet_lite0", imagenet=True),
@@ -77,7 +82,7 @@ class Options:
     seed: int = 0
     peers: tuple[str, ...] = tuple(KNOWN)
     timed_images: int = 100
-    rounds: int = 3
+    rounds: int = 5
 
 
 # --- data
@@ -135,16 +140,16 @@ def detections(rows: list[dict[str, Any]], test: Table) -> DetectionTable:
     )
 
 
-def rates(options: Options, names: list[str], runs: dict[str, Path]) -> dict[str, float]:
-    """Images a second of each: the median over processes in turn of the median over images."""
+def rates(options: Options, names: list[str], runs: dict[str, Path]) -> dict[str, list[float]]:
+    """Images a second of each in each round, by the median over images; slowest round first."""
     images = options.out.resolve() / "data/coco/images/test"
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
             timed = runs[name] / "timed.json"
             call(options, KNOWN[name], "find", runs[name], images, "--out", timed, "--first", options.timed_images)
-            seconds[name].append(statistics.median(json.loads(timed.read_text())["seconds"]))
-    return {name: 1 / statistics.median(values) for name, values in seconds.items()}
+            found[name].append(1 / statistics.median(json.loads(timed.read_text())["seconds"]))
+    return {name: sorted(values) for name, values in found.items()}
 
 
 # --- what is told
@@ -155,11 +160,12 @@ def show(options: Options, results: dict[str, dict[str, Any]], failed: dict[str,
     print(f"{options.data.name}, {options.minutes:g} minutes, seed {options.seed}; {machine()}\n")
     print("| detector | AP50 | AP | trained for, min | images/s |\n|---|---|---|---|---|")
     for name, one in sorted(results.items(), key=lambda item: -item[1]["AP"]):
-        cells = (f"{one['AP50']:.1f}", f"{one['AP']:.1f}", f"{one['seconds'] / 60:.1f}", f"{one['rate']:.1f}")
+        pace = f"{statistics.median(one['rates']):.1f} ({one['rates'][0]:.0f} to {one['rates'][-1]:.0f})"
+        cells = (f"{one['AP50']:.1f}", f"{one['AP']:.1f}", f"{one['seconds'] / 60:.1f}", pace)
         print(f"| {name} | {' | '.join(cells)} |")
     for name, reason in failed.items():
         print(f"\n{name}: not measured: {reason}")
-    points = {name: [(one["rate"], one["AP"])] for name, one in results.items()}
+    points = {name: [(statistics.median(one["rates"]), one["AP"])] for name, one in results.items()}
     plot = line_plot(points, ("images a second, from a file, one at a time", "COCO AP"), "AP over images a second")
     (options.out / "pareto.svg").write_text(plot)
 
@@ -170,8 +176,7 @@ def main(options: Options) -> None:
     file = options.out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     test, failed = write_data(options), {}
-    runs = {name: options.out.resolve() / "runs" / KNOWN[name].script / KNOWN[name].model for name in options.peers}
-    runs = {name: run.with_name(run.name + ("" if KNOWN[name].imagenet else "-scratch")) for name, run in runs.items()}
+    runs = {name: options.out.resolve() / "runs" / KNOWN[name].folder for name in options.peers}
     for name in options.peers:
         if name not in results:
             print(f"--- {name}", flush=True)
@@ -182,8 +187,8 @@ def main(options: Options) -> None:
                 continue
             write_whole(file, json.dumps(results, indent=1).encode())
     there = [name for name in options.peers if name in results]
-    for name, rate in rates(options, there, runs).items():
-        results[name]["rate"] = rate
+    for name, of_rounds in rates(options, there, runs).items():
+        results[name]["rates"] = of_rounds
     write_whole(file, json.dumps(results, indent=1).encode())
     show(options, {name: results[name] for name in there}, failed)
 

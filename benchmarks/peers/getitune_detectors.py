@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import getitune
 import yaml
-from common import Find, Job, main
 from getitune.engine import create_engine
+from job import Find, Found, Job, main
 from model_api.models import Model
 
 
@@ -43,9 +43,9 @@ def load(job: Job) -> Find:
     exported = next(job.run.rglob("optimized_model.xml"))
     model = Model.create_model(str(exported), configuration={"confidence_threshold": 0.01})
 
-    def find(file: str) -> list[tuple[int, float, list[float]]]:
+    def find(file: str) -> Found:
         found = model(cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB))
-        return list(zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), strict=True))
+        return found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
 
     return find
 

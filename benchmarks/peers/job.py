@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-Find = Callable[[str], Iterable[tuple[int, float, list[float]]]]  # a file -> class index, score, x1 y1 x2 y2 in pixels
+Found = tuple[Sequence[float], Sequence[float], Sequence[Sequence[float]]]  # class indices, scores, boxes
+Find = Callable[[str], Found]  # in a file; boxes are x1, y1, x2, y2 in its pixels
 WARM_UP = 5  # images
 
 
@@ -69,10 +70,10 @@ def _find(find: Find, files: list[Path]) -> dict[str, list]:
     detections, seconds = [], []
     for file in files:
         start = time.perf_counter()
-        found = list(find(str(file)))
+        found = find(str(file))
         seconds.append(time.perf_counter() - start)
         detections += [
             {"file": file.name, "label": int(label), "score": float(score), "box_xyxy": [float(edge) for edge in box]}
-            for label, score, box in found
+            for label, score, box in zip(*found, strict=True)
         ]
     return {"detections": detections, "seconds": seconds}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from common import Find, Job, main
+from job import Find, Found, Job, main
 from libreyolo import LibreYOLO, LibreYOLO9, LibreYOLOX
 from libreyolo.models.picodet.model import LibrePICODET
 
@@ -48,9 +48,9 @@ def train(job: Job) -> float:
 def load(job: Job) -> Find:
     model = LibreYOLO(str(job.run / "int8_openvino"), device="cpu")
 
-    def find(file: str) -> list[tuple[int, float, list[float]]]:
+    def find(file: str) -> Found:
         found = model(file, conf=0.001).boxes
-        return list(zip(found.cls.tolist(), found.conf.tolist(), found.xyxy.tolist(), strict=True))
+        return found.cls.tolist(), found.conf.tolist(), found.xyxy.tolist()
 
     return find
 

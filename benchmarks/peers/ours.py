@@ -6,34 +6,18 @@ import subprocess
 import sys
 import time
 
-from common import Find, Job, main
+from job import Find, Found, Job, main
 
 import onestage
 
 
 def train(job: Job) -> float:
     start = time.perf_counter()
-    _command(
-        "train",
-        job.data / "coco",
-        *("--detector", job.model, "--minutes", job.minutes, "--seed", job.seed, "--out", job.run / "train"),
-        *("--backbone-weights", job.weights or "none"),
-    )
+    how = ("--detector", job.model, "--minutes", job.minutes, "--seed", job.seed)
+    _command("train", job.data / "coco", *how, "--backbone-weights", job.weights or "none", "--out", job.run / "train")
     seconds = time.perf_counter() - start
-    _command(
-        "export",
-        job.run / "train",
-        *(
-            "--format",
-            "openvino",
-            "--precision",
-            "int8",
-            "--calibration",
-            job.data / "coco",
-            "--out",
-            job.run / "int8.xml",
-        ),
-    )
+    kind = ("--format", "openvino", "--precision", "int8", "--calibration", job.data / "coco")
+    _command("export", job.run / "train", *kind, "--out", job.run / "int8.xml")
     return seconds
 
 
@@ -45,9 +29,9 @@ def load(job: Job) -> Find:
     predictor = onestage.load(job.run / "int8.xml", device="cpu")
     predictor.selection = predictor.papers_selection  # low scores too, for the metrics
 
-    def find(file: str) -> list[tuple[int, float, list[float]]]:
+    def find(file: str) -> Found:
         found = predictor(file)
-        return list(zip(found.labels.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist(), strict=True))
+        return found.labels.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist()
 
     return find
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from common import Find, Job, main
+from job import Find, Found, Job, main
 from torch import Tensor, nn
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.models.detection import RetinaNet, ssdlite320_mobilenet_v3_large
@@ -27,6 +27,7 @@ from onestage.data import read_dataset
 BACKBONE = "tf_efficientnet_lite0"
 CHANNELS = 128  # as many as the SSD on that backbone has
 STRIDES = (8, 16, 32, 64, 128)
+RATES = {"retinanet": 1e-2}  # torchvision's reference; the others': see `torchvision_ssd.SETTINGS`
 
 
 class Pyramid(nn.Module):
@@ -65,9 +66,6 @@ def train(job: Job) -> float:
     return run["seconds"]
 
 
-RATES = {"retinanet": 1e-2}  # torchvision's reference
-
-
 def load(job: Job) -> Find:
     saved = torch.load(job.run / "model.pth", weights_only=True)
     model = network(job.model, saved["classes"], None)
@@ -75,9 +73,9 @@ def load(job: Job) -> Find:
     model.eval()
 
     @torch.inference_mode()
-    def find(file: str) -> list[tuple[int, float, list[float]]]:
+    def find(file: str) -> Found:
         found = model([decode_image(file, mode=ImageReadMode.RGB).float().div(255)])[0]
-        return list(zip((found["labels"] - 1).tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True))
+        return (found["labels"] - 1).tolist(), found["scores"].tolist(), found["boxes"].tolist()
 
     return find
 

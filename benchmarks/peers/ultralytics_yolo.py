@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from common import Find, Job, main
+from job import Find, Found, Job, main
 from ultralytics import YOLO
 
 
@@ -43,9 +43,9 @@ def load(job: Job) -> Find:
     size = _name_and_size(job.model)[1]
     model = YOLO(job.run / "train" / "weights" / "best_int8_openvino_model", task="detect")
 
-    def find(file: str) -> list[tuple[int, float, list[float]]]:
+    def find(file: str) -> Found:
         found = model.predict(file, imgsz=size, conf=0.001, verbose=False, device="cpu")[0].boxes
-        return list(zip(found.cls.tolist(), found.conf.tolist(), found.xyxy.tolist(), strict=True))
+        return found.cls.tolist(), found.conf.tolist(), found.xyxy.tolist()
 
     return find
 
