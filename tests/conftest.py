@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+
+IS_A_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 # Before torch is imported: the test processes share the machine's cores, so each takes one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests write, and the programs that they start, lies in one folder, which goes when all have passed.
+if not IS_A_WORKER:
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="onestage-tests-")
+    tempfile.tempdir = None  # read TMPDIR anew
 # What is remembered of images stays out of the user's own cache.
-os.environ["ONESTAGE_CACHE"] = tempfile.mkdtemp(prefix="onestage-cache-")
+os.environ["ONESTAGE_CACHE"] = tempfile.mkdtemp(prefix="cache-")
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -19,3 +27,9 @@ install_import_hook("onestage", "shape_checks.check")
 # The same examples in every run, and no time limit an example: the machines that run this are slow and shared.
 settings.register_profile("onestage", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("onestage")
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Leave nothing behind, unless something failed that somebody may want to look at."""
+    if exitstatus == pytest.ExitCode.OK and not IS_A_WORKER:
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
