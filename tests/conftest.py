@@ -6,20 +6,21 @@ import os
 import shutil
 import tempfile
 
-IS_A_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-
 # Before torch is imported: the test processes share the machine's cores, so each takes one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+IS_A_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
 # What tests write, and the programs that they start, lies in one folder, which goes when all have passed.
 if not IS_A_WORKER:
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="onestage-tests-")
     tempfile.tempdir = None  # read TMPDIR anew
 # What is remembered of images stays out of the user's own cache.
 os.environ["ONESTAGE_CACHE"] = tempfile.mkdtemp(prefix="cache-")
-
-import pytest
-from hypothesis import settings
-from jaxtyping import install_import_hook
 
 # Every annotation such as Float[Tensor, "B A 4"] in src is checked at each call (jaxtyping, with shape_checks.check).
 install_import_hook("onestage", "shape_checks.check")

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer, UInt8
 
 from onestage.data.decoded_images import DecodedImages
+from onestage.data.shrunk_images import ShrunkImages
 from onestage.errors import UserError
 from onestage.input_size import Resize
 from onestage.runtime.decode import decode_image
@@ -55,6 +57,7 @@ class Table:
     max_pixels: int | None = None  # of an image that is decoded; None: see `decode_image`
     windows_xyxy: Int32[np.ndarray, "I 4"] | None = None  # of a table of tiles: what each row shows of its image
     decoded: DecodedImages = field(default_factory=DecodedImages)  # where tiles are read from
+    shrunk: ShrunkImages | None = None  # of a table whose images are read smaller than they are
     spare: int = 0  # so many rows at the end show no object; an epoch of training takes only
     spare_shown: int = 0  # so many of them, others each time
 
@@ -117,6 +120,8 @@ class Table:
         columns |= {name: getattr(self, name)[objects] for name in OBJECT_COLUMNS}
         if self.windows_xyxy is not None:
             columns["windows_xyxy"] = self.windows_xyxy[images]
+        if self.shrunk is not None:
+            columns["shrunk"] = self.shrunk.of_rows(images)
         return replace(self, first_object=first, spare=0, spare_shown=0, **columns)
 
     def pixels(self, index: SupportsIndex, *, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -128,9 +133,17 @@ class Table:
         path = self.image_path(index)
         if self.windows_xyxy is not None:
             return self._tile(path, *self.windows_xyxy[int(index)].tolist())
-        image = decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
+        if min_side is not None:
+            return decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
         height, width = self.image_sizes_hw[int(index)].tolist()
-        if min_side is None and image.shape[:2] != (height, width):
+        if self.shrunk is None:
+            return self._whole(path, height, width)
+        original_hw = self.shrunk.original_sizes_hw[int(index)].tolist()
+        return self.shrunk.read(int(index), (height, width), partial(self._whole, path, *original_hw))
+
+    def _whole(self, path: Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+        image = decode_image(path, max_pixels=self.max_pixels, bits=self.bits)
+        if image.shape[:2] != (height, width):
             found = f"the image is {image.shape[1]}x{image.shape[0]}"
             raise UserError(f"{path}: {found}, its annotation says {width}x{height}; correct it")
         return image
@@ -141,6 +154,24 @@ class Table:
             found = f"the image is {image.shape[1]}x{image.shape[0]}"
             raise UserError(f"{path}: {found}, its annotation says {x1}x{y1} or more; correct it")
         return np.ascontiguousarray(image[y0:y1, x0:x1])
+
+    def with_smaller_images(self, shorter_side: int, file: Path, max_bytes: int) -> Table:
+        """The same images, the larger ones with a shorter side of so many pixels, and their objects in those pixels.
+
+        They are made when they are first read, and kept in `file`, up to `max_bytes`: see `ShrunkImages`.
+        """
+        before_hw = self.image_sizes_hw
+        factor = np.minimum(1.0, shorter_side / before_hw.min(axis=1, keepdims=True))
+        sizes_hw = np.maximum(1, np.round(before_hw * factor)).astype(np.int32)
+        of_image = (sizes_hw / before_hw).astype(np.float32)[:, ::-1]  # along x and along y
+        scale = np.repeat(of_image, np.diff(self.first_object), axis=0)
+        return replace(
+            self,
+            image_sizes_hw=sizes_hw,
+            boxes_xyxy=self.boxes_xyxy * np.tile(scale, 2),
+            areas=self.areas * scale.prod(axis=1),
+            shrunk=ShrunkImages.room_for(file, before_hw, sizes_hw, max_bytes),
+        )
 
     def with_bits(self, bits: int) -> Table:
         """The same images, whose 16-bit ones are read as having so many bits."""

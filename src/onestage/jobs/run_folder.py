@@ -43,13 +43,14 @@ def refuse_second_run(folder: RunFolder) -> None:
 def take_folder(folder: RunFolder, until_the_end: ExitStack) -> None:
     """Lock a run folder, and remove what was being written when an earlier process was killed."""
     until_the_end.enter_context(sole_run(folder.root))
+    shutil.rmtree(decoded_folder(folder), ignore_errors=True)  # the data may have changed since
     until_the_end.callback(shutil.rmtree, decoded_folder(folder), ignore_errors=True)
     for place in (folder.root, folder.checkpoint.parent, folder.replay(0).parent):
         remove_leftovers(place)
 
 
 def decoded_folder(folder: RunFolder) -> Path:
-    """Where decoded images lie while their tiles train."""
+    """Where decoded images, or shrunk ones, lie while they train."""
     return folder.root / "decoded"
 
 

@@ -329,10 +329,13 @@ def _trained(
 
 
 def _tables(plan: Plan, recipe: Recipe) -> dict[str, Table]:
-    """What trains (tiles, where there are some), chooses and tests; decoded images are kept while their tiles train."""
-    decoded = DecodedImages(decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9))
+    """What trains (tiles or shrunk images, if asked for), chooses and tests; decoded images are kept meanwhile."""
+    folder, room = decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9)
+    decoded, train = DecodedImages(folder, room), plan.train.with_difficult(recipe.train_difficult)
+    if recipe.shrink_images is not None:
+        train = train.with_smaller_images(recipe.shrink_images, folder / "shrunk", room)
     return {
-        "train": tiles_for(plan.train.with_difficult(recipe.train_difficult), recipe, decoded),
+        "train": tiles_for(train, recipe, decoded),
         "val": replace(plan.val, decoded=decoded),
         "test": replace(plan.test, decoded=decoded),
     }

@@ -12,6 +12,7 @@ from onestage.data.table import Table
 from onestage.detectors import Detector, DetectorConfig, detector_config, untagged
 from onestage.detectors.base import MadeNetwork
 from onestage.input_size import typical_input_hw
+from onestage.recipes.shrinking import shrinking_for
 from onestage.recipes.smaller_inputs import input_of_small_images
 from onestage.recipes.tiles import Tile, larger_input_for, tiles_for, tiling_for
 from onestage.runtime.tiles import Tiling
@@ -60,6 +61,8 @@ def default_recipe(
     config = Recipe(detector, made.config).with_settings(asked).network
     may_change = trained is None and tile is None and tile_overlap is None and not {"image_size", "edges"} & set(asked)
     config, tiling, of_scale = _input_and_tiles(config, table, tile or "auto", tile_overlap, may_change)
+    as_they_are = tiling is not None or "shrink_images" in asked
+    shrunk, why_shrunk = (None, []) if as_they_are else shrinking_for(table, config.input_resize)
     if tiling is not None:
         table = tiles_for(table, Recipe(detector, config).with_tiling(tiling), DecodedImages())
     usual_batch, made = made.batch_size, _with_input(made, config)
@@ -75,19 +78,28 @@ def default_recipe(
         postprocessing=postprocessing,
         epochs=epochs,
         batch_size=batch_size,
+        shrink_images=shrunk,
     ).with_tiling(tiling)
     reasons = [
         *of_scale,
+        *why_shrunk,
         f"{of_epoch:,} training {'images' if tiling is None else 'tiles'}: {epochs:g} epochs unless told otherwise",
         _how_it_trains({"batch_size": batch_size, "learning_rate": made.learning_rate, **asked}),
         *reasons,
+        *_what_stays(config, trained, start is not None, pretrained),
     ]
-    if trained is not None and config.input_resize == usual.input_resize:
-        reasons.append(f"input of {config.input_resize}, as the trained detector's; --image-size asks for another")
-    if pretrained:
-        whose = "the trained detector's" if start is not None else "their ImageNet"
-        reasons.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")
     return recipe, reasons
+
+
+def _what_stays(config: DetectorConfig, trained: Detector | None, learned: bool, pretrained: bool) -> list[str]:
+    """What is kept of what it starts from; `learned` is True for the backbone of a trained detector."""
+    stays = []
+    if trained is not None and config.input_resize == trained.config.input_resize:
+        stays.append(f"input of {config.input_resize}, as the trained detector's; --image-size asks for another")
+    if pretrained:
+        whose = "the trained detector's" if learned else "their ImageNet"
+        stays.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")
+    return stays
 
 
 def _how_it_trains(settings: Mapping[str, Any]) -> str:

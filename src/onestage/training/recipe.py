@@ -31,6 +31,7 @@ RANGES = {
     "ema_decay": (0, 1),
     "milestone_factors": (0, math.inf),
     "warmup_start": (0, 1),
+    "shrink_images": (32, 1e6),
     "tile_visible": (0, 1),
     "tile_empty": (0, 1),
     "cache_tiles": (0, 1e6),
@@ -60,7 +61,10 @@ class Recipe:
     accumulate: int = setting(1, "Parts in which a step's images go through the network: less memory, the same losses")
     repeat: int = setting(1, "Times that an epoch shows each image")
 
-    # large images with small objects
+    # large images
+    shrink_images: int | None = setting(
+        None, "Shorter side to which larger images are shrunk once before they train, pixels; none: they are not"
+    )
     tile: int | None = setting(
         None,
         "Side of the tiles that images are cut into, pixels of the image; none: no tiles; auto: what suits the data. "
@@ -73,7 +77,7 @@ class Recipe:
     )
     tile_empty: float = setting(0.2, "Share of an epoch's tiles that show no object")
     cache_tiles: float = setting(
-        16.0, "Room for decoded images whose tiles train, GB of the run folder's disk; 0: none"
+        16.0, "Room for shrunk images, and for decoded ones whose tiles train, GB of the run folder's disk; 0: none"
     )
 
     # what is trained
@@ -152,6 +156,11 @@ class Recipe:
         check_ranges(self, RANGES)
         if self.tile is not None:
             Tiling(self.tile, self.tile_overlap)  # raises a UserError for tiles that can't be
+            if self.shrink_images is not None:
+                raise UserError(
+                    f"recipe: tile is {self.tile} and shrink_images {self.shrink_images}; tiles are cut from whole "
+                    "images, so give one of them, and none as the other"
+                )
         if not 0 <= self.warmup < 1:
             raise UserError(
                 f"recipe: warmup is {self.warmup:g}; expected a fraction of the run, from 0 and below 1; give a number "
