@@ -34,3 +34,12 @@ def turned_box(box_xyxy: Box, degrees: float, around_xy: tuple[float, float]) ->
     offsets = [(x - px, y - py) for x in (x0, x1) for y in (y0, y1)]
     corners = [(px + x * cos(turn) - y * sin(turn), py + x * sin(turn) + y * cos(turn)) for x, y in offsets]
     return box_around_corners(corners) or box_xyxy
+
+
+def turned_by(box_xyxy: Box, degrees: object) -> Box:
+    """The upright box of a box that CVAT says is turned, clockwise on the screen, around its own centre.
+
+    What is no number of degrees turns nothing.
+    """
+    (x0, y0, x1, y1), turn = box_xyxy, numbers_of((degrees,))
+    return turned_box(box_xyxy, turn[0], ((x0 + x1) / 2, (y0 + y1) / 2)) if turn else box_xyxy

@@ -100,6 +100,23 @@ def test_sparse_ids_become_labels_in_the_order_of_the_ids(tmp_path: Path) -> Non
     assert table.image_name(0) == "train2017/a.jpg"
 
 
+@pytest.mark.parametrize(
+    ("attributes", "box"),
+    [
+        ({"rotation": 90.0}, [20, 10, 30, 40]),  # 30 x 10 around 25, 25
+        ({"rotation": 0.0}, [10, 20, 40, 30]),
+        ({"rotation": "left"}, [10, 20, 40, 30]),
+        ({"age": 90}, [10, 20, 40, 30]),
+        ([90], [10, 20, 40, 30]),
+    ],
+)
+def test_boxes_that_cvat_turned_give_the_upright_one_around_them(attributes: object, box: list, tmp_path: Path) -> None:
+    content = one_image({"bbox": [10, 20, 30, 10], "area": 300, "attributes": attributes})
+    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
+    assert problems == []
+    np.testing.assert_allclose(table.boxes_xyxy, [box], atol=1e-4)
+
+
 def test_images_without_objects_are_kept(tmp_path: Path) -> None:
     table, problems = read_split(write_coco_folder(tmp_path, one_image()), "train2017")
     assert (len(table), len(table.labels), problems) == (1, 0, [])

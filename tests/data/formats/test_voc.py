@@ -42,6 +42,39 @@ def test_writing_back_gives_the_files_own_numbers() -> None:
     assert [hard.text for hard in tree.iter("difficult")] == ["0", "1"]
 
 
+def test_a_part_of_an_object_has_neither_its_name_nor_its_box(tmp_path: Path) -> None:
+    """VOC 2012 has persons with heads, hands and feet, before or after their own box."""
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>"
+    part = f"<part><name>head</name>{box}</part>"
+    xml = voc_xml([CAT])
+    around = xml.replace("<object>", f"<object>{part}", 1).replace("</object>", f"{part}{part}</object>", 1)
+    write_voc_folder(tmp_path, {"a": around, "b": xml.replace("</object>", f"{box}</object>", 1)})
+    table, problems = read_split(tmp_path, "train")
+    assert table.categories.names == ("cat",)
+    assert table.boxes_xyxy.tolist() == [[10, 20, 40, 50]]
+    assert [str(one) for one in problems] == ["Annotations/b.xml: object 1 has two boxes; make it two objects"]
+
+
+@pytest.mark.parametrize(
+    ("rotation", "box"),
+    [
+        ("90.0", (20, 10, 30, 40)),  # 30 x 10 around 25, 25
+        ("30", (9.51, 13.17, 40.49, 36.83)),  # half sides 15 cos + 5 sin = 15.490 and 15 sin + 5 cos = 11.830
+        ("0.0", (10, 20, 40, 30)),
+        ("left", (10, 20, 40, 30)),
+    ],
+)
+def test_boxes_that_cvat_turned_give_the_upright_one_around_them(rotation: str, box: tuple, tmp_path: Path) -> None:
+    values = {"occluded": "False", "rotation": rotation, "age": "7"}
+    pairs = "".join(f"<attribute><name>{k}</name><value>{v}</value></attribute>" for k, v in values.items())
+    xml = voc_xml([("cat", 10, 20, 40, 30)]).replace("</object>", f"<attributes>{pairs}</attributes></object>")
+    source = "<source><database>Unknown</database><image>Unknown</image></source>"  # by which CVAT counts from 0
+    write_voc_folder(tmp_path, {"a": xml.replace("<object>", f"{source}<object>")})
+    table, problems = read_split(tmp_path, "train")
+    assert problems == []
+    np.testing.assert_allclose(table.boxes_xyxy, [box], atol=0.01)
+
+
 def test_difficult_objects_are_ignored_ones(tmp_path: Path) -> None:
     table, _ = read_split(
         write_voc_folder(tmp_path, {"a": voc_xml([CAT, ("cat", 1, 1, 9, 9)], difficult=[0, 1])}), "train"

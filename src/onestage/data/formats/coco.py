@@ -30,6 +30,7 @@ from onestage.data.reading import (
     numbers_of,
     whole_size,
 )
+from onestage.data.shapes import turned_by
 from onestage.data.split_names import is_split
 from onestage.errors import UserError
 from onestage.structures import Categories, repeated
@@ -249,7 +250,9 @@ def _objects(
             box_xyxy, written = None, f"bbox {shown(box)}"
         else:
             x, y, width, height = numbers
-            box_xyxy, written = (x, y, x + width, y + height), f"bbox {shown(box)}"
+            attributes = record.get("attributes")  # CVAT's
+            turn = attributes.get("rotation") if isinstance(attributes, dict) else None
+            box_xyxy, written = turned_by((x, y, x + width, y + height), turn), f"bbox {shown(box)}"
         if name is None:
             wrong, ids = shown(record.get("category_id")), ", ".join(list(class_names)[:10])
             message = f"category_id {wrong} is none of the file's categories ({ids}); correct it"

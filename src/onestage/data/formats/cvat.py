@@ -27,7 +27,7 @@ from onestage.data.reading import (
     report_shapes_without_box,
     whole_size,
 )
-from onestage.data.shapes import box_around_corners, box_of_ellipse, turned_box
+from onestage.data.shapes import box_around_corners, box_of_ellipse, turned_by
 from onestage.data.split_names import split_of
 from onestage.errors import UserError
 from onestage.structures import Categories
@@ -153,4 +153,4 @@ def _box(tag: str, attributes: Mapping[str, str]) -> Box | None:
     a, b, c, d, degrees = sides
     if tag == "ellipse":
         return box_of_ellipse(a, b, c, d, degrees)
-    return turned_box((a, b, c, d), degrees, ((a + c) / 2, (b + d) / 2)) if tag == "box" else (a, b, a + c, b + d)
+    return turned_by((a, b, c, d), degrees) if tag == "box" else (a, b, a + c, b + d)

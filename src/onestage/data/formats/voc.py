@@ -34,7 +34,7 @@ from onestage.data.reading import (
     numbers_of,
     whole_size,
 )
-from onestage.data.shapes import turned_box
+from onestage.data.shapes import turned_box, turned_by
 from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
 from onestage.structures import Categories
@@ -67,6 +67,8 @@ def find_voc(folder: DataFolder) -> VocSource | None:
 
 class VocSource(Source):
     """The XML files of a folder."""
+
+    one_image_each = True
 
     def __init__(self, folder: DataFolder, files: list[str]) -> None:
         self.folder, self.files = folder, files
@@ -214,7 +216,7 @@ class Annotation:
         elif tag == "object" and not self._object_depth:
             self.objects.append({})
             self._object_depth = len(self._path)
-        elif tag == "bndbox" and "bndbox/xmin" in (self.objects[-1] if self.objects else {}):
+        elif self._object_depth and self._below_object() == "bndbox" and "bndbox/xmin" in self.objects[-1]:
             raise ValueError(f"object {len(self.objects)} has two boxes; make it two objects")
 
     def data(self, text: str) -> None:
@@ -224,12 +226,19 @@ class Annotation:
         text = "".join(self._text).strip()
         self._text.clear()
         if self._object_depth:
-            self.objects[-1].setdefault("/".join(self._path[self._object_depth :]), text)
+            texts, place = self.objects[-1], self._below_object()
+            texts.setdefault(place, text)
+            if place == "attributes/attribute":  # CVAT's: a name and a value
+                texts[f"attribute {texts.pop(f'{place}/name', '')}"] = texts.pop(f"{place}/value", "")
         else:
             self.fields.setdefault("/".join(self._path[1:]), text)
         if len(self._path) == self._object_depth:
             self._object_depth = 0
         self._path.pop()
+
+    def _below_object(self) -> str:
+        """The place of an element in its object: those of a `part`, as of a person, are not the object's own."""
+        return "/".join(self._path[self._object_depth :])
 
 
 def parse_annotation(data: bytes) -> Annotation:
@@ -275,7 +284,9 @@ def _objects(file: str, annotation: Annotation, faults: Faults) -> Iterator[Anno
             faults.report(file, "annotation", message, number=number)
         else:
             xmin, ymin, xmax, ymax = sides
-            box_xyxy = (xmin - first, ymin - first, xmax - last, ymax - last)
+            box_xyxy = turned_by(
+                (xmin - first, ymin - first, xmax - last, ymax - last), texts.get("attribute rotation")
+            )
             difficult = texts.get("difficult", "0").lower() in ("1", "true")
             yield AnnotatedObject(number, name, box_xyxy, written, ignored=difficult, difficult=difficult)
 
