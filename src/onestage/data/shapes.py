@@ -7,6 +7,10 @@ from math import cos, hypot, isfinite, nan, radians, sin
 from onestage.data.reading import Box, box_around, numbers_of
 
 
+class UnreadShapeError(ValueError):
+    """An object of a shape that is not read: an image in which it would be background can't train."""
+
+
 def box_around_corners(corners: object) -> Box | None:
     """The smallest upright box around corners [x, y]; not finite if one is not; None for fewer than two corners."""
     if not isinstance(corners, list | tuple) or not all(isinstance(one, list | tuple) for one in corners):

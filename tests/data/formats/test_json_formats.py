@@ -179,6 +179,29 @@ def test_label_studio_json_min_has_the_regions_beside_the_image(tmp_path: Path) 
     assert (objects(table), problems) == ([("cat", 40, 30, 60, 36)], [])
 
 
+def test_a_label_studio_shape_without_a_label_is_named_unless_a_region_of_its_own_has_the_label(tmp_path: Path) -> None:
+    """With the tags Rectangle and Labels, a box is a region, and the same box with its label another one."""
+    write_image(tmp_path / "a.jpg")
+    box, other = {"x": 50, "y": 50, "width": 25, "height": 10}, {"x": 0, "y": 0, "width": 25, "height": 10}
+    results = [
+        result("rectangle", box),
+        result("labels", box | {"labels": ["cat"]}),
+        result("rectanglelabels", other),
+        result("rectanglelabels", other | {"rectanglelabels": []}),
+        result("polygon", {"points": [[1, 1], [2, 2], [1, 2]]}),
+        result("choices", {"choices": ["blurred"]}),
+    ]
+    write(tmp_path, "project.json", [{"data": {"image": "a.jpg"}, "annotations": [{"result": results}]}])
+    table, problems = read(tmp_path, "label-studio")
+    assert objects(table) == [("cat", 40, 30, 60, 36)]
+    assert problems == [
+        ("annotation", "project.json, task 1, object 3: its class is None, expected a name; give it one"),
+        ("annotation", "project.json, task 1, object 4: its class is [], expected a name; give it one"),
+        ("annotation", "project.json, task 1, object 5: its class is None, expected a name; give it one"),
+        ("no-box", "Label Studio: 1 'choices' in all: shapes without a box are no objects"),
+    ]
+
+
 # ---------------------------------------------------------------- CreateML, Supervisely
 def test_createml_boxes_are_centre_and_size(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
@@ -206,7 +229,11 @@ def figure(kind: object, *points: object, name: object = "cat") -> dict:
 def test_supervisely_last_pixels_of_rectangles_belong_to_them(tmp_path: Path) -> None:
     write_image(tmp_path / "ds0/img/a.jpg")
     write(tmp_path, "meta.json", {"classes": [{"title": "dog"}, {"title": "cat"}]})
-    figures = [figure("rectangle", [39, 49], [10, 20]), figure("polygon", [5, 1], [9, 2], [7, 8]), figure("bitmap")]
+    figures = [
+        figure("rectangle", [39, 49], [10, 20]),
+        figure("polygon", [5, 1], [9, 2], [7, 8]),
+        figure("point", [1, 1]),
+    ]
     content = {
         "size": {"height": 60, "width": 80},
         "objects": [*figures, figure("polygon", "x"), figure(7, [1, 2], [3, 4])],

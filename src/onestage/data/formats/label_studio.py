@@ -2,7 +2,8 @@
 
 JSON-MIN has the regions of a task beside its image. Tasks that are to be imported, with predictions and without a list
 of annotations, are read with their first prediction. A rectangle may be turned around its top left corner, an ellipse
-around its centre. Of several annotations of a task the first counts. Key points, brushes and choices are no objects.
+around its centre. Of several annotations of a task the first counts. Key points and choices are no objects; what a
+brush painted is one, but is not read, so such images are left out.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from onestage.data.reading import (
     report_shapes_without_box,
     whole_size,
 )
-from onestage.data.shapes import box_around_corners, box_of_ellipse, turned_box
+from onestage.data.shapes import UnreadShapeError, box_around_corners, box_of_ellipse, turned_box
 
 LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
+WITH_BOX = ("rectangle", "polygon", "ellipse", *LABELS)  # types of regions
+MASKS = ("rle", "imageDataURL")  # how brushes write what they painted
 
 
 def find_label_studio(folder: DataFolder) -> LabelStudioSource | None:
@@ -39,7 +42,7 @@ def find_label_studio(folder: DataFolder) -> LabelStudioSource | None:
 
 def is_label_studio(head: str) -> bool:
     """True for the beginning of a list of tasks with regions."""
-    return bool(re.match(r"\s*\[\s*\{", head) and re.search(r'"(rectangle|polygon|ellipse)labels"', head))
+    return bool(re.match(r"\s*\[\s*\{", head) and re.search(r'"(rectangle|polygon|ellipse|brush|bitmask)labels"', head))
 
 
 class LabelStudioSource(FilesSource):
@@ -62,7 +65,11 @@ class LabelStudioSource(FilesSource):
                     several += len(annotations) > 1
                     predicted += "predictions" in task and "annotations" not in task
                     for regions in annotations[:1]:
-                        objects = list(_objects(place, regions, faults, without_box))
+                        try:
+                            objects = list(_objects(place, regions, faults, without_box))
+                        except UnreadShapeError as error:
+                            faults.report(place, "annotation", str(error))
+                            continue
                         size_hw = next(filter(None, map(_size_hw, regions)), None)
                         yield AnnotatedImage(place, path, objects, size_hw, fractions=True)
             if several:
@@ -102,19 +109,32 @@ def _size_hw(region: object) -> tuple[int, int] | None:
     return whole_size(values.get("original_height"), values.get("original_width"))
 
 
+def _shape_of(region: object) -> dict[str, Any]:
+    """The numbers and labels of a region; JSON-MIN has them beside its other values."""
+    values = region if isinstance(region, dict) else {}
+    shape = values.get("value", values)
+    return shape if isinstance(shape, dict) else {}
+
+
 def _objects(place: str, regions: list[Any], faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
-    for number, region in enumerate(regions, start=1):
-        values = region if isinstance(region, dict) else {}
-        shape = values.get("value", values)  # JSON-MIN has no level between
-        shape = shape if isinstance(shape, dict) else {}
+    """The objects of an annotation; an UnreadShapeError for a mask."""
+    shapes = [_shape_of(region) for region in regions]
+    boxes = [_box(shape, _size_hw(region)) for shape, region in zip(shapes, regions, strict=True)]
+    labelled = {box for shape, box in zip(shapes, boxes, strict=True) if any(map(shape.get, LABELS))}
+    for number, (region, shape, box) in enumerate(zip(regions, shapes, boxes, strict=True), start=1):
         key = next((key for key in LABELS if key in shape), None)
-        kind = values.get("type") or next((key for key in shape if key.endswith("labels")), None)
-        if key is None and isinstance(kind, str):
+        kind = region.get("type") if isinstance(region, dict) else None
+        kind = kind or next((key for key in shape if key.endswith("labels")), None)
+        if any(mask in shape for mask in MASKS):
+            raise UnreadShapeError(
+                f"region {number} is a mask ({shown(kind)}), which is not read; draw a box around it"
+            )
+        if key is None and isinstance(kind, str) and kind not in WITH_BOX:
             without_box[kind] += 1
-            continue
-        names, box = shape.get(key), _box(shape, _size_hw(region))
-        for name in names if isinstance(names, list) and names else [names]:
-            yield from objects_of(faults, place, number, name, box, f"the region {shown(shape or region)}")
+        elif key is not None or box is None or box not in labelled:  # else its label is a region of its own
+            names = shape.get(key or "")
+            for name in names if isinstance(names, list) and names else [names]:
+                yield from objects_of(faults, place, number, name, box, f"the region {shown(shape or region)}")
 
 
 def _box(shape: Mapping[str, Any], size_hw: tuple[int, int] | None) -> Box | None:

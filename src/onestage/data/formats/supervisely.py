@@ -1,15 +1,20 @@
 """Supervisely: `meta.json` with the classes, and `DATASET/ann/NAME.jpg.json` for each `DATASET/img/NAME.jpg`.
 
-The right and bottom pixels of a rectangle belong to it; corners of polygons are points. Bitmaps, points and lines have
-no corners here and are no objects (Supervisely, "Supervisely format").
+The right and bottom pixels of a rectangle belong to it; corners of polygons are points. A bitmap is a PNG in zlib in
+base64, whose pixels that are not black are the object's. Points and lines are no objects (Supervisely, "Supervisely
+format").
 """
 
 from __future__ import annotations
 
 import re
+import zlib
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from onestage.data.folder import DataFolder, folder_of, shown, stem_of
 from onestage.data.reading import (
@@ -19,14 +24,19 @@ from onestage.data.reading import (
     Faults,
     FilesSource,
     name_of,
+    numbers_of,
     objects_of,
     read_record,
     report_shapes_without_box,
     whole_size,
 )
-from onestage.data.shapes import box_around_corners
+from onestage.data.shapes import UnreadShapeError, box_around_corners
 from onestage.errors import UserError
+from onestage.runtime.decode import ImageError, decode_image
 from onestage.structures import Categories
+
+BITMAPS = ("bitmap", "alpha_mask")
+MAX_BITMAP_BYTES = 64 << 20  # of a PNG, unpacked
 
 
 def find_supervisely(folder: DataFolder) -> SuperviselySource | None:
@@ -73,19 +83,27 @@ class SuperviselySource(FilesSource):
             elif (path := faults.find_image(stem_of(file), file)) is not None:
                 sides = size if isinstance(size, dict) else {}
                 size_hw = whole_size(sides.get("height"), sides.get("width"))
-                yield AnnotatedImage(file, path, list(_objects(file, objects, faults, without_box)), size_hw)
+                try:
+                    found = list(_objects(file, objects, faults, without_box))
+                except UnreadShapeError as error:
+                    faults.report(file, "annotation", str(error))
+                    continue
+                yield AnnotatedImage(file, path, found, size_hw)
         report_shapes_without_box(faults, "Supervisely", without_box)
 
 
 def _objects(file: str, records: list[Any], faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
+    """The objects of an image; an UnreadShapeError for a bitmap that can't be decoded."""
     for number, record in enumerate(records, start=1):
         values = record if isinstance(record, dict) else {}
         kind, points = values.get("geometryType"), values.get("points")
-        if isinstance(kind, str) and kind not in ("rectangle", "polygon"):
+        corners = points.get("exterior") if isinstance(points, dict) else None
+        if isinstance(kind, str) and kind not in ("rectangle", "polygon", *BITMAPS):
             without_box[kind] += 1
             continue
-        corners = points.get("exterior") if isinstance(points, dict) else None
-        box = _box(kind, corners)
+        box = _box_of_bitmap(values.get("bitmap")) if kind in BITMAPS else _box(kind, corners)
+        if kind in BITMAPS and box is None:
+            raise UnreadShapeError(f"object {number} is a bitmap that can't be decoded; draw a box around it")
         written = f"{shown(kind)} with the points {shown(corners)}"
         yield from objects_of(faults, file, number, values.get("classTitle"), box, written)
 
@@ -96,3 +114,21 @@ def _box(kind: object, corners: object) -> Box | None:
         return None
     last = 1.0 if kind == "rectangle" else 0.0
     return box[0], box[1], box[2] + last, box[3] + last
+
+
+def _box_of_bitmap(bitmap: object) -> Box | None:
+    """The box of the pixels that are not black, or of all if none is not; None for what can't be decoded."""
+    values = bitmap if isinstance(bitmap, dict) else {}
+    origin = values.get("origin")
+    corner = numbers_of(origin) if isinstance(origin, list) else None
+    if corner is None or len(corner) != 2:
+        return None
+    try:
+        png = zlib.decompressobj().decompress(b64decode(values.get("data", "")), MAX_BITMAP_BYTES)
+        painted = decode_image(png).max(axis=2) > 0
+    except (ImageError, zlib.error, ValueError, TypeError):
+        return None
+    painted |= not painted.any()
+    (left, right), (top, bottom) = (np.flatnonzero(np.any(painted, axis=axis))[[0, -1]].tolist() for axis in (0, 1))
+    x, y = corner
+    return x + left, y + top, x + right + 1, y + bottom + 1
