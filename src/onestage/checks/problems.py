@@ -88,7 +88,7 @@ _ABOUT: dict[str, About] = {
     "not-downloaded": About("notice", "image", "of the tables not here", "they are left out", "download more"),
     "missing-folder": About("error", "folder", "named, but not here", _LEFT_OUT, "correct the name"),
     "other-file": About("notice", "file", "of something else", "it is passed over", "nothing needs mending"),
-    "class-not-given": About("notice", "region", "without a class", "they are all of one class", "name classes in VIA"),
+    "class-not-given": About("notice", "object", "without a class", "they are all of one class", "name their class"),
     "area": About("notice", "object", "without an area", "that of their box is taken", "nothing needs mending"),
     "no-box": About("notice", "shape", "without a box (points, lines)", "they are no objects", "draw boxes for them"),
     "split": About(

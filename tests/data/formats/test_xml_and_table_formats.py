@@ -98,6 +98,73 @@ def test_csv_headers_of_several_tools(tmp_path: Path, name: str, header: str, ro
     assert (objects(table), problems) == ([("cat", *box)], [])
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "box"),
+    [
+        # the box's own columns win over the size of the image
+        (
+            "filename,width,height,class,bbox_x,bbox_y,bbox_width,bbox_height",
+            "a.jpg,80,60,cat,10,20,30,25",
+            (10, 20, 40, 45),
+        ),
+        ("filename,width,height,class,bbox_x,bbox_y,bbox_w,bbox_h", "a.jpg,80,60,cat,10,20,30,25", (10, 20, 40, 45)),
+        ("filename,width,height,class,x,y,w,h", "a.jpg,80,60,cat,10,20,30,25", (10, 20, 40, 45)),
+        ("image,class,x,y,width,height,image_width,image_height", "a.jpg,cat,10,20,30,25,80,60", (10, 20, 40, 45)),
+        ("filename,width,height,class,xmin,ymin,xmax,ymax,w,h", "a.jpg,80,60,cat,11,21,40,45,9,9", (10, 20, 40, 45)),
+        ("filename,class,xmin,ymin,xmax,ymax", "a.jpg,cat,10,20,40,45", (10, 20, 40, 45)),
+        ("filename,class,xmin,ymin,width,height", "a.jpg,cat,10,20,30,25", (10, 20, 40, 45)),
+        ("filename,class,left,top,width,height", "a.jpg,cat,10,20,30,25", (10, 20, 40, 45)),
+        ("filename,class,x_center,y_center,width,height", "a.jpg,cat,10,20,6,8", (7, 16, 13, 24)),
+        ("filename,class,x0,y0,x1,y1", "a.jpg,cat,10,20,40,45", (10, 20, 40, 45)),
+        ("filename,class,x1,y1,x2,y2,x3,y3,x4,y4", "a.jpg,cat,10,25,30,20,40,45,12,50", (10, 20, 40, 50)),
+        ("image_id,label,bbox", 'a,cat,"[50.5, 20, 20, 10]"', (50.5, 20, 70.5, 30)),
+        ("image_id,label,bbox_xyxy", "a,cat,10 20 40 45", (10, 20, 40, 45)),
+        ("image_id,label_name,x1,y1,x2,y2", "a,cat,10,20,40,45", (10, 20, 40, 45)),
+        ("sep=;\nfilename;class;xmin;ymin;xmax;ymax", "a.jpg;cat;10,5;20;40;45,25", (10.5, 20, 40, 45.25)),
+    ],
+)
+def test_csv_columns_of_the_box(tmp_path: Path, header: str, row: str, box: tuple) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "labels.csv", f"{header}\n{row}\n")
+    table, problems = read(tmp_path, "csv")
+    assert (objects(table), problems) == ([("cat", *box)], [])
+
+
+@pytest.mark.parametrize(
+    ("row", "box"),
+    [
+        ("a.jpg,10,20,40,50,cat,80,60", (10, 20, 40, 50)),  # SKU-110K
+        ("TRAIN,gs://bucket/x/a.jpg,cat,0.5,0.25,,,0.75,0.5,,", (40, 15, 60, 30)),  # Vertex AI
+        ("TRAIN,gs://bucket/x/a.jpg,cat,0.5,0.25,0.75,0.25,0.75,0.5,0.5,0.5", (40, 15, 60, 30)),
+    ],
+)
+def test_csv_without_header(tmp_path: Path, row: str, box: tuple) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "train.csv", row)
+    split = "TRAIN" if row.startswith("TRAIN") else "train"
+    table, problems = read(tmp_path, "csv", split)
+    assert (objects(table), problems) == ([("cat", *box)], [])
+
+
+def test_csv_without_a_class_is_of_one_class_and_numbers_are_names(tmp_path: Path) -> None:
+    write_image(tmp_path / "a/a.jpg")
+    write_image(tmp_path / "b/a.jpg")
+    write(tmp_path, "a/a.csv", 'image_id,width,height,bbox,source\na,80,60,"[50, 20, 20, 10]",x\na,80,60,"[]",x\n')
+    write(tmp_path, "b/a.csv", "image_id,class_id,x_min,y_min,x_max,y_max\na,7,10,20,40,50\n")
+    table, problems = read(tmp_path / "a", "csv")
+    assert objects(table) == [("object", 50, 20, 70, 30)]
+    message = "a.csv: 1 objects have no column for a class, so they are of the class 'object'"
+    assert problems == [("class-not-given", message)]
+    assert objects(read(tmp_path / "b", "csv")[0]) == [("7", 10, 20, 40, 50)]
+
+
+def test_four_numbers_that_may_be_corners_or_a_size_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "labels.csv", 'image,label,bbox\na.jpg,cat,"[1, 2, 30, 40]"\n')
+    with pytest.raises(UserError, match="bbox may be corners, or x, y, width, height; call the column bbox_xyxy or"):
+        read_dataset(tmp_path, "all")
+
+
 def test_csv_rows_of_an_image_lie_apart_and_rows_without_box_are_no_objects(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         write_image(tmp_path / name)

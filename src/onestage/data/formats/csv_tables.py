@@ -2,8 +2,9 @@
 
 TensorFlow's (filename, width, height, class, xmin, ymin, xmax, ymax) are made of VOC's XML, so their pixels count from
 1, and the last one belongs to the box; those of `_annotations.csv`, which Roboflow writes, and of other headers count
-from 0. Boxes are corners, or a corner and a size. Keras RetinaNet's and older makesense's tables have no header. A row
-without a box is no object, though its image counts. The split is a column, else in the name of the file or of a folder.
+from 0. Boxes are two or four corners, or a corner or the center and a size, in columns or in one. The tables of Keras
+RetinaNet, SKU-110K, Vertex AI and older makesense have no header. A row without a box is no object, though its image
+counts. The split is a column, else in the name of the file or of a folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
-from onestage.data.folder import DataFolder, first_line, is_image, shown
+from onestage.data.folder import DataFolder, is_image, shown
 from onestage.data.reading import (
     AnnotatedImage,
     AnnotatedObject,
@@ -28,18 +29,42 @@ from onestage.data.reading import (
     report_shapes_without_box,
     whole_size,
 )
+from onestage.data.shapes import box_around_corners
 from onestage.data.split_names import is_split
 from onestage.errors import UserError
 
 IMAGE = ("filename", "imagename", "imagepath", "image", "filepath", "file", "path", "imgpath", "img", "imageid")
-CLASS = ("class", "classname", "label", "labelname", "category", "name")
-CORNERS = (("xmin", "x1", "left"), ("ymin", "y1", "top"), ("xmax", "x2", "right"), ("ymax", "y2", "bottom"))
-CORNER_AND_SIZE = (("x", "bboxx"), ("y", "bboxy"), ("w", "width", "bboxwidth"), ("h", "height", "bboxheight"))
+CLASS = ("class", "classname", "label", "labelname", "category", "name", "classid", "categoryid", "labelid")
+CORNERS = (
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+    ("x0", "y0", "x1", "y1"),
+    ("left", "top", "right", "bottom"),
+    ("minx", "miny", "maxx", "maxy"),
+    ("startx", "starty", "endx", "endy"),
+    ("xtl", "ytl", "xbr", "ybr"),
+)
+FIRST_CORNER = (("x", "y"), *(corners[:2] for corners in CORNERS))
+CENTER = (("xcenter", "ycenter"), ("centerx", "centery"), ("xcentre", "ycentre"), ("cx", "cy"))
+SIZE = (("w", "h"), ("width", "height"))
+SIDES: dict[str, Sequence[Sequence[str]]] = {  # what a box is written as -> its columns; the first that are there count
+    "four corners": [[f"{axis}{number + first}" for number in range(4) for axis in "xy"] for first in (1, 0)],
+    "corners": [*CORNERS, ["bboxxyxy"]],
+    "corner and size": [*((*corner, *size) for size in SIZE for corner in FIRST_CORNER), ["bboxxywh"]],
+    "center and size": [(*center, *size) for size in SIZE for center in CENTER],
+    "list": [["bbox"], ["box"], ["boundingbox"]],
+}
+OF_BOX = ("bbox", "boundingbox", "bndbox", "box")  # what may stand before the name of such a column
 HEIGHT, WIDTH = ("imageheight", "imgheight", "height"), ("imagewidth", "imgwidth", "width")
 SPLIT = ("split", "subset", "set")
+NO_CLASS = ("", "unnamed0", "index", "id", "folder", "source", "area", "score", "confidence")  # columns without meaning
+ONLY_CLASS = "object"  # where nothing names a class
+VERTEX = ("split", "image", "class", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")  # fractions; two corners may lack
 WITHOUT_HEADER = (  # the columns of tables that have none
     ("image", "x1", "y1", "x2", "y2", "class"),  # Keras RetinaNet
+    ("image", "x1", "y1", "x2", "y2", "class", "imagewidth", "imageheight"),  # SKU-110K
     ("class", "x", "y", "width", "height", "image", "imagewidth", "imageheight"),  # makesense
+    VERTEX,
 )
 Row = Mapping[str, str]  # column, in small letters without space and _ -> text
 
@@ -63,14 +88,22 @@ def header_of(line: str) -> Header:
     return Header(separator, [re.sub(r"[\W_]+", "", word.lower()) for word in words], True)
 
 
+def header_line(lines: Iterator[str]) -> str:
+    """The first line of a table, but for the one in which Excel is told the separator."""
+    first = next(lines, "")
+    return next(lines, "") if re.match(r'"?sep=', first, re.IGNORECASE) else first
+
+
 def read_rows(folder: DataFolder, file: str) -> Iterator[Row]:
     """The rows of a table; a UserError if it can't be read."""
     lines = folder.lines(file)
-    first = next(lines, "")
+    first = header_line(lines)
     separator, columns, is_written = header_of(first)
     rows = lines if is_written else chain([first], lines)
     try:
         for values in csv.reader(rows, delimiter=separator, skipinitialspace=True, strict=True):
+            if separator != ",":  # decimal commas
+                values = [re.sub(r"^\s*(-?\d+),(\d+)\s*$", r"\1.\2", value) for value in values]
             if any(value.strip() for value in values):
                 yield {column: value.strip() for column, value in zip(columns, values, strict=False)}
     except csv.Error as error:
@@ -93,11 +126,12 @@ class Meaning(NamedTuple):
     """Which column of a table says what."""
 
     image: str
-    class_name: str
+    class_name: str | None  # None: all objects are of one class
     sides: Sequence[str]
-    are_corners: bool  # sides are left, top, right, bottom; else left, top, width, height
+    kind: str  # of sides, a key of `SIDES`
     size_hw: tuple[str | None, str | None]  # of the image
     split: str | None
+    fractions: bool
 
 
 def meaning_of(columns: Sequence[str]) -> Meaning | None:
@@ -107,18 +141,35 @@ def meaning_of(columns: Sequence[str]) -> Meaning | None:
         return next((name for name in names if name in columns), None)
 
     image, class_name = first_of(IMAGE), first_of(CLASS)
-    for kind in (CORNERS, CORNER_AND_SIZE):
-        sides = [side for names in kind if (side := first_of(names)) is not None]
-        if image is not None and class_name is not None and len(sides) == len(kind):
-            height, width = (first_of(name for name in names if name not in sides) for names in (HEIGHT, WIDTH))
-            return Meaning(image, class_name, sides, kind is CORNERS, (height, width), first_of(SPLIT))
-    return None
+    sides, kind = _sides_of(columns, image)
+    known = {*IMAGE, *HEIGHT, *WIDTH, *SPLIT, *NO_CLASS, *sides}
+    if image is None or not sides or (class_name is None and not known.issuperset(columns)):
+        return None
+    height, width = (first_of(name for name in names if name not in sides) for names in (HEIGHT, WIDTH))
+    return Meaning(image, class_name, sides, kind, (height, width), first_of(SPLIT), columns is VERTEX)
+
+
+def _sides_of(columns: Sequence[str], image: str | None) -> tuple[Sequence[str], str]:
+    """The columns of the box, and the kind of it; none if there is no box.
+
+    The width and height that follow the image are its own.
+    """
+    after = columns.index(image) + 1 if image is not None else 0
+    of_image = columns[after : after + 2] if {*columns[after : after + 2]} == {"width", "height"} else ()
+    for kind, possible in SIDES.items():
+        for names in possible:
+            spelled = [[*(before + name for before in OF_BOX), *({name} - {*of_image})] for name in names]
+            sides = [next((name for name in one if name in columns), "") for one in spelled]
+            if all(sides):
+                return sides, kind
+    return (), ""
 
 
 def is_table(head: str) -> bool:
     """True for the beginning of a table of objects that is not Open Images'."""
-    columns = header_of(first_line(head)).columns
-    return not {"imageid", "labelname"} <= set(columns) and meaning_of(columns) is not None
+    columns = header_of(header_line(iter(head.splitlines()))).columns
+    of_open_images = {"imageid", "labelname"} <= set(columns) and any(name.endswith("xmin") for name in columns)
+    return not of_open_images and meaning_of(columns) is not None
 
 
 def find_csv(folder: DataFolder) -> CsvSource | None:
@@ -139,7 +190,8 @@ class CsvSource(FilesSource):
     @cached_property
     def _meanings(self) -> dict[str, Meaning]:
         """File -> what its columns mean."""
-        found = {file: meaning_of(header_of(first_line(self.folder.head(file))).columns) for file in self.files}
+        lines = {file: header_line(iter(self.folder.head(file).splitlines())) for file in self.files}
+        found = {file: meaning_of(header_of(line).columns) for file, line in lines.items()}
         return {file: meaning for file, meaning in found.items() if meaning is not None}
 
     @cached_property
@@ -157,38 +209,73 @@ class CsvSource(FilesSource):
         for file, meaning in self._meanings.items():
             if split not in (splits := self._splits_in[file]):
                 continue
-            first = 1.0 if _is_tensorflow(file, meaning) else 0.0
-            for key, every_row in images_of_rows(read_rows(self.folder, file), meaning.image, file, faults).items():
+            rows_of = images_of_rows(read_rows(self.folder, file), meaning.image, file, faults)
+            meaning, nameless = self._settled(file, meaning, chain.from_iterable(rows_of.values())), 0
+            for key, every_row in rows_of.items():
                 of_split = [one for one in every_row if len(splits) == 1 or one[1].get(meaning.split or "") == split]
                 path = faults.find_image(key, file) if of_split else None
                 if path is None:
                     continue
                 objects: list[AnnotatedObject] = []
                 for number, row in of_split:
-                    if any(row.get(side) for side in meaning.sides):
-                        box, written = _box(row, meaning, first)
-                        objects += objects_of(faults, file, number, row.get(meaning.class_name), box, written)
-                    elif row.get(meaning.class_name):
-                        without_box[row[meaning.class_name]] += 1
+                    name = row.get(meaning.class_name) if meaning.class_name else ONLY_CLASS
+                    if any(_texts(row, meaning)):
+                        objects += objects_of(faults, file, number, name, *_box(row, meaning, file))
+                        nameless += meaning.class_name is None
+                    elif name and meaning.class_name:
+                        without_box[name] += 1
                 size_hw = whole_size(*(of_split[0][1].get(side) if side else None for side in meaning.size_hw))
-                yield AnnotatedImage(file, path, objects, size_hw)
+                yield AnnotatedImage(file, path, objects, size_hw, fractions=meaning.fractions)
+            if nameless:
+                message = f"{nameless:,} objects have no column for a class, so they are of the class {ONLY_CLASS!r}"
+                faults.report(file, "class-not-given", message, "notice")
         report_shapes_without_box(faults, "CSV", without_box)
+
+    def _settled(self, file: str, meaning: Meaning, rows: Iterable[tuple[int, Row]]) -> Meaning:
+        """The meaning where four numbers in a column may be two corners, or a corner and a size.
+
+        Raises:
+            UserError: nothing tells which.
+        """
+        if meaning.kind != "list":
+            return meaning
+        boxes = [box for _, row in rows if len(box := numbers_of(_texts(row, meaning)) or ()) == 4]
+        no_corners = sum(c <= a or d <= b for a, b, c, d in boxes)
+        if boxes and 20 * no_corners <= len(boxes):  # few of them may be broken
+            raise UserError(
+                f"{self.folder.root / file}: the numbers of {meaning.sides[0]} may be corners, or x, y, width, height; "
+                "call the column bbox_xyxy or bbox_xywh"
+            )
+        return meaning._replace(kind="corner and size")
 
 
 def _is_tensorflow(file: str, meaning: Meaning) -> bool:
     """True where pixels count from 1, as in the VOC annotations that such a table is made of."""
-    columns = (meaning.image, meaning.class_name, meaning.sides[0])
-    return columns == ("filename", "class", "xmin") and not file.lower().endswith("_annotations.csv")
+    columns = (meaning.image, meaning.class_name, *meaning.sides, *meaning.size_hw)
+    own = ("filename", "class", "xmin", "ymin", "xmax", "ymax", "height", "width")
+    return columns == own and not file.lower().endswith("_annotations.csv")
 
 
-def _box(row: Row, meaning: Meaning, first: float) -> tuple[Box | None, str]:
-    """The box of a row, whose pixels count from `first`, and how it is written."""
+def _texts(row: Row, meaning: Meaning) -> list[str]:
+    """The numbers of a box as they are written, in columns or as `[1, 2, 3, 4]` in one."""
     texts = [row.get(side, "") for side in meaning.sides]
+    return re.findall(r"[^\s,;()\[\]]+", texts[0]) if len(texts) == 1 else texts
+
+
+def _box(row: Row, meaning: Meaning, file: str) -> tuple[Box | None, str]:
+    """The box of a row, and how it is written."""
+    texts = _texts(row, meaning)
+    written = ", ".join(f"{side} {row.get(side, '')[:40] or 'nothing'}" for side in meaning.sides)
+    if meaning.kind == "four corners":
+        corners = [corner for corner in zip(texts[::2], texts[1::2], strict=True) if any(corner)]
+        return (box_around_corners(corners) if len(corners) in (2, 4) else None), written
     numbers = numbers_of(texts)
-    written = ", ".join(f"{side} {text[:20] or 'nothing'}" for side, text in zip(meaning.sides, texts, strict=True))
-    if numbers is None:
+    if numbers is None or len(numbers) != 4:
         return None, written
-    left, top, right, bottom = numbers
-    if not meaning.are_corners:
-        right, bottom = left + right, top + bottom
-    return (left - first, top - first, right, bottom), written
+    a, b, c, d = numbers
+    if meaning.kind == "center and size":
+        return (a - c / 2, b - d / 2, a + c / 2, b + d / 2), written
+    if meaning.kind == "corner and size":
+        return (a, b, a + c, b + d), written
+    first = 1.0 if _is_tensorflow(file, meaning) else 0.0
+    return (a - first, b - first, c, d), written
