@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from onestage.data import find_datasets
-from onestage.data.reading import read_source
+from onestage.data.rows import read_source
 from onestage.data.table import Table
 from onestage.data.validate import Problem
 from onestage.structures import Categories
@@ -67,5 +67,5 @@ def write_coco_folder(root: Path, content: dict, split: str = "train2017", image
 
 def read_split(root: Path, split: str, categories: Categories | None = None) -> tuple[Table, list[Problem]]:
     """What the reader of a folder makes of a split, also where nothing in it is usable."""
-    ((folder, kind, source, _),) = find_datasets(root)
+    ((folder, kind, source, *_),) = find_datasets(root)
     return read_source(source, folder, kind, split, categories)

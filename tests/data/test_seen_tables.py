@@ -10,7 +10,7 @@ import pytest
 from folders import write_image
 from labelling_tools import put
 
-from onestage.data import read_dataset, reading, seen_tables
+from onestage.data import read_dataset, rows, seen_tables
 from onestage.data.table import Table
 
 
@@ -31,13 +31,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets an entry for each time that an image's objects are looked at."""
     found: list[int] = []
-    into = reading.ImageObjects.into
+    into = rows.ImageObjects.into
 
     def counted(self: Any, builder: Any) -> None:
         found.append(1)
         into(self, builder)
 
-    monkeypatch.setattr(reading.ImageObjects, "into", counted)
+    monkeypatch.setattr(rows.ImageObjects, "into", counted)
     return found
 
 

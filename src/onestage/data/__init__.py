@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 from onestage.data.folder import DataFolder
 from onestage.data.formats import FORMATS
+from onestage.data.lone_split import without_lone_split
 from onestage.data.nothing_found import what_is_there
-from onestage.data.reading import Source, read_source
+from onestage.data.reading import Source
+from onestage.data.rows import read_source
 from onestage.data.seen_tables import read_unless_seen
 from onestage.data.split_names import split_key
 from onestage.data.splits import Splits, base_of, choose, named, part_of, read_for
@@ -80,7 +82,7 @@ def _find(root: Path, format: str | None) -> Found:
     if not fitting:
         raise UserError(f"{root}: {what_is_there(folder, wanted)}")
     kind, *others = fitting
-    return Found(folder, kind, fitting[kind], others)
+    return Found(folder, kind, without_lone_split(fitting[kind]), others)
 
 
 def read_dataset(

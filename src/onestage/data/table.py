@@ -210,6 +210,18 @@ class Table:
         columns = {name: np.concatenate([getattr(self, name), getattr(other, name)])[order] for name in OBJECT_COLUMNS}
         return replace(self, first_object=_offsets(counts[0] + counts[1]), **columns)
 
+    def with_rows_joined(self, first: Sequence[int]) -> Table:
+        """Rows of one image as one, with all of their objects; `first[i]` is the first row of the image of row i."""
+        of_row = np.asarray(first, dtype=np.int64)
+        if np.array_equal(of_row, np.arange(len(self))):
+            return self
+        kept = np.flatnonzero(of_row == np.arange(len(self)))
+        by_image = np.argsort(of_row, kind="stable")
+        ordered = self.subset(indices=by_image.tolist())
+        counts = np.bincount(of_row, np.diff(self.first_object), minlength=len(self)).astype(np.int64)[kept]
+        columns = {name: getattr(self, name)[kept] for name in IMAGE_COLUMNS}
+        return replace(ordered, first_object=_offsets(counts), **columns)
+
     def join(self, *others: Table) -> Table:
         """The images of this table, then those of the others, below their common folder; all need one class list."""
         tables = (self, *others)

@@ -19,7 +19,7 @@ stops a run unless bad data is skipped; a notice is only printed. What happens i
 | box-clipped, box-border | notice | reaches beyond the border, by more than 2 px or by rounding: clipped |
 | duplicate-object | notice | the same class and box again in one image: left out |
 | duplicate-image | notice | an image listed again in a split: left out |
-| duplicate-image | error | two annotations mean the same image: the second is left out |
+| duplicate-image | error | two annotations of one image, with a class in common: left out by `drop_bad` |
 | extension | notice | a PNG called .jpg and the like: read as a PNG |
 | background | notice | YOLO images without a label file: they train as background |
 | root-category | notice | a COCO category that heads the others and has no object (Roboflow's): no class |
@@ -29,7 +29,7 @@ stops a run unless bad data is skipped; a notice is only printed. What happens i
 | other-file | notice | a file of something else among the annotations: passed over |
 | not-labelled | notice | tasks of Label Studio without an annotation: their images are left out |
 | several-annotations | notice | tasks of Label Studio with several: the first of each is taken |
-| class-not-given | notice | VIA regions without attributes: all of one class |
+| class-not-given | notice | VIA regions without attributes, tables without a class: all of one class |
 | area | notice | COCO objects without a usable area: the area of the box is taken |
 | split | notice | a joined folder lacks the split: another of its splits trains, or nothing of it is used |
 
