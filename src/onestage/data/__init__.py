@@ -4,7 +4,7 @@
 relative to the parent of the first: `VOCdevkit/VOC2007+VOC2012`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onestage.data.folder import DataFolder
-from onestage.data.formats import FORMATS
+from onestage.data.formats import FORMATS, Format
+from onestage.data.formats.yolo import YoloSource
 from onestage.data.lone_split import without_lone_split
 from onestage.data.nothing_found import what_is_there
+from onestage.data.predictions import without_predictions
 from onestage.data.reading import Source
 from onestage.data.rows import read_source
 from onestage.data.seen_tables import read_unless_seen
+from onestage.data.several_formats import Labelled, choose_format, without_images_of_others
 from onestage.data.split_names import split_key
 from onestage.data.splits import Splits, base_of, choose, named, part_of, read_for
 from onestage.data.table import Table
@@ -47,11 +50,14 @@ class Found(NamedTuple):
     kind: str  # a key of `FORMATS`
     source: Source
     others: list[str]  # the formats that fit too
+    passed: list[str]  # folders and files of what a model found
+    only_in_others: Labelled  # what the other formats alone label
 
     def describe(self) -> str:
         """One line: what was understood, and how to choose another format that fits."""
         choice = f"; --format {' or '.join(self.others)} reads it otherwise" if self.others else ""
-        return f"{self.folder.root}: {self.source.about}{choice}"
+        found = f"; what a model found is passed over ({', '.join(self.passed[:3])})" if self.passed else ""
+        return f"{self.folder.root}: {self.source.about}{found}{choice}"
 
 
 def find_datasets(path_spec: str | Path, format: str | None = None) -> list[Found]:
@@ -69,20 +75,32 @@ def _find(root: Path, format: str | None) -> Found:
     if format is not None and format not in FORMATS:
         raise UserError(f"--format {format}: no such format; there is {', '.join(FORMATS)}")
     wanted = FORMATS if format is None else {format: FORMATS[format]}
+    rest, passed = without_predictions(folder)
+    fitting, refused = _fitting(rest, wanted)
+    yolo = fitting.get("yolo")
+    if passed and (not fitting or (isinstance(yolo, YoloSource) and not yolo.files)):  # there is nothing besides
+        rest, passed = folder, []
+        fitting, refused = _fitting(rest, wanted)
+    if refused and not fitting:
+        raise refused[0]
+    if not fitting:
+        raise UserError(f"{root}: {what_is_there(folder, wanted)}")
+    kind, only_in_others = choose_format(rest, fitting)
+    others = [name for name in fitting if name != kind]
+    return Found(rest, kind, without_lone_split(fitting[kind]), others, passed, only_in_others)
+
+
+def _fitting(folder: DataFolder, formats: Mapping[str, Format]) -> tuple[dict[str, Source], list[UserError]]:
+    """The data set of each format that fits a folder, and why others can't be read."""
     fitting: dict[str, Source] = {}
     refused: list[UserError] = []
-    for name, one in wanted.items():
+    for name, one in formats.items():
         try:
             if (source := one.find(folder)) is not None:
                 fitting[name] = source
         except UserError as error:  # a damaged or foreign file is no reason against the other formats
             refused.append(error)
-    if refused and not fitting:
-        raise refused[0]
-    if not fitting:
-        raise UserError(f"{root}: {what_is_there(folder, wanted)}")
-    kind, *others = fitting
-    return Found(folder, kind, without_lone_split(fitting[kind]), others)
+    return fitting, refused
 
 
 def read_dataset(
@@ -113,7 +131,7 @@ def read_dataset(
     tables: list[Table] = []
     problems: list[Problem] = []
     found = found or find_datasets(path_spec, options.format)
-    for folder, kind, source, _ in found:
+    for folder, kind, source, *_, only_in_others in found:
         root, known = folder.root, source.splits
         names = read_for(known, split) if len(found) > 1 else named(known, split)
         if len(names) == 1:
@@ -122,7 +140,9 @@ def read_dataset(
                 problems.append(Problem(str(root), None, message, "split", "notice"))
             read = partial(read_source, source, folder, kind, names[0], categories, options)
             table, faults = read_unless_seen(folder, (kind, names[0], categories, options), read)
+            table, unread = without_images_of_others(table, only_in_others)
             tables.append(table)
+            faults = [*unread, *faults]
             problems += faults if len(found) == 1 else [replace(one, file=f"{root.name}/{one.file}") for one in faults]
         elif len(found) == 1:
             raise UserError(f"{root}: no split {split}; there is {', '.join(known)}{_for_val(split, known)}")

@@ -15,7 +15,7 @@ import re
 import reprlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,12 @@ class DataFolder:
 
         walk(os.fspath(self.root), "")
         return found
+
+    def without(self, passed: Collection[str]) -> DataFolder:
+        """The same folder as if some of its files were not there."""
+        rest = DataFolder(self.root)
+        rest.only, rest.files = self.only, [file for file in self.files if file not in passed]
+        return rest
 
     @cached_property
     def images(self) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from onestage.data.predictions import LIST_NAME
 from onestage.errors import UserError
 
-LIST_NAME = ".onestage-predict.jsonl"  # a line for each file that is begun, and one more when it is done
 Fingerprint = tuple[int, int]  # size in bytes, and time of the last change in nanoseconds
 
 

@@ -23,6 +23,7 @@ from onestage.data.folder import (
     is_photo,
     key_of,
     shown,
+    some_of,
     stem_of,
 )
 from onestage.data.formats.yolo_labels import LabelFiles
@@ -104,12 +105,26 @@ def _is_label(words: list[str]) -> bool:
 class YoloSource(Source):
     """A YOLO data set; `file` and `settings` are of its YAML or `obj.data`, where it has one."""
 
+    one_image_each = True
+
     def __init__(
         self, folder: DataFolder, file: str = "", settings: Settings | None = None, others: Sequence[str] = ()
     ) -> None:
         """`others`: the YAML files of other data sets in the folder."""
         self.folder, self.file, self.settings, self.others = folder, file, settings or {}, others
         self.labels = LabelFiles(folder)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The label files of all images."""
+        return [file for image in self.folder.images if (file := self.labels.of(image))]
+
+    @cached_property
+    def with_confidence(self) -> bool:
+        """True where every line ends with a sixth number: not drawn, but found by a model."""
+        heads = (self.folder.head(file, 4096) for file in some_of(self.files))
+        lines = [line.split() for head in heads for line in head.splitlines()[:20] if line.strip()]
+        return bool(lines) and all(len(line) == 6 for line in lines)
 
     @property
     def about(self) -> str:

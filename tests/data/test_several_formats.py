@@ -1,0 +1,137 @@
+"""Folders with annotations of several kinds: labels win over what a model found, and none is lost without a word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from folders import read_split, voc_xml, write_image
+
+from onestage.data import find_datasets, read_dataset
+from onestage.data.predictions import LIST_NAME
+from onestage.data.table import Table
+
+LINE = "0 0.5 0.5 0.5 0.5\n"  # of 80x60 pixels: 20, 15, 60, 45
+WITH_CONFIDENCE = "0 0.5 0.5 0.25 0.25 0.33\n"  # 30, 22.5, 50, 37.5
+VOC = voc_xml([("cat", 11, 21, 40, 50)])
+SHAPE = {"label": "cat", "shape_type": "rectangle", "points": [[10, 20], [40, 50]]}
+LABELME = json.dumps({"shapes": [SHAPE], "imagePath": "", "imageHeight": 60, "imageWidth": 80})
+BOX, LINE_BOX, FOUND_BOX = [10.0, 20.0, 40.0, 50.0], [20.0, 15.0, 60.0, 45.0], [30.0, 22.5, 50.0, 37.5]
+
+
+def folder(root: Path, **files: str) -> Path:
+    """Stems with their annotations; an image `images/STEM.jpg` for each of a and b."""
+    for stem in "ab":
+        write_image(root / f"images/{stem}.jpg")
+    return add(root, files)
+
+
+def add(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def rows(table: Table) -> dict[str, list[list[float]]]:
+    return {name: table.objects(row).boxes_xyxy.tolist() for row, name in enumerate(table.image_names())}
+
+
+@pytest.mark.parametrize(
+    "place", ["runs/detect/predict/labels", "runs/detect/exp/labels", "predictions", "images/predicted", "Preds_2"]
+)
+@pytest.mark.parametrize(
+    ("labels", "box"),
+    [
+        ({"images/a.xml": VOC, "images/b.xml": VOC}, BOX),
+        ({"images/a.json": LABELME, "images/b.json": LABELME}, BOX),
+        ({"labels/a.txt": LINE, "labels/b.txt": LINE}, LINE_BOX),
+    ],
+)
+def test_labels_win_over_what_a_model_found(labels: dict, box: list[float], place: str, tmp_path: Path) -> None:
+    root = add(folder(tmp_path, **labels), {f"{place}/{stem}.txt": LINE + WITH_CONFIDENCE for stem in "ab"})
+    write_image(root / place / "a.jpg")  # with the boxes drawn on it
+    assert "; what a model found is passed over (" in find_datasets(root)[0].describe()
+    table, problems = read_split(root, "all")
+    assert (rows(table), problems) == ({"images/a.jpg": [box], "images/b.jpg": [box]}, [])
+
+
+@pytest.mark.parametrize("line", [LINE, WITH_CONFIDENCE])
+def test_what_a_model_found_is_read_where_nothing_else_is_there(line: str, tmp_path: Path) -> None:
+    root = folder(tmp_path, **{f"predict/labels/{stem}.txt": line for stem in "ab"})
+    table, _ = read_split(root, "all")
+    box = LINE_BOX if line == LINE else FOUND_BOX
+    assert rows(table) == {"images/a.jpg": [box], "images/b.jpg": [box]}
+    add(root, {"data.yaml": "train: images\nnames: [cat]\n"})
+    assert rows(read_split(root, "train")[0]) == rows(table)
+
+
+def test_images_of_a_folder_that_is_called_as_predictions_are_stay_if_they_are_no_copies(tmp_path: Path) -> None:
+    root = folder(tmp_path, **{"images/a.xml": VOC, "xml/c.xml": VOC})
+    write_image(root / "detections/c.jpg")
+    assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "detections/c.jpg": [BOX]}
+
+
+def test_what_predict_wrote_below_the_labels_is_passed_over_and_read_where_it_is_named(tmp_path: Path) -> None:
+    root = folder(tmp_path, **{"images/a.json": LABELME, "images/b.json": LABELME})
+    found = {f"found/voc/Annotations/{stem}.xml": voc_xml([("cat", 1, 1, 9, 9)]) for stem in "ab"}
+    listed = "".join(json.dumps([name.removeprefix("found/"), [1, 2]]) + "\n" for name in found)
+    add(root, {**found, f"found/{LIST_NAME}": listed})
+    write_image(root / "found/voc/JPEGImages/a.jpg")
+    write_image(root / "found/a.jpg")
+    assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "images/b.jpg": [BOX]}
+
+    written = {"voc/JPEGImages/a.jpg": [[0.0, 0.0, 9.0, 9.0]]}
+    assert rows(read_split(root / "found", "all")[0])["voc/JPEGImages/a.jpg"] == written["voc/JPEGImages/a.jpg"]
+    joined, _ = read_dataset(f"{root / 'images'}+{root / 'found/voc'}", "all")
+    assert sorted(map(len, rows(joined).values())) == [1, 1, 1]
+
+
+def test_what_predict_wrote_into_the_folder_of_the_labels_is_told_by_its_list(tmp_path: Path) -> None:
+    root = folder(tmp_path, **{"a.json": LABELME, "detections.csv": "filename,class,xmin,ymin,xmax,ymax\n"})
+    add(root, {"voc/Annotations/a.xml": VOC, "voc/Annotations/b.xml": VOC})
+    names = ("detections.csv", "voc/Annotations/a.xml", "voc/Annotations/b.xml")
+    add(root, {LIST_NAME: "".join(f'["{name}", null]\n' for name in names) + "[torn"})
+    (found,) = find_datasets(root)
+    assert (found.kind, found.others, found.passed) == ("labelme", [], sorted(names))
+
+
+def test_labels_with_the_confidence_of_a_model_come_after_other_annotations(tmp_path: Path) -> None:
+    root = folder(tmp_path, **{"images/a.xml": VOC, "labels/a.txt": WITH_CONFIDENCE, "labels/b.txt": WITH_CONFIDENCE})
+    (found,) = find_datasets(root)
+    assert (found.kind, found.others) == ("voc", ["yolo"])
+    assert rows(read_dataset(root, "all")[0]) == {"images/a.jpg": [BOX]}
+
+
+def test_of_formats_with_a_file_an_image_the_one_with_most_counts(tmp_path: Path) -> None:
+    files = {"images/a.json": LABELME, "images/b.json": LABELME, "labels/a.txt": LINE}
+    (found,) = find_datasets(folder(tmp_path, **files))
+    assert (found.kind, found.others) == ("labelme", ["yolo"])
+    (tmp_path / "labels/b.txt").write_text(LINE)
+    assert find_datasets(tmp_path)[0].kind == "yolo"  # as many: the first of the table
+
+
+@pytest.mark.parametrize(
+    ("saved", "kind", "kept"),
+    [
+        ({"images/a.txt": LINE, "images/b.xml": VOC}, "yolo", LINE_BOX),
+        ({"labels/a.txt": LINE, "labels/b.xml": VOC}, "yolo", LINE_BOX),
+        ({"images/a.xml": VOC, "images/b.json": LABELME}, "voc", BOX),
+    ],
+)
+def test_images_that_were_saved_in_another_format_are_an_error_and_no_background(
+    saved: dict, kind: str, kept: list[float], tmp_path: Path
+) -> None:
+    root = folder(tmp_path, **saved)
+    (found,) = find_datasets(root)
+    table, problems = read_dataset(root, "all")
+    (error,) = [problem for problem in problems if problem.severity == "error"]
+    assert (found.kind, rows(table)) == (kind, {"images/a.jpg": [kept]})
+    assert "1 images have labels in another format alone (" in str(error)
+    assert find_datasets(root, kind)[0].only_in_others == {}
+
+
+def test_a_copy_of_the_data_in_another_format_elsewhere_is_no_error(tmp_path: Path) -> None:
+    root = folder(tmp_path, **{"labels/a.txt": LINE, "old/Annotations/b.xml": VOC})
+    assert [problem.kind for problem in read_dataset(root, "all")[1]] == ["background"]
