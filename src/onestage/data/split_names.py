@@ -1,6 +1,7 @@
 """The names that people give to splits, as words in the names of folders and files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 _SPLIT_WORDS = {
@@ -49,3 +50,9 @@ def split_of_file(file: str) -> str | None:
     """The word of a file's name that names a split (train_labels.csv), else the folder that does."""
     words = re.split(r"[\W_]+", PurePosixPath(file).stem)
     return next((word for word in words if is_split(word)), None) or split_of(file)
+
+
+def without_annotations(names: Sequence[str]) -> str:
+    """The end of a line about a data set in which these splits, or files of splits, list images and nothing more."""
+    listed = ", ".join(names[:3]) + (", ..." if names[3:] else "")
+    return f"; not used, as they have no annotations: {listed}" if names else ""

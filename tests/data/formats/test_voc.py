@@ -187,6 +187,19 @@ def test_splits_leave_out_the_class_wise_lists(tmp_path: Path) -> None:
     assert find_datasets(tmp_path)[0].source.splits == ["test", "train"]
 
 
+def test_a_list_of_test_images_without_xml_files_is_said_and_is_no_split(tmp_path: Path) -> None:
+    """As VOC 2012 was published; where no list has an XML file, each line is an error, as a folder may be missing."""
+    write_voc_folder(tmp_path, {"a": voc_xml([CAT])})
+    (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("b\n../c\n")
+    write_image(tmp_path / "JPEGImages" / "b.jpg")
+    (found,) = find_datasets(tmp_path)
+    assert found.source.splits == ["train"]
+    assert found.describe().endswith(": XML, 1 files; not used, as they have no annotations: test")
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("b\n")
+    (found,) = find_datasets(tmp_path)
+    assert (found.source.splits, "not used" in found.describe()) == (["test", "train"], False)
+
+
 def test_a_folder_without_splits_has_all(tmp_path: Path) -> None:
     write_voc_folder(tmp_path, {"b": voc_xml([CAT]), "a": voc_xml()})
     (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()

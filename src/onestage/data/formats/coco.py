@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from onestage.data.folder import DataFolder, folder_of, parse_json, shown, stem_of
+from onestage.data.formats.coco_files import LISTS, MAX_JSON_BYTES, coco_files
 from onestage.data.reading import (
     ALL,
     AnnotatedImage,
@@ -31,49 +32,36 @@ from onestage.data.reading import (
     whole_size,
 )
 from onestage.data.shapes import turned_by
-from onestage.data.split_names import is_split
+from onestage.data.split_names import is_split, without_annotations
 from onestage.errors import UserError
 from onestage.structures import Categories, repeated
 from onestage.texts import as_unicode
 
-LISTS = ("images", "annotations", "categories")
 LARGEST_AREA = 1e30  # square pixels: more is no area, and the table holds no more
 MAX_ID = 400  # letters: the table keeps as many for each image as the longest needs
 Record = dict[str, Any]
 IdOf = Callable[[object], str | None]  # one spelling for an id; None for what is no id
 
 
-# beside COCO's instances there are files of other annotations of the same images
-OTHER_TASKS = re.compile(r"(captions|person_keypoints|stuff|panoptic|image_info)\w*", re.IGNORECASE)
-
-
 def find_coco(folder: DataFolder) -> CocoSource | None:
     """The JSON files of a folder that have COCO's lists."""
-    files = [file for file in folder.annotations(".json") if not OTHER_TASKS.fullmatch(stem_of(file))]
-    instances = [file for file in files if stem_of(file).lower().startswith("instances")]
-    found = instances + [file for file in files if file not in instances and is_coco(folder.head(file))]
-    return CocoSource(folder, sorted(found)) if found else None
-
-
-def is_coco(head: str) -> bool:
-    """True for the beginning of a file with COCO's lists, in whatever order."""
-    lists = re.search(r'"(images|annotations)"\s*:\s*\[', head)
-    words = re.search(r'"(file_name|image_id|category_id|supercategory|licenses|categories|annotations)"', head)
-    return head.lstrip().startswith("{") and bool(lists and words)
+    files = coco_files(folder)
+    return CocoSource(folder, files.annotated, files.not_annotated) if files.annotated else None
 
 
 class CocoSource(Source):
-    """The JSON files of a folder, one a split."""
+    """The JSON files of a folder, one a split; those of images that are not annotated are of no use."""
 
-    def __init__(self, folder: DataFolder, files: list[str]) -> None:
-        self.folder, self.files = folder, files
+    def __init__(self, folder: DataFolder, files: list[str], not_annotated: Sequence[str] = ()) -> None:
+        self.folder, self.files, self.not_annotated = folder, files, not_annotated
         self._files_of = _splits_of(files)
         self._content = lru_cache(maxsize=1)(self._load)  # both lists of a file are asked for, one after the other
 
     @property
     def about(self) -> str:
         tool = " by Roboflow" if "_annotations.coco.json" in self.files[0] else ""
-        return f"COCO{tool}: {', '.join(self.files[:3])}{', ...' if len(self.files) > 3 else ''}"
+        found = f"COCO{tool}: {', '.join(self.files[:3])}{', ...' if len(self.files) > 3 else ''}"
+        return found + without_annotations(self.not_annotated)
 
     @property
     def splits(self) -> list[str]:
@@ -126,7 +114,7 @@ class CocoSource(Source):
 
     def _load(self, file: str) -> Record:
         """The content of a file; its three lists are there and hold only objects."""
-        data = self.folder.read(file, 4 << 30)
+        data = self.folder.read(file, MAX_JSON_BYTES)
         # only where a list may stand twice is it worth to look at each key of a file that may be large
         once = any(data.count(f'"{key}"'.encode()) > 1 for key in LISTS)
         content = parse_json(data, f"{self.folder.root / file}", once)

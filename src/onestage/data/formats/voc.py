@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from functools import cached_property
 from math import degrees
@@ -35,7 +36,7 @@ from onestage.data.reading import (
     whole_size,
 )
 from onestage.data.shapes import turned_box, turned_by
-from onestage.data.split_names import is_split, split_of
+from onestage.data.split_names import is_split, split_of, without_annotations
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.terminal import watched
@@ -75,7 +76,10 @@ class VocSource(Source):
         self._files_of: dict[str, list[str]] = defaultdict(list)  # stem -> XML files
         for file in files:
             self._files_of[key_of(stem_of(file))].append(file)
-        self._lists = self._split_lists()
+        lists = self._split_lists()
+        annotated = {split: lists[split] for split in lists if self._is_annotated(lists[split])}
+        self._lists = annotated or lists
+        self.not_annotated = sorted(set(lists).difference(self._lists))
 
     @cached_property
     def about(self) -> str:
@@ -87,7 +91,7 @@ class VocSource(Source):
                 continue
         beside = any(folder_of(file) == folder_of(image) for file in self.files[:1] for image in self.folder.images)
         where = f" beside {len(self.folder.images):,} images" if beside else f", {len(self.files):,} files"
-        return f"VOC{f' by {tool}' if tool else ''}: XML{where}"
+        return f"VOC{f' by {tool}' if tool else ''}: XML{where}" + without_annotations(self.not_annotated)
 
     @property
     def splits(self) -> list[str]:
@@ -101,6 +105,15 @@ class VocSource(Source):
                 found[stem_of(file)].append(file)
         splits = [name for name in found if not any(name.endswith(f"_{split}") for split in found)]
         return {ALL if name == "default" else name: found[name] for name in splits}
+
+    def _is_annotated(self, lists: list[str]) -> bool:
+        """False for lists of images of which none has an XML file, as the test images of VOC 2012."""
+        lines = [(line, _root_of(file)) for file in lists for line in filter(None, self.folder.read_lines(file))]
+        for line, root in lines:
+            with suppress(OutsideError):
+                if self._file_of_line(line, root) is not None:
+                    return True
+        return not lines
 
     def _is_list(self, file: str) -> bool:
         """True for a text file that is named as a split and whose first line means one of the annotations."""
@@ -136,7 +149,7 @@ class VocSource(Source):
             return [file for file in self.files if (split_of(file) or ALL) == split]
         files: dict[str, None] = {}
         for list_file in self._lists[split]:
-            root = re.split(r"imagesets/", list_file, flags=re.IGNORECASE)[0]
+            root = _root_of(list_file)
             for line in filter(None, self.folder.read_lines(list_file)):
                 try:
                     file = self._file_of_line(line, root)
@@ -188,6 +201,11 @@ class VocSource(Source):
             return faults.find_image(stem, file)
         except OutsideError as error:
             return faults.report(file, "path", str(error))
+
+
+def _root_of(list_file: str) -> str:
+    """The folder of `ImageSets`, with a slash."""
+    return re.split(r"imagesets/", list_file, flags=re.IGNORECASE)[0]
 
 
 class OtherXmlError(ValueError):
