@@ -219,6 +219,18 @@ def test_a_split_without_objects_is_told_where_it_chooses_and_where_it_tests(tmp
         )
 
 
+@pytest.mark.parametrize("given", [None, "test"])
+def test_a_test_split_without_objects_is_not_used_unless_it_is_named(given: str | None, tmp_path: Path) -> None:
+    text = io.StringIO()
+    write_voc_folder(tmp_path, {"a": voc_xml([("cat", 1, 1, 9, 9)])})
+    write_voc_folder(tmp_path, {"b": voc_xml([("cat", 1, 1, 9, 9)])}, split="val")
+    write_voc_folder(tmp_path, {"c": voc_xml()}, split="test")
+    request = Request((None, None, given))
+    tables = open_for_training(str(tmp_path), request, True, display=Display(Console(file=text, width=1000)))
+    line = "test: none of its images has an object, so it is not used, and val tests\n"
+    assert (tables["test"].split, line in text.getvalue()) == (("val", True) if given is None else ("test", False))
+
+
 def test_memory_that_ran_out_is_one_line_of_every_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,10 @@ def open_for_training(data: str, request: Request, hold_out: bool, *, display: D
     if bits < 16:
         display.say(f"images of 16 bits have values of {bits} bits: their highest 8 are taken, here and by the model")
     tables = {name: table.with_categories(categories).with_bits(bits) for name, table in tables.items()}
+    if request.splits[2] is None and splits.test != splits.choose and not len(tables[splits.test].labels):
+        display.say(f"{splits.test}: none of its images has an object, so it is not used, and {splits.choose} tests")
+        del tables[splits.test]
+        splits = splits._replace(test=splits.choose)
     display.say(_who_does_what(splits, tables, hold_out))
     for serious in quick_findings(tables):
         display.say(f"{serious.level}: {serious.what} [{serious.code}]; {serious.mend}")
