@@ -25,10 +25,12 @@ def without_predictions(folder: DataFolder) -> tuple[DataFolder, list[str]]:
 
     Of folders that are only called so, images stay that have a name of their own.
     """
-    above = {parent for file in folder.files for parent in _parents(folder_of(file))}
+    above = {parent for one in {folder_of(file) for file in folder.files} for parent in _parents(one)}
     written = tuple(f"{one}/" for one in above if (folder.root / one / LIST_NAME).is_file())
     called = tuple({f"{one}/"[: match.end()] for one in above if (match := PREDICTED.search(f"{one}/"))})
     listed = _listed(folder)
+    if not (written or called or listed):
+        return folder, []
     elsewhere = {key_of(stem_of(image)) for image in folder.images if not image.startswith((*written, *called))}
     passed = {
         file

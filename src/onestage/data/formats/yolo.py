@@ -26,7 +26,7 @@ from onestage.data.folder import (
     some_of,
     stem_of,
 )
-from onestage.data.formats.yolo_labels import LabelFiles
+from onestage.data.formats.yolo_labels import LabelFiles, other_names
 from onestage.data.formats.yolo_settings import (
     MAX_YAML_BYTES,
     Settings,
@@ -89,11 +89,17 @@ def _has_labels(folder: DataFolder) -> bool:
     belonging = (  # a.txt of a.jpg, or a.jpg.txt
         file
         for file in folder.annotations(".txt")
-        if folder.images_of_stem(stem_of(file)) or folder.images_of_stem(stem_of(stem_of(file)))
+        if any(map(folder.images_of_stem, map(stem_of, (file, stem_of(file), *other_names(file)))))
     )
-    heads = ([line.split() for line in folder.head(file, 4096).splitlines()[:5] if line.strip()] for file in belonging)
-    looked_at = [all(map(_is_label, lines)) for lines in islice(filter(None, heads), 20)]
+    looks = (look for file in belonging if (look := _holds_labels(folder, file)) is not None)
+    looked_at = list(islice(looks, 20))
     return 2 * sum(looked_at) > len(looked_at)
+
+
+def _holds_labels(folder: DataFolder, file: str) -> bool | None:
+    """True for a text file whose first lines are a class and fractions; None for an empty one."""
+    lines = [line.split() for line in folder.head(file, 4096).splitlines()[:5] if line.strip()]
+    return all(map(_is_label, lines)) if lines else None
 
 
 def _is_label(words: list[str]) -> bool:
@@ -187,8 +193,8 @@ class YoloSource(Source):
         if not paths and not faults.problems:
             where = ", ".join(self.places.get(split, ["."]))
             raise UserError(f"{self.folder.root / self.file}: the split {split} ({where}) has no images")
-        for path in watched(paths, f"reading {split}", len(paths)):
-            file = self.labels.of(path)
+        files = {path: self.labels.of(path) for path in paths}
+        for path, file in watched(files.items(), f"reading {split}", len(paths)):
             background += file is None
             try:
                 lines = self.folder.read_lines(file, MAX_LABEL_BYTES) if file else []
@@ -200,6 +206,15 @@ class YoloSource(Source):
         if background:
             message = f"{background:,} images of {split} have no label file; they are background"
             faults.report(self.file or "labels", "background", message, "notice")
+        self._report_labels_without_image({file for file in files.values() if file}, faults)
+
+    def _report_labels_without_image(self, files: set[str], faults: Faults) -> None:
+        """One problem for the label files beside those of a split whose image is not here."""
+        without = [file for file in self.labels.of_no_image(files) if _holds_labels(self.folder, file)]
+        if without:
+            named = f"{', '.join(without[:3])}{', ...' if len(without) > 3 else ''}"
+            message = f"the images of {len(without):,} label files are missing ({named}); add them or delete the files"
+            faults.report(without[0], "missing-image", message)
 
     @cached_property
     def _class_names(self) -> list[str]:

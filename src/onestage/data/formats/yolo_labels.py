@@ -2,16 +2,19 @@
 
 YOLO's rule: `.../images/.../a.jpg` has `.../labels/.../a.txt`, else the file lies beside the image. A folder of images
 of which none has labels by that rule is of another layout (`pets/` and `boxes/`): there the file of the same stem
-counts. Where the rule finds labels for some images of a folder, the others have none: they are background.
+counts. Where the rule finds labels for some images of a folder, the others have none: they are background. The digits
+that Label Studio puts before the names of images may be missing from those of the user's.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from functools import cached_property
+from collections.abc import Collection
+from functools import cache, cached_property
+from urllib.parse import unquote
 
-from onestage.data.folder import IMAGE_FOLDERS, DataFolder, folder_of, key_of, stem_of
+from onestage.data.folder import IMAGE_FOLDERS, UPLOAD_PREFIX, DataFolder, folder_of, key_of, stem_of
 from onestage.data.split_names import split_key, split_of
 
 LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
@@ -23,13 +26,21 @@ class LabelFiles:
     def __init__(self, folder: DataFolder) -> None:
         self.folder = folder
         self.files = frozenset(file for file in folder.files if file.lower().endswith(".txt"))
-        self._file_of = {key_of(file): file for file in self.files}
+        self._file_of = {key_of(name): file for file in sorted(self.files) for name in other_names(file)}
+        self._file_of |= {key_of(file): file for file in self.files}
+        self._by_rule = cache(self._find_by_rule)
 
     def of(self, image: str) -> str | None:
         """The text file with the labels of an image; None if it has none."""
         return self._by_rule(image) or self._by_stem.get(image)
 
-    def _by_rule(self, image: str) -> str | None:
+    def of_no_image(self, beside: Collection[str]) -> list[str]:
+        """The text files in the folders of those `beside`, or anywhere if there are none, that belong to no image."""
+        folders = {folder_of(file) for file in beside or self.files}
+        taken = {self.of(image) for image in self.folder.images}
+        return sorted(file for file in self.files if file not in taken and folder_of(file) in folders)
+
+    def _find_by_rule(self, image: str) -> str | None:
         bare, extension = os.path.splitext(image)
         parts = f"{bare}.txt".split("/")
         places = [at for at in reversed(range(len(parts) - 1)) if IMAGE_FOLDERS.fullmatch(parts[at])]
@@ -56,7 +67,8 @@ class LabelFiles:
         known_layout = {folder_of(image) for image, file in ruled.items() if file is not None}
         files: dict[str, list[str]] = defaultdict(list)
         for file in sorted(self.files - {file for file in ruled.values() if file is not None}):
-            files[key_of(stem_of(file))].append(file)
+            for name in (file, *other_names(file)):
+                files[key_of(stem_of(name))].append(file)
         found = {}
         for image in ruled:
             fitting = [file for file in files.get(key_of(stem_of(image)), ()) if _same_split(file, image)]
@@ -66,6 +78,13 @@ class LabelFiles:
                 if Counter(alike.values())[most] == 1:
                     found[image] = max(alike, key=lambda file: alike[file])
         return found
+
+
+def other_names(file: str) -> list[str]:
+    """The paths that a label file may have had before Label Studio wrote digits or % into its name."""
+    folder, slash, name = file.rpartition("/")
+    names = {unquote(name), UPLOAD_PREFIX.sub("", name), UPLOAD_PREFIX.sub("", unquote(name))} - {name}
+    return [f"{folder}{slash}{one}" for one in sorted(names)]
 
 
 def _same_split(file: str, image: str) -> bool:
