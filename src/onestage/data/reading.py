@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from onestage.data.folder import DataFolder, MissingImageError, OutsideError, folder_of, shown
+from onestage.data.served_names import image_of_upload, without_server
 from onestage.data.split_names import split_of, split_of_file
 from onestage.data.validate import Problem, Severity
 from onestage.errors import UserError
@@ -116,12 +117,13 @@ class Faults:
 
     def find_image(self, name: str, file: str) -> str | None:
         """The path of the image that the annotation `file` calls `name`; None, and a problem, if there is none."""
+        name = without_server(name)
         try:
             return self.folder.find_image(name, folder_of(file), self.split)
-        except OutsideError as error:
-            return self.report(file, "path", str(error))
-        except MissingImageError as error:
-            return self.report(file, "missing-image", str(error))
+        except (OutsideError, MissingImageError) as error:
+            if (uploaded := image_of_upload(self.folder, name)) is not None:
+                return uploaded
+            return self.report(file, "path" if isinstance(error, OutsideError) else "missing-image", str(error))
 
 
 def numbers_of(values: Iterable[object]) -> list[float] | None:

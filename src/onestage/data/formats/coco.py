@@ -214,7 +214,7 @@ def _by_image(file: str, content: Record, id_of: IdOf, faults: Faults) -> dict[s
 
 def _image(file: str, number: int, record: Record, id_of: IdOf, faults: Faults) -> tuple[str, str] | None:
     """(id, path) of one record of `images`; None, and a problem, for one that can't be used."""
-    image_id, name = id_of(record.get("id")), record.get("file_name")
+    image_id, name = id_of(record.get("id")), record.get("file_name") or record.get("coco_url")  # as LVIS has it
     if image_id is None:
         message = f"image {number}: id {shown(record.get('id'))} is no id; give a whole number"
         return faults.report(file, "id", message)

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from onestage.data.folder import DataFolder, is_image, shown
 from onestage.data.reading import (
@@ -27,6 +26,7 @@ from onestage.data.reading import (
     report_shapes_without_box,
     whole_size,
 )
+from onestage.data.served_names import without_server
 from onestage.data.shapes import UnreadShapeError, box_around_corners, box_of_ellipse, turned_box
 
 LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
@@ -90,7 +90,7 @@ def _image_and_annotations(task: Mapping[str, Any]) -> tuple[str | None, list[li
     key = next((key for key in lists if key in task), None)
     data, annotations = task.get("data", task), task.get(key or "")
     values = (value for value in (data.values() if isinstance(data, dict) else ()) if isinstance(value, str))
-    names = (unquote(re.sub(r"^.*\?d=", "", value)).partition("?")[0] for value in values)
+    names = (without_server(value).partition("?")[0] for value in values)
     name = next(filter(is_image, names), None)
     if key is None:  # JSON-MIN
         lists = (value for value in task.values() if isinstance(value, list))
