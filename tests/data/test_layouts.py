@@ -184,7 +184,9 @@ def test_voc_an_image_that_is_missing_is_not_taken_from_another_split(tmp_path: 
 
 
 def test_voc_a_mask_is_not_the_image(tmp_path: Path) -> None:
-    root = voc(tmp_path, ["images/a.jpg", "masks/b.png"], {f"xml/{stem}.xml": voc_xml([CAT]) for stem in "ab"})
+    root = voc(
+        tmp_path, ["images/a.jpg", "masks/a.png", "masks/b.png"], {f"xml/{stem}.xml": voc_xml([CAT]) for stem in "ab"}
+    )
     table, problems = read_split(root, "all")
     assert table.image_names() == ["images/a.jpg"]
     assert kinds(problems) == ["missing-image"]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from onestage.data.masks import folders_of_masks, outermost
 from onestage.data.split_names import is_split, split_key
 from onestage.errors import UserError
 from onestage.runtime.decode import EXTENSIONS, UNREAD_EXTENSIONS
@@ -32,10 +33,6 @@ MAX_FILES = 20_000_000
 MAX_DEPTH = 64  # folders in folders
 MAX_TEXT_BYTES = 1 << 28
 IMAGE_FOLDERS = re.compile(r"images?|img|jpegimages|photos?|pictures?|frames", re.IGNORECASE)
-# folders of masks and drawings, which have the names of the images that they are of
-NO_PHOTOS = re.compile(
-    r"masks?|segmentation(class|object)\w*|thumb(nail)?s?|overlays?|predict(ion)?s?\d*", re.IGNORECASE
-)
 EXCLUSIVE = ("train", "val", "test")  # splits that share no image
 # folders beside those of the images
 ANNOTATION_FOLDERS = re.compile(r"annotations?|anns?|annots|labels?|json|configs?|cfg", re.IGNORECASE)
@@ -235,7 +232,8 @@ class DataFolder:
         stem = last.rpartition(".")[0] if is_image(last) else last
         others = (UPLOAD_PREFIX.sub("", last), UPLOAD_PREFIX.sub("", stem), unquote(last))
         found = next((known[key] for key in (last, stem, *others) if key in known), [])
-        possible = [path for path in found if _may_be(path, split)]
+        folders = [*parts[:-1], *near.split("/")]
+        possible = [path for path in found if _may_be(path, split) and self.is_photo(path, folders)]
         ranked = sorted((self._unlikeness(path, parts, near, split), path) for path in possible)
         if not ranked and outside:
             raise OutsideError(f"{shown(name)} leads outside the data folder {self.root}; name an image inside it")
@@ -251,6 +249,15 @@ class DataFolder:
         """The paths of all images with this name without extension, whatever its case."""
         key = key_of(stem)
         return [image for image in self._images_of_name.get(key, []) if key_of(stem_of(image)) == key]
+
+    @cached_property
+    def _folders_of_masks(self) -> frozenset[str]:
+        return folders_of_masks(self.images)
+
+    def is_photo(self, path: str, named: Sequence[str] = ()) -> bool:
+        """False for an image in a folder of masks or drawings, unless its annotation or its name has such a folder."""
+        folder = outermost(folder_of(path))
+        return folder not in self._folders_of_masks or folder.rpartition("/")[2] in named
 
     def _unlikeness(self, path: str, parts: Sequence[str], near: str, split: str) -> tuple[Any, ...]:
         """Least for the path that is most like `parts`, then like the split's name and the annotation's folder."""
@@ -370,16 +377,10 @@ def some_of(files: Sequence[str]) -> list[str]:
 
 
 def _may_be(path: str, split: str) -> bool:
-    """False for an image in the folder of another split, and for masks and drawings of an image."""
+    """False for an image in the folder of another split."""
     folders = path.split("/")[:-1]
     keys = {split_key(folder) for folder in folders if is_split(folder)}
-    of_another = bool(keys) and split_key(split) in EXCLUSIVE and not keys & {split_key(split), "trainval"}
-    return not of_another and is_photo(path)
-
-
-def is_photo(path: str) -> bool:
-    """False for an image in a folder of masks or drawings."""
-    return not any(NO_PHOTOS.fullmatch(folder) for folder in path.split("/")[:-1])
+    return not keys or split_key(split) not in EXCLUSIVE or bool(keys & {split_key(split), "trainval"})
 
 
 def _common(one: Iterable[str], other: Iterable[str]) -> int:

@@ -20,7 +20,6 @@ from onestage.data.folder import (
     OutsideError,
     folder_of,
     is_image,
-    is_photo,
     key_of,
     shown,
     some_of,
@@ -172,8 +171,13 @@ class YoloSource(Source):
     @cached_property
     def _labelled_images(self) -> list[str]:
         """The images of the folders in which some have labels: not masks, drawings and thumbnails in others."""
-        folders = {folder_of(image) for image in self.folder.images if self.labels.of(image)}
-        return [image for image in self.folder.images if folder_of(image) in folders and is_photo(image)]
+        labelled = {image: self.labels.of(image) for image in self.folder.images}
+        folders = {folder_of(image) for image, file in labelled.items() if file}
+        return [
+            image
+            for image, file in labelled.items()
+            if folder_of(image) in folders and self.folder.is_photo(image, folder_of(file or "").split("/"))
+        ]
 
     def categories(self, split: str) -> Categories:
         names = self._class_names
