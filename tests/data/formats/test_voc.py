@@ -274,6 +274,39 @@ def test_what_is_no_annotation_is_named(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("GBK", "狗"),
+        ("gb2312", "狗"),
+        ("GB18030", "狗"),
+        ("Big5", "狗"),
+        ("Shift_JIS", "猫"),
+        ("euc-jp", "猫"),
+        ("EUC-KR", "개"),
+        ("cp949", "개"),
+        ("ks_c_5601-1987", "개"),
+        ("windows-1251", "кот"),
+        ("UTF-16", "狗"),
+    ],
+)
+def test_xml_is_read_in_the_encoding_that_it_declares(encoding: str, name: str, tmp_path: Path) -> None:
+    write_voc_folder(tmp_path, {"a": voc_xml([CAT])})
+    xml = f'<?xml version="1.0" encoding="{encoding}"?>\n{voc_xml([(name, 11, 21, 40, 50)])}'
+    (tmp_path / "Annotations" / "a.xml").write_bytes(xml.encode(encoding))
+    table, problems = read_split(tmp_path, "train")
+    assert (table.categories.names, table.boxes_xyxy.tolist(), problems) == ((name,), [[10, 20, 40, 50]], [])
+
+
+def test_xml_that_is_not_in_its_declared_encoding_is_damaged(tmp_path: Path) -> None:
+    write_voc_folder(tmp_path, {"a": voc_xml([CAT])})
+    xml = f'<?xml version="1.0" encoding="GBK"?>{voc_xml([("d", 1, 1, 9, 9)])}'
+    (tmp_path / "Annotations" / "a.xml").write_bytes(xml.encode().replace(b"<name>d", b"<name>\xff\xff"))
+    _, problems = read_split(tmp_path, "train")
+    (line,) = messages(problems)
+    assert line.startswith("Annotations/a.xml: damaged XML ('gbk' codec can't decode byte 0xff")
+
+
+@pytest.mark.parametrize(
     "filename", ["../../outside/secret.jpg", "{outside}/secret.jpg", "..\\..\\outside\\secret.jpg"]
 )
 def test_xml_paths_a_filename_never_leads_outside(filename: str, tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ CLASS_LISTS = ("classes.txt", "labels.txt", "predefined_classes.txt")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 # lines of split lists
 _STEM_AND_SIGN, _IMAGE_AND_FILE = re.compile(r"(\S+)\s+(?:-1|0|1)"), re.compile(r"(.*\S)\s+\S+\.xml")
+# in the first line of XML; the parser itself knows those of one byte a letter, UTF-8 and UTF-16
+_ENCODING_OF_SEVERAL_BYTES = re.compile(
+    rb"\s*<\?xml[^>]*\sencoding\s*=\s*[\"'](gb[\w-]+|big5[\w-]*|euc[_-]\w+|shift_jis\w*|cp9\d\d|ks_c_5601[\w-]*)[\"']",
+    re.IGNORECASE,
+)
 # tool -> (a field that it alone writes, its text, what x0 and y0 and what x1 and y1 have to lose)
 _ORIGINS = {
     "CVAT": ("source/image", "Unknown", 0.0, 0.0),
@@ -270,13 +275,14 @@ def parse_annotation(data: bytes) -> Annotation:
 
 def parse_xml(data: bytes, target: object) -> None:
     """Feed an XML file to the `start`, `data` and `end` of a target; entities or damage are a `ValueError`."""
-    parser = DefusedXMLParser(target=target)
+    declared = _ENCODING_OF_SEVERAL_BYTES.match(data)
+    parser = DefusedXMLParser(target=target, encoding="utf-8" if declared else None)
     try:
-        parser.feed(data)
+        parser.feed(data.decode(declared[1].decode()).encode() if declared else data)
         parser.close()
     except DefusedXmlException as error:
         raise ValueError("it declares entities, which are refused; delete the declaration") from error
-    except (ParseError, ExpatError, LookupError) as error:
+    except (ParseError, ExpatError, LookupError, UnicodeDecodeError) as error:
         raise ValueError(f"damaged XML ({error}); write it again") from error
 
 
