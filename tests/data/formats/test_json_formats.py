@@ -113,6 +113,25 @@ def test_via_shapes_and_the_attribute_that_is_the_class(tmp_path: Path) -> None:
     assert [kind for kind, _ in problems] == ["no-box"]
 
 
+def test_via_attributes_without_any_value_leave_the_class_to_the_other(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "via.json", via(region(RECT, Animal="dog", Notes=""), region(RECT, Notes="", Animal="")))
+    table, problems = read(tmp_path, "via")
+    nameless = "via.json, a, object 2: its class is '', expected a name; give it one"
+    assert (objects(table), problems) == ([("dog", 10, 20, 40, 25)], [("annotation", nameless)])
+
+
+def test_via_of_several_attributes_with_values_one_has_to_be_called_the_class(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "via.json", via(region(RECT, Animal="dog", Notes=""), region(RECT, Animal="cat", Notes="blurred")))
+    table, problems = read(tmp_path, "via")
+    none = "of its attributes ['Animal', 'Notes'] none is called class, label, category, name, type"
+    assert objects(table) == []
+    assert problems == [
+        ("annotation", f"via.json, a, object {number}: {none}; rename the one that is the class") for number in (1, 2)
+    ]
+
+
 def test_via_1_numbers_its_regions_and_folders_are_splits(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_image(tmp_path / split / "a.jpg")

@@ -1,7 +1,8 @@
 """VGG Image Annotator, VIA 1 to 3: one JSON file of regions for many images, in pixels from 0; the CSV of VIA 1 and 2.
 
-The class of a region is its attribute called class, label, category, name or type, else its only attribute; where that
-is a set of ticks, {"cat": true}, the one that is ticked. The CSV has a row a region, with JSON in two of its columns.
+The class of a region is its attribute called class, label, category, name or type, else its only attribute, or the only
+one that any region of the file has a value of; where that is a set of ticks, {"cat": true}, the one that is ticked. The
+CSV has a row a region, with JSON in two of its columns.
 Points and polylines are no objects.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import degrees
 from typing import Any
 
@@ -67,12 +68,14 @@ class ViaSource(FilesSource):
         nameless = 0
         for file in self.of_split(split):
             records = self._table if file.lower().endswith(".csv") else self._records
-            for name, regions in records(file, faults):
+            images = list(records(file, faults))
+            filled = _filled(attributes for _, regions in images for _, _, attributes in regions)
+            for name, regions in images:
                 path = faults.find_image(name, file)
                 if path is not None:
                     place = f"{file}, {stem_of(path)}"
                     nameless += sum(attributes in ({}, "") for _, _, attributes in regions)
-                    yield AnnotatedImage(place, path, list(_objects(place, regions, faults, without_box)))
+                    yield AnnotatedImage(place, path, list(_objects(place, regions, filled, faults, without_box)))
         if nameless:
             message = f"{nameless:,} regions have no attributes, so they are of the class {ONLY_CLASS!r}"
             faults.report("VIA", "class-not-given", message, "notice")
@@ -157,14 +160,28 @@ def _json(text: str) -> Any:
         return text
 
 
-def _objects(place: str, regions: list[Region], faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
+def _filled(attributes: Iterable[object]) -> set[str]:
+    """The attributes that have a value in any region."""
+    return {
+        key for one in attributes if isinstance(one, dict) for key, value in one.items() if value not in ("", None, {})
+    }
+
+
+def _objects(
+    place: str, regions: list[Region], filled: set[str], faults: Faults, without_box: Counter[str]
+) -> Iterator[AnnotatedObject]:
     for number, shape, attributes in regions:
         kind = shape.get("name") if isinstance(shape, dict) else None
         if kind in WITHOUT_BOX:
             without_box[str(kind)] += 1
             continue
+        name = _class_of(attributes, filled)
+        if name is attributes and isinstance(attributes, dict):
+            what = f"of its attributes {shown(list(attributes))} none is called {', '.join(CLASS_ATTRIBUTES)}"
+            faults.report(place, "annotation", f"{what}; rename the one that is the class", number=number)
+            continue
         box = _box(shape) if isinstance(shape, dict) else None
-        yield from objects_of(faults, place, number, _class_of(attributes), box, f"the region {shown(shape)}")
+        yield from objects_of(faults, place, number, name, box, f"the region {shown(shape)}")
 
 
 def _box(shape: Mapping[str, Any]) -> Box | None:
@@ -181,14 +198,18 @@ def _box(shape: Mapping[str, Any]) -> Box | None:
     return (x, y, x + width, y + height) if kind == "rect" else box_of_ellipse(x, y, width, height, degrees(turn))
 
 
-def _class_of(attributes: object) -> object:
-    """The class among the attributes of a region; the attributes themselves where none of them is one."""
+def _class_of(attributes: object, filled: set[str]) -> object:
+    """The class among the attributes of a region; the attributes themselves where none of them is one.
+
+    `filled` are those that have a value in any region of the file.
+    """
     if attributes in ({}, ""):
         return ONLY_CLASS
     if not isinstance(attributes, dict):
         return attributes
     lowered = {key.strip().lower(): value for key, value in attributes.items()}
     usual = [lowered[key] for key in CLASS_ATTRIBUTES if key in lowered]
-    value = usual[0] if usual else next(iter(lowered.values())) if len(lowered) == 1 else attributes
+    alone = usual or [value for key, value in attributes.items() if len(attributes) == 1 or key in filled]
+    value = alone[0] if usual or len(alone) == 1 else attributes
     ticked = [key for key, tick in value.items() if tick is True] if isinstance(value, dict) else []
     return ticked[0] if len(ticked) == 1 else value
