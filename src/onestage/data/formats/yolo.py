@@ -1,7 +1,7 @@
 """YOLO: a text file of objects an image, and a file that names the classes and the images of each split.
 
 That file is a YAML (`data.yaml`, or of any name), or Darknet's `obj.data`; without one, the classes come from
-`classes.txt`, `obj.names` or Label Studio's `notes.json`, and the splits from lists (`train.txt`) or folders.
+`classes.txt` and the like (see `yolo_classes`), and the splits from lists (`train.txt`) or folders.
 
 The labels of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, else beside the image. A line is `class cx cy w h`
 in fractions of the image, `class x y x y ...` (a polygon or a turned box, whose upright box is taken), or a box and key
@@ -25,9 +25,11 @@ from onestage.data.folder import (
     some_of,
     stem_of,
 )
+from onestage.data.formats.yolo_classes import names_for, names_in
 from onestage.data.formats.yolo_labels import LabelFiles, other_names
 from onestage.data.formats.yolo_settings import (
     MAX_YAML_BYTES,
+    DamagedYamlError,
     Settings,
     names_of,
     numbers_of_key_points,
@@ -42,7 +44,6 @@ from onestage.data.reading import (
     Faults,
     Source,
     box_around,
-    class_list,
     numbers_of,
 )
 from onestage.data.split_names import is_split, split_of
@@ -51,7 +52,6 @@ from onestage.structures import Categories, repeated
 from onestage.terminal import watched
 
 MAX_LABEL_BYTES = 8 << 20
-CLASS_LISTS = ("classes.txt", "obj.names", "data.names", "labels.txt", "_darknet.labels", "class_names.txt")
 
 
 def find_yolo(folder: DataFolder) -> YoloSource | None:
@@ -61,6 +61,7 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
         UserError: `data.yaml` is damaged, or nothing that it names is there.
     """
     found: list[YoloSource] = []
+    damaged: list[DamagedYamlError] = []
     for file in sorted(folder.annotations(".yaml", ".yml"), key=lambda file: (file.count("/"), file)):
         by_name = stem_of(file).lower() == "data"
         try:
@@ -68,9 +69,10 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
             if by_name or split_places(settings):
                 source = YoloSource(folder, file, settings)
                 found += [source] if source.places or ("names" in settings and _has_labels(folder)) else []
-        except UserError:
+        except UserError as error:
             if by_name or folder.only is not None:
                 raise  # others are settings of something else
+            damaged += [error] if isinstance(error, DamagedYamlError) else []
     for file in folder.annotations(".data"):
         lines = (line.partition("=") for line in folder.read_lines(file, MAX_YAML_BYTES))
         settings = {key.strip(): value.strip() for key, equals, value in lines if equals}
@@ -80,6 +82,8 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
         best = min(found, key=lambda one: (stem_of(one.file).lower() != "data", one.file.count("/")))
         others = [one.file for one in found if one is not best]
         return YoloSource(folder, best.file, best.settings, others)
+    if damaged:
+        raise damaged[0]
     return YoloSource(folder) if _has_labels(folder) else None
 
 
@@ -227,26 +231,7 @@ class YoloSource(Source):
             return list(filter(None, self.folder.read_lines(file, 1 << 20)))
         if self.file and ("names" in self.settings or "nc" in self.settings):
             return names_of(f"{self.folder.root / self.file}", names, self.settings.get("nc"))
-        listed, noted = class_list(self.folder, *CLASS_LISTS), self._noted_names()
-        if listed is not None and noted and list(listed.names) != noted:
-            raise UserError(
-                f"{self.folder.root}: notes.json names the classes {', '.join(noted[:10])}, the list of classes "
-                f"{', '.join(listed.names[:10])}; which is right? Delete the other"
-            )
-        if listed is not None or noted:
-            return noted if listed is None else list(listed.names)
-        return [str(label) for label in range(max(self._used_labels, default=0) + 1)]
-
-    def _noted_names(self) -> list[str]:
-        """The classes in Label Studio's `notes.json`; none where there is no such file."""
-        for file in self.folder.annotations(".json"):
-            notes = self.folder.read_json(file, 1 << 24) if file.lower().endswith("notes.json") else None
-            records = notes.get("categories") if isinstance(notes, dict) else None
-            ones = records if isinstance(records, list) else []
-            named = [(one.get("id"), str(one.get("name"))) for one in ones if isinstance(one, dict)]
-            if named and all(isinstance(number, int) for number, _ in named):
-                return [name for _, name in sorted(named)]
-        return []
+        return names_in(self.folder) or names_for(self.folder, self._used_labels)
 
     @cached_property
     def _used_labels(self) -> set[int]:

@@ -41,15 +41,32 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
+class DamagedYamlError(UserError):
+    """A YAML file of a data set, as its words say, that can't be parsed."""
+
+
 def read_yaml(folder: DataFolder, file: str) -> Settings:
     """The settings of a YAML file, every value as its text: `no` is a word there, not false."""
+    text = folder.read_text(file, MAX_YAML_BYTES)
     try:
-        settings = yaml.load(folder.read_text(file, MAX_YAML_BYTES), Loader=_TextLoader)
+        settings = yaml.load(text, Loader=_TextLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{folder.root / file}: not YAML ({shown(str(error))}); write it again") from error
+        kind = DamagedYamlError if re.search(r"^(names|train)[ \t]*:", text, re.MULTILINE) else UserError
+        raise kind(f"{folder.root / file}: not YAML ({_why(error)}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{folder.root / file}: expected names: and train:, found {shown(settings)}")
     return settings
+
+
+def _why(error: Exception) -> str:
+    """The line that is wrong, what is wrong with it, and the mend."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if not problem or mark is None:
+        return f"{shown(str(error))}); write it again"
+    if "escape" in problem:
+        mend = "put a Windows path in single quotes, or write it with /"
+        return f"line {mark.line + 1}: a backslash in double quotes begins a special character); {mend}"
+    return f"line {mark.line + 1}: {problem}); write it again"
 
 
 def split_places(settings: Settings) -> dict[str, list[str]]:
