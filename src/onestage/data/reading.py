@@ -208,14 +208,14 @@ def read_list(folder: DataFolder, file: str) -> list[Any]:
 
 
 def class_list(folder: DataFolder, *names: str) -> Categories | None:
-    """The classes that the first of these files lists, one a line; None if there is none, or it is empty.
+    """The classes that the first of these files lists, as `listed_names`; None if there is none, or it is empty.
 
     Raises:
         UserError: a class is listed twice, or two such files differ.
     """
     for name in names:
         files = [file for file in folder.files if file.rpartition("/")[2].lower() == name]
-        lists = {file: tuple(filter(None, folder.read_lines(file, 1 << 20))) for file in files}
+        lists = {file: listed_names(folder.read_lines(file, 1 << 20)) for file in files}
         lists = {file: lines for file, lines in lists.items() if lines}
         for file, lines in lists.items():
             if (twice := repeated(lines)) is not None:
@@ -226,3 +226,15 @@ def class_list(folder: DataFolder, *names: str) -> Categories | None:
         if lists:
             return Categories.from_names(next(iter(lists.values())))
     return None
+
+
+def listed_names(lines: Iterable[str]) -> tuple[str, ...]:
+    """The names in a list of classes: one a line, or all in one line with commas; numbers in order before them go."""
+    names = [line for line in lines if line]
+    if len(names) == 1 and "," in names[0]:
+        names = [name for part in names[0].split(",") if (name := part.strip(" '\"[]"))]
+    numbered = [re.fullmatch(r"(\d{1,6})(?:\s*[:;,]\s*|[.)]?\s+)(.*\S)", name) for name in names]
+    numbers = [int(one[1]) for one in numbered if one]
+    bare = [one[2] for one in numbered if one]
+    in_order = len(names) > 1 and numbers in ([*range(len(names))], [*range(1, len(names) + 1)])
+    return tuple(bare if in_order and repeated(bare) is None else names)
