@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,9 +110,14 @@ def test_avif_and_jpeg_2000_are_read(extension: str, tmp_path: Path) -> None:
         decode_image(cut)
 
 
-def test_heic_is_named_as_what_it_is() -> None:
-    with pytest.raises(ImageError, match=r"a HEIC \(HEIF\) image, which is not read here; convert it to JPEG or PNG"):
-        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 400)
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 400, "HEIC (HEIF)"), (b"P6\n1 1\n255\nabc", "PPM")],
+)
+def test_heic_and_ppm_are_named_as_what_they_are(data: bytes, kind: str) -> None:
+    message = f"a {kind} image, which is not read here; convert it to JPEG or PNG"
+    with pytest.raises(ImageError, match=re.escape(message)):
+        decode_image(data)
 
 
 def test_images_beyond_the_limit_are_read_where_an_option_allows_them(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ EXTENSIONS = {
     "AVIF": (".avif",),
     "JPEG 2000": (".jp2", ".j2k", ".jpf", ".jpx", ".jpc"),
 }
-UNREAD_EXTENSIONS = (".heic", ".heif")  # images that are told apart, but have no reader with a permissive licence
+# images that are told apart: HEIC has no reader with a permissive licence, PPM is read by no browser
+UNREAD_EXTENSIONS = (".heic", ".heif", ".ppm", ".pgm", ".pnm")
 
 _FIRST_BYTES = {
     "JPEG": re.compile(rb"\xff\xd8\xff"),
@@ -69,7 +70,7 @@ _FIRST_BYTES = {
     "AVIF": re.compile(rb"....ftyp(avif|avis)", re.DOTALL),
     "JPEG 2000": re.compile(rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
 }
-_HEIC = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
+_UNREAD = re.compile(rb"....ftyp(hei|hev|mif1|msf1)|P[1-6]\s", re.DOTALL)
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV wants exactly one colour order; its reduced colour flags carry the bit of the other one, BGR
 _REDUCE = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
@@ -197,8 +198,9 @@ class _Opened(NamedTuple):
 def _opened(source: ImageSource, max_pixels: int | None) -> _Opened:
     data, name = _bytes_of(source)
     kind = next((kind for kind, pattern in _FIRST_BYTES.items() if pattern.match(data)), None)
-    if kind is None and _HEIC.match(data):
-        raise ImageError(f"{name}: a HEIC (HEIF) image, which is not read here; convert it to JPEG or PNG")
+    if kind is None and _UNREAD.match(data):
+        unread = "HEIC (HEIF)" if data[4:8] == b"ftyp" else "PPM"
+        raise ImageError(f"{name}: a {unread} image, which is not read here; convert it to JPEG or PNG")
     if kind is None:
         what = f"it begins with {data[:12]!r}" if data else "the file is empty"
         raise ImageError(
