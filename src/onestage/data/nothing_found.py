@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
 
-from onestage.data.folder import DataFolder, is_image
+from onestage.data.folder import DataFolder, is_image, shown, stem_of
+from onestage.data.formats.csv_tables import what_lacks
+from onestage.runtime.decode import UNREAD_EXTENSIONS
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
@@ -33,9 +36,11 @@ def what_is_there(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
     )
     found = ", ".join(f"{count:,} {extension}" for extension, count in others.most_common(4))
     images = f"{len(folder.images):,} image{'s' if len(folder.images) != 1 else ''}"
+    nearest = _nearest(folder, formats)
     if len(formats) == 1:
         ((name, one),) = formats.items()
-        return f"no {name} data set ({images}; {found or 'no other file'}); expected {one.expected}, or drop --format"
+        expected = nearest or f"expected {one.expected}"
+        return f"no {name} data set ({images}; {found or 'no other file'}); {expected}, or drop --format"
     archives = [file for file in folder.files if file.lower().endswith(ARCHIVES)]
     if not folder.images and archives:
         return f"no image in it, but the archive {archives[0]}; unpack it"
@@ -49,10 +54,23 @@ def what_is_there(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
             f"not a data set ({images}; {found}): {listed[0]} lists images with files of boxes, in no format that is "
             "read; convert them to VOC, COCO or YOLO by a short script, or name another format with --format"
         )
-    read = ", ".join(formats)
-    return (
-        f"not a data set: {images}, {found}, but no annotation that is read; export it as one of {read} (docs/data.md)"
-    )
+    if all(image.lower().endswith(UNREAD_EXTENSIONS) for image in folder.images):
+        return f"{images}, all of a kind that is not read ({folder.images[0]}, ...); convert them to PNG"
+    mend = f"{nearest + '; or ' if nearest else ''}export it as one of {', '.join(formats)} (docs/data.md)"
+    return f"not a data set: {images}, {found}, but no annotation that is read; {mend}"
+
+
+def _nearest(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
+    """The first table, else text file of an image, with what it has and what is expected; "" if there is none."""
+    for file in folder.annotations(".csv", ".tsv") if "csv" in formats else ():
+        if lacking := what_lacks(folder.head(file, 4096)):
+            return f"{file} {lacking}"
+    for file in folder.annotations(".txt") if "yolo" in formats else ():
+        line = next(filter(str.strip, folder.head(file, 4096).splitlines()), "")
+        if line and folder.images_of_stem(stem_of(file)) and not re.fullmatch(r"\d+(\s+[01]?\.\d+){4,}\s*", line):
+            expected = "a class's number, then cx cy w h as fractions of the image: 0 0.5 0.5 0.25 0.125"
+            return f"{file} begins with {shown(line)}; YOLO expects {expected}"
+    return ""
 
 
 def _is_list_of_papers(folder: DataFolder, file: str) -> bool:

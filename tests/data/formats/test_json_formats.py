@@ -145,6 +145,23 @@ def test_via_1_numbers_its_regions_and_folders_are_splits(tmp_path: Path) -> Non
 VIA_HEADER = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
 
 
+def test_via_3_csv_has_its_header_in_a_remark(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / name)
+    lines = [
+        "# Exported using VGG Image Annotator (http://www.robots.ox.ac.uk/~vgg/software/via)",
+        "# Notes:",
+        "# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,spatial_coordinates,metadata",
+        """"1_a","[""a.jpg""]",0,"[]","[2,10,20,30,5]","{""1"":""dog""}\"""",
+        """"1_b","[""a.jpg""]",0,"[]","[7,5,1,9,2,7,8]","{""1"":""cat""}\"""",
+        """"2_a","[""b.jpg""]",0,"[]","[]","{""2"":""night""}\"""",
+    ]
+    write(tmp_path, "via.csv", "\n".join(lines))
+    table, problems = read(tmp_path, "via")
+    assert objects(table) == [("dog", 10, 20, 40, 25), ("cat", 5, 1, 9, 8)]
+    assert (objects(table, 1), problems) == ([], [])
+
+
 def test_via_csv_has_json_in_its_columns(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
     write_image(tmp_path / "b.jpg")

@@ -111,7 +111,6 @@ def test_csv_headers_of_several_tools(tmp_path: Path, name: str, header: str, ro
         ("filename,width,height,class,x,y,w,h", "a.jpg,80,60,cat,10,20,30,25", (10, 20, 40, 45)),
         ("image,class,x,y,width,height,image_width,image_height", "a.jpg,cat,10,20,30,25,80,60", (10, 20, 40, 45)),
         ("filename,width,height,class,xmin,ymin,xmax,ymax,w,h", "a.jpg,80,60,cat,11,21,40,45,9,9", (10, 20, 40, 45)),
-        ("filename,class,xmin,ymin,xmax,ymax", "a.jpg,cat,10,20,40,45", (10, 20, 40, 45)),
         ("filename,class,xmin,ymin,width,height", "a.jpg,cat,10,20,30,25", (10, 20, 40, 45)),
         ("filename,class,left,top,width,height", "a.jpg,cat,10,20,30,25", (10, 20, 40, 45)),
         ("filename,class,x_center,y_center,width,height", "a.jpg,cat,10,20,6,8", (7, 16, 13, 24)),
@@ -120,7 +119,7 @@ def test_csv_headers_of_several_tools(tmp_path: Path, name: str, header: str, ro
         ("image_id,label,bbox", 'a,cat,"[50.5, 20, 20, 10]"', (50.5, 20, 70.5, 30)),
         ("image_id,label,bbox_xyxy", "a,cat,10 20 40 45", (10, 20, 40, 45)),
         ("image_id,label_name,x1,y1,x2,y2", "a,cat,10,20,40,45", (10, 20, 40, 45)),
-        ("sep=;\nfilename;class;xmin;ymin;xmax;ymax", "a.jpg;cat;10,5;20;40;45,25", (10.5, 20, 40, 45.25)),
+        ("sep=;\nfilename;label;xmin;ymin;xmax;ymax", "a.jpg;cat;10,5;20;40;45,25", (10.5, 20, 40, 45.25)),
     ],
 )
 def test_csv_columns_of_the_box(tmp_path: Path, header: str, row: str, box: tuple) -> None:
@@ -144,6 +143,14 @@ def test_csv_without_header(tmp_path: Path, row: str, box: tuple) -> None:
     split = "TRAIN" if row.startswith("TRAIN") else "train"
     table, problems = read(tmp_path, "csv", split)
     assert (objects(table), problems) == ([("cat", *box)], [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_may_be_called_txt(tmp_path: Path, encoding: str) -> None:
+    write_image(tmp_path / "a.jpg")
+    text = "File Name\tLabel\tXMin\tYMin\tXMax\tYMax\r\na.jpg\tcat\t10\t20\t40,5\t50\r\n"
+    (tmp_path / "gt.txt").write_text(text, encoding)
+    assert objects(read(tmp_path, "csv")[0]) == [("cat", 10, 20, 40.5, 50)]
 
 
 def test_csv_without_a_class_is_of_one_class_and_numbers_are_names(tmp_path: Path) -> None:

@@ -89,8 +89,10 @@ def header_of(line: str) -> Header:
 
 
 def header_line(lines: Iterator[str]) -> str:
-    """The first line of a table, but for the one in which Excel is told the separator."""
+    """The first line of a table, but for the one in which Excel is told the separator; VIA 3's is in a remark."""
     first = next(lines, "")
+    if first.startswith("# Exported using VGG Image Annotator"):
+        return next((line for line in lines if "CSV_HEADER" in line), "").partition("=")[2]
     return next(lines, "") if re.match(r'"?sep=', first, re.IGNORECASE) else first
 
 
@@ -172,9 +174,21 @@ def is_table(head: str) -> bool:
     return not of_open_images and meaning_of(columns) is not None
 
 
+def what_lacks(head: str) -> str:
+    """The columns of a table and which of the needed ones lack, for messages; "" if none lacks."""
+    line = header_line(iter(head.splitlines()))
+    separator, columns, _ = header_of(line)
+    image = next((name for name in IMAGE if name in columns), None)
+    is_there = {"image": image, "class": {*CLASS} & {*columns}, "box": _sides_of(columns, image)[0]}
+    written = shown(", ".join(word.strip(' "') for word in line.split(separator)))
+    lacking = " or ".join(what for what, there in is_there.items() if not there)
+    expected = "filename, class, and xmin, ymin, xmax, ymax or x, y, bbox_width, bbox_height or bbox"
+    return f"has the columns {written}, but none of the {lacking}; expected {expected}" if lacking else ""
+
+
 def find_csv(folder: DataFolder) -> CsvSource | None:
     """The tables of a folder that have the columns of objects."""
-    files = folder.annotations_like(is_table, ".csv", ".tsv")
+    files = folder.annotations_like(is_table, ".csv", ".tsv", ".txt")
     return CsvSource(folder, files) if files else None
 
 
@@ -251,9 +265,8 @@ class CsvSource(FilesSource):
 
 def _is_tensorflow(file: str, meaning: Meaning) -> bool:
     """True where pixels count from 1, as in the VOC annotations that such a table is made of."""
-    columns = (meaning.image, meaning.class_name, *meaning.sides, *meaning.size_hw)
-    own = ("filename", "class", "xmin", "ymin", "xmax", "ymax", "height", "width")
-    return columns == own and not file.lower().endswith("_annotations.csv")
+    columns = (meaning.image, meaning.class_name, *meaning.sides)
+    return columns == ("filename", "class", *CORNERS[0]) and not file.lower().endswith("_annotations.csv")
 
 
 def _texts(row: Row, meaning: Meaning) -> list[str]:

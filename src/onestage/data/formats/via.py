@@ -1,4 +1,4 @@
-"""VGG Image Annotator, VIA 1 to 3: one JSON file of regions for many images, in pixels from 0; the CSV of VIA 1 and 2.
+"""VGG Image Annotator, VIA 1 to 3: one JSON file of regions for many images, in pixels from 0, or a CSV file.
 
 The class of a region is its attribute called class, label, category, name or type, else its only attribute, or the only
 one that any region of the file has a value of; where that is a set of ticks, {"cat": true}, the one that is ticked. The
@@ -55,7 +55,7 @@ def is_via(head: str) -> bool:
 
 def is_via_table(head: str) -> bool:
     """True for the beginning of a CSV with VIA's columns."""
-    return "region_shape_attributes" in first_line(head)
+    return "region_shape_attributes" in first_line(head) or "CSV_HEADER = metadata_id" in head
 
 
 class ViaSource(FilesSource):
@@ -104,6 +104,13 @@ class ViaSource(FilesSource):
 
     def _table(self, file: str, faults: Faults) -> Iterator[tuple[str, list[Region]]]:
         """The file name and the regions of each image of a CSV file."""
+        if "CSV_HEADER" in self.folder.head(file):  # of VIA 3
+            for files, rows in images_of_rows(read_rows(self.folder, file), "filelist", file, faults).items():
+                columns = ("spatialcoordinates", "metadata")
+                regions = [(number, *(_json(row.get(column, "")) for column in columns)) for number, row in rows]
+                shapes = [(number, _shape_of_version_3(one), named) for number, one, named in regions if _list(one)]
+                yield str(next(iter(_list(_json(files))), files)), shapes
+            return
         for name, rows in images_of_rows(read_rows(self.folder, file), "filename", file, faults).items():
             with_region = [(number, row) for number, row in rows if row.get("regioncount") != "0"]
             columns = ("regionshapeattributes", "regionattributes")
