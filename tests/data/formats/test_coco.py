@@ -117,6 +117,33 @@ def test_boxes_that_cvat_turned_give_the_upright_one_around_them(attributes: obj
     np.testing.assert_allclose(table.boxes_xyxy, [box], atol=1e-4)
 
 
+CORNERS = [[10, 10, 50, 40], [50, 5, 79, 55], [5, 40, 30, 59], [40, 30, 80, 60], [30, 20, 60, 45], [60, 40, 70, 50]]
+FIVE_OF_6 = "5 of 6 boxes reach outside their images as x, y, width, height, but none as corners x0, y0, x1, y1"
+
+
+@pytest.mark.parametrize(
+    ("boxes", "told"),
+    [
+        (CORNERS, [FIVE_OF_6]),
+        ([*CORNERS, [float("nan"), 1, 2, 3], [1, 2, 3], "1 2 3 4", None], [FIVE_OF_6]),
+        ([*CORNERS, [30, 20, 10, 10]], []),  # no corners, so the others are none
+        ([*CORNERS, [30, 20, 90, 40]], []),
+        ([*CORNERS, *([1, 1, n, n] for n in range(2, 13))], []),  # 5 of 17 alone may be drawn over the border
+        ([*CORNERS, *([1, 1, n, n] for n in range(2, 11))], ["5 of 15 boxes reach outside"]),
+        (CORNERS[:5], []),  # too few to tell: 4
+        ([], []),
+    ],
+)
+def test_boxes_that_are_corners_by_their_numbers_are_told(boxes: list, told: list[str], tmp_path: Path) -> None:
+    content = one_image(*({"bbox": box, "area": 9} for box in boxes))
+    _, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
+    of_file = [one for one in problems if one.file == "annotations/instances_train2017.json"]
+    found = [one for one in of_file if one.kind == "box-outside"]
+    assert [one.severity for one in found] == ["error"] * len(told)
+    assert [told[index] in one.message for index, one in enumerate(found)] == [True] * len(told)
+    assert all(one.message.endswith("write each bbox as x0, y0, x1 - x0, y1 - y0") for one in found)
+
+
 def test_images_without_objects_are_kept(tmp_path: Path) -> None:
     table, problems = read_split(write_coco_folder(tmp_path, one_image()), "train2017")
     assert (len(table), len(table.labels), problems) == (1, 0, [])

@@ -31,6 +31,7 @@ from onestage.data.reading import (
     numbers_of,
     whole_size,
 )
+from onestage.data.rows import BORDER_TOLERANCE
 from onestage.data.shapes import turned_by
 from onestage.data.split_names import is_split, without_annotations
 from onestage.errors import UserError
@@ -38,6 +39,8 @@ from onestage.structures import Categories, repeated
 from onestage.texts import as_unicode
 
 LARGEST_AREA = 1e30  # square pixels: more is no area, and the table holds no more
+MAX_SIDE = 1e9  # pixels: more is no side of a box
+CHECKED_BOXES = 5_000  # of a file, as many about
 MAX_ID = 400  # letters: the table keeps as many for each image as the longest needs
 Record = dict[str, Any]
 IdOf = Callable[[object], str | None]  # one spelling for an id; None for what is no id
@@ -89,6 +92,7 @@ class CocoSource(Source):
         class_names = dict(zip(map(str, own.source_ids), own.names, strict=True))
         id_of = ids_of(content["images"])
         annotations = _by_image(file, content, id_of, faults)
+        _report_corners(file, content, faults)
         taken: set[str] = set()
         for number, record in enumerate(content["images"], start=1):
             found = _image(file, number, record, id_of, faults)
@@ -210,6 +214,28 @@ def _by_image(file: str, content: Record, id_of: IdOf, faults: Faults) -> dict[s
             message = f"image_id {shown(record.get('image_id'))} names no image of the file; correct or delete it"
             faults.report(file, "id", message, number=place)
     return groups
+
+
+def _report_corners(file: str, content: Record, faults: Faults) -> None:
+    """An error for boxes that are corners by their numbers: many reach outside their images unless read so."""
+    images = {normal_id(image.get("id")): image for image in content["images"]}
+    found = []
+    for record in content["annotations"][:: max(1, len(content["annotations"]) // CHECKED_BOXES)]:
+        image, box = images.get(normal_id(record.get("image_id")), {}), record.get("bbox")
+        numbers = numbers_of(box) if isinstance(box, list) and len(box) == 4 else None
+        size_hw = whole_size(image.get("height"), image.get("width"))
+        if size_hw is not None and numbers is not None and all(abs(side) < MAX_SIDE for side in numbers):
+            found.append((*numbers, *size_hw))
+    boxes = np.array(found, dtype=np.float64).reshape(-1, 6)
+    start, end, size_wh = boxes[:, :2], boxes[:, 2:4], boxes[:, :3:-1] + BORDER_TOLERANCE
+    outside = (start + end > size_wh).any(axis=1)
+    if outside.sum() < 5 or outside.mean() < 1 / 3 or not np.all((start < end) & (end <= size_wh)):
+        return
+    message = (
+        f"{outside.sum():,} of {len(boxes):,} boxes reach outside their images as x, y, width, height, but none as "
+        "corners x0, y0, x1, y1, which they seem to be; write each bbox as x0, y0, x1 - x0, y1 - y0"
+    )
+    faults.report(file, "box-outside", message)
 
 
 def _image(file: str, number: int, record: Record, id_of: IdOf, faults: Faults) -> tuple[str, str] | None:
