@@ -28,6 +28,12 @@ _half, _unseen, _not_in_a_name = (re.compile(f"[{some}]") for some in (_HALVES, 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, in the plural where it is one: "1 image", "2,000 images"."""
+    many = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else many}"
+
+
 def as_unicode(text: str) -> str:
     r"""Text for any encoder: bytes of a file name that are no UTF-8 become `\xe9`, halves of characters `\ud800`."""
     text = _half.sub(_spelled, text)

@@ -93,7 +93,7 @@ def test_bad_data_stops_unless_it_is_to_be_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     lines = said(root, to="yolo", out=tmp_path / "out", data_options=DataOptions(skip_bad_data=True))
     assert "left out: 1 image and 0 objects" in lines
-    assert lines[-2] == f"{tmp_path / 'out'}, train: 1 images, 1 objects"
+    assert lines[-2] == f"{tmp_path / 'out'}, train: 1 image, 1 object"
 
 
 def test_it_says_what_was_read_and_what_was_written(data: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_folder_may_hold_images_and_videos(tmp_path: Path, quiet: Display) -> 
     predicted = onestage.predict("model", [str(tmp_path / "in")], out=tmp_path / "out", display=quiet)
     assert (predicted.images, predicted.frames) == (1, 3)
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.png", "b.mp4", "detections.json"]
-    assert "1 images and 3 frames, 4 detections" in said(quiet)
+    assert "1 image and 3 frames, 4 detections" in said(quiet)
 
 
 def test_an_image_comes_on_standard_input(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:

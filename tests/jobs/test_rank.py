@@ -97,7 +97,7 @@ def test_the_least_sure_images_are_written_and_no_others(tmp_path: Path, quiet: 
         (one["rank"], one["why"]) for one in rows
     ]
     assert "2 of 4 images are most worth labelling (doubt 0.41 an image, 0.22 over all)" in said(quiet)
-    assert "2 images, 1 detections with scores above 0.5" in said(quiet)
+    assert "2 images, 1 detection with scores above 0.5" in said(quiet)
 
 
 def test_the_list_of_ranked_images_is_one_that_predict_takes(tmp_path: Path, quiet: Display) -> None:

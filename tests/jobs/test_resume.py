@@ -174,7 +174,7 @@ def test_resume_subset_splits_and_data_options_without_saying_them_again_also_fr
     onestage.train(data, out=run, resume=True, steps=4, display=Display(Console(file=lines, width=1000)))
     assert "training on a subset of 3 images" in lines.getvalue()
     assert "3 images (mine) train" not in lines.getvalue()  # the line is about the split
-    assert "4 images (mine) train, 2 images (test) choose the best weights, 1 images (fifth) test" in lines.getvalue()
+    assert "4 images (mine) train, 2 images (test) choose the best weights, 1 image (fifth) test" in lines.getvalue()
     assert not leftover.exists()
     assert read_log(log)[-1]["step"] == 4
 

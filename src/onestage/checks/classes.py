@@ -10,8 +10,9 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from onestage.checks.findings import Example, Finding, counted, finding
+from onestage.checks.findings import Example, Finding, finding
 from onestage.data.table import Table
+from onestage.texts import counted
 
 FEW_OBJECTS = 10  # of a class: too few to learn it or to measure it
 IMBALANCE = 50  # times as many objects of one class as of another

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onestage.checks.findings import Example, Finding, counted, finding
+from onestage.checks.findings import Example, Finding, finding
 from onestage.data.similar import copies, fingerprints
 from onestage.data.table import Table
+from onestage.texts import counted
 
 QUICKLY = 5_000  # images that are decoded where a run waits for it
 

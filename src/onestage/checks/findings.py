@@ -59,12 +59,6 @@ class Finding:
         }
 
 
-def counted(count: int, noun: str) -> str:
-    """A count with its noun, in the plural where it is one: "1 image", "2,000 images"."""
-    many = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else many}"
-
-
 def finding(
     code: str, level: Level, count: int, what: str, why: str, mend: str, examples: Sequence[Example] = ()
 ) -> Finding:

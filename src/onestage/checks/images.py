@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from onestage.checks.findings import Example, Finding, counted, finding
+from onestage.checks.findings import Example, Finding, finding
 from onestage.data import Found
 from onestage.data.table import Table
 from onestage.data.validate import checked_images, significant_bits
 from onestage.runtime.decode import ImageError
+from onestage.texts import counted
 
 LOOKED_AT = 200  # images whose pixels are read
 CLEARLY = 1.25  # times as strong are the edges at the boxes' sides where they are on the objects

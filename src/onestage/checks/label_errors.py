@@ -17,13 +17,14 @@ from jaxtyping import Float
 from torchvision.ops import box_iou
 
 from onestage.checks.checkup import Checkup
-from onestage.checks.findings import LEVELS, Candidate, Example, Finding, counted, finding
+from onestage.checks.findings import LEVELS, Candidate, Example, Finding, finding
 from onestage.compute.device import choose_compute
 from onestage.data.table import Table
 from onestage.errors import UserError
 from onestage.models.model_file import load_model
 from onestage.structures import Detections
 from onestage.terminal import Display
+from onestage.texts import counted
 from onestage.training.detect_all import detect_all
 
 SURE = 0.5  # score of a detection that counts against a label

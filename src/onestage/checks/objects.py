@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from onestage.anchors import anchor_coverage
-from onestage.checks.findings import Example, Finding, counted, finding
+from onestage.checks.findings import Example, Finding, finding
 from onestage.data.table import Table
+from onestage.texts import counted
 
 SMALL = 8.0  # pixels at the detector's input: less is hardly seen
 ACCIDENT = 2.0  # pixels there: hardly drawn on purpose

@@ -12,10 +12,11 @@ from jaxtyping import Float
 
 from onestage.checks.all_objects import AllObjects, all_objects
 from onestage.checks.checkup import Checkup
-from onestage.checks.findings import LEVELS, Finding, counted
+from onestage.checks.findings import LEVELS, Finding
 from onestage.checks.plots import heat_map, objects_histogram, ratio_histogram, size_histogram
 from onestage.checks.shown import Shown, show
 from onestage.evaluation.pages import page_template
+from onestage.texts import counted
 
 LINES = 3  # of a finding's examples that are not drawn
 

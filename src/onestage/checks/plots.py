@@ -9,8 +9,8 @@ from jaxtyping import Float, Int64
 from jinja2 import Environment
 from markupsafe import Markup
 
-from onestage.checks.findings import counted
 from onestage.evaluation.charts import MARGIN_LEFT, ticks
+from onestage.texts import counted
 
 WIDTH, HEIGHT = 560, 240  # pixels
 TOP, RIGHT, BOTTOM = 24, 18, 38  # margins of the bars; above them is room for the words of a mark

@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from onestage.checks.findings import Example, Finding, Level, counted, finding
+from onestage.checks.findings import Example, Finding, Level, finding
 from onestage.data.folder import stem_of
 from onestage.data.table import Table
 from onestage.data.validate import Problem
+from onestage.texts import counted
 
 
 class About(NamedTuple):

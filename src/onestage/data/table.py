@@ -23,6 +23,7 @@ from onestage.errors import UserError
 from onestage.input_size import Resize
 from onestage.runtime.decode import decode_image
 from onestage.structures import Categories, GroundTruth
+from onestage.texts import counted
 
 IMAGE_COLUMNS = ("image_paths", "image_ids", "image_sizes_hw")
 OBJECT_COLUMNS = ("boxes_xyxy", "labels", "ignored", "difficult", "areas")
@@ -283,8 +284,8 @@ class Table:
         """One line: format, folder, split, and what is in it."""
         ignored = f" ({self.ignored.sum():,} ignored)" if self.ignored.any() else ""
         return (
-            f"{self.kind.upper()} {self.root}, {self.split}: {len(self):,} images, {len(self.labels):,} objects"
-            f"{ignored} of {len(self.categories)} classes"
+            f"{self.kind.upper()} {self.root}, {self.split}: {counted(len(self), 'image')}, "
+            f"{counted(len(self.labels), 'object')}{ignored} of {counted(len(self.categories), 'class')}"
         )
 
 

@@ -22,6 +22,7 @@ from onestage.errors import UserError
 from onestage.evaluation.measured import Measured
 from onestage.evaluation.resampling import IOUS, Counts, average_precision, count_objects, draw_resamples
 from onestage.structures import Categories
+from onestage.texts import counted
 
 METRICS = ("AP", "AP50", "F1")
 CONFIDENCE = 0.95
@@ -73,7 +74,7 @@ class Comparison:
 
     def sentence(self, side: int, metric: str = "AP") -> str:
         """What the images say of a side, against the first; sides are called A, B, C ..."""
-        one, name, images = self.differences[metric][side][0], side_name(side), _counted(self.images)
+        one, name, images = self.differences[metric][side][0], side_name(side), counted(self.images, "image")
         if one.verdict in ("better", "worse"):
             size = f"{abs(one.points):.1f} ± {one.interval:.1f}"
             return f"{name} is {one.verdict} than A by {size} points of {metric} (95 %, {images})"
@@ -207,11 +208,11 @@ def in_common(runs: Sequence[Measured], names: Sequence[str]) -> tuple[list[Meas
         UserError: there is no such image or class.
     """
     classes = [name for name in runs[0].categories.names if all(name in run.categories.label_of for run in runs)]
-    said = _left_out(names, ("class", "classes"), [set(run.categories.names) for run in runs], len(classes))
+    said = _left_out(names, "class", [set(run.categories.names) for run in runs], len(classes))
     images = [set(run.image_names) for run in runs]
     shared = set.intersection(*images)
     chosen = [name for name in runs[0].image_names if name in shared]
-    said += _left_out(names, ("image", "images"), images, len(chosen))
+    said += _left_out(names, "image", images, len(chosen))
     if chosen and classes:
         reduced = [_reduced(run, chosen, classes) for run in runs]
         other = np.zeros(len(chosen), dtype=bool)
@@ -219,28 +220,23 @@ def in_common(runs: Sequence[Measured], names: Sequence[str]) -> tuple[list[Meas
             differ = _other_objects(reduced[0], run)
             if differ.any():
                 example = chosen[int(differ.argmax())]
-                said.append(
-                    f"{_counted(int(differ.sum()))} with other objects in {name} than in {names[0]}, as {example}"
-                )
+                images = counted(int(differ.sum()), "image")
+                said.append(f"{images} with other objects in {name} than in {names[0]}, as {example}")
             other |= differ
         chosen = [name for name, differs in zip(chosen, other, strict=True) if not differs]
     if not chosen or not classes:
         raise UserError("; ".join([*said, "so there is nothing to compare; evaluate both on the same data and split"]))
     if said:
-        alike = f"{_counted(len(chosen))}, {_counted(len(classes), ('class', 'classes'))}"
+        alike = f"{counted(len(chosen), 'image')}, {counted(len(classes), 'class')}"
         said.append(f"compared on what all have alike: {alike}")
     return [_reduced(run, chosen, classes) for run in runs], said
 
 
-def _counted(number: int, one_many: tuple[str, str] = ("image", "images")) -> str:
-    return f"{number:,} {one_many[number != 1]}"
-
-
-def _left_out(names: Sequence[str], what: tuple[str, str], sets: Sequence[set[str]], shared: int) -> list[str]:
+def _left_out(names: Sequence[str], what: str, sets: Sequence[set[str]], shared: int) -> list[str]:
     """A line for each run that has more than all have in common."""
     common = set.intersection(*sets)
     return [
-        f"{name} has {_counted(len(own) - shared, what)} that not all have, as {min(own - common)}"
+        f"{name} has {counted(len(own) - shared, what)} that not all have, as {min(own - common)}"
         for name, own in zip(names, sets, strict=True)
         if len(own) > shared
     ]

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from onestage.checks.findings import counted
 from onestage.data import find_datasets, read_dataset, unite
 from onestage.data.reading import ALL
 from onestage.data.splits import held_out_images, in_order, splits_of_joined
@@ -21,6 +20,7 @@ from onestage.errors import UserError
 from onestage.jobs.dataset import say_what_was_found, without_bad
 from onestage.structures import Categories
 from onestage.terminal import Display, command_display
+from onestage.texts import counted
 
 NEW_SPLITS = ("train", "val", "test")
 
@@ -65,7 +65,7 @@ def convert(
     folder.mkdir(parents=True, exist_ok=True)
     WRITERS[to](tables, folder, copy=copy)
     for name, table in tables.items():
-        display.say(f"{folder}, {name}: {len(table):,} images, {len(table.labels):,} objects")
+        display.say(f"{folder}, {name}: {counted(len(table), 'image')}, {counted(len(table.labels), 'object')}")
         if to == "yolo" and table.ignored.any():
             left_out = counted(int(table.ignored.sum()), "ignored object")
             display.say(f"{name}: {left_out} left out, since YOLO has no word for them")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from onestage.checks import quick_findings
-from onestage.checks.findings import counted
 from onestage.data import Found, Splits, choose_splits, find_datasets, read_dataset, unite
 from onestage.data.split_names import split_key
 from onestage.data.splits import base_of, part_of, read_for
@@ -16,7 +15,7 @@ from onestage.data_options import AS_IT_IS, DataOptions
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.terminal import Display
-from onestage.texts import one_line
+from onestage.texts import counted, one_line
 
 PARTS_OF_TRAINVAL = ("train", "val", "trainval")  # of which one holds the others
 Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
@@ -145,11 +144,11 @@ def open_for_training(data: str, request: Request, hold_out: bool, *, display: D
     if subset is not None:
         is_fraction = isinstance(subset, float) and subset <= 1
         train = train.subset(fraction=subset) if is_fraction else train.subset(count=int(subset))
-        display.say(f"training on a subset of {len(train):,} images")
+        display.say(f"training on a subset of {counted(len(train), 'image')}")
     if train.ignored.all():  # or there are none
         raise UserError(
-            f"{data}, {train.split}: {len(train):,} images without an object to learn from (ignored ones do not "
-            "count); look at the labels, or name another --train-split"
+            f"{data}, {train.split}: {counted(len(train), 'image')} without an object to learn from (ignored ones do "
+            "not count); look at the labels, or name another --train-split"
         )
     return {"train": train, "val": tables[splits.choose], "test": tables[splits.test]}
 
@@ -175,7 +174,7 @@ def _choose_splits(data: str, given: Given, hold_out: bool, options: DataOptions
 
 
 def _who_does_what(splits: Splits, tables: Mapping[str, Table], hold_out: bool) -> str:
-    train, choose, test = (f"{len(tables[name]):,} images ({name})" for name in splits[:3])
+    train, choose, test = (f"{counted(len(tables[name]), 'image')} ({name})" for name in splits[:3])
     if not hold_out:
         return f"{train} train, the last weights are kept, {test} test them"
     if splits.choose != splits.test:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.text import Text
 
 from onestage.checks import Checkup, Finding, check_up
-from onestage.checks.findings import LEVELS, counted
+from onestage.checks.findings import LEVELS
 from onestage.checks.label_errors import check_labels
 from onestage.checks.page import write_page
 from onestage.checks.problems import CHANGES
@@ -22,7 +22,7 @@ from onestage.jobs.dataset import table_lines
 from onestage.models.model_file import load_model
 from onestage.recipes import DEFAULT_DETECTOR
 from onestage.terminal import Display, cell, command_display
-from onestage.texts import json_text, one_line
+from onestage.texts import counted, json_text, one_line
 from onestage.whole_file import write_whole
 
 SHOWN = 3  # examples of a finding in the terminal

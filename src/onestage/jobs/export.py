@@ -17,6 +17,7 @@ from onestage.jobs.calibration import calibration_for
 from onestage.models.model_file import load_model, named_file
 from onestage.runtime.session import Session
 from onestage.terminal import Display, command_display
+from onestage.texts import counted
 from onestage.tiled_detections import changed_tiling
 
 CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images on which file and model are compared
@@ -91,7 +92,7 @@ def export_model(
     exported = ModelToExport(
         loaded.detector, loaded.categories, selection, origin, precision, images, loaded.calibration
     )
-    display.say(f"{loaded.detector.name}, {len(loaded.categories)} classes: writing {path}")
+    display.say(f"{loaded.detector.name}, {counted(len(loaded.categories), 'class')}: writing {path}")
     try:
         with display.stage("writing", 0):
             kind.write(exported, path)

@@ -13,7 +13,7 @@ from onestage.models.loading import Report
 from onestage.models.model_file import save_model
 from onestage.structures import Categories, repeated
 from onestage.terminal import Display, command_display
-from onestage.texts import decode_text
+from onestage.texts import counted, decode_text
 
 MAX_CATEGORIES_BYTES = 1 << 20
 
@@ -51,7 +51,7 @@ def import_checkpoint(
     report = import_weights(network, file, layout=layout)
     display.say(*report.lines())
     save_model(out, network, Categories.from_names(names), imported_from=report.layout)
-    display.say(f"written: {out}, {detector} with {len(names)} classes from {file}")
+    display.say(f"written: {out}, {detector} with {counted(len(names), 'class')} from {file}")
     return report
 
 

@@ -16,6 +16,7 @@ from onestage.models.hub import hub_name
 from onestage.models.imagenet import HUB_PREFIX
 from onestage.models.model_file import RunFolder, load_model
 from onestage.terminal import Display, command_display
+from onestage.texts import counted
 
 
 def info(model: str = "", *, num_classes: int = 20, environment: bool = False, display: Display | None = None) -> str:
@@ -78,7 +79,7 @@ def _detector_lines(about: Description) -> list[str]:
     height, width = about.input_hw
     at = "" if isinstance(about.resize, Stretch) else f" at {width} x {height}"
     lines = [
-        f"{about.name}, {about.num_classes} classes",
+        f"{about.name}, {counted(about.num_classes, 'class')}",
         f"  parameters  {about.parameters:,}",
         f"  GMACs       {about.gmacs:.2f} an image{at}",
         f"  input       {about.resize}; RGB, (pixel - ({mean})) / ({std})",

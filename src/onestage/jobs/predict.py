@@ -30,6 +30,7 @@ from onestage.jobs.written_files import WrittenFiles
 from onestage.selection import Selection
 from onestage.structures import Categories, Detections
 from onestage.terminal import Display, command_display
+from onestage.texts import counted
 
 ResultFormat = Literal["csv", "coco", "voc", "yolo", "coco-folder", "label-studio"]
 WRITERS: dict[str, Callable[[Output], Add]] = {
@@ -167,9 +168,11 @@ def _check_rank(rank: str | None, rank_images: int, track: bool) -> None:
 
 
 def _counted(done: Counter[str], selection: Selection, track: bool) -> str:
-    inputs = " and ".join(f"{done[what]:,} {what}" for what in ("images", "frames") if done[what]) or "0 images"
+    inputs = (
+        " and ".join(counted(done[f"{what}s"], what) for what in ("image", "frame") if done[f"{what}s"]) or "0 images"
+    )
     which = f"scores above {selection.thresholds_in_words}{' or a track' if track else ''}"
-    return f"{inputs}, {done['detections']} detections with {which}"
+    return f"{inputs}, {counted(done['detections'], 'detection')} with {which}"
 
 
 def _targets(sources: Sequence[Source], folder: Path, formats: Sequence[str], ranked: bool) -> Iterator[Path]:

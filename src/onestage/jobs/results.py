@@ -27,7 +27,7 @@ from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.tiles import Tiling
 from onestage.structures import Detections, DetectionTable
 from onestage.terminal import Display
-from onestage.texts import json_text
+from onestage.texts import counted, json_text
 from onestage.tiled_detections import windows_of
 from onestage.whole_file import write_whole
 
@@ -71,7 +71,9 @@ class Results:
         print_at_thresholds(explained.at, table.categories, display.console)
         print_table(measurement.voc, table.categories, display.console)
         if table.ignored.all():  # or there are none at all
-            display.say(f"warning: {table.split}: no objects in {len(table):,} images, so there is nothing to measure")
+            display.say(
+                f"warning: {table.split}: no objects in {counted(len(table), 'image')}, so there is nothing to measure"
+            )
         display.say(*in_words(explained.at, table.categories, self.trained_on))
         metrics = measurement.metrics | explained.as_json(table.categories)
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,8 @@ class Results:
         write_tensors(files.measured, *measured.file_content())
         display.say(
             f"{title}, {table.split}: AP50 {decimal(metrics['voc']['map_area'])} (VOC, area), AP "
-            f"{decimal(metrics['coco']['AP'])} (COCO) on {len(table):,} images with {len(truth.labels):,} objects",
+            f"{decimal(metrics['coco']['AP'])} (COCO) on {counted(len(table), 'image')} with "
+            f"{counted(len(truth.labels), 'object')}",
             f"written: {files.metrics}, {files.report}, {files.measured}, after {display.took}",
         )
         return metrics

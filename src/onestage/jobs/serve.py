@@ -11,6 +11,7 @@ from urllib.parse import quote
 from onestage.errors import UserError
 from onestage.inference.predictor import load
 from onestage.terminal import Display, command_display
+from onestage.texts import counted
 
 SHORTEST_TOKEN = 8  # characters
 TOKEN_VARIABLE = "ONESTAGE_TOKEN"
@@ -85,7 +86,7 @@ def serve(
     )
     with _listening(host, port) as listening:
         address = _address(host, listening.getsockname()[1], token)
-        what = " and ".join(f"{one.detector_name}, {len(one.categories)} classes" for one in predictors)
+        what = " and ".join(f"{one.detector_name}, {counted(len(one.categories), 'class')}" for one in predictors)
         display.say(f"{what}: {address}  (Ctrl-C stops)")
         run(app, listening)
     display.say("stopped")

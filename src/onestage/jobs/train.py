@@ -45,6 +45,7 @@ from onestage.models.model_file import RunFolder, load_model
 from onestage.recipes import DEFAULT_DETECTOR, Tile, default_recipe, named_recipe, tiles_for, tiling_for
 from onestage.settings import flat
 from onestage.terminal import Display, command_display, quiet
+from onestage.texts import counted
 from onestage.training.batch_size import find_batch_size
 from onestage.training.experiment_logs import ExperimentLog, check_packages
 from onestage.training.journal import read_log
@@ -388,7 +389,7 @@ def _evaluate_kept(trainer: Trainer, plan: Plan, data: str) -> dict[str, Any]:
     )
     since = "since it was resumed" if plan.resume else "in all"
     trainer.display.say(
-        f"trained on {len(plan.train):,} images of {dataset_name(data)}: {trainer.epoch:.1f} epochs, "
+        f"trained on {counted(len(plan.train), 'image')} of {dataset_name(data)}: {trainer.epoch:.1f} epochs, "
         f"{trainer.position.step:,} steps, {trainer.display.took} {since}: {folder.root}"
     )
     if world.is_main:

@@ -24,6 +24,7 @@ from onestage.models.layouts.layout import Layout
 from onestage.models.model_file import is_model_file, load_model
 from onestage.models.weight_files import read_state_dict
 from onestage.structures import Categories
+from onestage.texts import counted
 
 # torchvision's published COCO detectors that we have the networks of
 PUBLISHED = {
@@ -53,7 +54,7 @@ class Start:
         return _backbone(self.detector)
 
     def describe(self) -> str:
-        return f"{self.source} ({self.detector.name}, {self.detector.num_classes} classes)"
+        return f"{self.source} ({self.detector.name}, {counted(self.detector.num_classes, 'class')})"
 
 
 def open_start(source: str | os.PathLike[str], detector: str | None = None) -> Start:

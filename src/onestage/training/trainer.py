@@ -24,6 +24,7 @@ from onestage.input_size import Stretch
 from onestage.models.model_file import RunFolder, save_model
 from onestage.structures import Batch, DetectionTable
 from onestage.terminal import Display, Pace, TrainingStage, quiet
+from onestage.texts import counted
 from onestage.tiled_detections import count_windows
 from onestage.training.detect_all import StoppedError, detect_all
 from onestage.training.experiment_logs import ExperimentLog, ExperimentLogs, start_logs
@@ -310,7 +311,7 @@ class Trainer:
         journal.evaluated(measurement.metrics, found, position.step)
         self.display.say(
             f"epoch {self.epoch:.1f}: AP50 {map_area:.4f} (VOC, area), AP {measurement.coco['AP']:.4f} (COCO) on "
-            f"{len(val)} images; best AP50 {position.best_map_area:.4f}"
+            f"{counted(len(val), 'image')}; best AP50 {position.best_map_area:.4f}"
         )
         return map_area
 
