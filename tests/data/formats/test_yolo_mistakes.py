@@ -30,6 +30,7 @@ def put(root: Path, images: list[str], texts: dict[str, str]) -> Path:
         ("images/a.jpg", "labels/3fa1c0d2-a.txt"),
         ("pets/a.jpg", "boxes/3fa1c0d2-a.txt"),
         ("images/my a.jpg", "labels/3fa1c0d2-my%20a.txt"),
+        ("images/my a (1).jpg", "labels/3fa1c0d2-my_a_1.txt"),
         ("images/3fa1c0d2-my a.jpg", "labels/3fa1c0d2-my%20a.txt"),
     ],
 )
@@ -113,3 +114,55 @@ def test_class_names_are_taken_from_the_one_file_that_may_list_them(
     root = put(tmp_path, ["images/a.jpg"], {"labels/a.txt": LINE + "1 0.5 0.5 0.1 0.1\n", **files})
     table, problems = read_split(root, "all")
     assert (table.categories.names, table.labels.tolist(), problems) == (names, [0, 1], [])
+
+
+# ---------------------------------------------------------------- other coordinates
+CORNERS = ("0 0.7 0.5 0.9 1.0005", "0 0.6 0.2 0.8 0.9", "0 0.1 0.5 0.6 0.75")  # as cx cy w h, each reaches outside
+INSIDE = "0 0.2 0.2 0.3 0.3"  # as both
+
+
+def of_lines(root: Path, *lines: str) -> Path:
+    return put(root, ["images/a.jpg"], {"labels/a.txt": "\n".join(lines), "classes.txt": "cat\n"})
+
+
+@pytest.mark.parametrize(
+    "more", [(), (INSIDE,), (INSIDE, "0 0.25 0.25 0.5 0.5", "0 0.3 0.3 0.4 0.4", "0 0.2 0.2 0.4 0.4")]
+)
+def test_corners_in_place_of_centre_and_size_are_an_error(more: tuple[str, ...], tmp_path: Path) -> None:
+    _, problems = read_split(of_lines(tmp_path, *CORNERS, *more), "all")
+    (error,) = [problem for problem in problems if problem.severity == "error"]
+    assert f"3 of {3 + len(more)} boxes reach outside of their images, and none would as x1 y1 x2 y2" in str(error)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        CORNERS[:2],  # too few to tell
+        (*CORNERS, "0 0.5 0.5 0.4 0.6"),  # x2 < x1
+        (*CORNERS, "0 0.9 0.9 1.01 1"),  # outside as corners too
+        (*CORNERS, *(f"0 0.2 0.2 0.3 0.3{digit}" for digit in range(1, 7))),  # a third
+        ("0 0.49 0.5 0.99 0.99", "0 0.5 0.49 0.9 0.99", "0 0.49 0.49 0.99 0.99"),  # by rounding
+    ],
+)
+def test_boxes_that_reach_outside_by_chance_are_clipped(lines: tuple[str, ...], tmp_path: Path) -> None:
+    table, problems = read_split(of_lines(tmp_path, *lines), "all")
+    assert len(table.labels) == len(lines)
+    assert {problem.severity for problem in problems} <= {"notice"}
+
+
+POSE = "0 0.5 0.5 0.4 0.4 0.4 0.4 2 0.5 0.5 1 0.6 0.6 0"  # three key points
+
+
+@pytest.mark.parametrize(("line", "count"), [(POSE, 3), (POSE + " 0.5 0.4 1", 4), (POSE[: -len(" 0.6 0.6 0")], 2)])
+def test_key_points_without_their_number_in_a_yaml_are_an_error(line: str, count: int, tmp_path: Path) -> None:
+    root = of_lines(tmp_path, line)
+    _, (problem,) = read_split(root, "all")
+    assert f"looks like a box and {count} key points; write kpt_shape: [{count}, 3] in a YAML" in str(problem)
+    put(root, [], {"data.yaml": f"train: images\nnames: [cat]\nkpt_shape: [{count}, 3]\n"})
+    table, problems = read_split(root, "train")
+    assert (table.boxes_xyxy.round(4).tolist(), problems) == ([[24.0, 18.0, 56.0, 42.0]], [])
+
+
+def test_a_polygon_along_the_border_is_none_of_key_points(tmp_path: Path) -> None:
+    table, problems = read_split(of_lines(tmp_path, "0 0.5 0.5 0.5 0.25 0.25 0.5 0 0.5 0.5 1"), "all")
+    assert (table.boxes_xyxy.tolist(), problems) == ([[0.0, 15.0, 40.0, 60.0]], [])

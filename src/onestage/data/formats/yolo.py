@@ -25,8 +25,9 @@ from onestage.data.folder import (
     some_of,
     stem_of,
 )
+from onestage.data.formats.yolo_boxes import Corners, key_points_in
 from onestage.data.formats.yolo_classes import names_for, names_in
-from onestage.data.formats.yolo_labels import LabelFiles, other_names
+from onestage.data.formats.yolo_labels import LabelFiles, may_have_image
 from onestage.data.formats.yolo_settings import (
     MAX_YAML_BYTES,
     DamagedYamlError,
@@ -89,11 +90,7 @@ def find_yolo(folder: DataFolder) -> YoloSource | None:
 
 def _has_labels(folder: DataFolder) -> bool:
     """True where most of the first text files that belong to an image hold lines of a class and fractions."""
-    belonging = (  # a.txt of a.jpg, or a.jpg.txt
-        file
-        for file in folder.annotations(".txt")
-        if any(map(folder.images_of_stem, map(stem_of, (file, stem_of(file), *other_names(file)))))
-    )
+    belonging = (file for file in folder.annotations(".txt") if may_have_image(folder, file))
     looks = (look for file in belonging if (look := _holds_labels(folder, file)) is not None)
     looked_at = list(islice(looks, 20))
     return 2 * sum(looked_at) > len(looked_at)
@@ -106,9 +103,11 @@ def _holds_labels(folder: DataFolder, file: str) -> bool | None:
 
 
 def _is_label(words: list[str]) -> bool:
-    """True for a class and at least four fractions."""
+    """True for a class and at least four fractions, or a box and key points."""
     numbers = numbers_of(words)
-    return numbers is not None and len(numbers) >= 5 and max(map(abs, numbers[1:])) <= FRACTION_LIMIT
+    if numbers is None or len(numbers) < 5:
+        return False
+    return max(map(abs, numbers[1:])) <= FRACTION_LIMIT or key_points_in(numbers[1:]) > 0
 
 
 class YoloSource(Source):
@@ -201,7 +200,7 @@ class YoloSource(Source):
         if not paths and not faults.problems:
             where = ", ".join(self.places.get(split, ["."]))
             raise UserError(f"{self.folder.root / self.file}: the split {split} ({where}) has no images")
-        files = {path: self.labels.of(path) for path in paths}
+        files, corners = {path: self.labels.of(path) for path in paths}, Corners()
         for path, file in watched(files.items(), f"reading {split}", len(paths)):
             background += file is None
             try:
@@ -209,8 +208,10 @@ class YoloSource(Source):
             except UserError as error:
                 faults.report(path, "annotation", str(error))
                 continue
-            objects = list(self._objects(file or path, lines, names, faults))
+            objects = list(self._objects(file or path, lines, names, faults, corners))
             yield AnnotatedImage(file or path, path, objects, fractions=True)
+        if (message := corners.fault) is not None:
+            faults.report(self.file or "labels", "box-outside", message)
         if background:
             message = f"{background:,} images of {split} have no label file; they are background"
             faults.report(self.file or "labels", "background", message, "notice")
@@ -304,7 +305,7 @@ class YoloSource(Source):
         return list(found)
 
     def _objects(
-        self, file: str, lines: Sequence[str], names: Sequence[str], faults: Faults
+        self, file: str, lines: Sequence[str], names: Sequence[str], faults: Faults, corners: Corners
     ) -> Iterator[AnnotatedObject]:
         key_points = numbers_of_key_points(self.settings.get("kpt_shape"))
         for number, line in enumerate(lines, start=1):
@@ -322,6 +323,13 @@ class YoloSource(Source):
             if len(sides) in (4, 5) or (key_points and len(sides) == 4 + key_points):
                 cx, cy, w, h = sides[:4]
                 box = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+                corners.add(sides[:4])
+            elif count := key_points_in(sides):
+                message = (
+                    f"{shown(line)} looks like a box and {count} key points; write kpt_shape: [{count}, 3] in a YAML"
+                )
+                faults.report(file, "annotation", message, number=number)
+                continue
             else:
                 box = box_around(sides) if len(sides) >= 6 else None
             if box is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+ROUNDED = 0.001  # of a side of the image
 CLEARLY = 0.02  # of a side of the image: further out than rounding and careless drawing bring a box
 FEW = 3  # boxes that may be outside by chance
 
@@ -19,7 +20,7 @@ class Corners:
         x1, y1, x2, y2 = sides
         self.count += 1
         self.outside += not _is_inside(sides)
-        self.may_be_corners &= 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
+        self.may_be_corners &= -ROUNDED <= x1 < x2 <= 1 + ROUNDED and -ROUNDED <= y1 < y2 <= 1 + ROUNDED
 
     @property
     def fault(self) -> str | None:
@@ -27,8 +28,8 @@ class Corners:
         if not self.may_be_corners or self.outside < FEW or 3 * self.outside <= self.count:
             return None
         return (
-            f"{self.outside:,} of {self.count:,} boxes reach outside of their images, and none would as x1 y1 x2 y2: they "
-            "look like corners; write (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1"
+            f"{self.outside:,} of {self.count:,} boxes reach outside of their images, and none would as x1 y1 x2 y2: "
+            "they look like corners; write (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1"
         )
 
 

@@ -15,6 +15,7 @@ from functools import cache, cached_property
 from urllib.parse import unquote
 
 from onestage.data.folder import IMAGE_FOLDERS, UPLOAD_PREFIX, DataFolder, folder_of, key_of, stem_of
+from onestage.data.served_names import image_of_upload
 from onestage.data.split_names import split_key, split_of
 
 LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
@@ -32,13 +33,21 @@ class LabelFiles:
 
     def of(self, image: str) -> str | None:
         """The text file with the labels of an image; None if it has none."""
-        return self._by_rule(image) or self._by_stem.get(image)
+        return self._by_rule(image) or self._by_stem.get(image) or self._of_upload.get(image)
 
     def of_no_image(self, beside: Collection[str]) -> list[str]:
         """The text files in the folders of those `beside`, or anywhere if there are none, that belong to no image."""
         folders = {folder_of(file) for file in beside or self.files}
         taken = {self.of(image) for image in self.folder.images}
         return sorted(file for file in self.files if file not in taken and folder_of(file) in folders)
+
+    @cached_property
+    def _of_upload(self) -> dict[str, str]:
+        """Image -> the file that is called as Label Studio calls that image, without its blanks and brackets."""
+        uploads = [file for file in sorted(self.files) if UPLOAD_PREFIX.match(file.rpartition("/")[2])]
+        strange = [file for file in uploads if not self.folder.images_of_stem(stem_of(file))]
+        found = {file: image_of_upload(self.folder, stem_of(file)) for file in strange}
+        return {image: file for file, image in found.items() if image and _same_split(file, image)}
 
     def _find_by_rule(self, image: str) -> str | None:
         bare, extension = os.path.splitext(image)
@@ -78,6 +87,12 @@ class LabelFiles:
                 if Counter(alike.values())[most] == 1:
                     found[image] = max(alike, key=lambda file: alike[file])
         return found
+
+
+def may_have_image(folder: DataFolder, file: str) -> bool:
+    """True for a.txt where an image is called a, and for a.jpg.txt, and for the name of an upload."""
+    names = (file, stem_of(file), *other_names(file))
+    return any(folder.images_of_stem(stem_of(name)) for name in names) or bool(image_of_upload(folder, stem_of(file)))
 
 
 def other_names(file: str) -> list[str]:
