@@ -108,6 +108,8 @@ def test_csv_headers_of_several_tools(tmp_path: Path, name: str, header: str, ro
             (10, 20, 40, 45),
         ),
         ("filename,width,height,class,bbox_x,bbox_y,bbox_w,bbox_h", "a.jpg,80,60,cat,10,20,30,25", (10, 20, 40, 45)),
+        ("image_path,image_id,width,height,class,x,y,w,h", "a.jpg,1,80,60,cat,10,20,30,25", (10, 20, 40, 45)),
+        ("filename,w,h,class,x,y,width,height", "a.jpg,80,60,cat,10,20,30,25", (10, 20, 40, 45)),
         ("filename,width,height,class,x,y,w,h", "a.jpg,80,60,cat,10,20,30,25", (10, 20, 40, 45)),
         ("image,class,x,y,width,height,image_width,image_height", "a.jpg,cat,10,20,30,25,80,60", (10, 20, 40, 45)),
         ("filename,width,height,class,xmin,ymin,xmax,ymax,w,h", "a.jpg,80,60,cat,11,21,40,45,9,9", (10, 20, 40, 45)),
@@ -143,6 +145,15 @@ def test_csv_without_header(tmp_path: Path, row: str, box: tuple) -> None:
     split = "TRAIN" if row.startswith("TRAIN") else "train"
     table, problems = read(tmp_path, "csv", split)
     assert (objects(table), problems) == ([("cat", *box)], [])
+
+
+def test_a_table_without_a_class_beside_one_with_classes_is_passed_over(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "boxes.csv", "image,x1,y1,x2,y2\na.jpg,1,2,3,4\n")
+    write(tmp_path, "labels.csv", "image,label,x1,y1,x2,y2\na.jpg,cat,10,20,40,50\n")
+    write(tmp_path, "copy.txt", "image,label,x1,y1,x2,y2\na.jpg,cat,10,20,40,50\n")
+    table, problems = read(tmp_path, "csv")
+    assert (objects(table), problems) == ([("cat", 10, 20, 40, 50)], [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])

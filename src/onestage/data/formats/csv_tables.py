@@ -13,7 +13,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -143,7 +143,7 @@ def meaning_of(columns: Sequence[str]) -> Meaning | None:
         return next((name for name in names if name in columns), None)
 
     image, class_name = first_of(IMAGE), first_of(CLASS)
-    sides, kind = _sides_of(columns, image)
+    sides, kind = _sides_of(columns)
     known = {*IMAGE, *HEIGHT, *WIDTH, *SPLIT, *NO_CLASS, *sides}
     if image is None or not sides or (class_name is None and not known.issuperset(columns)):
         return None
@@ -151,45 +151,49 @@ def meaning_of(columns: Sequence[str]) -> Meaning | None:
     return Meaning(image, class_name, sides, kind, (height, width), first_of(SPLIT), columns is VERTEX)
 
 
-def _sides_of(columns: Sequence[str], image: str | None) -> tuple[Sequence[str], str]:
+def _sides_of(columns: Sequence[str]) -> tuple[Sequence[str], str]:
     """The columns of the box, and the kind of it; none if there is no box.
 
-    The width and height that follow the image are its own.
+    A width and a height that stand before the corner are those of the image.
     """
-    after = columns.index(image) + 1 if image is not None else 0
-    of_image = columns[after : after + 2] if {*columns[after : after + 2]} == {"width", "height"} else ()
     for kind, possible in SIDES.items():
         for names in possible:
-            spelled = [[*(before + name for before in OF_BOX), *({name} - {*of_image})] for name in names]
+            spelled = [[*(before + name for before in OF_BOX), name] for name in names]
             sides = [next((name for name in one if name in columns), "") for one in spelled]
-            if all(sides):
+            of_image = sides[-1] in ("h", "height") and columns.index(sides[-1]) < columns.index(sides[0] or sides[-1])
+            if all(sides) and not of_image:
                 return sides, kind
     return (), ""
 
 
-def is_table(head: str) -> bool:
-    """True for the beginning of a table of objects that is not Open Images'."""
+def is_table(head: str, with_class: bool = False) -> bool:
+    """True for the beginning of a table of objects, or of those with a class, that is not Open Images'."""
     columns = header_of(header_line(iter(head.splitlines()))).columns
     of_open_images = {"imageid", "labelname"} <= set(columns) and any(name.endswith("xmin") for name in columns)
-    return not of_open_images and meaning_of(columns) is not None
+    meaning = None if of_open_images else meaning_of(columns)
+    return meaning is not None and (not with_class or meaning.class_name is not None)
 
 
 def what_lacks(head: str) -> str:
     """The columns of a table and which of the needed ones lack, for messages; "" if none lacks."""
     line = header_line(iter(head.splitlines()))
     separator, columns, _ = header_of(line)
-    image = next((name for name in IMAGE if name in columns), None)
-    is_there = {"image": image, "class": {*CLASS} & {*columns}, "box": _sides_of(columns, image)[0]}
+    is_there = {"image": {*IMAGE} & {*columns}, "class": {*CLASS} & {*columns}, "box": _sides_of(columns)[0]}
     written = shown(", ".join(word.strip(' "') for word in line.split(separator)))
     lacking = " or ".join(what for what, there in is_there.items() if not there)
     expected = "filename, class, and xmin, ymin, xmax, ymax or x, y, bbox_width, bbox_height or bbox"
-    return f"has the columns {written}, but none of the {lacking}; expected {expected}" if lacking else ""
+    return (
+        f"has the columns {written}, but none of the {lacking}; expected {expected}" if lacking and line.strip() else ""
+    )
 
 
 def find_csv(folder: DataFolder) -> CsvSource | None:
-    """The tables of a folder that have the columns of objects."""
-    files = folder.annotations_like(is_table, ".csv", ".tsv", ".txt")
-    return CsvSource(folder, files) if files else None
+    """The tables of a folder that have the columns of objects; those without a class only where none has one."""
+    for extensions in ((".csv", ".tsv"), (".txt",)):
+        for is_like in (partial(is_table, with_class=True), is_table):
+            if files := folder.annotations_like(is_like, *extensions):
+                return CsvSource(folder, files)
+    return None
 
 
 class CsvSource(FilesSource):
