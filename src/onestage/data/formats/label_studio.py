@@ -120,7 +120,7 @@ def _objects(place: str, regions: list[Any], faults: Faults, without_box: Counte
     """The objects of an annotation; an UnreadShapeError for a mask."""
     shapes = [_shape_of(region) for region in regions]
     boxes = [_box(shape, _size_hw(region)) for shape, region in zip(shapes, regions, strict=True)]
-    labelled = {box for shape, box in zip(shapes, boxes, strict=True) if any(map(shape.get, LABELS))}
+    labelled = {box for shape, box in zip(shapes, boxes, strict=True) if shape.get("labels")}
     for number, (region, shape, box) in enumerate(zip(regions, shapes, boxes, strict=True), start=1):
         key = next((key for key in LABELS if key in shape), None)
         kind = region.get("type") if isinstance(region, dict) else None
