@@ -69,8 +69,13 @@ def test_what_a_model_found_is_read_where_nothing_else_is_there(line: str, tmp_p
 
 def test_images_of_a_folder_that_is_called_as_predictions_are_stay_if_they_are_no_copies(tmp_path: Path) -> None:
     root = folder(tmp_path, **{"images/a.xml": VOC, "xml/c.xml": VOC})
-    write_image(root / "detections/c.jpg")
-    assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "detections/c.jpg": [BOX]}
+    write_image(root / "predictions/c.jpg")
+    assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "predictions/c.jpg": [BOX]}
+
+
+def test_a_folder_called_detection_is_no_prediction(tmp_path: Path) -> None:
+    files = {"detection/a.json": LABELME, "detection/b.json": LABELME, "segmentation/a.xml": VOC}
+    assert find_datasets(folder(tmp_path, **files))[0].passed == []
 
 
 def test_what_predict_wrote_below_the_labels_is_passed_over_and_read_where_it_is_named(tmp_path: Path) -> None:

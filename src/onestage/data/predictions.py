@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
+from pathlib import Path
 
 from onestage.data.folder import DataFolder, folder_of, is_image, key_of, stem_of
 
 LIST_NAME = ".onestage-predict.jsonl"  # in a folder that `predict` wrote: a list [path, ...] on each line
 # folders that are called as those of predictions are; Ultralytics writes runs/detect/predict2/labels
 PREDICTED = re.compile(
-    r"(?:^|/)(?:runs/(?:detect|segment|pose|obb|track|val)|(?:predict(?:ion|ed)?s?|preds?|detections?|inference)[\W_]*\d*)/",
+    r"(?:^|/)(?:runs/(?:detect|segment|pose|obb|track|val)|(?:predict(?:ion|ed)?s?|preds?|inference)[\W_]*\d*)/",
     re.IGNORECASE,
 )
 
@@ -28,7 +29,7 @@ def without_predictions(folder: DataFolder) -> tuple[DataFolder, list[str]]:
     above = {parent for one in {folder_of(file) for file in folder.files} for parent in _parents(one)}
     written = tuple(f"{one}/" for one in above if (folder.root / one / LIST_NAME).is_file())
     called = tuple({f"{one}/"[: match.end()] for one in above if (match := PREDICTED.search(f"{one}/"))})
-    listed = _listed(folder)
+    listed = written_by_predict(folder.root)
     if not (written or called or listed):
         return folder, []
     elsewhere = {key_of(stem_of(image)) for image in folder.images if not image.startswith((*written, *called))}
@@ -51,11 +52,11 @@ def _parents(folder: str) -> list[str]:
     return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)] if folder else []
 
 
-def _listed(folder: DataFolder) -> set[str]:
-    """The files that `predict` wrote into the folder itself."""
+def written_by_predict(folder: Path) -> set[str]:
+    """The files that `predict` wrote into a folder, below it."""
     found = set()
     with suppress(OSError):
-        for line in (folder.root / LIST_NAME).read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in (folder / LIST_NAME).read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, TypeError, LookupError):  # a line that was torn when a run was killed
                 found.add(str(json.loads(line)[0]))
     return found
