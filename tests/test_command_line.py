@@ -39,3 +39,21 @@ def test_info_is_about_a_model_or_about_the_machine(words: list[str], capsys: py
         cli.main(words)
     assert ended.value.code == 1
     assert "expected a MODEL or --environment, one of the two" in capsys.readouterr().err
+
+
+def test_an_empty_word_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["predict", "model", ""])
+    assert ended.value.code == 2
+    said = (
+        "onestage: onestage predict model '': an empty word, as of a variable that is not set; give a name, or . for "
+    )
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_command_runs_where_its_streams_are_closed() -> None:
+    words = f"{sys.executable} -m onestage --version >&- 2>&-"
+    assert subprocess.run(words, shell=True, check=False, timeout=60).returncode == 0
+    words = f"{sys.executable} -m onestage info ssd300-vgg16 >&-"
+    ended = subprocess.run(words, shell=True, check=False, timeout=120, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (0, b"")

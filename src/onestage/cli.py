@@ -49,6 +49,11 @@ def _run(words: list[str]) -> int:
     if words == ["--version"]:
         print(f"onestage {__version__}")
         return 0
+    if "" in words:
+        behind = " ".join(["onestage", *words[: words.index("")]])
+        message = f"{behind} '': an empty word, as of a variable that is not set; give a name, or . for this folder"
+        print_error(UserError(message), with_traceback=False)
+        return 2
     commands = {**COMMANDS, "train": train_with_settings()} if words[:1] == ["train"] else COMMANDS
     union: Any = None
     for name, command in commands.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 
@@ -55,6 +56,9 @@ class Command:
 
 def _for_user(error: Exception) -> Exception | None:
     """What to print of an error that the user can mend; None for a fault of ours, which keeps its traceback."""
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{os.fspath(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
+        return UserError(f"{name}{error.strerror}").with_traceback(error.__traceback__)
     if isinstance(error, UserError | OSError):
         return error
     from onestage.compute.memory import in_one_line, out_of_memory  # torch: whatever computes has imported it

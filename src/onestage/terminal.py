@@ -207,7 +207,12 @@ def print_error(error: Exception, *, with_traceback: bool) -> None:
 
 
 def spell_out_what_streams_lack() -> None:
-    """Let standard output take letters that its encoding lacks; Latin-1 has no bullet for the help."""
+    """Let standard output take letters that its encoding lacks; Latin-1 has no bullet for the help.
+
+    Where it is closed, as services may start a program, what is printed goes nowhere.
+    """
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

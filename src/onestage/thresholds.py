@@ -18,7 +18,9 @@ class Aim:
     recall: float | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"precision": (0.0, 1.0), "recall": (0.0, 1.0)})
+        for name, value in vars(self).items():
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise UserError(f"--wanted-{name} {value:g}: expected a share from 0 to 1, as 0.95")
         if self.precision is not None and self.recall is not None:
             raise UserError("a precision and a recall are wanted; give one of them: the other follows")
 

@@ -76,15 +76,15 @@ def test_the_other_formats_are_decoded_to_prove_them_whole(tmp_path: Path) -> No
 
 def test_the_summary_counts_every_kind_and_shows_errors_first_up_to_a_limit() -> None:
     notice = Problem("n.xml", 1, "clipped", "box-border", "notice")
-    many = [notice, *(Problem(f"{n}.xml", None, "damaged", "annotation") for n in range(30))]
+    many = [notice, *(Problem(f"{n}.xml", None, f"damaged {n // 3}", "annotation") for n in range(30))]
     lines = summary(many, limit=3)
     assert lines == [
         "30 errors: annotation",
         "1 notice: box-border",
-        "  0.xml: damaged",
-        "  1.xml: damaged",
-        "  2.xml: damaged",
-        "  ... and 28 more",
+        "  0.xml: damaged 0 (and 2 more like it)",
+        "  3.xml: damaged 1 (and 2 more like it)",
+        "  6.xml: damaged 2 (and 2 more like it)",
+        "  ... and 22 more",
     ]
     assert str(notice) == "n.xml, object 1: clipped"
 

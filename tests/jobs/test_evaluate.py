@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ import onestage
 from onestage.data.generated import KINDS, write_generated_voc
 from onestage.detectors import build
 from onestage.errors import UserError
-from onestage.models.model_file import load_model, save_model
+from onestage.models.model_file import keep_thresholds, load_model, save_model
+from onestage.runtime.calibration import ScoreCalibration
 from onestage.structures import Categories
 
 IMAGES = 3
@@ -78,6 +81,29 @@ def test_score_thresholds_are_found_once_and_used_by_everything_then_anew_for_a_
     assert all(one.recall == 1.0 for one in thresholds.classes if one.reached)
     with pytest.raises(UserError, match="leave out other post-processing"):
         onestage.evaluate(model, data, out=tmp_path / "4", wanted_recall=1.0, nms="soft")
+
+
+def test_images_without_objects_change_no_threshold_and_few_leave_what_scores_mean(tmp_path: Path) -> None:
+    model, data = write_small_model(tmp_path / "model.safetensors", names=KINDS), tmp_path / "data"
+    write_generated_voc(data, train=1, test=3)
+    onestage.evaluate(model, data, out=tmp_path / "1")
+    found = load_model(model).thresholds
+    assert found is not None
+    known = ScoreCalibration((1.0,) * len(KINDS), (0.5,) * len(KINDS))
+    keep_thresholds(model, replace(found, calibration=known))
+
+    onestage.evaluate(model, data, out=tmp_path / "2", wanted_precision=0.9)  # fewer than 50 hits
+    assert load_model(model).calibration == known
+
+    before = model.read_bytes()
+    for file in (data / "Annotations").iterdir():
+        file.write_text(re.sub("<object>.*?</object>", "", file.read_text(), flags=re.DOTALL))
+    with pytest.raises(UserError, match=r"no objects, so no threshold has a precision of 0\.9; name another --split"):
+        onestage.evaluate(model, data, out=tmp_path / "3", wanted_precision=0.9)
+    onestage.evaluate(model, data, out=tmp_path / "4")
+    assert model.read_bytes() == before
+    with pytest.raises(UserError, match="--wanted-recall 95: expected a share from 0 to 1"):
+        onestage.evaluate(model, data, out=tmp_path / "5", wanted_recall=95.0)
 
 
 def test_figures_at_thresholds_are_of_what_a_user_of_the_file_gets(tmp_path: Path) -> None:

@@ -127,6 +127,14 @@ def test_an_out_of_another_suffix_is_refused(model: Path, tmp_path: Path) -> Non
         onestage.export_model(model, out=tmp_path / "model.pb")
 
 
+def test_an_exported_file_is_not_exported_again(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exported already; give the run or the model file that it was made of"):
+        onestage.export_model(exported, out=tmp_path / "again.onnx")
+    write_generated_voc(tmp_path / "data", train=1, test=1)
+    with pytest.raises(UserError, match="an exported file, which keeps its score thresholds; give its run"):
+        onestage.evaluate(exported, tmp_path / "data", wanted_recall=0.9)
+
+
 def test_a_file_that_finds_something_else_is_not_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

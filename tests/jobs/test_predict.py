@@ -359,3 +359,41 @@ def test_memory_stays_flat_over_five_thousand_frames(
     assert len(memory) == 100
     early, late = np.median(memory[20:40]), np.median(memory[-20:])
     assert late - early < 8 << 20
+
+
+def test_what_an_earlier_predict_wrote_below_a_folder_is_no_source_of_it(tmp_path: Path, quiet: Display) -> None:
+    write_red_box(tmp_path / "a.png")
+    for _ in range(2):
+        predicted = onestage.predict("model", [str(tmp_path)], out=tmp_path / "predictions", display=quiet)
+        assert predicted.images == 1
+    onestage.predict("model", [str(tmp_path / "predictions")], out=tmp_path / "again", display=quiet)  # named itself
+    assert [one["source"] for one in detections_of(tmp_path / "again")] == [str(tmp_path / "predictions/a.png")]
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, quiet: Display) -> None:
+    write_red_box(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").symlink_to("gone.png")
+    with pytest.raises(UserError, match="1 of 2 sources could not be read"):
+        onestage.predict("model", [str(tmp_path / "in")], out=tmp_path / "out", display=quiet)
+    assert f"passed over: {tmp_path / 'in/b.png'}: " in said(quiet)
+
+
+def test_a_film_that_gives_no_frame_is_one_that_could_not_be_read(tmp_path: Path, quiet: Display) -> None:
+    film = write_film(tmp_path / "film.mp4", 10)
+    with pytest.raises(UserError, match="1 of 1 sources could not be read"):
+        onestage.predict("model", [str(film)], out=tmp_path / "out", start_s=60.0, display=quiet)
+    assert "film.mp4: no frame that was asked for could be read" in said(quiet)
+
+
+def test_a_full_disk_leaves_nothing_cut_off(tmp_path: Path, quiet: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, image: np.ndarray) -> None:
+        path.write_bytes(b"cut")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("onestage.jobs.predict.write_image", full)
+    image, out = write_red_box(tmp_path / "a.png"), tmp_path / "out"
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        onestage.predict("model", [str(image)], out=out, formats=("csv", "voc"), display=quiet)
+    assert raised.value.filename == str(out)
+    assert not (out / "a.png").exists()
+    assert [one["source"] for one in detections_of(out)] == [str(image)]

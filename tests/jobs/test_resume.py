@@ -195,6 +195,15 @@ def test_a_run_may_be_made_longer_without_repeating_its_settings(data: Path, tmp
     assert any(name.startswith("average/") for name in tensors)
 
 
+def test_a_run_whose_best_weights_were_moved_away_says_so_before_it_trains(data: Path, tmp_path: Path) -> None:
+    onestage.train(data, out=tmp_path / "run", **{**RUN, "steps": 2})
+    (tmp_path / "run/model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(
+        UserError, match=r"run/model\.safetensors: not here, but the run has kept its best weights there"
+    ):
+        onestage.train(data, out=tmp_path / "run", resume=True, steps=4)
+
+
 def test_a_folder_without_a_run_or_with_a_damaged_recipe_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no run to resume \(no recipe\.json\)"):
         onestage.train(data, out=tmp_path / "none", resume=True)

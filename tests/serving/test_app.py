@@ -174,12 +174,18 @@ def test_a_threshold_out_of_range_gets_422_that_names_it(port: int, threshold: s
     assert answer.json["error"].startswith("score_threshold: ")
 
 
+def test_a_parameter_that_there_is_not_gets_422_that_names_those_that_there_are(port: int) -> None:
+    answer = ask(port, "/v1/detect?score_treshold=0.9", red_png(BOX))
+    assert answer.status == 422
+    assert answer.json["error"] == "score_treshold: unknown; the parameters are model, score_threshold"
+
+
 def test_an_address_in_the_body_is_not_fetched(port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         elsewhere.settimeout(0.5)
         address = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/a.png"
         assert ask(port, "/v1/detect", address.encode()).status == 422
-        assert ask(port, f"/v1/detect?url={address}", b"", {"Content-Type": "application/json"}).status == 400
+        assert ask(port, f"/v1/detect?url={address}", b"", {"Content-Type": "application/json"}).status == 422
         with pytest.raises(TimeoutError):
             elsewhere.accept()
 

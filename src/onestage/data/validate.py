@@ -127,13 +127,17 @@ def drop_bad(table: Table, problems: Iterable[Problem]) -> Table:
 
 
 def summary(problems: Sequence[Problem], limit: int = 20) -> list[str]:
-    """The problems as lines to print: the count of each kind, then the first `limit` problems, errors first."""
+    """The problems as lines to print: the count of each kind, then `limit` of them, errors first; like ones are one."""
     ordered = sorted(problems, key=lambda problem: problem.severity != "error")
     counts = Counter((problem.severity, problem.kind) for problem in ordered)
     lines = [f"{count:,} {severity}{'s' if count > 1 else ''}: {kind}" for (severity, kind), count in counts.items()]
-    lines += [f"  {problem}" for problem in ordered[:limit]]
-    if len(ordered) > limit:
-        lines.append(f"  ... and {len(ordered) - limit:,} more")
+    alike: dict[tuple[str, str], list[Problem]] = {}
+    for problem in ordered:
+        alike.setdefault((problem.kind, problem.message), []).append(problem)
+    shown = list(alike.values())[:limit]
+    lines += [f"  {first}{f' (and {len(more):,} more like it)' if more else ''}" for first, *more in shown]
+    if (rest := len(ordered) - sum(map(len, shown))) > 0:
+        lines.append(f"  ... and {rest:,} more")
     return lines
 
 

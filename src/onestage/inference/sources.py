@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
+from onestage.data.predictions import written_by_predict
 from onestage.errors import UserError
 from onestage.runtime.decode import EXTENSIONS, MAX_FILE_BYTES, UNREAD_EXTENSIONS, ImageError
 from onestage.texts import decode_file_names
@@ -67,7 +68,8 @@ def open_sources(texts: Sequence[str]) -> list[Source]:
     A word is
 
     - a file: a video if its suffix is a video's, else an image, whatever its suffix;
-    - a folder: its images and videos and those of its subfolders, sorted by path, without hidden ones;
+    - a folder: its images and videos and those of its subfolders, sorted by path, without hidden ones and without what
+      `predict` wrote into a subfolder;
     - a glob such as `street/*.jpg` or `**/cam1/*` (its matches are sorted);
     - `@list.txt`: a file with one such word on each line; empty lines and lines that start with # are skipped;
     - `camera:0`; the address of a stream (rtsp, rtmp, http, ...) or of an image (http, https);
@@ -176,9 +178,14 @@ def matching(pattern: str) -> Iterator[str]:
 
 
 def _in_folder(folder: Path, prefix: str = "") -> Iterator[Source]:
+    """The images and videos below a folder, without those that an earlier `predict` wrote there."""
+    written: set[str] = set()
     for parent, files in walk(str(folder)):
+        if Path(parent) != folder:
+            written |= {os.path.join(parent, name) for name in written_by_predict(Path(parent))}
         for path in (Path(parent, name) for name in files):
-            if _is_wanted(path) and path.is_file():  # no pipe
+            missing = path.is_symlink() and not path.exists()  # will be said to be so
+            if _is_wanted(path) and (path.is_file() or missing) and str(path) not in written:  # no pipe
                 yield _file(path, prefix + path.relative_to(folder).as_posix())
 
 

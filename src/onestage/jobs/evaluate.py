@@ -101,10 +101,9 @@ def evaluate(
     table = table.with_bits(loaded.input_bits)
     if exported:
         return _evaluate_exported(loaded, table, folder, display, settings, batch_size, device)
-    how = {"compute": choose_compute(device), "selection": selection, "batch_size": batch_size}
-    return evaluate_and_report(
-        loaded, table, folder, display=display, settings=settings, find_thresholds_in=find_in, **how
-    )
+    how = {"display": display, "settings": settings, "compute": choose_compute(device), "batch_size": batch_size}
+    find_in = _unless_empty(find_in, table)
+    return evaluate_and_report(loaded, table, folder, selection=selection, find_thresholds_in=find_in, **how)
 
 
 def _thresholds_to_find(
@@ -123,13 +122,25 @@ def _thresholds_to_find(
             f"{model}: score thresholds are kept in the model file, and a hub's is not changed; take a copy: "
             f"hf download {on_hub.repository} --local-dir {named_file(model).parent}"
         )
-    if aim != BEST_F1 and (exported or not as_it_is):
+    if aim != BEST_F1 and exported:
+        raise UserError(f"{model}: an exported file, which keeps its score thresholds; give its run, then export anew")
+    if aim != BEST_F1 and not as_it_is:
         raise UserError(
             f"{model}: score thresholds are found for a model file as it is; leave out other post-processing"
         )
     if exported or on_hub is not None or not as_it_is or (aim == BEST_F1 and loaded.thresholds is not None):
         return None
     return named_file(model), aim
+
+
+def _unless_empty(find_in: tuple[Path, Aim] | None, table: Table) -> tuple[Path, Aim] | None:
+    """The same, if the table has objects to find thresholds by; a UserError if there are none, but an aim."""
+    if find_in is None or not table.ignored.all():
+        return find_in
+    if find_in[1] != BEST_F1:
+        place = f"{table.root}, {table.split}"
+        raise UserError(f"{place}: no objects, so no threshold has a {find_in[1]}; name another --split")
+    return None
 
 
 def _evaluate_exported(
@@ -199,7 +210,7 @@ def evaluate_and_report(
     def finish() -> dict[str, Any]:
         model = loaded
         if find_thresholds_in is not None:
-            model = replace(loaded, thresholds=_kept_thresholds(*find_thresholds_in, found, table, display))
+            model = replace(loaded, thresholds=_kept_thresholds(*find_thresholds_in, loaded, found, table, display))
         scores = _thresholds(model.selection, selection, len(table.categories))
         more = {"log": log, "trained_on": trained_on, "anchor_iou": _anchor_iou(network, table)}
         more |= {"calibration": model.calibration}
@@ -208,11 +219,18 @@ def evaluate_and_report(
     return world.on_main(finish)
 
 
-def _kept_thresholds(model: Path, aim: Aim, found: list[Detections], table: Table, display: Display) -> Thresholds:
-    """The thresholds that reach the aim on these images, put into the model file, if it can be written."""
+def _kept_thresholds(
+    model: Path, aim: Aim, loaded: LoadedModel, found: list[Detections], table: Table, display: Display
+) -> Thresholds:
+    """The thresholds that reach the aim on these images, put into the model file, if it can be written.
+
+    What scores mean stays as it is where too few objects are found here to tell.
+    """
     detections = DetectionTable.from_detections(found)
     split, classes = table.split, table.categories.names
     thresholds = find_thresholds(table.ground_truth(), detections, len(classes), aim=aim, split=split)
+    if thresholds.calibration is None:
+        thresholds = replace(thresholds, calibration=loaded.calibration)
     short = [name for name, one in zip(classes, thresholds.classes, strict=True) if one.objects and not one.reached]
     if short:
         display.say(f"warning: no threshold of {', '.join(short)} reaches a {aim}; theirs come nearest")

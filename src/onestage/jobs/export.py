@@ -9,7 +9,7 @@ import numpy as np
 
 from onestage.data.generated import draw_image
 from onestage.errors import UserError
-from onestage.export import FORMATS, ExportFormat
+from onestage.export import FORMATS, ExportFormat, format_of
 from onestage.export.base import ModelToExport, as_detections
 from onestage.export.check import Agreement, compare
 from onestage.inference.predictor import Predictor
@@ -76,6 +76,8 @@ def export_model(
     path = Path(out) if out is not None else named_file(model).with_suffix(kind.suffix)
     if path.suffix != kind.suffix:
         raise UserError(f"--out {path}: the format {format} ends in {kind.suffix}")
+    if format_of(model) is not None:
+        raise UserError(f"{model}: exported already; give the run or the model file that it was made of")
     loaded = load_model(model)
     selection = loaded.selection.changed(
         score_threshold=None if score_threshold == "auto" else score_threshold,

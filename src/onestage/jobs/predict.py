@@ -292,7 +292,7 @@ def _predict_video(run: _Run, reader: VideoReader, tracker: ObjectTracker | None
         predictions = predictions if tracker is None else tracker.follow(predictions)
         first = next(predictions, None)
         if first is None:
-            return
+            raise VideoError(f"{source.name}: no frame that was asked for could be read; look at it with a player")
         begin, (height, width) = first.frame.time, first.frame.image.shape[:2]
         path = run.written.begin(run.written.folder / source.output_name)
         copy = VideoWriter(

@@ -319,7 +319,8 @@ def _trained(
     )
     if plan.resume:
         trainer.resume()
-        display.say(f"{plan.folder.root}: resumed at step {trainer.position.step}")
+        ended = "" if trainer.progress < 1 else ", which ends it: only its evaluation is made anew"
+        display.say(f"{plan.folder.root}: resumed at step {trainer.position.step}{ended}")
     else:
         trainer.save()
         world.on_main(lambda: beginning.save(plan.folder))

@@ -26,6 +26,7 @@ class WrittenFiles(AbstractContextManager["WrittenFiles"]):
         self.list = folder / LIST_NAME
         self.known = _read(self.list)
         self._file = None
+        self._unfinished: set[Path] = set()
 
     def __enter__(self) -> "WrittenFiles":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -34,9 +35,15 @@ class WrittenFiles(AbstractContextManager["WrittenFiles"]):
         self._file = self.list.open("a", encoding="utf-8", buffering=1)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        """Close the list. Where a disk was full, what is cut off there goes."""
         assert self._file is not None
         self._file.close()
+        if isinstance(error, OSError):
+            for path in self._unfinished:
+                path.unlink(missing_ok=True)
+            if error.filename is None:
+                error.filename = os.fspath(self.folder)
 
     def check(self, targets: Iterable[Path], sources: Iterable[str]) -> None:
         """Raise a `UserError` for the first target that must not be replaced: a source, or a file of the user's."""
@@ -64,11 +71,13 @@ class WrittenFiles(AbstractContextManager["WrittenFiles"]):
         """Note that a file is being written, in place of the one that is there; returns its path."""
         path.unlink(missing_ok=True)  # or what it is a link to would be overwritten
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._unfinished.add(path)
         self._note(path, None)
         return path
 
     def done(self, path: Path) -> None:
         """Note that a file is whole."""
+        self._unfinished.discard(path)
         self._note(path, _fingerprint(path.lstat()))
 
     def _note(self, path: Path, fingerprint: Fingerprint | None) -> None:

@@ -35,6 +35,7 @@ from onestage.serving.uploads import BodyReader, Upload
 from onestage.structures import Detections
 
 LOWEST_THRESHOLD = 0.05  # the lowest score threshold that a client can ask for
+PARAMETERS = {"score_threshold", "model"}  # of an address that detects
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")}
@@ -250,6 +251,8 @@ class Server:
         images, one that can't be read has an `error` in the place of its detections. With `Accept: image/png` the
         answer is the one image with its detections drawn on it.
         """
+        if unknown := set(request.query_params) - PARAMETERS:
+            raise HTTPException(422, f"{min(unknown)}: unknown; the parameters are {', '.join(sorted(PARAMETERS))}")
         accepted = request.headers.get("accept", "").lower()
         drawn = PNG in accepted and "application/json" not in accepted
         shared: SharedPredictor = request.app.state.shared

@@ -41,7 +41,7 @@ from onestage.training.optimizer import (
 from onestage.training.pacing import Pacing
 from onestage.training.processes import ALONE, World
 from onestage.training.recipe import Recipe
-from onestage.training.saved_state import Header, Position, check_identity, identity, load_state, save_state
+from onestage.training.saved_state import Header, Position, SavedState, check_identity, identity, load_state, save_state
 from onestage.training.schedule import learning_rate_factor
 from onestage.training.signals import stop_signals
 from onestage.training.skipped_step import StepPosition, diagnose, save_skipped_step
@@ -345,12 +345,18 @@ class Trainer:
         )
         save_state(self.folder, tensors, header)
 
+    def _saved_state(self) -> SavedState:
+        saved, best = load_state(self.folder), self.folder.model
+        if saved.header.position.evaluations and not best.exists():
+            raise UserError(f"{best}: not here, but the run has kept its best weights there; put them back")
+        return saved
+
     def resume(self) -> None:
         """Go on from the folder's newest checkpoint that can be read.
 
         A UserError if there is none, or if it is of another recipe, other classes or other data.
         """
-        saved = self.world.on_main(lambda: load_state(self.folder))
+        saved = self.world.on_main(self._saved_state)
         if saved.warning is not None:
             self.display.say(f"warning: {saved.warning}")
         check_identity(self.folder, saved.header, self.identity)
