@@ -38,7 +38,7 @@ _TEMPLATE = templates().from_string("""\
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart; `color` is the index of one of the page's six line colours."""
+    """One line of a chart; `color` is the index of one of the page's six line colours, or 6: gray."""
 
     name: str
     x: Float[np.ndarray, " P"]

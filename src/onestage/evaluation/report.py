@@ -136,7 +136,7 @@ def _cards(
 def _scores_mean(mean: ScoresMean) -> dict[str, Any]:
     """The reliability diagram, its legend, and how far scores and probabilities are off."""
     claims = {"score": mean.scores, "probability": mean.probabilities}
-    lines = [Series("right as often as claimed", np.array([0.0, 1.0]), np.array([0.0, 1.0]), 5)]
+    lines = [Series("right as often as claimed", np.array([0.0, 1.0]), np.array([0.0, 1.0]), 6)]
     lines += [
         Series(name, one.claimed, one.right, color, dots=True)
         for color, (name, one) in enumerate(claims.items())
