@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drawings import put
@@ -85,6 +87,28 @@ def test_where_two_images_are_meant_alike_none_is_guessed(tmp_path: Path) -> Non
     folder = folder_of(tmp_path, "a/x.jpg", "b/x.jpg")
     with pytest.raises(MissingImageError, match=r"a/x\.jpg and b/x\.jpg both fit the image 'x\.jpg'; name its folder"):
         folder.find_image("x.jpg")
+
+
+def test_an_image_that_is_missing_in_the_folder_that_is_named_is_not_that_of_another_folder(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "cam1/b.jpg", "cam2/a.jpg", "val/c.jpg")
+    with pytest.raises(MissingImageError, match=r"the image 'cam1/a\.jpg' is missing in "):
+        folder.find_image("cam1/a.jpg")
+    assert folder.find_image("C:\\photos\\a.jpg") == "cam2/a.jpg"  # a folder of another machine
+    assert folder.find_image("cam1/c.jpg", near="val") == "val/c.jpg"  # it was moved with its annotation
+
+
+def test_a_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refused(folder: str) -> Any:
+        if folder.endswith("closed"):  # root may read all, so no mode refuses it
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"closed: can't be read \(Permission denied\); mend its permissions"):
+        _ = DataFolder(tmp_path).files
 
 
 def test_an_image_that_is_not_there_is_said_to_be_missing_and_one_outside_to_lead_outside(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ EXCLUSIVE = ("train", "val", "test")  # splits that share no image
 # folders beside those of the images
 ANNOTATION_FOLDERS = re.compile(r"annotations?|anns?|annots|labels?|json|configs?|cfg", re.IGNORECASE)
 # left by Macs, Windows, Jupyter and labelling tools; names that begin with a dot are hidden
-JUNK = {"__macosx", "thumbs.db", "desktop.ini", "__pycache__"}
+JUNK = {"__macosx", "thumbs.db", "desktop.ini", "__pycache__", "lost+found", "system volume information"}
 # digits and letters that Label Studio puts before the names of uploaded images
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
@@ -100,9 +100,7 @@ class DataFolder:
                 status = os.stat(folder)
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError as error:
-                if not below:
-                    raise UserError(f"{folder}: can't be read ({error.strerror}); mend its permissions") from error
-                return
+                raise UserError(f"{folder}: can't be read ({error.strerror}); mend its permissions") from error
             if (status.st_dev, status.st_ino) in seen or below.count("/") > MAX_DEPTH:
                 return
             seen.add((status.st_dev, status.st_ino))
@@ -234,6 +232,8 @@ class DataFolder:
         found = next((known[key] for key in (last, stem, *others) if key in known), [])
         folders = [*parts[:-1], *near.split("/")]
         possible = [path for path in found if _may_be(path, split) and self.is_photo(path, folders)]
+        if (place := "".join(map(key_of, parts[-2:-1]))) in self._names_of_folders:  # elsewhere it is another image
+            possible = [one for one in possible if place in key_of(one).split("/")[:-1] or folder_of(one) == near]
         ranked = sorted((self._unlikeness(path, parts, near, split), path) for path in possible)
         if not ranked and outside:
             raise OutsideError(f"{shown(name)} leads outside the data folder {self.root}; name an image inside it")
@@ -249,6 +249,11 @@ class DataFolder:
         """The paths of all images with this name without extension, whatever its case."""
         key = key_of(stem)
         return [image for image in self._images_of_name.get(key, []) if key_of(stem_of(image)) == key]
+
+    @cached_property
+    def _names_of_folders(self) -> set[str]:
+        folders = {key_of(folder_of(image)) for image in self.images}
+        return {name for folder in folders for name in folder.split("/")} - {""}
 
     @cached_property
     def _folders_of_masks(self) -> frozenset[str]:
