@@ -133,7 +133,7 @@ def test_images_that_were_saved_in_another_format_are_an_error_and_no_background
     table, problems = read_dataset(root, "all")
     (error,) = [problem for problem in problems if problem.severity == "error"]
     assert (found.kind, rows(table)) == (kind, {"images/a.jpg": [kept]})
-    assert "1 images belong to labels in another format alone (" in str(error)
+    assert "1 image with labels in another format alone (" in str(error)
     assert find_datasets(root, kind)[0].only_in_others == {}
 
 
@@ -152,6 +152,6 @@ def test_a_second_data_set_in_a_folder_of_its_own_is_an_error(other: dict[str, s
     write_image(root / "bob/images/c.jpg")
     table, (error,) = read_dataset(root, "all")
     assert (table.kind, table.image_names()) == ("voc", ["images/a.jpg", "images/b.jpg"])
-    assert f"1 images belong to labels in another format alone ({next(iter(other))}), none in voc" in str(error)
+    assert f"1 image with labels in another format alone ({next(iter(other))}), none in voc" in str(error)
     (root / "bob/images/c.jpg").rename(root / "bob/images/a.jpg")  # a copy of the first
     assert read_dataset(root, "all")[1] == []

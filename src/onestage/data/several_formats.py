@@ -10,6 +10,7 @@ from onestage.data.formats.yolo import YoloSource
 from onestage.data.reading import Source
 from onestage.data.table import Table
 from onestage.data.validate import Problem
+from onestage.texts import counted
 
 Labelled = Mapping[str, str]  # key of an image's stem -> its annotation file
 
@@ -68,8 +69,8 @@ def without_images_of_others(table: Table, others: Labelled) -> tuple[Table, lis
         return table, []
     files = sorted(set(others.values()))
     message = (
-        f"{len(others):,} images belong to labels in another format alone ({', '.join(files[:3])}"
-        f"{', ...' if len(files) > 3 else ''}), none in {table.kind}, and are left out; convert one of the two, join "
+        f"{counted(len(others), 'image')} with labels in another format alone ({', '.join(files[:3])}"
+        f"{', ...' if len(files) > 3 else ''}), none in {table.kind}: left out; convert one of the two, join "
         f"folders of their own with +, or read one format alone with --format {table.kind}"
     )
     kept = [row for row, name in enumerate(table.image_names()) if key_of(stem_of(name)) not in others]

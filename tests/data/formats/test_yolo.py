@@ -45,7 +45,7 @@ def test_images_without_labels_are_background_and_counted(tmp_path: Path) -> Non
     table, problems = read_split(write_yolo_folder(tmp_path, {"a": None, "b": "", "c": "0 .5 .5 .1 .1"}), "train")
     assert np.diff(table.first_object).tolist() == [0, 0, 1]
     assert [(problem.kind, problem.severity) for problem in problems] == [("background", "notice")]
-    assert "1 images of train have no label file" in problems[0].message
+    assert "1 image of train without a label file: background" in problems[0].message
 
 
 def test_labels_may_lie_beside_the_images(tmp_path: Path) -> None:

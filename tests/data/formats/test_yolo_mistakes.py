@@ -53,7 +53,7 @@ def test_labels_without_their_image_are_named_once_for_the_split(tmp_path: Path)
     _, (problem,) = read_split(root, "train")
     assert (problem.file, problem.kind, problem.severity) == ("labels/train/b.txt", "missing-image", "error")
     named = "labels/train/b.txt, labels/train/c .txt, labels/train/d.txt, ..."
-    assert f"the images of 4 label files are missing ({named})" in problem.message
+    assert f"4 label files without an image ({named})" in problem.message
     assert read_split(root, "val")[1] == []
 
 

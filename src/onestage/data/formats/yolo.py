@@ -51,6 +51,7 @@ from onestage.data.split_names import is_split, split_of
 from onestage.errors import UserError
 from onestage.structures import Categories, repeated
 from onestage.terminal import watched
+from onestage.texts import counted
 
 MAX_LABEL_BYTES = 8 << 20
 
@@ -213,7 +214,7 @@ class YoloSource(Source):
         if (message := corners.fault) is not None:
             faults.report(self.file or "labels", "box-outside", message)
         if background:
-            message = f"{background:,} images of {split} have no label file; they are background"
+            message = f"{counted(background, 'image')} of {split} without a label file: background"
             faults.report(self.file or "labels", "background", message, "notice")
         self._report_labels_without_image({file for file in files.values() if file}, faults)
 
@@ -222,7 +223,9 @@ class YoloSource(Source):
         without = [file for file in self.labels.of_no_image(files) if _holds_labels(self.folder, file)]
         if without:
             named = f"{', '.join(without[:3])}{', ...' if len(without) > 3 else ''}"
-            message = f"the images of {len(without):,} label files are missing ({named}); add them or delete the files"
+            message = (
+                f"{counted(len(without), 'label file')} without an image ({named}); add the images or delete the files"
+            )
             faults.report(without[0], "missing-image", message)
 
     @cached_property
