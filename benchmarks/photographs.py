@@ -63,7 +63,7 @@ def main(options: Options) -> None:
     photographs = options.out / f"{options.megapixels:g}-megapixels"
     if not photographs.exists():
         tables = read_all_splits(str(options.data), Display(), DataOptions(skip_bad_data=True))
-        images = options.out / "images"
+        images = options.out / f"{options.megapixels:g}-images"
         write_voc({name: enlarged(one, images, 1e6 * options.megapixels) for name, one in tables.items()}, photographs)
     lines = ["| images | images a second | AP50 | AP |", "|---|---|---|---|"]
     for way, settings in WAYS.items():

@@ -17,6 +17,7 @@ from rich.console import Console
 import onestage
 from onestage import cli
 from onestage.data.generated import write_generated_voc
+from onestage.data_options import DataOptions
 from onestage.errors import ReportedByAnotherRankError, UserError
 from onestage.jobs import train as job
 from onestage.jobs.dataset import Request, open_for_training
@@ -279,3 +280,11 @@ def test_difficult_objects_train_where_the_recipe_says_so_and_never_count_in_eva
     with pytest.raises(KeyboardInterrupt):
         onestage.train(tmp_path / "data", **options, settings={"image_size": 96, "train_difficult": trained})
     assert tables == {"train": [False, not trained] * 2, "val": [False, True] * 2, "test": [False, True] * 2}
+
+
+def test_boxes_that_all_mean_something_else_are_no_bad_data_to_skip(tmp_path: Path) -> None:
+    xml = voc_xml([("cat", 0.1, 0.2, 0.5, 0.7)])
+    root = write_voc_folder(tmp_path / "data", {f"{n}": xml for n in range(4)})
+    request = Request(options=DataOptions(skip_bad_data=True))
+    with pytest.raises(UserError, match="boxes are at most 1 wide: fractions of the image, where pixels are expected"):
+        open_for_training(str(root), request, hold_out=True, display=quiet())

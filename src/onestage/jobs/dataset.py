@@ -77,8 +77,13 @@ def open_dataset(
 
 
 def without_bad(table: Table, problems: list[Problem], display: Display, options: DataOptions) -> Table:
-    """The table without what an error names, if bad data is to be skipped; else a UserError with all problems."""
+    """The table without what an error names, if bad data is to be skipped; else a UserError with all problems.
+
+    Nothing is left of a set whose boxes all mean something else, as fractions or corners: that is always an error.
+    """
     bad = errors(problems)
+    if misread := [one for one in bad if one.kind == "box-outside" and one.object_number is None]:
+        raise UserError(*map(str, misread))
     if bad and not options.skip_bad_data:
         raise UserError(*_refusal(problems))
     if problems:
