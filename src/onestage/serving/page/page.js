@@ -2,209 +2,13 @@
 
 import * as api from "./api.js";
 import { Classes } from "./classes.js";
-import { onlyInOne } from "./differences.js";
-import { draw } from "./draw.js";
 import { Editor } from "./edit.js";
 import { chosenFiles, droppedFiles } from "./files.js";
 import { Film } from "./film.js";
-import { FoundList } from "./found.js";
 import { Images, MOST_IMAGES } from "./images.js";
+import { fail, filter, oneMore, select, showCorrections, showFilm, showWhatCameOfIt, update } from "./showing.js";
+import { FIRST, SECOND, SIDES, at, comparing, editable, isOurs, seen, shownModel, titles, view } from "./state.js";
 import { vocXml, xmlPaths, zip } from "./voc.js";
-
-const at = (id) => document.getElementById(id);
-const FIRST = 0, SECOND = 1; // models
-const SIDES = [0, 1, 2, 3]; // of a box: left, top, right, bottom
-const view = {
-  models: null, // facts from the server, of one model or two
-  classes: null,
-  token: sessionStorage.getItem("token") ?? "",
-  entry: null, // the image that is shown: { file, name, state, width, height, timing, objects, second, past, ... }
-  source: null, // its pixels; null where the browser can't show it
-  selected: null, // an object
-  preview: null, // { old, now } while a box is dragged
-  film: null,
-  newest: 0, // number of what was opened last: an answer to something older is not shown
-  error: null, // of what is not an image of the strip
-  unsaved: false, // corrections
-  note: "", // about files that were passed over
-};
-
-// ---------------------------------------------------------------------------------------------- view
-
-const comparing = () => view.models?.length > 1;
-const shownModel = () => (comparing() ? document.querySelector("[name=shown]:checked").value : "first");
-
-// The objects of a model in an image that are to be seen.
-function seen(entry, which) {
-  return (which === FIRST ? entry.objects : (entry.second ?? [])).filter((one) => view.classes.isShown(one, which));
-}
-
-// What both models show of the open image, and what is only in one of them.
-function scene() {
-  let lists = [FIRST, SECOND].map((which) => (view.entry ? seen(view.entry, which) : []));
-  const only = comparing() ? onlyInOne(...lists) : [new Set(), new Set()];
-  const counts = { both: lists[0].length - only[0].size, first: only[0].size, second: only[1].size };
-  if (comparing() && at("only-differences").checked) {
-    lists = lists.map((list, which) => list.filter((one) => only[which].has(one)));
-  }
-  return { lists, only, counts };
-}
-
-function render(marked = null, { lists, only, counts } = scene()) {
-  const { entry, source } = view;
-  const failed = entry?.state === "failed";
-  at("drop").hidden = Boolean(entry) && !(failed && !source && images.entries.length <= 1);
-  for (const [which, id] of ["canvas", "canvas-second"].entries()) {
-    const figure = at(id).parentElement;
-    figure.hidden = !["both", ["first", "second"][which]].includes(shownModel());
-    at(id).hidden = !source || figure.hidden;
-    if (at(id).hidden) continue;
-    const { old, now } = (which === FIRST && view.preview) || {};
-    const objects = now ? [...lists[which].filter((one) => one !== old), now] : lists[which];
-    const size = { width: entry.width ?? source.width, height: entry.height ?? source.height };
-    const colourOf = (name) => view.classes.colourOf(name);
-    draw(at(id), source, size, objects, { colourOf, marked, selected: now ?? view.selected, only: only[which] });
-    at(id).setAttribute("aria-label", `${entry.name} with ${objects.length} boxes`);
-  }
-  at("canvas").classList.toggle("editing", Boolean(view.selected));
-  if (entry) at("status").textContent = inWords(entry, lists, counts);
-  at("compare").hidden = at("views").hidden = !entry;
-  if (failed || !comparing()) at("compare").hidden = true;
-  showError(entry);
-}
-
-function showError(entry) {
-  const error = entry?.error ?? view.error;
-  const unseen = entry?.unreadable && entry.state === "done";
-  const because = unseen ? `${entry.name}: this browser can't show it; the list has its detections` : "";
-  at("error").textContent = error?.message ?? because;
-  at("error").hidden = !at("error").textContent;
-  if (error?.status === 401) at("token-form").hidden = false;
-}
-
-function inWords({ state, name, width, height, timing }, lists, counts) {
-  if (state === "failed") return "";
-  if (state !== "done") return `looking at ${name} …`;
-  const ms = (value) => `${Math.round(value ?? 0)} ms`;
-  const found = comparing()
-    ? `${counts.both} found by both, ${counts.first} by ${titles()[0]} only, ${counts.second} by ${titles()[1]} only,`
-    : `${lists[0].length} found`;
-  return (
-    `${found} in ${name}, ${width} × ${height}: ${ms(timing.all)} in all, ` +
-    `${ms(timing.network)} of it for the network, ${ms(timing.wait)} for decoding and waiting`
-  );
-}
-
-function listFound({ lists, only }) {
-  const models = { both: [FIRST, SECOND], first: [FIRST], second: [SECOND] }[shownModel()];
-  const rows = models.flatMap((which) => {
-    const objects = which === SECOND && shownModel() === "both" ? [...only[SECOND]] : lists[which];
-    const note = (one) => (only[which].has(one) ? ` · ${titles()[which]} only` : "");
-    return objects.map((one) => ({ one, which, note: note(one), pressed: one === view.selected }));
-  });
-  at("found-title").textContent = view.entry?.state === "done" ? `Found: ${rows.length}` : "Found";
-  foundList.show(rows);
-}
-
-const foundList = new FoundList(at("found"), {
-  mark: (one) => render(one),
-  choose({ one, which }) {
-    select(one);
-    if (editable() && which === FIRST) at("canvas").focus(); // where keys move it
-  },
-});
-
-let edited = null; // the object that the fields show
-function showCorrections() {
-  const ours = isOurs();
-  at("corrections").hidden = !editable() || shownModel() === "second";
-  at("selected").disabled = at("delete-box").disabled = !ours;
-  at("undo").disabled = !view.entry?.past.length;
-  at("take").hidden = !(view.selected && !ours);
-  if (view.selected !== edited) { // else somebody may be typing
-    at("object-class").value = ours ? view.selected.name : "";
-    for (const side of SIDES) at(`side-${side}`).value = ours ? Number(view.selected.box_xyxy[side].toFixed(2)) : "";
-  }
-  edited = view.selected;
-  at("save-all-voc").hidden = at("only-corrected-row").hidden = images.entries.length < 2;
-}
-
-function showProgress() {
-  const { waiting, asked, done, failed } = images.counts();
-  const all = images.entries.length;
-  const working = waiting + asked > 0;
-  at("images").hidden = all < 2;
-  at("progress").setAttribute("aria-live", working ? "off" : "polite");
-  const more = [failed && `, ${failed} failed`, images.stopped && ", stopped", view.note].filter(Boolean).join("");
-  at("progress").textContent = `${done + failed} of ${all}${more}`;
-  Object.assign(at("bar"), { max: Math.max(all, 1), value: done + failed, hidden: !working });
-  at("stop").hidden = !working && !failed;
-  at("stop").textContent = !working ? "Try again" : images.stopped ? "Go on" : "Stop";
-  const place = images.entries.indexOf(images.current);
-  at("previous").disabled = place < 1;
-  at("next").disabled = place > all - 2;
-}
-
-// Another image than the open one is done: nothing else changes.
-function oneMore(entry) {
-  if (!entry || entry === view.entry) {
-    update();
-    return;
-  }
-  sayFound(entry);
-  showProgress();
-}
-
-function sayFound(entry) {
-  images.say(entry, entry.state === "done" ? seen(entry, FIRST).length : null);
-}
-
-// Thresholds or classes were changed, which counts in all images.
-function filter() {
-  update();
-  for (const entry of images.entries) sayFound(entry);
-}
-
-let planned = false;
-// Show all anew, once before the next frame of the screen.
-function update() {
-  if (planned) return;
-  planned = true;
-  requestAnimationFrame(() => {
-    planned = false;
-    if (!view.classes) return;
-    const now = scene();
-    render(null, now);
-    listFound(now);
-    const done = view.entry?.state === "done";
-    view.classes.showCounts(done ? seenWhatever(view.entry) : null);
-    for (const id of ["another", "another-folder"]) at(id).disabled = !view.entry;
-    at("save-image").disabled = !view.source || !done;
-    at("save-json").disabled = !done;
-    showCorrections();
-    showProgress();
-    if (view.entry) sayFound(view.entry);
-  });
-}
-
-// Of hidden classes too: how many would be seen.
-function seenWhatever(entry) {
-  const { hidden } = view.classes;
-  view.classes.hidden = new Set();
-  const objects = seen(entry, shownModel() === "second" ? SECOND : FIRST);
-  view.classes.hidden = hidden;
-  return objects;
-}
-
-function titles() {
-  const [first, second] = view.models;
-  return first.title === second?.title ? ["the first", "the second"] : view.models.map((model) => model.title);
-}
-
-function fail(error) {
-  view.error = error;
-  showError(view.entry);
-}
 
 // ---------------------------------------------------------------------------------------------- requests
 
@@ -265,7 +69,7 @@ async function detect(entry, signal) {
   Object.assign(entry, { width, height, timing, objects: detections, second: second?.detections ?? [] });
 }
 
-const images = new Images(at("strip"), { detect, opened: show, changed: oneMore });
+const images = (view.images = new Images(at("strip"), { detect, opened: show, changed: oneMore }));
 
 // ---------------------------------------------------------------------------------------------- images, videos, camera
 
@@ -333,27 +137,7 @@ function begin() {
   return ++view.newest;
 }
 
-function showFilm() {
-  const film = view.film;
-  if (!film) return;
-  at("play").textContent = film.playing ? "Stop" : "Play";
-  at("seek").hidden = film.live;
-  at("seek").max = film.duration;
-  at("seek").value = film.time;
-  const seconds = (film.time % 60).toFixed(1).padStart(4, "0");
-  at("clock").textContent = film.live ? "live" : `${Math.floor(film.time / 60)}:${seconds}`;
-}
-
 // ---------------------------------------------------------------------------------------------- corrections
-
-// Images can be corrected, frames of videos can't: there is no file that an annotation would be for.
-const editable = () => Boolean(view.entry?.item) && view.entry.state === "done";
-const isOurs = () => Boolean(view.selected && view.entry?.objects.includes(view.selected));
-
-function select(one) {
-  view.selected = one;
-  update();
-}
 
 function replace(old, now) {
   const { entry } = view;
@@ -482,12 +266,6 @@ on("new-box", "click", () => {
 on("delete-box", "click", () => editor.remove());
 on("undo", "click", undo);
 on("take", "click", () => replace(null, { ...view.selected, score: null }));
-// At once: who goes on to the next field may type there before the next frame of the screen.
-function showWhatCameOfIt() {
-  edited = null;
-  showCorrections();
-  update();
-}
 on("object-class", "change", () => {
   const name = at("object-class").value.trim();
   if (isOurs() && name) replace(view.selected, { ...view.selected, name, score: null });
