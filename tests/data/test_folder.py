@@ -90,11 +90,11 @@ def test_where_two_images_are_meant_alike_none_is_guessed(tmp_path: Path) -> Non
 
 
 def test_an_image_that_is_missing_in_the_folder_that_is_named_is_not_that_of_another_folder(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, "cam1/b.jpg", "cam2/a.jpg", "val/c.jpg")
+    folder = folder_of(tmp_path, "cam1/b.jpg", "cam2/a.jpg", "cam2/b.jpg", "val/c.jpg")  # their names begin anew
     with pytest.raises(MissingImageError, match=r"the image 'cam1/a\.jpg' is missing in "):
         folder.find_image("cam1/a.jpg")
     assert folder.find_image("C:\\photos\\a.jpg") == "cam2/a.jpg"  # a folder of another machine
-    assert folder.find_image("cam1/c.jpg", near="val") == "val/c.jpg"  # it was moved with its annotation
+    assert folder.find_image("cam1/c.jpg", near="val") == "val/c.jpg"  # it was moved, whose name is no other's
 
 
 def test_a_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

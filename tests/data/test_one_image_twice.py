@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from drawings import put
 from folders import voc_xml, write_image
 
 from onestage.data import find_datasets, read_dataset
@@ -41,6 +42,16 @@ def test_files_of_a_class_each_are_joined(tmp_path: Path) -> None:
     tables = {"cat.csv": {"a": ["cat"], "b": ["cat"]}, "dog.csv": {"c": ["dog"], "a": ["dog"]}}
     cat, dog = ("cat", [40, 5, 70, 50]), ("dog", [10, 10, 30, 40])
     assert objects_by_image(write_tables(tmp_path / "data", tables)) == {"a": [cat, dog], "b": [cat], "c": [dog]}
+
+
+def test_two_annotations_of_other_sizes_are_not_joined(tmp_path: Path) -> None:
+    for name, width in (("cat", 80), ("dog", 160)):
+        text = f"filename,width,height,class,xmin,ymin,xmax,ymax\na.png,{width},60,{name},{BOXES[name]}\n"
+        put(tmp_path, f"data/{name}.csv", text)
+    write_image(tmp_path / "data/a.png", (60, 80))
+    table, problems = read_dataset(tmp_path / "data", "all")
+    assert [problem.kind for problem in problems] == ["duplicate-image"]
+    assert len(table.labels) == 1
 
 
 def test_two_annotations_with_a_class_in_common_leave_the_image_out(tmp_path: Path) -> None:

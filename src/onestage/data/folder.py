@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from onestage.data.masks import folders_of_masks, outermost
-from onestage.data.split_names import is_split, split_key
+from onestage.data.split_names import may_be_of, split_key
 from onestage.errors import UserError
 from onestage.runtime.decode import EXTENSIONS, UNREAD_EXTENSIONS
 from onestage.structures import repeated
@@ -33,7 +33,6 @@ MAX_FILES = 20_000_000
 MAX_DEPTH = 64  # folders in folders
 MAX_TEXT_BYTES = 1 << 28
 IMAGE_FOLDERS = re.compile(r"images?|img|jpegimages|photos?|pictures?|frames", re.IGNORECASE)
-EXCLUSIVE = ("train", "val", "test")  # splits that share no image
 # folders beside those of the images
 ANNOTATION_FOLDERS = re.compile(r"annotations?|anns?|annots|labels?|json|configs?|cfg", re.IGNORECASE)
 # left by Macs, Windows, Jupyter and labelling tools; names that begin with a dot are hidden
@@ -100,6 +99,8 @@ class DataFolder:
                 status = os.stat(folder)
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError as error:
+                if below and isinstance(error, FileNotFoundError):  # it has gone meanwhile
+                    return
                 raise UserError(f"{folder}: can't be read ({error.strerror}); mend its permissions") from error
             if (status.st_dev, status.st_ino) in seen or below.count("/") > MAX_DEPTH:
                 return
@@ -231,9 +232,9 @@ class DataFolder:
         others = (UPLOAD_PREFIX.sub("", last), UPLOAD_PREFIX.sub("", stem), unquote(last))
         found = next((known[key] for key in (last, stem, *others) if key in known), [])
         folders = [*parts[:-1], *near.split("/")]
-        possible = [path for path in found if _may_be(path, split) and self.is_photo(path, folders)]
-        if (place := "".join(map(key_of, parts[-2:-1]))) in self._names_of_folders:  # elsewhere it is another image
-            possible = [one for one in possible if place in key_of(one).split("/")[:-1] or folder_of(one) == near]
+        possible = [path for path in found if may_be_of(path, split) and self.is_photo(path, folders)]
+        if there := self._names_in.get("/".join(parts[:-1])):  # where folders share names, it is none elsewhere
+            possible = [one for one in possible if not there & self._names_in[folder_of(one)]]
         ranked = sorted((self._unlikeness(path, parts, near, split), path) for path in possible)
         if not ranked and outside:
             raise OutsideError(f"{shown(name)} leads outside the data folder {self.root}; name an image inside it")
@@ -251,9 +252,11 @@ class DataFolder:
         return [image for image in self._images_of_name.get(key, []) if key_of(stem_of(image)) == key]
 
     @cached_property
-    def _names_of_folders(self) -> set[str]:
-        folders = {key_of(folder_of(image)) for image in self.images}
-        return {name for folder in folders for name in folder.split("/")} - {""}
+    def _names_in(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = defaultdict(set)  # folder -> the names of its images
+        for image in self.images:
+            found[folder_of(image)].add(image.rpartition("/")[2])
+        return found
 
     @cached_property
     def _folders_of_masks(self) -> frozenset[str]:
@@ -379,13 +382,6 @@ def key_of(name: str) -> str:
 def some_of(files: Sequence[str]) -> list[str]:
     """The first files and some of the others, to see what they are."""
     return [*files[:5], *files[5 :: max(1, len(files) // 40)]]
-
-
-def _may_be(path: str, split: str) -> bool:
-    """False for an image in the folder of another split."""
-    folders = path.split("/")[:-1]
-    keys = {split_key(folder) for folder in folders if is_split(folder)}
-    return not keys or split_key(split) not in EXCLUSIVE or bool(keys & {split_key(split), "trainval"})
 
 
 def _common(one: Iterable[str], other: Iterable[str]) -> int:

@@ -11,8 +11,8 @@ from onestage.structures import Categories
 
 
 def without_lone_split(source: Source) -> Source:
-    """The source; of one split if all that it has is images of none and others called `train`, or of that meaning."""
-    keys = {split_key(split) for split in source.splits}
+    """The source; of one split if all that its folders say is that some images are of `train`, or of that meaning."""
+    keys = {split_key(split) for split in source.splits} if source.one_image_each else set[str]()
     return OneSplit(source) if keys == {ALL, "train"} else source
 
 

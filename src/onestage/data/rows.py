@@ -174,14 +174,15 @@ class AnnotatedRows:
     def __init__(self, one_image_each: bool, faults: Faults) -> None:
         self.one_image_each, self.faults = one_image_each, faults
         self.first: list[int] = []  # of each row the first one of its image
-        self._seen: dict[str, tuple[int, str, set[int]]] = {}  # path -> first row, annotation, labels
+        self._seen: dict[str, tuple[int, ImageObjects, set[int]]] = {}  # path -> first row, its objects, all labels
 
     def take(self, objects: ImageObjects) -> bool:
         """True if the annotation becomes the next row."""
         image, labels = objects.image, set(compress(objects.labels, map(not_, objects.ignored)))
-        row, file, before = self._seen.setdefault(image.path, (len(self.first), image.file, set()))
-        if row < len(self.first) and (self.one_image_each or before & labels):
-            message = f"is the image of {file} and of {image.file}; delete one of the two"
+        row, first, before = self._seen.setdefault(image.path, (len(self.first), objects, set()))
+        differ = self.one_image_each or first.size_hw != objects.size_hw
+        if row < len(self.first) and (differ or before & labels):
+            message = f"is the image of {first.image.file} and of {image.file}; delete one of the two"
             self.faults.report(image.path, "duplicate-image", message)
             return False
         before |= labels

@@ -33,9 +33,12 @@ class ShrunkImages:
     ) -> ShrunkImages:
         """Places for those that get smaller, as many as the room holds."""
         smaller = (sizes_hw != original_sizes_hw).any(axis=1)
-        needed = smaller * (len(MARK) + 3 * sizes_hw.prod(axis=1, dtype=np.int64))
-        ends = np.cumsum(needed)
-        return cls(file, original_sizes_hw, np.where(smaller & (ends <= max_bytes), ends - needed, -1))
+        needed = len(MARK) + 3 * sizes_hw.prod(axis=1, dtype=np.int64)
+        starts, end = np.full(len(sizes_hw), -1, dtype=np.int64), 0
+        for row in np.flatnonzero(smaller).tolist():
+            if end + (size := int(needed[row])) <= max_bytes:
+                starts[row], end = end, end + size
+        return cls(file, original_sizes_hw, starts)
 
     def of_rows(self, rows: Sequence[int] | Int64[np.ndarray, " R"]) -> ShrunkImages:
         """The same for some rows of the table, in the same places."""

@@ -15,6 +15,7 @@ _SPLIT_WORDS = {
     "testing": "test",
     "trainval": "trainval",
 }
+EXCLUSIVE = ("train", "val", "test")  # splits that share no image
 LONGEST = 100  # letters of a name that may mean a split: the patterns below take the square of its length
 # words beside a split's in the name of its folder: train_images, images-train, test_set
 _BESIDE_SPLIT = (
@@ -56,3 +57,10 @@ def without_annotations(names: Sequence[str]) -> str:
     """The end of a line about a data set in which these splits, or files of splits, list images and nothing more."""
     listed = ", ".join(names[:3]) + (", ..." if names[3:] else "")
     return f"; not used, as they have no annotations: {listed}" if names else ""
+
+
+def may_be_of(path: str, split: str) -> bool:
+    """False for an image in the folder of another split."""
+    folders = path.split("/")[:-1]
+    keys = {split_key(folder) for folder in folders if is_split(folder)}
+    return not keys or split_key(split) not in EXCLUSIVE or bool(keys & {split_key(split), "trainval"})

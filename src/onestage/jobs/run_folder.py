@@ -54,6 +54,11 @@ def decoded_folder(folder: RunFolder) -> Path:
     return folder.root / "decoded"
 
 
+def room_for_images(folder: RunFolder, gigabytes: float) -> int:
+    """How many bytes of them may lie there: so many gigabytes, but half of what is free at most."""
+    return min(round(gigabytes * 1e9), shutil.disk_usage(folder.root).free // 2)
+
+
 def as_begun(begun: RunFolder | None, request: Request) -> tuple[Recipe | None, Request]:
     """The recipe of the run that goes on, if one does, and the request, filled from the one that it began with."""
     if begun is None:

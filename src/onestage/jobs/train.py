@@ -38,6 +38,7 @@ from onestage.jobs.run_folder import (
     free_folder,
     named_folder,
     refuse_second_run,
+    room_for_images,
     take_folder,
     write_settings,
 )
@@ -332,7 +333,7 @@ def _trained(
 
 def _tables(plan: Plan, recipe: Recipe) -> dict[str, Table]:
     """What trains (tiles or shrunk images, if asked for), chooses and tests; decoded images are kept meanwhile."""
-    folder, room = decoded_folder(plan.folder), round(recipe.cache_tiles * 1e9)
+    folder, room = decoded_folder(plan.folder), room_for_images(plan.folder, recipe.cache_tiles)
     decoded, train = DecodedImages(folder, room), plan.train.with_difficult(recipe.train_difficult)
     if recipe.shrink_images is not None:
         train = train.with_smaller_images(recipe.shrink_images, folder / "shrunk", room)

@@ -21,5 +21,7 @@ def shrinking_for(table: Table, resize: Resize) -> tuple[int | None, list[str]]:
     side = math.ceil(ROOM_FOR_CROPS * min(typical_input_hw(resize)))
     if pixels < LARGE or float(np.median(table.image_sizes_hw.min(axis=1))) < LEAST_FACTOR * side:
         return None, []
+    factor = np.minimum(1.0, side / table.image_sizes_hw.min(axis=1))
+    size = 3 * float((table.image_sizes_hw.prod(axis=1, dtype=np.int64) * factor**2).sum())
     shrunk = f"images of {pixels / 1e6:.1f} megapixels are shrunk once, to a shorter side of {side} px"
-    return side, [f"{shrunk}, and kept in the run folder while they train, so that no epoch decodes them again"]
+    return side, [f"{shrunk}, and kept while they train: {size / 1e9:.2g} GB (--cache-tiles is the most)"]

@@ -117,7 +117,10 @@ def test_class_names_are_taken_from_the_one_file_that_may_list_them(
 
 
 # ---------------------------------------------------------------- other coordinates
-CORNERS = ("0 0.7 0.5 0.9 1.0005", "0 0.6 0.2 0.8 0.9", "0 0.1 0.5 0.6 0.75")  # as cx cy w h, each reaches outside
+CORNERS = (  # as cx cy w h, each reaches far outside
+    *("0 0.7 0.5 0.9 1.0005", "0 0.6 0.2 0.8 0.9", "0 0.1 0.5 0.6 0.75"),
+    *("0 0.75 0.5 0.85 0.9", "0 0.2 0.4 0.7 0.6"),
+)
 INSIDE = "0 0.2 0.2 0.3 0.3"  # as both
 
 
@@ -131,17 +134,18 @@ def of_lines(root: Path, *lines: str) -> Path:
 def test_corners_in_place_of_centre_and_size_are_an_error(more: tuple[str, ...], tmp_path: Path) -> None:
     _, problems = read_split(of_lines(tmp_path, *CORNERS, *more), "all")
     (error,) = [problem for problem in problems if problem.severity == "error"]
-    assert f"3 of {3 + len(more)} boxes reach outside of their images, and none would as x1 y1 x2 y2" in str(error)
+    assert f"5 of {5 + len(more)} boxes reach outside of their images, and none would as x1 y1 x2 y2" in str(error)
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        CORNERS[:2],  # too few to tell
+        CORNERS[:4],  # too few to tell
         (*CORNERS, "0 0.5 0.5 0.4 0.6"),  # x2 < x1
         (*CORNERS, "0 0.9 0.9 1.01 1"),  # outside as corners too
-        (*CORNERS, *(f"0 0.2 0.2 0.3 0.3{digit}" for digit in range(1, 7))),  # a third
+        (*CORNERS, *(f"0 0.2 0.2 0.3 0.3{digit}" for digit in range(10))),  # a third
         ("0 0.49 0.5 0.99 0.99", "0 0.5 0.49 0.9 0.99", "0 0.49 0.49 0.99 0.99"),  # by rounding
+        tuple(f"0 0.55 0.55 0.9{digit} 0.99" for digit in range(10)),  # drawn over the border, but not far
     ],
 )
 def test_boxes_that_reach_outside_by_chance_are_clipped(lines: tuple[str, ...], tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 ROUNDED = 0.001  # of a side of the image
-CLEARLY = 0.02  # of a side of the image: further out than rounding and careless drawing bring a box
-FEW = 3  # boxes that may be outside by chance
+CLEARLY = 0.1  # of a side of the image: further out than rounding and careless drawing bring a box
+FEW = 5  # boxes that may be outside by chance
 
 
 class Corners:
