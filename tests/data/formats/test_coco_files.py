@@ -21,7 +21,8 @@ MANY_CATEGORIES = {"categories": [{"id": n, "name": name, "def": "word " * 20} f
 CAT = [("cat", 10, 20, 40, 50)]
 RESULTS = {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.3}]}
 CAPTIONS = IMAGES | {"annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}]}
-SEGMENTS = {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 3, "category_id": 1}]}]}
+SEGMENT = {"id": 3, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
+SEGMENTS = {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [SEGMENT, SEGMENT]}]}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,8 @@ def test_utf_16_is_looked_through_too(tmp_path: Path) -> None:
     [
         ("results/pred.json", RESULTS),
         ("annotations/captions_train.json", CAPTIONS),
+        ("annotations/captions.json", CAPTIONS),
+        ("annotations/segments_train.json", IMAGES | CATEGORIES | SEGMENTS),
         ("annotations/panoptic_train.json", IMAGES | CATEGORIES | SEGMENTS),
         ("annotations/person_keypoints_train.json", COCO),
         ("annotations/stuff_train.json", COCO),
@@ -80,6 +83,26 @@ def test_a_lone_file_that_lacks_a_list_is_named_with_it(lists: dict, lacking: st
     write(tmp_path, "labels.json", lists)
     with pytest.raises(UserError, match=rf"labels\.json: it has no list of {lacking}; expected COCO's images"):
         read(tmp_path, "coco")
+
+
+def test_a_file_without_categories_is_named_beside_one_that_has_them_but_results_are_not(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "train.json", COCO)
+    write(tmp_path, "results.json", RESULTS)
+    write(tmp_path, "captions_val.json", CAPTIONS)
+    assert objects(read(tmp_path, "coco", "train")[0]) == CAT
+    write(tmp_path, "val.json", IMAGES | ANNOTATIONS)
+    with pytest.raises(UserError, match=r"val\.json: it has no list of categories; expected COCO's images"):
+        read(tmp_path, "coco", "val")
+
+
+@pytest.mark.parametrize("segments", [None, [], [SEGMENT]])
+def test_a_file_with_boxes_is_read_whatever_it_says_of_panoptic_segments(segments: object, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    records = [record | {"segments_info": segments} for record in ANNOTATIONS["annotations"]]
+    write(tmp_path, "labels.json", COCO | {"info": {"keys": ["segments_info"]}, "annotations": records})
+    table, problems = read(tmp_path, "coco")
+    assert (objects(table), problems) == (CAT, [])
 
 
 BOX = {"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]}

@@ -12,7 +12,8 @@ from onestage.texts import decode_text
 LISTS = ("images", "annotations", "categories")
 MAX_JSON_BYTES = 4 << 30
 # beside COCO's instances there are files of other annotations of the same images
-OTHER_TASKS = re.compile(r"(captions|person_keypoints|stuff|panoptic)_\w+", re.IGNORECASE)
+OTHER_TASKS = re.compile(r"(captions|person_keypoints|stuff|panoptic)(_\w+)?", re.IGNORECASE)
+PANOPTIC = re.compile(rb'"segments_info"\s*:\s*\[\s*\{[^][]*(?:\[[^][]*\][^][]*)*\]')  # segments, each with its box
 # tool -> keys of its own JSON, which is not read
 OTHER_TOOLS = {
     "Datumaro": ("categories", "items"),
@@ -22,7 +23,7 @@ OTHER_TOOLS = {
 
 
 class CocoFiles(NamedTuple):
-    """JSON files that hold images and categories."""
+    """JSON files that hold images, and annotations or categories."""
 
     annotated: list[str]
     not_annotated: list[str]
@@ -32,13 +33,17 @@ def coco_files(folder: DataFolder) -> CocoFiles:
     """The files of COCO's kind in a folder; a UserError if there is none, but those of a tool with another JSON."""
     files = folder.annotations(".json")
     named = [file for file in files if stem_of(file).lower().startswith("instances")]
-    others = [file for file in files if file not in named and not (named and OTHER_TASKS.fullmatch(stem_of(file)))]
+    of_other_tasks = {file for file in files if OTHER_TASKS.fullmatch(stem_of(file))}
+    others = [file for file in files if file not in named and not (named and file in of_other_tasks)]
     looked_at = {file: _lists_of(folder, file) for file in named + [one for one in others if is_coco(folder.head(one))]}
-    found = [file for file, lists in looked_at.items() if file in named or {"images", "categories"} <= lists]
+    of_two = [file for file, lists in looked_at.items() if "images" in lists and len(lists) > 1]
+    # one without categories is named, unless it is of another task, whose files have none
+    kept = {file for file in of_two if "categories" in looked_at[file] or file not in of_other_tasks}
+    found = [file for file in looked_at if file in named or file in kept]
     plain = [file for file in found if looked_at[file] == {"images", "categories"}]
     annotated = [file for file in found if file not in plain]
     if not found:
-        annotated = [file for file, lists in looked_at.items() if {"images", "annotations"} <= lists]  # to be named
+        annotated = of_two  # to be named
     if not annotated:
         _refuse_other_tools(folder, files)
     return CocoFiles(sorted(annotated or plain), sorted(plain if annotated else ()))
@@ -56,7 +61,8 @@ def _lists_of(folder: DataFolder, file: str) -> set[str]:
     data = folder.read(file, MAX_JSON_BYTES)
     if b"\0" in data[:4]:  # UTF-16
         data = decode_text(data).encode()
-    if b'"segments_info"' in data:
+    without_segments = PANOPTIC.sub(b"", data)
+    if len(without_segments) < len(data) and not re.search(rb'"(bbox|segmentation)"', without_segments):
         return set()
     return {name for name in LISTS if re.search(rb'"%s"\s*:\s*\[' % name.encode(), data)}
 
