@@ -52,7 +52,7 @@ def rows(table: Table) -> dict[str, list[list[float]]]:
 def test_labels_win_over_what_a_model_found(labels: dict, box: list[float], place: str, tmp_path: Path) -> None:
     root = add(folder(tmp_path, **labels), {f"{place}/{stem}.txt": LINE + WITH_CONFIDENCE for stem in "ab"})
     write_image(root / place / "a.jpg")  # with the boxes drawn on it
-    assert "; what a model found is passed over (" in find_datasets(root)[0].describe()
+    assert "; what a model found is skipped (" in find_datasets(root)[0].describe()
     table, problems = read_split(root, "all")
     assert (rows(table), problems) == ({"images/a.jpg": [box], "images/b.jpg": [box]}, [])
 
@@ -73,24 +73,76 @@ def test_images_of_a_folder_that_is_called_as_predictions_are_stay_if_they_are_n
     assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "predictions/c.jpg": [BOX]}
 
 
-def test_a_folder_called_detection_is_no_prediction(tmp_path: Path) -> None:
-    files = {"detection/a.json": LABELME, "detection/b.json": LABELME, "segmentation/a.xml": VOC}
-    assert find_datasets(folder(tmp_path, **files))[0].passed == []
+def test_a_folder_with_images_of_its_own_is_no_prediction_whatever_its_name(tmp_path: Path) -> None:
+    for image in ("train/1", "inference/1", "inference/2"):
+        write_image(tmp_path / f"{image}.jpg")
+        add(tmp_path, {f"{image}.xml": VOC})
+    table, problems = read_dataset(tmp_path, "all")
+    assert rows(table) == {"train/1.jpg": [BOX], "inference/1.jpg": [BOX], "inference/2.jpg": [BOX]}
+    assert problems == []
 
 
-def test_what_predict_wrote_below_the_labels_is_passed_over_and_read_where_it_is_named(tmp_path: Path) -> None:
-    root = folder(tmp_path, **{"images/a.json": LABELME, "images/b.json": LABELME})
-    found = {f"found/voc/Annotations/{stem}.xml": voc_xml([("cat", 1, 1, 9, 9)]) for stem in "ab"}
-    listed = "".join(json.dumps([name.removeprefix("found/"), [1, 2]]) + "\n" for name in found)
-    add(root, {**found, f"found/{LIST_NAME}": listed})
-    write_image(root / "found/voc/JPEGImages/a.jpg")
-    write_image(root / "found/a.jpg")
+def test_a_folder_that_the_yaml_names_is_no_prediction_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("train", "inference"):
+        write_image(tmp_path / name / "images/1.jpg")
+        add(tmp_path, {f"{name}/labels/1.txt": LINE})
+    add(tmp_path, {"data.yaml": "train: train/images\nval: inference/images\nnames: [cat]\n"})
+    assert rows(read_split(tmp_path, "val")[0]) == {"inference/images/1.jpg": [LINE_BOX]}
+
+
+def test_an_image_in_a_folder_called_prediction_is_the_one_that_coco_means(tmp_path: Path) -> None:
+    for name in ("prediction", "control"):
+        write_image(tmp_path / name / "1.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "prediction/1.jpg", "height": 60, "width": 80}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 30]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    add(tmp_path, {"labels.json": json.dumps(content)})
+    assert rows(read_split(tmp_path, "all")[0]) == {"prediction/1.jpg": [BOX]}
+
+
+def test_labels_in_a_folder_called_predictions_are_read_where_the_images_have_no_others(tmp_path: Path) -> None:
+    table = "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,1,9,9\n"
+    root = folder(tmp_path, **{"predictions/a.xml": VOC, "predictions/b.xml": VOC, "old.csv": table})
     assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "images/b.jpg": [BOX]}
 
-    written = {"voc/JPEGImages/a.jpg": [[0.0, 0.0, 9.0, 9.0]]}
-    assert rows(read_split(root / "found", "all")[0])["voc/JPEGImages/a.jpg"] == written["voc/JPEGImages/a.jpg"]
+
+def test_a_folder_called_detection_is_no_prediction(tmp_path: Path) -> None:
+    files = {"detection/a.json": LABELME, "detection/b.json": LABELME, "segmentation/a.xml": VOC}
+    assert find_datasets(folder(tmp_path, **files))[0].skipped == []
+
+
+def write_list(root: Path, *names: str) -> None:
+    """The list that `predict` keeps of these files."""
+    status = {name: (root / name).stat() for name in names}
+    lines = (json.dumps([name, [one.st_size, one.st_mtime_ns]]) for name, one in status.items())
+    (root / LIST_NAME).write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_what_predict_wrote_below_the_labels_is_skipped_and_read_where_it_is_named(tmp_path: Path) -> None:
+    root = folder(tmp_path, **{"images/a.json": LABELME, "images/b.json": LABELME})
+    found = {f"found/voc/Annotations/{stem}.xml": voc_xml([("cat", 1, 1, 9, 9)]) for stem in "ab"}
+    add(root, found)
+    write_image(root / "found/voc/JPEGImages/a.jpg")
+    write_image(root / "found/a.jpg")
+    written = ["a.jpg", "voc/JPEGImages/a.jpg", *(name.removeprefix("found/") for name in found)]
+    write_list(root / "found", *written)
+    assert find_datasets(root)[0].skipped == ["found/"]
+    assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "images/b.jpg": [BOX]}
+
+    assert rows(read_split(root / "found", "all")[0])["voc/JPEGImages/a.jpg"] == [[0.0, 0.0, 9.0, 9.0]]
     joined, _ = read_dataset(f"{root / 'images'}+{root / 'found/voc'}", "all")
     assert sorted(map(len, rows(joined).values())) == [1, 1, 1]
+
+
+def test_what_predict_wrote_among_the_images_is_skipped_alone_and_not_what_was_corrected(tmp_path: Path) -> None:
+    root = folder(tmp_path, **{"images/a.json": LABELME, "images/a.xml": VOC, "images/b.xml": VOC})
+    write_list(root / "images", "a.xml", "b.xml")
+    assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX]}
+    (root / "images/b.xml").write_text(voc_xml([("cat", 1, 1, 9, 9), ("cat", 1, 1, 5, 5)]))
+    (found,) = find_datasets(root, "voc")
+    assert rows(read_dataset(root, "all", found=[found])[0]) == {"images/b.jpg": [[0, 0, 9, 9], [0, 0, 5, 5]]}
 
 
 def test_what_predict_wrote_into_the_folder_of_the_labels_is_told_by_its_list(tmp_path: Path) -> None:
@@ -99,7 +151,7 @@ def test_what_predict_wrote_into_the_folder_of_the_labels_is_told_by_its_list(tm
     names = ("detections.csv", "voc/Annotations/a.xml", "voc/Annotations/b.xml")
     add(root, {LIST_NAME: "".join(f'["{name}", null]\n' for name in names) + "[torn"})
     (found,) = find_datasets(root)
-    assert (found.kind, found.others, found.passed) == ("labelme", [], sorted(names))
+    assert (found.kind, found.others, found.skipped) == ("labelme", [], sorted(names))
 
 
 def test_labels_with_the_confidence_of_a_model_come_after_other_annotations(tmp_path: Path) -> None:

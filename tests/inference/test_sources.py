@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_predict_folder_leaves_nothing_out_but_pipes(tmp_path: Path) -> None:
     assert sources[-1].output_name == "linked/deep/h.jpg"
     found = open_sources([str(tmp_path / "in/*")])
     assert [Path(source.name).name for source in found] == [*names, "h.jpg"]
+
+
+def test_a_folder_gives_what_predict_wrote_below_it_only_where_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "out/a.jpg", "out/torn.jpg", "out/redrawn.jpg", "out/mine.jpg")
+    drawn = (tmp_path / "out/a.jpg").stat()
+    lines = [["a.jpg", [drawn.st_size, drawn.st_mtime_ns]], ["torn.jpg", None], ["redrawn.jpg", [1, 2]]]
+    (tmp_path / "out/.onestage-predict.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    monkeypatch.chdir(tmp_path)
+    assert [source.name for source in open_sources(["."])] == ["a.jpg", "out/mine.jpg", "out/redrawn.jpg"]
 
 
 @pytest.mark.parametrize(

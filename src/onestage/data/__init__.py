@@ -50,13 +50,13 @@ class Found(NamedTuple):
     kind: str  # a key of `FORMATS`
     source: Source
     others: list[str]  # the formats that fit too
-    passed: list[str]  # folders and files of what a model found
+    skipped: list[str]  # folders and files of what a model found
     only_in_others: Labelled  # what the other formats alone label
 
     def describe(self) -> str:
         """One line: what was understood, and how to choose another format that fits."""
         choice = f"; --format {' or '.join(self.others)} reads it otherwise" if self.others else ""
-        found = f"; what a model found is passed over ({', '.join(self.passed[:3])})" if self.passed else ""
+        found = f"; what a model found is skipped ({', '.join(self.skipped[:3])})" if self.skipped else ""
         return f"{self.folder.root}: {self.source.about}{found}{choice}"
 
 
@@ -75,11 +75,11 @@ def _find(root: Path, format: str | None) -> Found:
     if format is not None and format not in FORMATS:
         raise UserError(f"--format {format}: no such format; there is {', '.join(FORMATS)}")
     wanted = FORMATS if format is None else {format: FORMATS[format]}
-    rest, passed = without_predictions(folder)
+    rest, skipped = without_predictions(folder)
     fitting, refused = _fitting(rest, wanted)
     yolo = fitting.get("yolo")
-    if passed and (not fitting or (isinstance(yolo, YoloSource) and not yolo.files)):  # there is nothing besides
-        rest, passed = folder, []
+    if skipped and (not fitting or (isinstance(yolo, YoloSource) and not yolo.files)):  # there is nothing besides
+        rest, skipped = folder, []
         fitting, refused = _fitting(rest, wanted)
     if refused and not fitting:
         raise refused[0]
@@ -87,7 +87,7 @@ def _find(root: Path, format: str | None) -> Found:
         raise UserError(f"{root}: {what_is_there(folder, wanted)}")
     kind, only_in_others = choose_format(rest, fitting)
     others = [name for name in fitting if name != kind]
-    return Found(rest, kind, without_lone_split(fitting[kind]), others, passed, only_in_others)
+    return Found(rest, kind, without_lone_split(fitting[kind]), others, skipped, only_in_others)
 
 
 def _fitting(folder: DataFolder, formats: Mapping[str, Format]) -> tuple[dict[str, Source], list[UserError]]:

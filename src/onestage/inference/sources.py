@@ -179,13 +179,13 @@ def matching(pattern: str) -> Iterator[str]:
 
 def _in_folder(folder: Path, prefix: str = "") -> Iterator[Source]:
     """The images and videos below a folder, without those that an earlier `predict` wrote there."""
-    written: set[str] = set()
+    written: set[Path] = set()
     for parent, files in walk(str(folder)):
         if Path(parent) != folder:
-            written |= {os.path.join(parent, name) for name in written_by_predict(Path(parent))}
+            written |= {Path(parent, name) for name in written_by_predict(Path(parent))}
         for path in (Path(parent, name) for name in files):
             missing = path.is_symlink() and not path.exists()  # will be said to be so
-            if _is_wanted(path) and (path.is_file() or missing) and str(path) not in written:  # no pipe
+            if _is_wanted(path) and (path.is_file() or missing) and path not in written:  # no pipe
                 yield _file(path, prefix + path.relative_to(folder).as_posix())
 
 

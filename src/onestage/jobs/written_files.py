@@ -2,15 +2,12 @@
 
 import json
 import os
-import stat
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from onestage.data.predictions import LIST_NAME
+from onestage.data.predictions import LIST_NAME, Fingerprint, fingerprint_of, is_as_written, read_list
 from onestage.errors import UserError
-
-Fingerprint = tuple[int, int]  # size in bytes, and time of the last change in nanoseconds
 
 
 class WrittenFiles(AbstractContextManager["WrittenFiles"]):
@@ -24,7 +21,7 @@ class WrittenFiles(AbstractContextManager["WrittenFiles"]):
         """Read what earlier runs wrote; `overwrite` allows to replace other files, too."""
         self.folder, self.overwrite = folder, overwrite
         self.list = folder / LIST_NAME
-        self.known = _read(self.list)
+        self.known = read_list(folder)
         self._file = None
         self._unfinished: set[Path] = set()
 
@@ -78,36 +75,15 @@ class WrittenFiles(AbstractContextManager["WrittenFiles"]):
     def done(self, path: Path) -> None:
         """Note that a file is whole."""
         self._unfinished.discard(path)
-        self._note(path, _fingerprint(path.lstat()))
+        self._note(path, fingerprint_of(path.lstat()))
 
     def _note(self, path: Path, fingerprint: Fingerprint | None) -> None:
         assert self._file is not None
         self._file.write(json.dumps([path.relative_to(self.folder).as_posix(), fingerprint]) + "\n")
 
     def _is_ours(self, path: Path) -> bool:
-        name, status = path.relative_to(self.folder).as_posix(), path.lstat()
-        if name not in self.known or not stat.S_ISREG(status.st_mode):
-            return False
-        return self.known[name] in (None, _fingerprint(status))  # None: the run ended while it was written
-
-
-def _read(path: Path) -> dict[str, Fingerprint | None]:
-    known: dict[str, Fingerprint | None] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return known
-    for line in lines:
-        try:
-            name, fingerprint = json.loads(line)
-            known[str(name)] = None if fingerprint is None else (int(fingerprint[0]), int(fingerprint[1]))
-        except (ValueError, TypeError, IndexError):  # torn when a run was killed
-            continue
-    return known
-
-
-def _fingerprint(status: os.stat_result) -> Fingerprint:
-    return status.st_size, status.st_mtime_ns
+        name = path.relative_to(self.folder).as_posix()
+        return name in self.known and is_as_written(path, self.known[name])
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
