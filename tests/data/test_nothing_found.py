@@ -20,6 +20,7 @@ NO_BOX = "expected filename, class, and xmin, ymin, xmax, ymax or x, y, bbox_wid
         ("filename,species,xmin,ymin,xmax,ymax", "class"),
         ("filename,width,height,class,x,y", "box"),  # those are the width and the height of the image
         ("path,image_id,width,height,class,x,y", "box"),
+        ("filename,width,height,x,y,class", "box"),
         ("id,klasse,xmin,ymin,xmax,ymax", "image or class"),
         ("filename,dog,cat", "class or box"),
     ],

@@ -55,7 +55,8 @@ SIDES: dict[str, Sequence[Sequence[str]]] = {  # what a box is written as -> its
     "list": [["bbox"], ["box"], ["boundingbox"]],
 }
 OF_BOX = ("bbox", "boundingbox", "bndbox", "box")  # what may stand before the name of such a column
-HEIGHT, WIDTH = ("imageheight", "imgheight", "height"), ("imagewidth", "imgwidth", "width")
+HEIGHT = ("imageheight", "imgheight", "imageh", "imgh", "height")
+WIDTH = ("imagewidth", "imgwidth", "imagew", "imgw", "width")
 SPLIT = ("split", "subset", "set")
 NO_CLASS = ("", "unnamed0", "index", "id", "folder", "source", "area", "score", "confidence")  # columns without meaning
 ONLY_CLASS = "object"  # where nothing names a class
@@ -152,18 +153,32 @@ def meaning_of(columns: Sequence[str]) -> Meaning | None:
 
 
 def _sides_of(columns: Sequence[str]) -> tuple[Sequence[str], str]:
-    """The columns of the box, and the kind of it; none if there is no box.
-
-    A width and a height that stand before the corner are those of the image.
-    """
+    """The columns of the box, and the kind of it; none if there is no box."""
     for kind, possible in SIDES.items():
         for names in possible:
             spelled = [[*(before + name for before in OF_BOX), name] for name in names]
             sides = [next((name for name in one if name in columns), "") for one in spelled]
-            of_image = sides[-1] in ("h", "height") and columns.index(sides[-1]) < columns.index(sides[0] or sides[-1])
-            if all(sides) and not of_image:
+            if all(sides) and not _has_size_of_image(columns, sides):
                 return sides, kind
     return (), ""
+
+
+def _has_size_of_image(columns: Sequence[str], sides: Sequence[str]) -> bool:
+    """True where the width and the height among the sides seem to be those of the image.
+
+    So they are if they stand before the corner and are the first size in the table. But they are the box's if they
+    stand next to the corner and not next to the image, or if the columns are sorted, which tells nothing.
+    """
+    if sides[-1] not in ("h", "height"):
+        return False
+    width, height = sides[-2:]
+    corner, last = columns.index(sides[0]), columns.index(height)
+    first = min(columns.index(width), last)
+    others = [name for name in (*HEIGHT, "h") if name in columns and name != height]
+    if corner < last or any(name.startswith("im") or columns.index(name) < last for name in others):
+        return False
+    is_beside_corner = corner - first == 2 and columns[max(first - 1, 0)] not in IMAGE
+    return not is_beside_corner and list(columns) != sorted(columns)
 
 
 def is_table(head: str, with_class: bool = False) -> bool:
