@@ -57,6 +57,13 @@ def test_labels_without_their_image_are_named_once_for_the_split(tmp_path: Path)
     assert read_split(root, "val")[1] == []
 
 
+@pytest.mark.parametrize("second", ["1a2b3c4d-a.txt", "a.jpg.txt"])
+def test_a_second_label_file_of_an_image_is_none_without_an_image(second: str, tmp_path: Path) -> None:
+    root = put(tmp_path, ["images/a.jpg"], {"labels/a.txt": LINE, f"labels/{second}": LINE})
+    table, problems = read_split(root, "all")
+    assert (table.boxes_xyxy.tolist(), problems) == ([BOX], [])
+
+
 def test_labels_are_named_where_not_one_has_an_image(tmp_path: Path) -> None:
     texts = {"data.yaml": "train: images\nnames: [cat]\n", "labels/label_a.txt": LINE}
     _, problems = read_split(put(tmp_path, ["images/a.jpg"], texts), "train")

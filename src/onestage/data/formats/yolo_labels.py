@@ -38,8 +38,15 @@ class LabelFiles:
     def of_no_image(self, beside: Collection[str]) -> list[str]:
         """The text files in the folders of those `beside`, or anywhere if there are none, that belong to no image."""
         folders = {folder_of(file) for file in beside or self.files}
-        taken = {self.of(image) for image in self.folder.images}
-        return sorted(file for file in self.files if file not in taken and folder_of(file) in folders)
+        file_of = {image: file for image in self.folder.images if (file := self.of(image))}
+        rest = self.files.difference(file_of.values())
+
+        def is_second(file: str) -> bool:
+            """True where an image that it may be of has its labels in the same folder."""
+            of_images = (file_of.get(image) for image in _images_of(self.folder, file))
+            return any(one is not None and folder_of(one) == folder_of(file) for one in of_images)
+
+        return sorted(file for file in rest if folder_of(file) in folders and not is_second(file))
 
     @cached_property
     def _of_upload(self) -> dict[str, str]:
@@ -91,8 +98,14 @@ class LabelFiles:
 
 def may_have_image(folder: DataFolder, file: str) -> bool:
     """True for a.txt where an image is called a, and for a.jpg.txt, and for the name of an upload."""
+    return bool(_images_of(folder, file))
+
+
+def _images_of(folder: DataFolder, file: str) -> set[str]:
     names = (file, stem_of(file), *other_names(file))
-    return any(folder.images_of_stem(stem_of(name)) for name in names) or bool(image_of_upload(folder, stem_of(file)))
+    uploaded = image_of_upload(folder, stem_of(file))
+    found = {image for name in names for image in folder.images_of_stem(stem_of(name))}
+    return found if uploaded is None else found | {uploaded}
 
 
 def other_names(file: str) -> list[str]:
