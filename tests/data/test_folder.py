@@ -56,6 +56,11 @@ def test_an_image_is_found_by_its_absolute_path_here(tmp_path: Path) -> None:
     assert folder.find_image(f"{tmp_path}/b/x.jpg") == "b/x.jpg"
 
 
+def test_an_image_of_an_unread_kind_counts_only_where_no_read_one_lies_beside_it(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a/x.jpg", "a/x.pgm", "a/y.PPM", "b/x.heic")
+    assert folder.images == ["a/x.jpg", "a/y.PPM", "b/x.heic"]
+
+
 def test_a_name_with_an_upload_prefix_is_taken_as_it_is_where_that_exists(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "3fa1c0d2-a.jpg", "a.jpg", "3fa1c0d-b.jpg")
     assert folder.find_image("3fa1c0d2-a.jpg") == "3fa1c0d2-a.jpg"

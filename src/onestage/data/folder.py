@@ -127,7 +127,11 @@ class DataFolder:
 
     @cached_property
     def images(self) -> list[str]:
-        return [file for file in self.files if is_image(file)]
+        """The paths of all images, but for those of an unread kind beside a read one: a.pgm is a mask of a.jpg."""
+        found = [file for file in self.files if is_image(file)]
+        unread = {file for file in found if file.lower().endswith(UNREAD_EXTENSIONS)}
+        stems = {os.path.splitext(file)[0] for file in found if file not in unread} if unread else set()
+        return [file for file in found if file not in unread or os.path.splitext(file)[0] not in stems]
 
     @cached_property
     def _of_extension(self) -> dict[str, list[str]]:
