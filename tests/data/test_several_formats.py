@@ -207,3 +207,57 @@ def test_a_second_data_set_in_a_folder_of_its_own_is_an_error(other: dict[str, s
     assert f"1 image with labels in another format alone ({next(iter(other))}), none in voc" in str(error)
     (root / "bob/images/c.jpg").rename(root / "bob/images/a.jpg")  # a copy of the first
     assert read_dataset(root, "all")[1] == []
+
+
+def test_second_data_set_whose_images_are_numbered_alike_is_an_error_and_a_copy_is_none(tmp_path: Path) -> None:
+    for seed, stem in enumerate("01"):
+        write_image(tmp_path / f"A/images/{stem}.jpg", seed=seed)
+        write_image(tmp_path / f"B/JPEGImages/{stem}.jpg", seed=seed + 2)
+        add(tmp_path, {f"A/labels/{stem}.txt": LINE, f"B/Annotations/{stem}.xml": VOC})
+    ours = {"A/images/0.jpg": [LINE_BOX], "A/images/1.jpg": [LINE_BOX]}
+    table, (error,) = read_dataset(tmp_path, "all")
+    assert (rows(table), error.severity) == (ours, "error")
+    assert "2 images with labels in another format alone (B/Annotations/1.xml), none in yolo" in str(error)
+    for stem in "01":
+        write_image(tmp_path / f"B/JPEGImages/{stem}.jpg", seed=int(stem))
+    table, problems = read_dataset(tmp_path, "all")
+    assert (rows(table), problems) == (ours, [])
+
+
+def test_copies_of_the_images_beside_labels_in_another_format_are_no_error(tmp_path: Path) -> None:
+    for name, labels in (("yolo/a.txt", LINE), ("voc/a.xml", VOC)):
+        add(tmp_path, {name: labels})
+        write_image((tmp_path / name).with_suffix(".jpg"))
+    table, problems = read_dataset(tmp_path, "all")
+    assert (rows(table), problems) == ({"yolo/a.jpg": [LINE_BOX]}, [])
+
+
+GEOMETRY = {"geometryType": "rectangle", "points": {"exterior": [[10, 20], [39, 49]], "interior": []}}
+SUPERVISELY = json.dumps({"size": {"height": 60, "width": 80}, "objects": [{"classTitle": "cat", **GEOMETRY}]})
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"img/a.txt": LINE, "ann/a.jpg.json": SUPERVISELY, "ann/b.jpg.json": SUPERVISELY}, "supervisely"),
+        ({"img/a.jpg.txt": LINE, "img/a.xml": VOC, "img/b.xml": VOC}, "voc"),
+    ],
+)
+def test_labels_that_are_called_after_the_image_with_its_extension_count(
+    files: dict[str, str], kind: str, tmp_path: Path
+) -> None:
+    for stem in "ab":
+        write_image(tmp_path / f"ds/img/{stem}.jpg")
+    add(tmp_path / "ds", files)
+    assert find_datasets(tmp_path)[0].kind == kind
+    assert rows(read_dataset(tmp_path, "all")[0]) == {"ds/img/a.jpg": [BOX], "ds/img/b.jpg": [BOX]}
+
+
+def test_a_file_without_objects_in_another_format_is_no_label(tmp_path: Path) -> None:
+    files = {"images/b.xml": voc_xml(), "labels/a.txt": LINE, "data.yaml": "train: images\nnames: [cat]\n"}
+    table, problems = read_dataset(folder(tmp_path, **files), "train")
+    assert rows(table) == {"images/a.jpg": [LINE_BOX], "images/b.jpg": []}
+    assert [problem.kind for problem in problems] == ["background"]
+    (tmp_path / "images/b.xml").rename(tmp_path / "images/b.json")
+    (tmp_path / "images/b.json").write_text(LABELME.replace(json.dumps([SHAPE]), "[]"))
+    assert rows(read_dataset(tmp_path, "train")[0]) == rows(table)

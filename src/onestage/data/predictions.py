@@ -20,7 +20,7 @@ LIST_NAME = ".onestage-predict.jsonl"  # in a folder that `predict` wrote: a lis
 LABELS = (".txt", ".xml", ".json")  # of formats with a file an image
 # folders that are called as those of predictions are; Ultralytics writes runs/detect/predict2/labels
 PREDICTED = re.compile(
-    r"(?:^|/)(runs/(?:detect|segment|pose|obb|track|val)|(?:predict(?:ion|ed)?s?|preds?|inference)[\W_]*\d*)/",
+    r"(?:^|/)(runs/(?:detect|segment|pose|obb|track|val)|(?:predict(?:ion|ed)?s?|preds?|inference)(?:[^\w/]|_)*\d*)/",
     re.IGNORECASE,
 )
 
