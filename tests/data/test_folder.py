@@ -59,6 +59,7 @@ def test_an_image_is_found_by_its_absolute_path_here(tmp_path: Path) -> None:
 def test_an_image_of_an_unread_kind_counts_only_where_no_read_one_lies_beside_it(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "a/x.jpg", "a/x.pgm", "a/y.PPM", "b/x.heic")
     assert folder.images == ["a/x.jpg", "a/y.PPM", "b/x.heic"]
+    assert folder.find_image("a/x.png") == folder.find_image("a/x") == "a/x.jpg"
 
 
 def test_a_name_with_an_upload_prefix_is_taken_as_it_is_where_that_exists(tmp_path: Path) -> None:

@@ -237,8 +237,9 @@ class DataFolder:
         found = next((known[key] for key in (last, stem, *others) if key in known), [])
         folders = [*parts[:-1], *near.split("/")]
         possible = [path for path in found if may_be_of(path, split) and self.is_photo(path, folders)]
-        if there := self._names_in.get("/".join(parts[:-1])):  # where folders share names, it is none elsewhere
-            possible = [one for one in possible if not there & self._names_in[folder_of(one)]]
+        own = ("/".join(parts[:-1]), near)
+        if there := self._names_in.get(own[0]):  # where folders share names, it is none elsewhere
+            possible = [one for one in possible if folder_of(one) in own or not there & self._names_in[folder_of(one)]]
         ranked = sorted((self._unlikeness(path, parts, near, split), path) for path in possible)
         if not ranked and outside:
             raise OutsideError(f"{shown(name)} leads outside the data folder {self.root}; name an image inside it")
