@@ -33,9 +33,15 @@ def test_an_image_with_an_object_that_label_studios_brush_painted_is_left_out(ma
     assert problems == [("annotation", message)]
 
 
-def bitmap(mode: str, pixels: list[tuple[int, int]], value: int = 1) -> str:
-    """Supervisely's text of a PNG of 5 x 4 pixels, black but for the pixels (x, y) that are named."""
-    png = Image.new(mode, (5, 4))
+def bitmap(
+    mode: str,
+    pixels: list[tuple[int, int]],
+    value: int | tuple[int, ...] = 1,
+    rest: int | tuple[int, ...] = 0,
+    size: tuple[int, int] = (5, 4),
+) -> str:
+    """Supervisely's text of a PNG, by default of 5 x 4 pixels, black but for the pixels (x, y) that are named."""
+    png = Image.new(mode, size, rest)
     if mode == "P":
         png.putpalette([0, 0, 0, 255, 255, 255])
     for place in pixels:
@@ -50,6 +56,10 @@ def bitmap(mode: str, pixels: list[tuple[int, int]], value: int = 1) -> str:
     [
         (bitmap("P", [(1, 1), (3, 2)]), (11, 21, 14, 23)),
         (bitmap("L", [(4, 0)], 255), (14, 20, 15, 21)),
+        (bitmap("RGBA", [(1, 1), (3, 2)], (255, 255, 255, 255), (255, 255, 255, 0)), (11, 21, 14, 23)),
+        (bitmap("RGBA", [(1, 1), (3, 2)], (0, 0, 0, 9), (0, 0, 0, 0)), (11, 21, 14, 23)),
+        (bitmap("LA", [(4, 0)], (0, 255), (255, 0)), (14, 20, 15, 21)),
+        (bitmap("RGBA", [(4, 0)], (255, 0, 0, 255), (0, 0, 0, 255)), (14, 20, 15, 21)),  # opaque
         (bitmap("L", []), (10, 20, 15, 24)),  # of which nothing can be told but that it is there
     ],
 )
@@ -61,13 +71,14 @@ def test_the_box_of_a_supervisely_bitmap_is_around_its_pixels(data: str, box: tu
     assert (objects(table), problems) == ([("cat", *box)], [])
 
 
+LARGER = bitmap("L", [], size=(81, 60))  # than the image
 ZEROS = base64.b64encode(zlib.compress(bytes(70 << 20), 9)).decode()  # in a few bytes, more than are unpacked
 
 
 @pytest.mark.parametrize(
     "broken",
     [None, {}, {"data": bitmap("L", []), "origin": [1]}, *({"data": data, "origin": [0, 0]} for data in
-     ("", "eJwB", "é", 7, bitmap("L", [])[:40], ZEROS))],
+     ("", "eJwB", "é", 7, bitmap("L", [])[:40], LARGER, ZEROS))],
 )  # fmt: skip
 def test_an_image_with_a_supervisely_bitmap_that_can_not_be_decoded_is_left_out(broken: object, tmp_path: Path) -> None:
     size = {"height": 60, "width": 80}

@@ -1,8 +1,8 @@
 """Supervisely: `meta.json` with the classes, and `DATASET/ann/NAME.jpg.json` for each `DATASET/img/NAME.jpg`.
 
 The right and bottom pixels of a rectangle belong to it; corners of polygons are points. A bitmap is a PNG in zlib in
-base64, whose pixels that are not black are the object's. Points and lines are no objects (Supervisely, "Supervisely
-format").
+base64; the object's pixels are those that are not transparent or, where none is, not black. Points and lines are no
+objects (Supervisely, "Supervisely format").
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
+from jaxtyping import Bool
 
 from onestage.data.folder import DataFolder, folder_of, shown, stem_of
 from onestage.data.reading import (
@@ -32,7 +34,7 @@ from onestage.data.reading import (
 )
 from onestage.data.shapes import UnreadShapeError, box_around_corners
 from onestage.errors import UserError
-from onestage.runtime.decode import ImageError, decode_image
+from onestage.runtime.decode import MAX_PIXELS, ImageError, decode_image
 from onestage.structures import Categories
 
 BITMAPS = ("bitmap", "alpha_mask")
@@ -83,8 +85,9 @@ class SuperviselySource(FilesSource):
             elif (path := faults.find_image(stem_of(file), file)) is not None:
                 sides = size if isinstance(size, dict) else {}
                 size_hw = whole_size(sides.get("height"), sides.get("width"))
+                max_pixels = min(size_hw[0] * size_hw[1], MAX_PIXELS) if size_hw else MAX_PIXELS
                 try:
-                    found = list(_objects(file, objects, faults, without_box))
+                    found = list(_objects(file, objects, faults, without_box, max_pixels))
                 except UnreadShapeError as error:
                     faults.report(file, "annotation", str(error))
                     continue
@@ -92,8 +95,10 @@ class SuperviselySource(FilesSource):
         report_shapes_without_box(faults, "Supervisely", without_box)
 
 
-def _objects(file: str, records: list[Any], faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
-    """The objects of an image; an UnreadShapeError for a bitmap that can't be decoded."""
+def _objects(
+    file: str, records: list[Any], faults: Faults, without_box: Counter[str], max_pixels: int
+) -> Iterator[AnnotatedObject]:
+    """The objects of an image; an UnreadShapeError for a bitmap that can't be decoded, or has more pixels than that."""
     for number, record in enumerate(records, start=1):
         values = record if isinstance(record, dict) else {}
         kind, points = values.get("geometryType"), values.get("points")
@@ -101,7 +106,7 @@ def _objects(file: str, records: list[Any], faults: Faults, without_box: Counter
         if isinstance(kind, str) and kind not in ("rectangle", "polygon", *BITMAPS):
             without_box[kind] += 1
             continue
-        box = _box_of_bitmap(values.get("bitmap")) if kind in BITMAPS else _box(kind, corners)
+        box = _box_of_bitmap(values.get("bitmap"), max_pixels) if kind in BITMAPS else _box(kind, corners)
         if kind in BITMAPS and box is None:
             raise UnreadShapeError(f"object {number} is a bitmap that can't be decoded; draw a box around it")
         written = f"{shown(kind)} with the points {shown(corners)}"
@@ -116,8 +121,8 @@ def _box(kind: object, corners: object) -> Box | None:
     return box[0], box[1], box[2] + last, box[3] + last
 
 
-def _box_of_bitmap(bitmap: object) -> Box | None:
-    """The box of the pixels that are not black, or of all if none is not; None for what can't be decoded."""
+def _box_of_bitmap(bitmap: object, max_pixels: int) -> Box | None:
+    """The box of the painted pixels, or of all if none is; None for what can't be decoded."""
     values = bitmap if isinstance(bitmap, dict) else {}
     origin = values.get("origin")
     corner = numbers_of(origin) if isinstance(origin, list) else None
@@ -125,10 +130,19 @@ def _box_of_bitmap(bitmap: object) -> Box | None:
         return None
     try:
         png = zlib.decompressobj().decompress(b64decode(values.get("data", "")), MAX_BITMAP_BYTES)
-        painted = decode_image(png).max(axis=2) > 0
-    except (ImageError, zlib.error, ValueError, TypeError):
+        painted = _painted(png, max_pixels)
+    except (ImageError, cv2.error, zlib.error, ValueError, TypeError):
         return None
     painted |= not painted.any()
     (left, right), (top, bottom) = (np.flatnonzero(np.any(painted, axis=axis))[[0, -1]].tolist() for axis in (0, 1))
     x, y = corner
     return x + left, y + top, x + right + 1, y + bottom + 1
+
+
+def _painted(png: bytes, max_pixels: int) -> Bool[np.ndarray, "H W"]:
+    """The pixels that are not transparent, as Supervisely takes them; where none is, those that are not black."""
+    pixels = decode_image(png, max_pixels=max_pixels)
+    stored = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png.startswith(b"\x89PNG") else None
+    if stored is not None and stored.shape[2:] == (4,) and not stored[:, :, 3].all():
+        return stored[:, :, 3] > 0
+    return pixels.max(axis=2) > 0
