@@ -56,6 +56,12 @@ def test_an_image_is_found_by_its_absolute_path_here(tmp_path: Path) -> None:
     assert folder.find_image(f"{tmp_path}/b/x.jpg") == "b/x.jpg"
 
 
+def test_a_name_without_a_folder_is_not_that_of_the_root_alone(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a.jpg", "voc/JPEGImages/a.jpg", "b.jpg")
+    assert folder.find_image("a", "voc/Annotations") == "voc/JPEGImages/a.jpg"
+    assert folder.find_image("b", "voc/Annotations") == "b.jpg"
+
+
 def test_an_image_of_an_unread_kind_counts_only_where_no_read_one_lies_beside_it(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "a/x.jpg", "a/x.pgm", "a/y.PPM", "b/x.heic")
     assert folder.images == ["a/x.jpg", "a/y.PPM", "b/x.heic"]

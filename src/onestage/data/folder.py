@@ -238,7 +238,7 @@ class DataFolder:
         folders = [*parts[:-1], *near.split("/")]
         possible = [path for path in found if may_be_of(path, split) and self.is_photo(path, folders)]
         own = ("/".join(parts[:-1]), near)
-        if there := self._names_in.get(own[0]):  # where folders share names, it is none elsewhere
+        if own[0] and (there := self._names_in.get(own[0])):  # where folders share names, it is none elsewhere
             possible = [one for one in possible if folder_of(one) in own or not there & self._names_in[folder_of(one)]]
         ranked = sorted((self._unlikeness(path, parts, near, split), path) for path in possible)
         if not ranked and outside:
