@@ -47,6 +47,13 @@ def test_a_long_line_is_drawn_by_the_means_of_its_parts() -> None:
     assert len(points(chart)) == 300
 
 
+def test_a_line_is_drawn_in_the_colour_that_the_legend_has() -> None:
+    ends = np.array([0.0, 1.0])
+    chart = line_chart([Series("claimed", ends, ends, 6)], description="claims", x_label="score")
+    (line,) = ElementTree.fromstring(chart).findall(".//polyline")
+    assert (line.get("class") or "").split() == ["line", "s6"]
+
+
 def test_names_cannot_add_markup() -> None:
     series = Series("<script>alert(1)</script>", np.array([0.0, 1.0]), np.array([0.0, 1.0]), dots=True)
 

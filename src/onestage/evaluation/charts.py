@@ -75,7 +75,7 @@ def line_chart(
         area = f"{xs[0]:g},{bottom} {points} {xs[-1]:g},{bottom}" if one.filled and xs else ""
         texts = [f"{one.name} {y:.4g} at {x_label} {x:.4g}" for x, y in zip(one.x, one.y, strict=True)]
         dots = list(zip(xs, ys, texts, strict=True)) if one.dots else []
-        lines.append({"name": one.name, "color": one.color % 6, "points": points, "area": area, "dots": dots})
+        lines.append({"name": one.name, "color": one.color, "points": points, "area": area, "dots": dots})
     x_values, y_values = ticks(*x_range, width // 90), ticks(*y_range, height // 45)
     svg = _TEMPLATE.render(
         width=width,

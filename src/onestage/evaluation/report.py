@@ -161,7 +161,7 @@ def _training_charts(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[t
 
     epoch = column("epoch")
     names = ["loss", *(name for name in log[-1] if name.endswith("_loss"))]
-    losses = [Series(name.removesuffix("_loss"), epoch, column(name), color) for color, name in enumerate(names)]
+    losses = [Series(name.removesuffix("_loss"), epoch, column(name), color % 6) for color, name in enumerate(names)]
     precision = Series("mAP (area)", epoch, column("map_area"), 4, dots=True)
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in losses])
     # Up to the 99th percentile, or the losses of the first steps would flatten all others.
