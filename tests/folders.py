@@ -27,6 +27,16 @@ def write_image(path: Path, size_hw: tuple[int, int] = (60, 80), seed: int = 0) 
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
 
 
+def write_files(root: Path, images: Sequence[str], texts: Mapping[str, str]) -> Path:
+    """A folder of images, and of texts by their paths."""
+    for image in images:
+        write_image(root / image)
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
 def voc_xml(
     objects: Sequence[VocObject] = (),
     *,

@@ -6,19 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from folders import read_split, voc_xml, write_image
+from folders import read_split, voc_xml, write_files
 
 LINE = "0 0.5 0.5 0.5 0.5\n"
 XML = voc_xml([("cat", 11, 21, 40, 50)])
-
-
-def write(root: Path, images: list[str], labels: dict[str, str]) -> Path:
-    for image in images:
-        write_image(root / image)
-    for name, text in labels.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
 
 
 @pytest.mark.parametrize("other", ["1", "2"])  # the same name as in `mask`, and another
@@ -35,7 +26,7 @@ def write(root: Path, images: list[str], labels: dict[str, str]) -> Path:
 def test_a_class_may_be_called_mask(images: str, labels: str, text: str, other: str, tmp_path: Path) -> None:
     places = [("mask", "1"), ("no_mask", other)]
     wanted = [images.format(*place) for place in places]
-    root = write(tmp_path, wanted, {labels.format(*place): text for place in places})
+    root = write_files(tmp_path, wanted, {labels.format(*place): text for place in places})
     table, problems = read_split(root, "train" if "train" in images else "all")
     assert (table.image_names(), table.labels.tolist(), problems) == (wanted, [0, 0], [])
 
@@ -49,7 +40,7 @@ def test_coco_may_name_an_image_in_a_folder_called_mask(name: str, other: str, t
         "categories": [{"id": 1, "name": "cat"}],
     }
     images = ["images/mask/1.jpg", f"images/no_mask/{other}.jpg"]
-    table, problems = read_split(write(tmp_path, images, {"a.json": json.dumps(content)}), "all")
+    table, problems = read_split(write_files(tmp_path, images, {"a.json": json.dumps(content)}), "all")
     assert (table.image_names(), problems) == ([images[0]], [])
 
 
@@ -59,5 +50,5 @@ def test_images_with_the_names_of_others_in_folders_of_masks_are_passed_over(
     text: str, place: str, tmp_path: Path
 ) -> None:
     labels = {"labels/1.txt" if text == LINE else "xml/1.xml": text}
-    table, problems = read_split(write(tmp_path, ["images/1.jpg", f"{place}/1.jpg"], labels), "all")
+    table, problems = read_split(write_files(tmp_path, ["images/1.jpg", f"{place}/1.jpg"], labels), "all")
     assert (table.image_names(), problems) == (["images/1.jpg"], [])

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from folders import read_split, voc_xml, write_image
+from folders import read_split, voc_xml, write_files, write_image
 
 from onestage.data import find_datasets, read_dataset
 from onestage.data.predictions import LIST_NAME
@@ -24,14 +24,7 @@ def folder(root: Path, **files: str) -> Path:
     """Stems with their annotations; an image `images/STEM.jpg` for each of a and b."""
     for stem in "ab":
         write_image(root / f"images/{stem}.jpg")
-    return add(root, files)
-
-
-def add(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
+    return write_files(root, [], files)
 
 
 def rows(table: Table) -> dict[str, list[list[float]]]:
@@ -50,7 +43,7 @@ def rows(table: Table) -> dict[str, list[list[float]]]:
     ],
 )
 def test_labels_win_over_what_a_model_found(labels: dict, box: list[float], place: str, tmp_path: Path) -> None:
-    root = add(folder(tmp_path, **labels), {f"{place}/{stem}.txt": LINE + WITH_CONFIDENCE for stem in "ab"})
+    root = write_files(folder(tmp_path, **labels), [], {f"{place}/{stem}.txt": LINE + WITH_CONFIDENCE for stem in "ab"})
     write_image(root / place / "a.jpg")  # with the boxes drawn on it
     assert "; what a model found is skipped (" in find_datasets(root)[0].describe()
     table, problems = read_split(root, "all")
@@ -63,7 +56,7 @@ def test_what_a_model_found_is_read_where_nothing_else_is_there(line: str, tmp_p
     table, _ = read_split(root, "all")
     box = LINE_BOX if line == LINE else FOUND_BOX
     assert rows(table) == {"images/a.jpg": [box], "images/b.jpg": [box]}
-    add(root, {"data.yaml": "train: images\nnames: [cat]\n"})
+    write_files(root, [], {"data.yaml": "train: images\nnames: [cat]\n"})
     assert rows(read_split(root, "train")[0]) == rows(table)
 
 
@@ -76,7 +69,7 @@ def test_images_of_a_folder_that_is_called_as_predictions_are_stay_if_they_are_n
 def test_a_folder_with_images_of_its_own_is_no_prediction_whatever_its_name(tmp_path: Path) -> None:
     for image in ("train/1", "inference/1", "inference/2"):
         write_image(tmp_path / f"{image}.jpg")
-        add(tmp_path, {f"{image}.xml": VOC})
+        write_files(tmp_path, [], {f"{image}.xml": VOC})
     table, problems = read_dataset(tmp_path, "all")
     assert rows(table) == {"train/1.jpg": [BOX], "inference/1.jpg": [BOX], "inference/2.jpg": [BOX]}
     assert problems == []
@@ -85,8 +78,8 @@ def test_a_folder_with_images_of_its_own_is_no_prediction_whatever_its_name(tmp_
 def test_a_folder_that_the_yaml_names_is_no_prediction_whatever_its_name(tmp_path: Path) -> None:
     for name in ("train", "inference"):
         write_image(tmp_path / name / "images/1.jpg")
-        add(tmp_path, {f"{name}/labels/1.txt": LINE})
-    add(tmp_path, {"data.yaml": "train: train/images\nval: inference/images\nnames: [cat]\n"})
+        write_files(tmp_path, [], {f"{name}/labels/1.txt": LINE})
+    write_files(tmp_path, [], {"data.yaml": "train: train/images\nval: inference/images\nnames: [cat]\n"})
     assert rows(read_split(tmp_path, "val")[0]) == {"inference/images/1.jpg": [LINE_BOX]}
 
 
@@ -98,7 +91,7 @@ def test_an_image_in_a_folder_called_prediction_is_the_one_that_coco_means(tmp_p
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 30]}],
         "categories": [{"id": 1, "name": "cat"}],
     }
-    add(tmp_path, {"labels.json": json.dumps(content)})
+    write_files(tmp_path, [], {"labels.json": json.dumps(content)})
     assert rows(read_split(tmp_path, "all")[0]) == {"prediction/1.jpg": [BOX]}
 
 
@@ -123,7 +116,7 @@ def write_list(root: Path, *names: str) -> None:
 def test_what_predict_wrote_below_the_labels_is_skipped_and_read_where_it_is_named(tmp_path: Path) -> None:
     root = folder(tmp_path, **{"images/a.json": LABELME, "images/b.json": LABELME})
     found = {f"found/voc/Annotations/{stem}.xml": voc_xml([("cat", 1, 1, 9, 9)]) for stem in "ab"}
-    add(root, found)
+    write_files(root, [], found)
     write_image(root / "found/voc/JPEGImages/a.jpg")
     write_image(root / "found/a.jpg")
     written = ["a.jpg", "voc/JPEGImages/a.jpg", *(name.removeprefix("found/") for name in found)]
@@ -147,9 +140,9 @@ def test_what_predict_wrote_among_the_images_is_skipped_alone_and_not_what_was_c
 
 def test_what_predict_wrote_into_the_folder_of_the_labels_is_told_by_its_list(tmp_path: Path) -> None:
     root = folder(tmp_path, **{"a.json": LABELME, "detections.csv": "filename,class,xmin,ymin,xmax,ymax\n"})
-    add(root, {"voc/Annotations/a.xml": VOC, "voc/Annotations/b.xml": VOC})
+    write_files(root, [], {"voc/Annotations/a.xml": VOC, "voc/Annotations/b.xml": VOC})
     names = ("detections.csv", "voc/Annotations/a.xml", "voc/Annotations/b.xml")
-    add(root, {LIST_NAME: "".join(f'["{name}", null]\n' for name in names) + "[torn"})
+    write_files(root, [], {LIST_NAME: "".join(f'["{name}", null]\n' for name in names) + "[torn"})
     (found,) = find_datasets(root)
     assert (found.kind, found.others, found.skipped) == ("labelme", [], sorted(names))
 
@@ -213,7 +206,7 @@ def test_second_data_set_whose_images_are_numbered_alike_is_an_error_and_a_copy_
     for seed, stem in enumerate("01"):
         write_image(tmp_path / f"A/images/{stem}.jpg", seed=seed)
         write_image(tmp_path / f"B/JPEGImages/{stem}.jpg", seed=seed + 2)
-        add(tmp_path, {f"A/labels/{stem}.txt": LINE, f"B/Annotations/{stem}.xml": VOC})
+        write_files(tmp_path, [], {f"A/labels/{stem}.txt": LINE, f"B/Annotations/{stem}.xml": VOC})
     ours = {"A/images/0.jpg": [LINE_BOX], "A/images/1.jpg": [LINE_BOX]}
     table, (error,) = read_dataset(tmp_path, "all")
     assert (rows(table), error.severity) == (ours, "error")
@@ -226,7 +219,7 @@ def test_second_data_set_whose_images_are_numbered_alike_is_an_error_and_a_copy_
 
 def test_copies_of_the_images_beside_labels_in_another_format_are_no_error(tmp_path: Path) -> None:
     for name, labels in (("yolo/a.txt", LINE), ("voc/a.xml", VOC)):
-        add(tmp_path, {name: labels})
+        write_files(tmp_path, [], {name: labels})
         write_image((tmp_path / name).with_suffix(".jpg"))
     table, problems = read_dataset(tmp_path, "all")
     assert (rows(table), problems) == ({"yolo/a.jpg": [LINE_BOX]}, [])
@@ -248,7 +241,7 @@ def test_labels_that_are_called_after_the_image_with_its_extension_count(
 ) -> None:
     for stem in "ab":
         write_image(tmp_path / f"ds/img/{stem}.jpg")
-    add(tmp_path / "ds", files)
+    write_files(tmp_path / "ds", [], files)
     assert find_datasets(tmp_path)[0].kind == kind
     assert rows(read_dataset(tmp_path, "all")[0]) == {"ds/img/a.jpg": [BOX], "ds/img/b.jpg": [BOX]}
 

@@ -22,6 +22,7 @@ from onestage.terminal import watched
 
 FRACTION_LIMIT = 1.5  # a side beyond it can't be a fraction of an image; boxes may reach over the border by some
 ALL = "all"  # the split of a data set that has none
+ONLY_CLASS = "object"  # where nothing names a class
 
 Box = tuple[float, float, float, float]
 

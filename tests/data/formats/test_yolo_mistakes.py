@@ -5,22 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from folders import read_split, voc_xml, write_image
+from folders import read_split, voc_xml, write_files
 
 from onestage.data import find_datasets
 from onestage.errors import UserError
 
 LINE = "0 0.5 0.5 0.5 0.5\n"  # of 80x60 pixels: 20, 15, 60, 45
 BOX = [20.0, 15.0, 60.0, 45.0]
-
-
-def put(root: Path, images: list[str], texts: dict[str, str]) -> Path:
-    for image in images:
-        write_image(root / image)
-    for name, text in texts.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
 
 
 # ---------------------------------------------------------------- names of labels
@@ -35,13 +26,13 @@ def put(root: Path, images: list[str], texts: dict[str, str]) -> Path:
     ],
 )
 def test_labels_are_found_whose_names_label_studio_changed(image: str, label: str, tmp_path: Path) -> None:
-    table, problems = read_split(put(tmp_path, [image], {label: LINE}), "all")
+    table, problems = read_split(write_files(tmp_path, [image], {label: LINE}), "all")
     assert (table.image_names(), table.boxes_xyxy.tolist(), problems) == ([image], [BOX], [])
 
 
 def test_labels_of_an_image_that_is_called_as_an_upload_are_not_anothers(tmp_path: Path) -> None:
     images = ["images/3fa1c0d2-a.jpg", "images/a.jpg"]
-    table, _ = read_split(put(tmp_path, images, {"labels/3fa1c0d2-a.txt": LINE}), "all")
+    table, _ = read_split(write_files(tmp_path, images, {"labels/3fa1c0d2-a.txt": LINE}), "all")
     assert (table.image_names(), table.first_object.tolist()) == (images, [0, 1, 1])
 
 
@@ -49,7 +40,7 @@ def test_labels_without_their_image_are_named_once_for_the_split(tmp_path: Path)
     labels = ("train/a", "train/b", "train/c ", "train/d", "train/e", "val/b")
     texts = {f"labels/{label}.txt": LINE for label in labels}
     others = {"labels/train/empty.txt": "\n", "labels/train/classes.txt": "cat\n"}
-    root = put(tmp_path, ["images/train/a.jpg", "images/val/b.jpg"], texts | others)
+    root = write_files(tmp_path, ["images/train/a.jpg", "images/val/b.jpg"], texts | others)
     _, (problem,) = read_split(root, "train")
     assert (problem.file, problem.kind, problem.severity) == ("labels/train/b.txt", "missing-image", "error")
     named = "labels/train/b.txt, labels/train/c .txt, labels/train/d.txt, ..."
@@ -59,14 +50,14 @@ def test_labels_without_their_image_are_named_once_for_the_split(tmp_path: Path)
 
 @pytest.mark.parametrize("second", ["1a2b3c4d-a.txt", "a.jpg.txt"])
 def test_a_second_label_file_of_an_image_is_none_without_an_image(second: str, tmp_path: Path) -> None:
-    root = put(tmp_path, ["images/a.jpg"], {"labels/a.txt": LINE, f"labels/{second}": LINE})
+    root = write_files(tmp_path, ["images/a.jpg"], {"labels/a.txt": LINE, f"labels/{second}": LINE})
     table, problems = read_split(root, "all")
     assert (table.boxes_xyxy.tolist(), problems) == ([BOX], [])
 
 
 def test_labels_are_named_where_not_one_has_an_image(tmp_path: Path) -> None:
     texts = {"data.yaml": "train: images\nnames: [cat]\n", "labels/label_a.txt": LINE}
-    _, problems = read_split(put(tmp_path, ["images/a.jpg"], texts), "train")
+    _, problems = read_split(write_files(tmp_path, ["images/a.jpg"], texts), "train")
     assert [(one.file, one.kind) for one in problems] == [
         ("data.yaml", "background"),
         ("labels/label_a.txt", "missing-image"),
@@ -89,15 +80,15 @@ WINDOWS = 'path: "C:\\Users\\ann"\nnames: [cat, dog]\n'
 def test_a_yaml_of_a_data_set_that_is_damaged_stops_with_the_cause(
     yaml: str, message: str, file: str, tmp_path: Path
 ) -> None:
-    root = put(tmp_path, ["images/a.jpg"], {"labels/a.txt": LINE, file: yaml})
+    root = write_files(tmp_path, ["images/a.jpg"], {"labels/a.txt": LINE, file: yaml})
     with pytest.raises(UserError, match=rf"{file}: not YAML \({message}"):
         find_datasets(root)
 
 
 def test_a_damaged_yaml_is_no_harm_beside_a_good_one_or_another_format(tmp_path: Path) -> None:
-    root = put(tmp_path, ["a.jpg"], {"a.xml": voc_xml([("cat", 1, 1, 9, 9)]), "pets.yaml": WINDOWS})
+    root = write_files(tmp_path, ["a.jpg"], {"a.xml": voc_xml([("cat", 1, 1, 9, 9)]), "pets.yaml": WINDOWS})
     assert find_datasets(root)[0].kind == "voc"
-    put(root, [], {"a.txt": LINE, "data.yaml": "train: .\nnames: [cat]\n"})
+    write_files(root, [], {"a.txt": LINE, "data.yaml": "train: .\nnames: [cat]\n"})
     assert find_datasets(root)[0].kind == "yolo"
 
 
@@ -118,7 +109,7 @@ def test_a_damaged_yaml_is_no_harm_beside_a_good_one_or_another_format(tmp_path:
 def test_class_names_are_taken_from_the_one_file_that_may_list_them(
     files: dict[str, str], names: tuple[str, ...], tmp_path: Path
 ) -> None:
-    root = put(tmp_path, ["images/a.jpg"], {"labels/a.txt": LINE + "1 0.5 0.5 0.1 0.1\n", **files})
+    root = write_files(tmp_path, ["images/a.jpg"], {"labels/a.txt": LINE + "1 0.5 0.5 0.1 0.1\n", **files})
     table, problems = read_split(root, "all")
     assert (table.categories.names, table.labels.tolist(), problems) == (names, [0, 1], [])
 
@@ -132,7 +123,7 @@ INSIDE = "0 0.2 0.2 0.3 0.3"  # as both
 
 
 def of_lines(root: Path, *lines: str) -> Path:
-    return put(root, ["images/a.jpg"], {"labels/a.txt": "\n".join(lines), "classes.txt": "cat\n"})
+    return write_files(root, ["images/a.jpg"], {"labels/a.txt": "\n".join(lines), "classes.txt": "cat\n"})
 
 
 @pytest.mark.parametrize(
@@ -169,7 +160,7 @@ def test_key_points_without_their_number_in_a_yaml_are_an_error(line: str, count
     root = of_lines(tmp_path, line)
     _, (problem,) = read_split(root, "all")
     assert f"looks like a box and {count} key points; write kpt_shape: [{count}, 3] in a YAML" in str(problem)
-    put(root, [], {"data.yaml": f"train: images\nnames: [cat]\nkpt_shape: [{count}, 3]\n"})
+    write_files(root, [], {"data.yaml": f"train: images\nnames: [cat]\nkpt_shape: [{count}, 3]\n"})
     table, problems = read_split(root, "train")
     assert (table.boxes_xyxy.round(4).tolist(), problems) == ([[24.0, 18.0, 56.0, 42.0]], [])
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from onestage.data.folder import DataFolder, is_image, shown
 from onestage.data.reading import (
+    ONLY_CLASS,
     AnnotatedImage,
     AnnotatedObject,
     Box,
@@ -59,7 +60,6 @@ HEIGHT = ("imageheight", "imgheight", "imageh", "imgh", "height")
 WIDTH = ("imagewidth", "imgwidth", "imagew", "imgw", "width")
 SPLIT = ("split", "subset", "set")
 NO_CLASS = ("", "unnamed0", "index", "id", "folder", "source", "area", "score", "confidence")  # columns without meaning
-ONLY_CLASS = "object"  # where nothing names a class
 VERTEX = ("split", "image", "class", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")  # fractions; two corners may lack
 WITHOUT_HEADER = (  # the columns of tables that have none
     ("image", "x1", "y1", "x2", "y2", "class"),  # Keras RetinaNet

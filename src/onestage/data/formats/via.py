@@ -18,6 +18,7 @@ from typing import Any
 from onestage.data.folder import DataFolder, first_line, shown, stem_of
 from onestage.data.formats.csv_tables import images_of_rows, read_rows
 from onestage.data.reading import (
+    ONLY_CLASS,
     AnnotatedImage,
     AnnotatedObject,
     Box,
@@ -31,7 +32,6 @@ from onestage.data.shapes import box_around_corners, box_of_ellipse
 from onestage.errors import UserError
 
 CLASS_ATTRIBUTES = ("class", "label", "category", "name", "type")
-ONLY_CLASS = "object"  # of regions that were drawn without attributes, for a single class
 WITHOUT_BOX = ("point", "polyline", "line")
 SIDES = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
 SHAPES_OF_3 = ("", "point", "rect", "circle", "ellipse", "line", "polyline", "polygon", "polygon")  # by VIA 3's numbers
