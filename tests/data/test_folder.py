@@ -159,7 +159,8 @@ def test_no_name_whatever_leads_out_of_the_folder(parts: list[str], separator: s
 # ---------------------------------------------------------------- the files that count
 def test_what_machines_leave_in_a_folder_is_passed_over(tmp_path: Path) -> None:
     junk = ["__MACOSX/images/a.jpg", "images/._a.jpg", ".DS_Store", "images/Thumbs.db", "desktop.ini", ".git/a.jpg",
-            "__pycache__/a.pyc", ".ipynb_checkpoints/b.jpg"]  # fmt: skip
+            "__pycache__/a.pyc", ".ipynb_checkpoints/b.jpg", "images/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+            "#recycle/a.jpg", "$RECYCLE.BIN/a.jpg"]  # fmt: skip
     assert folder_of(tmp_path, "images/a.jpg", "b.txt", *junk).files == ["b.txt", "images/a.jpg"]
 
 
@@ -253,6 +254,11 @@ def test_any_bytes_give_a_text(data: bytes) -> None:
         ("valid", "val"),
         ("Validation", "val"),
         ("dev", "val"),
+        ("eval", "val"),
+        ("Evaluation", "val"),
+        ("VALIDATE", "val"),
+        ("val_list", "val"),
+        ("label_list", "label_list"),
         ("TEST", "test"),
         ("trainval", "trainval"),
         ("odd", "odd"),

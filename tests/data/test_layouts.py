@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from folders import read_split, voc_xml, write_coco_folder, write_image
 
-from onestage.data import find_datasets, read_dataset
+from onestage.data import choose_splits, find_datasets, read_dataset
 from onestage.data.table import Table
 from onestage.data.validate import Problem
 from onestage.errors import UserError
@@ -236,6 +236,17 @@ def test_voc_lists_in_the_root_are_the_splits(tmp_path: Path) -> None:
     put(root / "val.txt", "b.jpg b.xml\n")
     assert find_datasets(root)[0].source.splits == ["train", "val"]
     assert read_split(root, "val")[0].image_names() == ["b.jpg"]
+
+
+def test_voc_lists_of_images_and_files_as_paddle_writes_them_are_the_splits(tmp_path: Path) -> None:
+    root = voc(
+        tmp_path, ["JPEGImages/a.jpg", "JPEGImages/b.jpg"], {f"Annotations/{n}.xml": voc_xml([CAT]) for n in "ab"}
+    )
+    put(root / "train_list.txt", "JPEGImages/a.jpg Annotations/a.xml\n")
+    put(root / "val_list.txt", "JPEGImages\\b.jpg Annotations\\b.xml\n")
+    put(root / "label_list.txt", "cat\n")
+    assert choose_splits(root)[:3] == ("train_list", "val_list", "val_list")
+    assert read_split(root, "val_list")[0].image_names() == ["JPEGImages/b.jpg"]
 
 
 def test_voc_settings_of_other_programs_beside_it_do_no_harm(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ MAX_TEXT_BYTES = 1 << 28
 IMAGE_FOLDERS = re.compile(r"images?|img|jpegimages|photos?|pictures?|frames", re.IGNORECASE)
 # folders beside those of the images
 ANNOTATION_FOLDERS = re.compile(r"annotations?|anns?|annots|labels?|json|configs?|cfg", re.IGNORECASE)
-# left by Macs, Windows, Jupyter and labelling tools; names that begin with a dot are hidden
+# left by Macs, Windows, Python and network storage (thumbnails, bins); names that begin with a dot are hidden
 JUNK = {"__macosx", "thumbs.db", "desktop.ini", "__pycache__", "lost+found", "system volume information"}
+JUNK |= {"@eadir", "@recycle", "#recycle", "$recycle.bin"}
 # digits and letters that Label Studio puts before the names of uploaded images
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 

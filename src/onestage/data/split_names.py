@@ -10,16 +10,19 @@ _SPLIT_WORDS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
     "dev": "val",
+    "eval": "val",
+    "evaluation": "val",
     "test": "test",
     "testing": "test",
     "trainval": "trainval",
 }
 EXCLUSIVE = ("train", "val", "test")  # splits that share no image
 LONGEST = 100  # letters of a name that may mean a split: the patterns below take the square of its length
-# words beside a split's in the name of its folder: train_images, images-train, test_set
+# words beside a split's in the name of its folder or file: train_images, images-train, test_set, train_list
 _BESIDE_SPLIT = (
-    r"(images?|imgs?|pictures|photos|labels?|annotations?|anns?|annots|xmls?|bbox(es)?|set|data|split|final)"
+    r"(images?|imgs?|pictures|photos|labels?|annotations?|anns?|annots|xmls?|bbox(es)?|set|data|split|lists?|final)"
 )
 
 
