@@ -90,6 +90,9 @@ _ABOUT: dict[str, About] = {
     "missing-folder": About("error", "folder", "named, but not here", _LEFT_OUT, "correct the name"),
     "other-file": About("notice", "file", "of something else", "it is passed over", "nothing needs mending"),
     "class-not-given": About("notice", "object", "without a class", "they are all of one class", "name their class"),
+    "code-as-class": About(
+        "warning", "split", "whose classes have no names", "they are called by their codes", "add the list of names"
+    ),
     "area": About("notice", "object", "without an area", "that of their box is taken", "nothing needs mending"),
     "no-box": About("notice", "shape", "without a box (points, lines)", "they are no objects", "draw boxes for them"),
     "split": About(

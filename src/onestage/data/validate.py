@@ -30,6 +30,7 @@ stops a run unless bad data is skipped; a notice is only printed. What happens i
 | not-labelled | notice | tasks of Label Studio without an annotation: their images are left out |
 | several-annotations | notice | tasks of Label Studio with several: the first of each is taken |
 | class-not-given | notice | VIA regions without attributes, tables without a class: all of one class |
+| code-as-class | notice | Open Images' classes without the table of their names: called by their codes |
 | area | notice | COCO objects without a usable area: the area of the box is taken |
 | split | notice | a joined folder lacks the split: another of its splits trains, or nothing of it is used |
 

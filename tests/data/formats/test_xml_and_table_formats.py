@@ -231,6 +231,19 @@ def test_open_images_fractions_groups_and_names_of_codes(tmp_path: Path) -> None
     assert [kind for kind, _ in problems] == ["annotation"]
 
 
+@pytest.mark.parametrize("names", ["metadata/classes.csv", "oidv7-class-descriptions.csv"])
+def test_open_images_as_fiftyone_writes_it_and_classes_that_nothing_names(names: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "data/a.jpg")
+    row = "ImageID,LabelName,XMin,XMax,YMin,YMax\na,/m/01,0.5,0.75,0.1,0.2\n"
+    write(tmp_path, "labels/detections.csv", row)
+    table, ((kind, line),) = read(tmp_path, "open-images")
+    assert (objects(table), kind) == ([("/m/01", 40, 6, 60, 12)], "code-as-class")
+    assert line.startswith("all: no class has a name (/m/01); put Open Images' class-descriptions-boxable.csv")
+    write(tmp_path, names, "/m/01,Cat\n")
+    table, problems = read(tmp_path, "open-images")
+    assert (objects(table), problems) == ([("Cat", 40, 6, 60, 12)], [])
+
+
 # ---------------------------------------------------------------- KITTI
 def test_kitti_dont_care_is_ignored_for_every_class(tmp_path: Path) -> None:
     write_image(tmp_path / "training/image_2/000001.png")

@@ -1,7 +1,7 @@
 """Open Images: `SPLIT-annotations-bbox.csv` with boxes in fractions, and `class-descriptions*.csv` with the classes.
 
-Classes are codes, `/m/01yrx`; the descriptions name them, and a code without a description is its own name. Only the
-classes that occur count. A box around a group of objects (IsGroupOf) is ignored.
+FiftyOne calls them `detections.csv` and `classes.csv`. Classes are codes, `/m/01yrx`; the descriptions name them, and a
+code without a description is its own name. Only the classes that occur count. A box around a group of objects (IsGroupOf) is ignored.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ class OpenImagesSource(FilesSource):
     @cached_property
     def _class_names(self) -> dict[str, str]:
         """Code -> name."""
-        files = (file for file in self.folder.files if re.search(r"class-descriptions[^/]*\.csv$", file, re.IGNORECASE))
+        called = re.compile(r"(class-descriptions[^/]*|(^|/)classes)\.csv$", re.IGNORECASE)
+        files = filter(called.search, self.folder.files)
         lines = (line.partition(",") for file in files for line in self.folder.read_lines(file))
         return {code.strip(): name.strip('" ') for code, _, name in lines if name.strip('" ')}
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
-        missing = 0
+        missing, codes = 0, set[str]()
         for file in self.of_split(split):
             for image_id, rows in images_of_rows(read_rows(self.folder, file), "imageid", file, faults).items():
+                codes |= {row.get("labelname", "") for _, row in rows}
                 try:
                     path = self.folder.find_image(image_id, folder_of(file), split)
                 except UserError:
@@ -55,6 +57,12 @@ class OpenImagesSource(FilesSource):
         if missing:
             message = f"{missing:,} images of the table are not here; few people download all of Open Images"
             faults.report(split, "not-downloaded", message, "notice")
+        if codes and codes.isdisjoint(self._class_names) and all(re.match("/[mg]/", code) for code in codes):
+            listed = ", ".join(sorted(codes)[:3])
+            message = (
+                f"no class has a name ({listed}); put Open Images' class-descriptions-boxable.csv beside the table"
+            )
+            faults.report(split, "code-as-class", message, "notice")
 
     def _objects(self, file: str, number: int, row: Row, faults: Faults) -> list[AnnotatedObject]:
         code, texts = row.get("labelname", ""), [row.get(side, "") for side in SIDES]
