@@ -75,6 +75,14 @@ def test_boxes_that_cvat_turned_give_the_upright_one_around_them(rotation: str, 
     np.testing.assert_allclose(table.boxes_xyxy, [box], atol=0.01)
 
 
+def test_boxes_of_makesense_count_from_0(tmp_path: Path) -> None:
+    """It writes the rounded x and x + width (RectLabelsExporter.ts)."""
+    source = "<path>/my-project-name/a.jpg</path><source><database>Unspecified</database></source>"
+    write_voc_folder(tmp_path, {"a": voc_xml([CAT]).replace("<object>", f"{source}<object>")})
+    assert read_split(tmp_path, "train")[0].boxes_xyxy.tolist() == [[11, 21, 40, 50]]
+    assert find_datasets(tmp_path)[0].describe().endswith("VOC by makesense.ai: XML, 1 files")
+
+
 def test_difficult_objects_are_ignored_ones(tmp_path: Path) -> None:
     table, _ = read_split(
         write_voc_folder(tmp_path, {"a": voc_xml([CAT, ("cat", 1, 1, 9, 9)], difficult=[0, 1])}), "train"

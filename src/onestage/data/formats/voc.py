@@ -58,6 +58,7 @@ _ORIGINS = {
     "CVAT": ("source/image", "Unknown", 0.0, 0.0),
     "Label Studio": ("owner/name", "Label Studio", 0.0, 0.0),
     "Roboflow": ("source/database", "roboflow.com", 1.0, 1.0),
+    "makesense.ai": ("source/database", "Unspecified", 0.0, 0.0),
 }
 
 
