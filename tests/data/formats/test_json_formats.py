@@ -132,6 +132,30 @@ def test_via_of_several_attributes_with_values_one_has_to_be_called_the_class(tm
     ]
 
 
+@pytest.mark.parametrize("value", ["2", {"1": False, "2": True}])
+def test_via_options_that_are_numbered_are_their_descriptions(value: object, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    options = {"type": {"type": "dropdown", "options": {"1": "cat", "2": "dog", "bat": "Bat (an animal)"}}}
+    regions = [region(RECT, type=value), region(RECT, type="bat"), region(RECT, type="3")]
+    project = {"_via_img_metadata": via(*regions), "_via_attributes": {"region": options, "file": {}}}
+    write(tmp_path, "via_project.json", project)
+    table, problems = read(tmp_path, "via")
+    assert ([name for name, *_ in objects(table)], problems) == (["dog", "bat", "3"], [])
+
+
+def test_via_the_first_usual_attribute_that_has_values_is_the_class(tmp_path: Path) -> None:
+    for folder, regions in (
+        ("a", [region(RECT, name="", type="dog"), region(RECT, name="", type="")]),
+        ("b", [region(RECT, name="", type="dog"), region(RECT, name="cat", type="animal")]),
+    ):
+        write_image(tmp_path / folder / "a.jpg")
+        write(tmp_path / folder, "via.json", via(*regions))
+        table, problems = read(tmp_path / folder, "via")
+        place, name = ("via.json, a, object 2", "dog") if folder == "a" else ("via.json, a, object 1", "cat")
+        assert objects(table) == [(name, 10, 20, 40, 25)]
+        assert problems == [("annotation", f"{place}: its class is '', expected a name; give it one")]
+
+
 def test_via_1_numbers_its_regions_and_folders_are_splits(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_image(tmp_path / split / "a.jpg")

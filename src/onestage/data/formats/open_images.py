@@ -1,7 +1,8 @@
 """Open Images: `SPLIT-annotations-bbox.csv` with boxes in fractions, and `class-descriptions*.csv` with the classes.
 
 FiftyOne calls them `detections.csv` and `classes.csv`. Classes are codes, `/m/01yrx`; the descriptions name them, and a
-code without a description is its own name. Only the classes that occur count. A box around a group of objects (IsGroupOf) is ignored.
+code without a description is its own name. Only the classes that occur count. A box around a group of objects
+(IsGroupOf) is ignored.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """VGG Image Annotator, VIA 1 to 3: one JSON file of regions for many images, in pixels from 0, or a CSV file.
 
-The class of a region is its attribute called class, label, category, name or type, else its only attribute, or the only
-one that any region of the file has a value of; where that is a set of ticks, {"cat": true}, the one that is ticked. The
-CSV has a row a region, with JSON in two of its columns.
-Points and polylines are no objects.
+The class of a region is its attribute called class, label, category, name or type (the first of them that has a value in
+the file), else its only attribute, or the only one that has; where that is a set of ticks, {"cat": true}, the one that
+is ticked. An option that is called by a number is its description. The CSV has a row a region, with JSON in two of its
+columns. Points and polylines are no objects.
 """
 
 from __future__ import annotations
@@ -83,8 +83,10 @@ class ViaSource(FilesSource):
 
     def _records(self, file: str, faults: Faults) -> Iterator[tuple[str, list[Region]]]:
         """The file name and the regions of each image of a JSON file."""
-        content = self.folder.read_json(file)
+        content, options = self.folder.read_json(file), dict[str, Record]()
         if isinstance(content, dict) and "_via_img_metadata" in content:
+            attributes = _records_of(_records_of(content, "_via_attributes"), "region")
+            options = {key: _descriptions(one.get("options")) for key, one in attributes.items()}
             content = content["_via_img_metadata"]
         elif isinstance(content, dict) and {"file", "view", "metadata"} <= set(content):
             content = _as_of_version_2(content)
@@ -99,7 +101,10 @@ class ViaSource(FilesSource):
                 faults.report(file, "annotation", message)
                 continue
             found = [one if isinstance(one, dict) else {} for one in regions]
-            pairs = ((one.get("shape_attributes"), one.get("region_attributes")) for one in found)
+            pairs = [(one.get("shape_attributes"), one.get("region_attributes")) for one in found]
+            for _, labels in pairs:
+                if isinstance(labels, dict):
+                    labels.update({key: _chosen(value, options.get(key)) for key, value in labels.items()})
             yield name, [(number, shape, labels) for number, (shape, labels) in enumerate(pairs, start=1)]
 
     def _table(self, file: str, faults: Faults) -> Iterator[tuple[str, list[Region]]]:
@@ -117,6 +122,20 @@ class ViaSource(FilesSource):
             yield name, [(number, *(_json(row.get(column, "")) for column in columns)) for number, row in with_region]
 
 
+def _descriptions(options: object) -> Record:
+    """Number -> description of the options of VIA 2; an id that is no number is the name itself."""
+    known = options.items() if isinstance(options, dict) else ()
+    return {number: text for number, text in known if number.isdecimal() and text not in ("", None)}
+
+
+def _chosen(value: object, options: object) -> object:
+    """A value, or a set of ticks, with the names of options for their numbers."""
+    names = options if isinstance(options, dict) else {}
+    if isinstance(value, dict):
+        return {str(names.get(one, one)): tick for one, tick in value.items()}
+    return names.get(str(value), value)
+
+
 def _as_of_version_2(project: Record) -> Record:
     """The images of VIA 3's project as VIA 2 has them; a region belongs to a view, which is of one file here."""
     files, views, regions, attributes = (_records_of(project, key) for key in ("file", "view", "metadata", "attribute"))
@@ -129,9 +148,7 @@ def _as_of_version_2(project: Record) -> Record:
         named = {}
         for number, value in (values if isinstance(values, dict) else {}).items():
             attribute = attributes.get(number, {})
-            options = attribute.get("options")
-            chosen = options.get(str(value), value) if isinstance(options, dict) else value
-            named[str(attribute.get("aname", number))] = chosen
+            named[str(attribute.get("aname", number))] = _chosen(value, attribute.get("options"))
         image["regions"].append({"shape_attributes": _shape_of_version_3(outline), "region_attributes": named})
     return images
 
@@ -214,9 +231,10 @@ def _class_of(attributes: object, filled: set[str]) -> object:
         return ONLY_CLASS
     if not isinstance(attributes, dict):
         return attributes
-    lowered = {key.strip().lower(): value for key, value in attributes.items()}
-    usual = [lowered[key] for key in CLASS_ATTRIBUTES if key in lowered]
-    alone = usual or [value for key, value in attributes.items() if len(attributes) == 1 or key in filled]
-    value = alone[0] if usual or len(alone) == 1 else attributes
+    own = {key.strip().lower(): key for key in attributes}
+    usual = [own[key] for key in CLASS_ATTRIBUTES if key in own]
+    alone = [key for key in attributes if len(attributes) == 1 or key in filled]
+    keys = [key for key in usual if key in filled][:1] or usual[:1] or alone
+    value = attributes[keys[0]] if len(keys) == 1 else attributes
     ticked = [key for key, tick in value.items() if tick is True] if isinstance(value, dict) else []
     return ticked[0] if len(ticked) == 1 else value
