@@ -1,6 +1,6 @@
 """VGG Image Annotator, VIA 1 to 3: one JSON file of regions for many images, in pixels from 0, or a CSV file.
 
-The class of a region is its attribute called class, label, category, name or type (the first of them that has a value in
+The class of a region is its attribute called class, label, category, name or type (the first that has a value in
 the file), else its only attribute, or the only one that has; where that is a set of ticks, {"cat": true}, the one that
 is ticked. An option that is called by a number is its description. The CSV has a row a region, with JSON in two of its
 columns. Points and polylines are no objects.
