@@ -112,12 +112,23 @@ def test_avif_and_jpeg_2000_are_read(extension: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 400, "HEIC (HEIF)"), (b"P6\n1 1\n255\nabc", "PPM")],
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 400, "HEIC (HEIF)"),
+        (b"P6\n1 1\n255\nabc", "PPM"),
+        (b"\0\0\2" + b"\0" * 9 + b"\1\0\1\0\x18\0abc", "TGA"),
+        (b"\xff\x0a\x41\0", "JPEG XL"),
+    ],
 )
-def test_heic_and_ppm_are_named_as_what_they_are(data: bytes, kind: str) -> None:
+def test_images_of_an_unread_kind_are_named_as_what_they_are(data: bytes, kind: str) -> None:
     message = f"a {kind} image, which is not read here; convert it to JPEG or PNG"
     with pytest.raises(ImageError, match=re.escape(message)):
         decode_image(data)
+
+
+def test_a_pointer_of_git_lfs_is_told_from_a_damaged_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(ImageError, match=r"a.jpg: a pointer of Git LFS in place of the image; .* git lfs pull"):
+        decode_image(tmp_path / "a.jpg")
 
 
 def test_images_beyond_the_limit_are_read_where_an_option_allows_them(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import re
 import stat
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -33,6 +32,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .errors import UserError
+from .first_bytes import kind_of, why_unread
 from .image_parts import CountedTiff, too_many_parts
 from .image_tags import decoders_size, exif_orientation
 from .large_tiff import decode_parts, has_parts
@@ -57,20 +57,9 @@ EXTENSIONS = {
     "AVIF": (".avif",),
     "JPEG 2000": (".jp2", ".j2k", ".jpf", ".jpx", ".jpc"),
 }
-# images that are told apart: HEIC has no reader with a permissive licence, PPM is read by no browser
-UNREAD_EXTENSIONS = (".heic", ".heif", ".ppm", ".pgm", ".pnm")
+# images that are told apart: HEIC has no reader with a permissive licence, the others are read by no browser
+UNREAD_EXTENSIONS = (".heic", ".heif", ".ppm", ".pgm", ".pnm", ".tga", ".jxl")
 
-_FIRST_BYTES = {
-    "JPEG": re.compile(rb"\xff\xd8\xff"),
-    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "WebP": re.compile(rb"RIFF....WEBP", re.DOTALL),
-    "BMP": re.compile(rb"BM"),
-    "TIFF": re.compile(rb"II[*+]\x00|MM\x00[*+]"),
-    "GIF": re.compile(rb"GIF8[79]a"),
-    "AVIF": re.compile(rb"....ftyp(avif|avis)", re.DOTALL),
-    "JPEG 2000": re.compile(rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
-}
-_UNREAD = re.compile(rb"....ftyp(hei|hev|mif1|msf1)|P[1-6]\s", re.DOTALL)
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV wants exactly one colour order; its reduced colour flags carry the bit of the other one, BGR
 _REDUCE = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
@@ -197,15 +186,9 @@ class _Opened(NamedTuple):
 
 def _opened(source: ImageSource, max_pixels: int | None) -> _Opened:
     data, name = _bytes_of(source)
-    kind = next((kind for kind, pattern in _FIRST_BYTES.items() if pattern.match(data)), None)
-    if kind is None and _UNREAD.match(data):
-        unread = "HEIC (HEIF)" if data[4:8] == b"ftyp" else "PPM"
-        raise ImageError(f"{name}: a {unread} image, which is not read here; convert it to JPEG or PNG")
+    kind = kind_of(data)
     if kind is None:
-        what = f"it begins with {data[:12]!r}" if data else "the file is empty"
-        raise ImageError(
-            f"{name}: not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000 image ({what}); replace or delete it"
-        )
+        raise ImageError(f"{name}: {why_unread(data)}")
     if kind == "AVIF":  # of an animation its still image, whose size is known, by another brand in front
         data = data[:8] + b"avif" + data[12:]
     content, unpacked = _Content(data), None
