@@ -254,3 +254,29 @@ def test_a_file_without_objects_in_another_format_is_no_label(tmp_path: Path) ->
     (tmp_path / "images/b.xml").rename(tmp_path / "images/b.json")
     (tmp_path / "images/b.json").write_text(LABELME.replace(json.dumps([SHAPE]), "[]"))
     assert rows(read_dataset(tmp_path, "train")[0]) == rows(table)
+
+
+def test_lists_of_many_images_count_as_files_of_one_image_do(tmp_path: Path) -> None:
+    both = {
+        "images": [
+            {"id": number, "file_name": f"{stem}.jpg", "height": 60, "width": 80} for number, stem in enumerate("ab")
+        ],
+        "annotations": [
+            {"id": number, "image_id": number, "category_id": 1, "bbox": [10, 20, 30, 30]} for number in (0, 1)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    root = folder(tmp_path, **{"labels/a.txt": LINE, "coco.json": json.dumps(both)})
+    assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "images/b.jpg": [BOX]}
+    (root / "labels/b.txt").write_text(LINE)  # as many: the first of the table
+    assert find_datasets(root)[0].kind == "yolo"
+
+
+def test_images_that_only_a_list_labels_are_an_error_and_no_background(tmp_path: Path) -> None:
+    root = folder(tmp_path, **{"labels/a.txt": LINE, "old.csv": "filename,class,x1,y1,x2,y2\nb.jpg,cat,10,20,40,50\n"})
+    table, problems = read_dataset(root, "all")
+    (error,) = [problem for problem in problems if problem.severity == "error"]
+    assert rows(table) == {"images/a.jpg": [LINE_BOX]}
+    assert "1 image with labels in another format alone (old.csv), none in yolo" in str(error)
+    (root / "old.csv").write_text("filename,class,x1,y1,x2,y2,score\nb.jpg,cat,10,20,40,50,0.3\n")  # found, not drawn
+    assert [problem.severity for problem in read_dataset(root, "all")[1]] == ["notice"]

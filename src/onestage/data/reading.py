@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from onestage.data.folder import DataFolder, MissingImageError, OutsideError, folder_of, shown
 from onestage.data.served_names import image_of_upload, without_server
@@ -23,6 +24,7 @@ from onestage.terminal import watched
 FRACTION_LIMIT = 1.5  # a side beyond it can't be a fraction of an image; boxes may reach over the border by some
 ALL = "all"  # the split of a data set that has none
 ONLY_CLASS = "object"  # where nothing names a class
+UNSEEN = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))  # byte order mark, zero-width space, word joiner
 
 Box = tuple[float, float, float, float]
 
@@ -54,6 +56,7 @@ class Source(ABC):
     """A data set that a reader found in a folder."""
 
     one_image_each = False  # of its annotation files: then only folders name splits, else the names of the files too
+    with_confidence = False  # of every object: not drawn, but found by a model
 
     @property
     @abstractmethod
@@ -160,10 +163,13 @@ def box_around(points: Iterable[float]) -> Box | None:
 
 
 def name_of(value: object) -> str | None:
-    """The name of a class, without space around it; None for what is none."""
+    """The name of a class in one spelling, without space around it; None for what is none.
+
+    Macs write a letter and its accent apart, and some editors leave letters that nobody sees.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    name = str(value).strip()
+    name = normalize("NFC", str(value).translate(UNSEEN)).strip()
     return None if re.search(r"[\ud800-\udfff]", name) else name or None  # halves of characters can't be written
 
 
@@ -208,15 +214,18 @@ def read_list(folder: DataFolder, file: str) -> list[Any]:
     return content
 
 
-def class_list(folder: DataFolder, *names: str) -> Categories | None:
+def class_list(folder: DataFolder, *names: str, by_line: bool = False) -> Categories | None:
     """The classes that the first of these files lists, as `listed_names`; None if there is none, or it is empty.
 
+    Args:
+        by_line: labels are numbers of lines, so that none may be empty.
+
     Raises:
-        UserError: a class is listed twice, or two such files differ.
+        UserError: a class is listed twice, a line is empty, or two such files differ.
     """
     for name in names:
         files = [file for file in folder.files if file.rpartition("/")[2].lower() == name]
-        lists = {file: listed_names(folder.read_lines(file, 1 << 20)) for file in files}
+        lists = {file: listed_names(lines_of_names(folder, file, by_line)) for file in files}
         lists = {file: lines for file, lines in lists.items() if lines}
         for file, lines in lists.items():
             if (twice := repeated(lines)) is not None:
@@ -227,6 +236,17 @@ def class_list(folder: DataFolder, *names: str) -> Categories | None:
         if lists:
             return Categories.from_names(next(iter(lists.values())))
     return None
+
+
+def lines_of_names(folder: DataFolder, file: str, by_line: bool) -> list[str]:
+    """The lines of a list of classes; a UserError for an empty one among them where the number of a line counts."""
+    lines = [name_of(line) or "" for line in folder.read_lines(file, 1 << 20)]
+    while lines and not lines[-1]:
+        lines.pop()
+    if by_line and "" in lines:
+        where = f"{folder.root / file}: line {lines.index('') + 1} is empty"
+        raise UserError(f"{where}, and labels may count it; name its class, or delete the line if they do not")
+    return lines
 
 
 def listed_names(lines: Iterable[str]) -> tuple[str, ...]:

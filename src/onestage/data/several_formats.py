@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
+from typing import NamedTuple
 
 from onestage.data.folder import DataFolder, folder_of, key_of, stem_of
 from onestage.data.formats.yolo import YoloSource
-from onestage.data.reading import Source
+from onestage.data.reading import Faults, Source
 from onestage.data.table import Table
 from onestage.data.validate import Problem
 from onestage.errors import UserError
@@ -20,38 +21,58 @@ Labelled = Mapping[str, str]  # image -> its annotation file
 EMPTY = re.compile(r'"(?:shapes|objects)"\s*:\s*\[\s*\]')
 
 
-def choose_format(folder: DataFolder, fitting: Mapping[str, Source]) -> tuple[str, Labelled]:
-    """The first format that fits, and the images that only another one labels.
+class Labels(NamedTuple):
+    """What a format says of the images of a folder."""
 
-    Of formats with a file an image, the one counts that finds objects in most images. YOLO comes last where all its
-    labels have the confidence of a model; it comes first where a YAML names it.
+    file_of: Labelled
+    with_object: Set[str]  # images
+    one_image_each: bool  # of its files
+
+
+def choose_format(folder: DataFolder, fitting: Mapping[str, Source]) -> tuple[str, Labelled]:
+    """The format that counts of those that fit, and the images that only another one labels.
+
+    It is the one that finds objects in most images, of equal ones the first; but YOLO where a YAML names it. What has
+    the confidence of a model comes last.
     """
     kind = next(iter(fitting))
     if len(fitting) == 1:
         return kind, {}
     yolo = fitting.get("yolo")
     by_yaml = isinstance(yolo, YoloSource) and bool(yolo.file)
-    labelled = {name: _labelled(folder, source) for name, source in fitting.items()}
-    if isinstance(yolo, YoloSource) and not by_yaml and yolo.with_confidence:
-        del labelled["yolo"]
-        kind = next(iter(labelled))
-    if by_yaml or not labelled[kind]:
-        return kind, _beside(folder, kind, labelled)
-    # of equal ones the first
-    kind = max(labelled, key=lambda name: sum(_holds_object(folder, file) for file in labelled[name].values()))
-    files = [file for name in labelled.keys() - {kind} for file in getattr(fitting[name], "files", ())]
-    return kind, _in_folders_of_their_own(folder, labelled[kind], files) | _beside(folder, kind, labelled)
+    drawn = {name: one for name, one in fitting.items() if by_yaml or not one.with_confidence} or fitting
+    labels = {name: _labels(folder, source) for name, source in drawn.items() if source.one_image_each}
+    if not by_yaml:
+        labelled = set[str]().union(*(one.with_object for one in labels.values()))
+        if len(drawn) > len(labels) and (kind not in labels or not labelled.issuperset(folder.images)):
+            labels |= {name: _listed_labels(folder, one) for name, one in drawn.items() if name not in labels}
+        kind = max((name for name in drawn if name in labels), key=lambda name: len(labels[name].with_object))
+    ours = labels.pop(kind)
+    files = [file for name in drawn if name != kind for file in getattr(drawn[name], "files", ())]
+    second = {} if by_yaml else _in_folders_of_their_own(folder, ours.file_of, files)
+    return kind, second | _beside(folder, ours.file_of, labels.values())
 
 
-def _labelled(folder: DataFolder, source: Source) -> Labelled:
+def _labels(folder: DataFolder, source: Source) -> Labels:
     """The images of a format with a file an image, also where that holds no object."""
-    if isinstance(source, YoloSource):
-        return {image: file for image in folder.images if (file := source.labels.of(image))}
     found = {}
-    for file in getattr(source, "files", ()) if source.one_image_each else ():
-        with suppress(UserError):  # of no image, or of several
-            found[folder.find_image(stem_of(file), folder_of(file))] = file
-    return found
+    if isinstance(source, YoloSource):
+        found = {image: file for image in folder.images if (file := source.labels.of(image))}
+    else:
+        for file in getattr(source, "files", ()):
+            with suppress(UserError):  # of no image, or of several
+                found[folder.find_image(stem_of(file), folder_of(file))] = file
+    return Labels(found, {image for image, file in found.items() if _holds_object(folder, file)}, True)
+
+
+def _listed_labels(folder: DataFolder, source: Source) -> Labels:
+    """The images of a format with many images a file, those with objects alone."""
+    found = {}
+    with suppress(UserError):  # whoever reads it will say so
+        for split in source.splits:
+            images = source.images(split, Faults(folder, split))
+            found |= {image.path: image.file for image in images if any(image.objects)}
+    return Labels(found, set(found), False)
 
 
 def _holds_object(folder: DataFolder, file: str) -> bool:
@@ -59,15 +80,18 @@ def _holds_object(folder: DataFolder, file: str) -> bool:
     return "<object" in head if file.lower().endswith(".xml") else bool(head.strip()) and not EMPTY.search(head)
 
 
-def _beside(folder: DataFolder, kind: str, labelled: Mapping[str, Labelled]) -> dict[str, str]:
-    """Files beside the images, or beside the labels of the format: a tool saved a part of them otherwise."""
-    ours = labelled[kind]
-    folders = {folder_of(file) for file in (*folder.images, *ours.values())} if ours else set()
+def _beside(folder: DataFolder, ours: Labelled, others: Iterable[Labels]) -> dict[str, str]:
+    """Images with objects in another format alone: a tool saved a part of them otherwise.
+
+    A file of one image lies beside images or beside the labels of ours; of a list, the images lie beside ours.
+    """
+    of_images = {folder_of(image) for image in ours}
+    folders = {folder_of(file) for file in (*folder.images, *ours.values())}
     found = {
-        image: file
-        for theirs in labelled.values()
-        for image, file in theirs.items()
-        if image not in ours and folder_of(file) in folders and _holds_object(folder, file)
+        image: one.file_of[image]
+        for one in others
+        for image in one.with_object - ours.keys()
+        if (folder_of(one.file_of[image]) in folders if one.one_image_each else folder_of(image) in of_images)
     }
     known = {_identity(folder, image) for image in ours} if found else ()
     return {image: file for image, file in found.items() if _identity(folder, image) not in known}

@@ -251,10 +251,10 @@ def test_coco_odd_a_box_without_area_makes_its_pixels_ignored(tmp_path: Path) ->
     ],
 )
 def test_coco_odd_without_a_box_that_of_the_segments_is_taken(segmentation: object, box: list, tmp_path: Path) -> None:
-    content = one_image({"segmentation": segmentation, "area": 1})
-    table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
-    assert problems == []
-    assert table.boxes_xyxy.tolist() == [box]
+    for number, nothing in enumerate(({}, {"bbox": None}, {"bbox": [0, 0, 0.0, 0]})):
+        content = one_image({"segmentation": segmentation, "area": 1, **nothing})
+        table, problems = read_split(write_coco_folder(tmp_path / str(number), content), "train2017")
+        assert (table.boxes_xyxy.tolist(), problems) == ([box], [])
 
 
 def test_coco_odd_a_compressed_segment_has_pycocotools_box() -> None:

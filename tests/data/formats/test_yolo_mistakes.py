@@ -168,3 +168,11 @@ def test_key_points_without_their_number_in_a_yaml_are_an_error(line: str, count
 def test_a_polygon_along_the_border_is_none_of_key_points(tmp_path: Path) -> None:
     table, problems = read_split(of_lines(tmp_path, "0 0.5 0.5 0.5 0.25 0.25 0.5 0 0.5 0.5 1"), "all")
     assert (table.boxes_xyxy.tolist(), problems) == ([[0.0, 15.0, 40.0, 60.0]], [])
+
+
+@pytest.mark.parametrize("last", ["-35", "20.5", "1.2", "nan"])
+def test_a_sixth_number_that_is_no_confidence_and_no_track_is_an_error(last: str, tmp_path: Path) -> None:
+    lines = (INSIDE, f"0 0.25 0.25 0.1 0.1 {last}", "0 0.7 0.7 0.1 0.1 12")
+    table, (error,) = read_split(of_lines(tmp_path, *lines), "all")
+    assert (len(table.labels), error.severity, error.object_number) == (2, "error", 2)
+    assert f"ends with {last}, which is neither a confidence (0 to 1) nor a track; an angle is not read" in str(error)

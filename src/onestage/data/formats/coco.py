@@ -191,9 +191,9 @@ def _own_categories(file: str, records: list[Record]) -> Categories:
         category_id, name = normal_id(record.get("id")) or "", record.get("name")
         if not re.fullmatch(r"-?[0-9]{1,18}", category_id) or not isinstance(name, str) or not name.strip():
             raise UserError(f"{file}: category {shown(record)} needs a whole number as id and a name")
-        if name_of(name) is None:
+        if (known := name_of(name)) is None:
             raise UserError(f"{file}: category {shown(record)} has a name that can't be written; rename it")
-        named.append((int(category_id), name.strip()))
+        named.append((int(category_id), known))
     named.sort()
     numbers, names = tuple(number for number, _ in named), tuple(name for _, name in named)
     for what, twice in (("id", repeated(numbers)), ("name", repeated(names))):
@@ -258,7 +258,7 @@ def _objects(
         name = class_names.get(normal_id(record.get("category_id")) or "")
         box = record.get("bbox")
         numbers = numbers_of(box) if isinstance(box, list) else None
-        if not box and "segmentation" in record:
+        if not any(numbers or [box]) and record.get("segmentation"):  # none, or four zeros
             box_xyxy, written = segment_box(record["segmentation"]), "segmentation without a box"
         elif numbers is None or len(numbers) != 4:
             box_xyxy, written = None, f"bbox {shown(box)}"

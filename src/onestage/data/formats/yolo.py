@@ -45,6 +45,7 @@ from onestage.data.reading import (
     Faults,
     Source,
     box_around,
+    lines_of_names,
     numbers_of,
 )
 from onestage.data.split_names import is_split, split_of
@@ -108,7 +109,8 @@ def _is_label(words: list[str]) -> bool:
     numbers = numbers_of(words)
     if numbers is None or len(numbers) < 5:
         return False
-    return max(map(abs, numbers[1:])) <= FRACTION_LIMIT or key_points_in(numbers[1:]) > 0
+    sides = numbers[1:5] if len(numbers) == 6 else numbers[1:]  # whatever the sixth may mean
+    return max(map(abs, sides)) <= FRACTION_LIMIT or key_points_in(sides) > 0
 
 
 class YoloSource(Source):
@@ -232,7 +234,7 @@ class YoloSource(Source):
     def _class_names(self) -> list[str]:
         names = self.settings.get("names")
         if isinstance(names, str) and (file := self._place("", names)):  # Darknet's list of names
-            return list(filter(None, self.folder.read_lines(file, 1 << 20)))
+            return lines_of_names(self.folder, file, by_line=True)
         if self.file and ("names" in self.settings or "nc" in self.settings):
             return names_of(f"{self.folder.root / self.file}", names, self.settings.get("nc"))
         return names_in(self.folder) or names_for(self.folder, self._used_labels)
@@ -322,7 +324,11 @@ class YoloSource(Source):
                 )
                 continue
             label, sides, written = numbers[0], numbers[1:], f"box {shown(' '.join(words[1:]))}"
-            # five sides are a box and the confidence of the model that found it
+            if len(sides) == 5 and not (0 <= sides[4] <= 1 or (sides[4] > 0 and sides[4].is_integer())):
+                message = f"{shown(line)} ends with {words[5]}, which is neither a confidence (0 to 1) nor a track"
+                faults.report(file, "annotation", f"{message}; an angle is not read: write four corners", number=number)
+                continue
+            # a fifth side is the confidence of the model that found it, or the number of its track
             if len(sides) in (4, 5) or (key_points and len(sides) == 4 + key_points):
                 cx, cy, w, h = sides[:4]
                 box = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2

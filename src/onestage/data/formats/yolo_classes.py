@@ -19,7 +19,7 @@ def names_in(folder: DataFolder) -> list[str]:
     Raises:
         UserError: two such files differ, or a class is listed twice.
     """
-    listed, noted = class_list(folder, *CLASS_LISTS), _noted_names(folder)
+    listed, noted = class_list(folder, *CLASS_LISTS, by_line=True), _noted_names(folder)
     if listed is not None and noted and list(listed.names) != noted:
         raise UserError(
             f"{folder.root}: notes.json names the classes {', '.join(noted[:10])}, the list of classes "
@@ -47,7 +47,7 @@ def names_for(folder: DataFolder, labels: Set[int]) -> list[str]:
     """
     files = {file.rpartition("/")[2].lower() for file in folder.files}
     lists = [name for name in files if name.endswith(".names") or name == "predefined_classes.txt"]
-    found = {listed.names for name in lists if (listed := class_list(folder, name)) is not None}
+    found = {listed.names for name in lists if (listed := class_list(folder, name, by_line=True)) is not None}
     for file in folder.annotations(".yaml", ".yml"):
         with suppress(UserError):  # settings of something else
             settings = read_yaml(folder, file)

@@ -98,7 +98,7 @@ def names_of(file: str, names: object, count: object) -> list[str]:
         raise UserError(f"{file}: names has {shown(wrong[0])}, expected words")
     if not (count is None or (isinstance(count, str) and count.strip() in (*_NOTHING, str(len(names))))):
         raise UserError(f"{file}: nc is {shown(count)}, but {len(names)} classes are named; make them agree")
-    return [name.strip() for name in names]
+    return [name_of(name) or name for name in names]
 
 
 def numbers_of_key_points(shape: object) -> int:
