@@ -8,7 +8,7 @@ import pytest
 from folders import write_image
 from read_back import objects, read, write
 
-from onestage.data import read_dataset
+from onestage.data import find_datasets, read_dataset
 from onestage.errors import UserError
 
 
@@ -182,6 +182,39 @@ def test_csv_without_a_class_is_of_one_class_and_numbers_are_names(tmp_path: Pat
     message = "a.csv: 1 objects have no column for a class, so they are of the class 'object'"
     assert problems == [("class-not-given", message)]
     assert objects(read(tmp_path / "b", "csv")[0]) == [("7", 10, 20, 40, 50)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        ("category_id,category_name", "7,cat"),
+        ("class,label", "0,cat"),
+        ("class_name,class", "cat,0"),
+        ("label,id", "cat,3"),
+    ],
+)
+def test_csv_with_a_number_and_a_name_of_the_class_has_the_name(columns: str, values: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, "labels.csv", f"filename,{columns},x1,y1,x2,y2\na.jpg,{values},10,20,40,50\n")
+    assert objects(read(tmp_path, "csv")[0]) == [("cat", 10, 20, 40, 50)]
+
+
+def test_a_column_of_splits_counts_though_some_rows_have_none(tmp_path: Path) -> None:
+    for stem in "abcd":
+        write_image(tmp_path / f"{stem}.jpg")
+    rows = [
+        f"{split},{stem}.jpg,cat,1,2,30,40"
+        for stem, split in zip("abcd", ("TRAIN", "UNASSIGNED", "TEST", ""), strict=True)
+    ]
+    write(tmp_path, "labels.csv", "\n".join(["split,filename,class,x1,y1,x2,y2", *rows]))
+    (found,) = find_datasets(tmp_path)
+    assert found.source.splits == ["TEST", "TRAIN", "UNASSIGNED", "all"]
+    assert [read(tmp_path, "csv", split)[0].image_names() for split in found.source.splits] == [
+        ["c.jpg"],
+        ["a.jpg"],
+        ["b.jpg"],
+        ["d.jpg"],
+    ]
 
 
 def test_four_numbers_that_may_be_corners_or_a_size_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from onestage.data.folder import DataFolder, is_image, shown
 from onestage.data.reading import (
+    ALL,
     ONLY_CLASS,
     AnnotatedImage,
     AnnotatedObject,
@@ -35,7 +36,8 @@ from onestage.data.split_names import is_split
 from onestage.errors import UserError
 
 IMAGE = ("filename", "imagename", "imagepath", "image", "filepath", "file", "path", "imgpath", "img", "imageid")
-CLASS = ("class", "classname", "label", "labelname", "category", "name", "classid", "categoryid", "labelid")
+CLASS_NAME = ("class", "classname", "label", "labelname", "category", "categoryname")
+CLASS = (*CLASS_NAME, "name", "classid", "categoryid", "labelid")
 CORNERS = (
     ("xmin", "ymin", "xmax", "ymax"),
     ("x1", "y1", "x2", "y2"),
@@ -222,19 +224,35 @@ class CsvSource(FilesSource):
 
     @cached_property
     def _meanings(self) -> dict[str, Meaning]:
-        """File -> what its columns mean."""
-        lines = {file: header_line(iter(self.folder.head(file).splitlines())) for file in self.files}
-        found = {file: meaning_of(header_of(line).columns) for file, line in lines.items()}
-        return {file: meaning for file, meaning in found.items() if meaning is not None}
+        """File -> what its columns mean; of two for the class, that with names counts, and not that with numbers."""
+        found = {}
+        for file in self.files:
+            columns = header_of(header_line(iter(self.folder.head(file).splitlines()))).columns
+            meaning = meaning_of(columns)
+            if meaning is not None and meaning.class_name in CLASS_NAME:
+                first = next(read_rows(self.folder, file), {})
+                named = (name for name in CLASS_NAME if first.get(name) and numbers_of([first[name]]) is None)
+                meaning = meaning._replace(class_name=next(named, meaning.class_name))
+            if meaning is not None:
+                found[file] = meaning
+        return found
+
+    @cached_property
+    def with_confidence(self) -> bool:
+        heads = (self.folder.head(file) for file in self.files)
+        return all(
+            {"score", "confidence"} & {*header_of(header_line(iter(head.splitlines()))).columns} for head in heads
+        )
 
     @cached_property
     def _splits_in(self) -> dict[str, set[str]]:
-        """File -> the splits of its rows."""
+        """File -> the splits of its rows; a column names them where one of its words means a split."""
         found = {}
         for file, meaning in self._meanings.items():
-            column = meaning.split
-            named = {row.get(column, "") for row in read_rows(self.folder, file)} if column else set[str]()
-            found[file] = named if named and all(map(is_split, named)) else {self._split_of(file)}
+            named = (
+                {_split_named(row, meaning) for row in read_rows(self.folder, file)} if meaning.split else set[str]()
+            )
+            found[file] = named if any(map(is_split, named)) else {self._split_of(file)}
         return found
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
@@ -245,7 +263,7 @@ class CsvSource(FilesSource):
             rows_of = images_of_rows(read_rows(self.folder, file), meaning.image, file, faults)
             meaning, nameless = self._settled(file, meaning, chain.from_iterable(rows_of.values())), 0
             for key, every_row in rows_of.items():
-                of_split = [one for one in every_row if len(splits) == 1 or one[1].get(meaning.split or "") == split]
+                of_split = [one for one in every_row if len(splits) == 1 or _split_named(one[1], meaning) == split]
                 path = faults.find_image(key, file) if of_split else None
                 if path is None:
                     continue
@@ -280,6 +298,10 @@ class CsvSource(FilesSource):
                 "call the column bbox_xyxy or bbox_xywh"
             )
         return meaning._replace(kind="corner and size")
+
+
+def _split_named(row: Row, meaning: Meaning) -> str:
+    return row.get(meaning.split or "") or ALL
 
 
 def _is_tensorflow(file: str, meaning: Meaning) -> bool:

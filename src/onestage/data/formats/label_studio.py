@@ -56,8 +56,14 @@ class LabelStudioSource(FilesSource):
             unlabelled = several = predicted = 0
             for number, task in enumerate(read_list(self.folder, file), start=1):
                 place = f"{file}, task {number}"
-                name, annotations = _image_and_annotations(task) if isinstance(task, dict) else (None, None)
-                if name is None or annotations is None:
+                names, annotations = _images_and_annotations(task) if isinstance(task, dict) else ([], None)
+                name = next(iter(names), None)
+                if len(names) > 1 and len(tags := _tags(annotations)) > 1:
+                    message = (
+                        f"it has {len(names)} images and regions of {', '.join(tags)[:100]}, but not which is whose"
+                    )
+                    faults.report(place, "annotation", f"{message}; export a task an image")
+                elif name is None or annotations is None:
                     message = f"{shown(task)} is no task with an image and annotations; delete it"
                     faults.report(place, "annotation", message)
                 elif (path := faults.find_image(name, file)) is not None:
@@ -84,24 +90,29 @@ class LabelStudioSource(FilesSource):
         report_shapes_without_box(faults, "Label Studio", without_box)
 
 
-def _image_and_annotations(task: Mapping[str, Any]) -> tuple[str | None, list[list[Any]] | None]:
-    """The image of a task, without what servers put before its name, and the regions of each of its annotations."""
+def _tags(annotations: list[list[Any]] | None) -> list[str]:
+    """What the regions are drawn on, by the names in the labelling interface."""
+    regions = (region for regions in annotations or () for region in regions if isinstance(region, dict))
+    return sorted({str(region["to_name"]) for region in regions if region.get("to_name")})
+
+
+def _images_and_annotations(task: Mapping[str, Any]) -> tuple[list[str], list[list[Any]] | None]:
+    """The images of a task, without what servers put before a name, and the regions of each of its annotations."""
     lists = ("annotations", "completions", "predictions")  # those of an unlabelled task are not its annotations
     key = next((key for key in lists if key in task), None)
     data, annotations = task.get("data", task), task.get(key or "")
     values = (value for value in (data.values() if isinstance(data, dict) else ()) if isinstance(value, str))
-    names = (without_server(value).partition("?")[0] for value in values)
-    name = next(filter(is_image, names), None)
+    names = list(filter(is_image, (without_server(value).partition("?")[0] for value in values)))
     if key is None:  # JSON-MIN
         lists = (value for value in task.values() if isinstance(value, list))
-        return name, [[region for regions in lists for region in regions if isinstance(region, dict)]]
+        return names, [[region for regions in lists for region in regions if isinstance(region, dict)]]
     if key == "predictions" and isinstance(annotations, list):
         annotations = annotations[:1]
     if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
-        return name, None
+        return names, None
     results = [one.get("result") for one in annotations if not one.get("was_cancelled")]
     regions = [one for one in results if isinstance(one, list)]
-    return name, regions if len(regions) == len(results) else None
+    return names, regions if len(regions) == len(results) else None
 
 
 def _size_hw(region: object) -> tuple[int, int] | None:

@@ -1,7 +1,8 @@
 """labelme: a JSON file an image, with its shapes in pixels from 0.
 
 A rectangle is two corners, whichever were drawn first; a circle is its centre and a point on it; of polygons, turned
-boxes and masks the box around their points is taken. Points and lines are no objects (labelme, `shape.py`).
+boxes and masks the box around their points is taken. Points and lines are no objects (labelme, `shape.py`). Shapes of
+one label and group are the parts of one object, and `__ignore__` is a region to ignore (labelme's `labelme2coco.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onestage.data.reading import (
     Box,
     Faults,
     FilesSource,
+    box_around,
     objects_of,
     read_record,
     report_shapes_without_box,
@@ -27,6 +29,7 @@ from onestage.data.reading import (
 from onestage.data.shapes import box_around_corners, box_of_ellipse
 from onestage.errors import UserError
 
+IGNORED = "__ignore__"
 WITHOUT_BOX = ("point", "points", "line", "linestrip")
 
 
@@ -63,7 +66,7 @@ class LabelmeSource(FilesSource):
                 )
                 faults.report(file, "annotation", message)
             elif (path := _image_of(file, record.get("imagePath"), faults)) is not None:
-                objects = list(_objects(file, shapes, faults, without_box))
+                objects = _objects(file, shapes, faults, without_box)
                 size_hw = whole_size(record.get("imageHeight"), record.get("imageWidth"))
                 yield AnnotatedImage(file, path, objects, size_hw)
         report_shapes_without_box(faults, "labelme", without_box)
@@ -80,7 +83,9 @@ def _image_of(file: str, name: object, faults: Faults) -> str | None:
     return faults.find_image(stem_of(file), file)
 
 
-def _objects(file: str, shapes: list[Any], faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
+def _objects(file: str, shapes: list[Any], faults: Faults, without_box: Counter[str]) -> list[AnnotatedObject]:
+    found: list[AnnotatedObject] = []
+    first_of: dict[tuple[str | None, str], int] = {}  # label and group -> the place of its object in `found`
     for number, shape in enumerate(shapes, start=1):
         if not isinstance(shape, dict):
             faults.report(file, "annotation", f"{shown(shape)} is no shape; delete it", number=number)
@@ -88,9 +93,17 @@ def _objects(file: str, shapes: list[Any], faults: Faults, without_box: Counter[
         kind = shape.get("shape_type") or "polygon"  # labelme 3 wrote none
         if kind in WITHOUT_BOX:
             without_box[str(kind)] += 1
-        else:
-            written = f"{shown(kind)} with the points {shown(shape.get('points'))}"
-            yield from objects_of(faults, file, number, shape.get("label"), _box(kind, shape.get("points")), written)
+            continue
+        label, group, points = shape.get("label"), shape.get("group_id"), shape.get("points")
+        written = f"{shown(kind)} with the points {shown(points)}"
+        for one in objects_of(faults, file, number, label, _box(kind, points), written):
+            place = len(found) if group is None else first_of.setdefault((one.name, str(group)), len(found))
+            if place < len(found):
+                parts = found[place].box_xyxy + one.box_xyxy
+                found[place] = found[place]._replace(box_xyxy=box_around(parts) or one.box_xyxy)
+            else:
+                found.append(one._replace(name=None, ignored=True) if one.name == IGNORED else one)
+    return found
 
 
 def _box(kind: object, points: object) -> Box | None:
