@@ -54,3 +54,45 @@ def test_images_of_an_unread_kind_are_said_to_be_so(tmp_path: Path) -> None:
     write(tmp_path, "gt.txt", "nothing of use\n")
     with pytest.raises(UserError, match=r"1 image, all of a kind that is not read \(a.ppm, ...\); convert them to PNG"):
         find_datasets(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.json", "version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "a pointer of Git LFS"),
+        ("a.xml", "<annotation><source><sourceAnnotation>LabelMe Webtool", "XML of LabelMe 3.0"),
+        ("a.csv", "annotation_id,id,image,label,lead_time\n", "Label Studio's CSV"),
+        ("a.json", '{"image": {}, "annotations": [{"name": "dog", "bounding_box": {"x": 7}}]}', "V7 Darwin's JSON"),
+        ("a.json", '{"assets": {"0": {"regions": [{"boundingBox": {"left": 7}}]}}}', "VoTT's JSON"),
+        ("a.jpg.json", '{"metadata": {}, "instances": [{"className": "dog"}]}', "SuperAnnotate's JSON"),
+        ("a.json", '[{"name": "a.jpg", "labels": [{"box2d": {"x1": 7}}]}]', "BDD100K's JSON"),
+        ("a.json", '{"imgHeight": 60, "objects": []}', "Cityscapes' JSON"),
+        ("a.ndjson", '{"data_row": {}}', "Labelbox's NDJSON"),
+        ("output.manifest", '{"source-ref": "s3://b/a.jpg"}', "a manifest of SageMaker"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "objects": {}}', "a table of Hugging Face"),
+        ("a.parquet", "PAR1", "a Parquet table"),
+        ("train.odgt", '{"ID": "a", "gtboxes": []}', "odgt of CrowdHuman"),
+        ("bb.csv", 'NAME_ID,X,Y,W,H\n"a",7,18,24,25\n', "a table of VGGFace2"),
+        ("a.txt", "imagesource:GoogleEarth\ngsd:0.1\n7.0 18.0 31.0 18.0 31.0 43.0 7.0 43.0 dog 0\n", "a file of DOTA"),
+        ("a.txt", "7 18 31 18 31 43 7 43 small-vehicle 1\n", "a file of DOTA"),
+        ("bbx.txt", "0--Parade/a.jpg\n1\n7 18 24 25 0 0 0 0 0 0 \n", "a list of WIDER FACE"),
+        ("a.txt", "7,18,24,25,1,4,0,0\n", "a file of VisDrone"),
+        ("gt/gt.txt", "1,-1,7,18,24.5,25,1,-1,-1,-1\n", "a table of MOT"),
+        ("train.txt", "a.jpg a.txt\n", "a list of images with files of boxes"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    write_image(tmp_path / "a.jpg")
+    write(tmp_path, name, text)
+    with pytest.raises(UserError) as refusal:
+        find_datasets(tmp_path)
+    assert str(refusal.value).startswith(f"{tmp_path}: {name} is {said}, which is not read; ")
+
+
+@pytest.mark.parametrize("archive", ["labels.zip", "annotations/instances.json.gz"])
+def test_an_archive_beside_the_images_is_to_be_unpacked(tmp_path: Path, archive: str) -> None:
+    write_image(tmp_path / "images/a.jpg")
+    write(tmp_path, archive, "PK")
+    write(tmp_path, "readme.txt", "of our camera\n")
+    with pytest.raises(UserError, match=f"1 image, no annotation, but the archive {archive}; unpack it"):
+        find_datasets(tmp_path)

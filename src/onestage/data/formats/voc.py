@@ -36,7 +36,7 @@ from onestage.data.reading import (
     whole_size,
 )
 from onestage.data.shapes import turned_box, turned_by
-from onestage.data.split_names import is_split, split_of, without_annotations
+from onestage.data.split_names import is_split, without_annotations
 from onestage.errors import UserError
 from onestage.structures import Categories
 from onestage.terminal import watched
@@ -66,10 +66,15 @@ def find_voc(folder: DataFolder) -> VocSource | None:
     """The XML files of a folder, if the first of them are VOC's."""
     files = folder.annotations(".xml")
     looked_at = some_of(files)
-    is_voc = any(re.search(r"<annotation[\s>]", folder.head(file, 4096), re.IGNORECASE) for file in looked_at)
+    is_voc = any(map(_is_voc, (folder.head(file, 4096) for file in looked_at)))
     folders = {folder_of(file).rpartition("/")[2].lower() for file in (*files, *folder.images)}
     is_voc |= bool(files) and {"annotations", "jpegimages"} <= folders  # whatever is in the files
     return VocSource(folder, files) if is_voc else None
+
+
+def _is_voc(head: str) -> bool:
+    """True for the beginning of VOC's XML, not for MIT LabelMe's."""
+    return bool(re.search(r"<annotation[\s>]", head, re.IGNORECASE)) and "<sourceAnnotation>" not in head
 
 
 class VocSource(Source):
@@ -101,7 +106,7 @@ class VocSource(Source):
 
     @property
     def splits(self) -> list[str]:
-        return sorted(self._lists) or sorted({split_of(file) or ALL for file in self.files})
+        return sorted(self._lists) or sorted({self.folder.split_of(file) or ALL for file in self.files})
 
     def _split_lists(self) -> dict[str, list[str]]:
         """Split -> its lists, without those of one class (`cat_train`). CVAT calls a list of all images `default`."""
@@ -152,7 +157,7 @@ class VocSource(Source):
     def _files(self, split: str, faults: Faults) -> list[str]:
         """The annotation files of a split, each once."""
         if not self._lists:
-            return [file for file in self.files if (split_of(file) or ALL) == split]
+            return [file for file in self.files if (self.folder.split_of(file) or ALL) == split]
         files: dict[str, None] = {}
         for list_file in self._lists[split]:
             root = _root_of(list_file)
