@@ -165,7 +165,7 @@ def test_missing_images_and_images_without_annotation(tmp_path: Path) -> None:
     assert (found["missing-image"].level, found["missing-image"].count) == ("error", 1)
     assert "Annotations/img_01.xml: the image 'img_01' is missing" in text
     assert (found["images-without-annotation"].level, found["images-without-annotation"].count) == ("notice", 1)
-    assert "JPEGImages/img_77.jpg: no annotation names it" in text
+    assert "JPEGImages/img_77.jpg: no voc annotation names it" in text
 
 
 def test_of_folders_that_are_joined_only_images_that_none_uses_are_said(tmp_path: Path) -> None:
@@ -175,7 +175,23 @@ def test_of_folders_that_are_joined_only_images_that_none_uses_are_said(tmp_path
     checkup, text = examined(Path(f"{tmp_path}/one+two"))
     found = {one.code: one for one in checkup.findings}
     assert found["images-without-annotation"].count == 1
-    assert "    two/img_77.jpg: no annotation names it" in text
+    assert "    two/img_77.jpg: no labelme annotation names it" in text
+
+
+def test_images_of_no_split_beside_others_are_a_split_of_their_own(tmp_path: Path) -> None:
+    for place in ("train/a", "val/b", "extra/c"):
+        write_image(tmp_path / f"{place}.jpg")
+        put(tmp_path, f"{place}.xml", voc_xml([("cat", 11, 21, 40, 50)]))
+    put(tmp_path, "table.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,11,21,40,50\nd.jpg,cat,11,21,40,50\n")
+    write_image(tmp_path / "d.jpg")
+    checkup, text = examined(tmp_path)
+    assert {name: table.image_names() for name, table in checkup.tables.items()} == {
+        "train": ["train/a.jpg"],
+        "val": ["val/b.jpg"],
+        "all": ["extra/c.jpg"],
+    }
+    assert "    d.jpg: no voc annotation names it" in text
+    assert "or leave them out; --format csv may read them" in text
 
 
 def test_images_without_objects_and_a_split_without_any(tmp_path: Path) -> None:

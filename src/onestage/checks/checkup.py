@@ -128,11 +128,11 @@ def _read_splits(
     problems: dict[str, list[Problem]] = {}
     unusable = []
     known = splits_of_joined([one.source.splits for one in found])
-    parts = {split_key(split) for split in known} >= {"train", "val"}
+    keys = {split_key(split) for split in known}
     for split in in_order(known):
-        if parts and split_key(split) == "trainval":
+        if keys >= {"train", "val"} and split_key(split) == "trainval":
             continue  # train and val together: each image would come twice
-        name = "train" if split == ALL else split
+        name = "train" if split == ALL and "train" not in keys else split
         try:
             tables[name], faults = read_dataset(data, split, None, options)
             problems[name] = [*faults, *validate_images(tables[name])]

@@ -43,17 +43,20 @@ def _without_annotation(found: Sequence[Found], tables: Mapping[str, Table]) -> 
     names = ((os.path.abspath(table.root), table.image_names()) for table in tables.values())
     used = {f"{root}/{name}" for root, of_table in names for name in of_table}
     unused = [
-        image if len(found) == 1 else f"{one.folder.root.name}/{image}"
+        f"{image if len(found) == 1 else f'{one.folder.root.name}/{image}'}: no {one.kind} annotation names it"
         for one in found
         if one.folder.only is None
         for image in one.folder.images
-        if f"{os.path.abspath(one.folder.root)}/{image}" not in used
+        if f"{os.path.abspath(one.folder.root)}/{image}" not in used and image not in one.only_in_others
     ]
+    others = " or ".join(sorted({other for one in found for other in one.others}))
     if unused:
         what = f"{counted(len(unused), 'image')} without an annotation, used by no split"
         why = "nothing is learned from them, not even as background"
-        mend = "label them and export them again, or leave them out"
-        examples = [Example(f"{name}: no annotation names it") for name in unused]
+        mend = "label them and export them again, or leave them out" + (
+            f"; --format {others} may read them" if others else ""
+        )
+        examples = [Example(text) for text in unused]
         yield finding("images-without-annotation", "notice", len(unused), what, why, mend, examples)
 
 
