@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onestage.data.folder import DataFolder, MissingImageError, OutsideError
-from onestage.data.split_names import split_key, split_of_file
+from onestage.data.split_names import split_in_name, split_key, split_of
 from onestage.errors import UserError
 from onestage.texts import decode_text
 
@@ -107,6 +107,26 @@ def test_an_image_that_is_missing_in_the_folder_that_is_named_is_not_that_of_ano
         folder.find_image("cam1/a.jpg")
     assert folder.find_image("C:\\photos\\a.jpg") == "cam2/a.jpg"  # a folder of another machine
     assert folder.find_image("cam1/c.jpg", near="val") == "val/c.jpg"  # it was moved, whose name is no other's
+
+
+def test_where_one_split_has_a_folder_it_may_hold_the_images_of_all(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "one", "train_images/a.jpg", "train_images/b.jpg")
+    assert folder.find_image("b.jpg", "", "val") == "train_images/b.jpg"
+    folder = folder_of(tmp_path / "two", "train/a.jpg", "train/b.jpg", "val/c.jpg")
+    with pytest.raises(MissingImageError, match=r"\(train/b\.jpg is in the folder of another split\); add it"):
+        folder.find_image("b.jpg", "", "val")
+
+
+@pytest.mark.parametrize("outer", ["dev", "test_data/v2", "training"])
+def test_a_folder_around_all_images_names_no_split_where_others_do_inside(outer: str, tmp_path: Path) -> None:
+    folder = folder_of(
+        tmp_path, f"{outer}/train/images/a.jpg", f"{outer}/val/images/a.jpg", f"{outer}/c.jpg", "old.csv"
+    )
+    assert [folder.split_of(image) for image in folder.images] == [None, "train", "val"]
+    assert [folder.split_of(f"{outer}/{split}/labels/a.txt") for split in ("train", "val")] == ["train", "val"]
+    for split in ("train", "val"):
+        assert folder.find_image("a.jpg", "", split) == f"{outer}/{split}/images/a.jpg"
+    assert folder_of(tmp_path / "lone", "train/cats/a.jpg").split_of("train/cats/a.jpg") == "train"
 
 
 def test_a_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,4 +299,4 @@ def test_splits_have_many_spellings(name: str, key: str) -> None:
     ],
 )
 def test_a_split_is_a_word_of_the_files_name_or_one_of_its_folders(file: str, split: str | None) -> None:
-    assert split_of_file(file) == split
+    assert (split_in_name(file) or split_of(file)) == split

@@ -9,7 +9,6 @@ or a file in it may be a symbolic link to another disk).
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import re
 import reprlib
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from onestage.data.json_text import parse_json
 from onestage.data.masks import folders_of_masks, outermost
-from onestage.data.split_names import may_be_of, split_key
+from onestage.data.split_names import is_split, may_be_of, split_key, split_of
 from onestage.errors import UserError
 from onestage.runtime.decode import EXTENSIONS, UNREAD_EXTENSIONS
-from onestage.structures import repeated
 from onestage.texts import decode_text, is_utf8
 
 IMAGE_EXTENSIONS = (*(one for extensions in EXTENSIONS.values() for one in extensions), *UNREAD_EXTENSIONS)
@@ -237,7 +236,10 @@ class DataFolder:
         others = (UPLOAD_PREFIX.sub("", last), UPLOAD_PREFIX.sub("", stem), unquote(last))
         found = next((known[key] for key in (last, stem, *others) if key in known), [])
         folders = [*parts[:-1], *near.split("/")]
-        possible = [path for path in found if may_be_of(path, split) and self.is_photo(path, folders)]
+        photos = [path for path in found if self.is_photo(path, folders)]
+        possible = [path for path in photos if may_be_of(path.removeprefix(self._outer), split)]
+        if not possible and len(photos) == 1 and len(self._splits) == 1:  # train_images has those of all splits
+            possible = photos
         own = ("/".join(parts[:-1]), near)
         if own[0] and (there := self._names_in.get(own[0])):  # where folders share names, it is none elsewhere
             possible = [one for one in possible if folder_of(one) in own or not there & self._names_in[folder_of(one)]]
@@ -245,12 +247,29 @@ class DataFolder:
         if not ranked and outside:
             raise OutsideError(f"{shown(name)} leads outside the data folder {self.root}; name an image inside it")
         if not ranked:
-            where = f"{self.root}; add it or delete its annotation"
-            raise MissingImageError(f"the image {shown(name)} is missing in {where}")
+            there = f" ({photos[0]} is in the folder of another split)" if photos else ""
+            mend = f"{self.root}{there}; add it or delete its annotation"
+            raise MissingImageError(f"the image {shown(name)} is missing in {mend}")
         if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
             fitting = " and ".join(path for _, path in ranked[:2])
             raise MissingImageError(f"{fitting} both fit the image {shown(name)}; name its folder, or move one away")
         return ranked[0][1]
+
+    def split_of(self, path: str) -> str | None:
+        """The split that the folders of a path name; one around all images names none where others do inside."""
+        return split_of(path.removeprefix(self._outer))
+
+    @cached_property
+    def _outer(self) -> str:
+        """The folders around all images, as `dev/`, if there are splits inside; else ""."""
+        outer = f"{os.path.commonpath({folder_of(image) for image in self.images} or {''})}/"
+        return outer if any(split_of(image.removeprefix(outer)) for image in self.images) else ""
+
+    @cached_property
+    def _splits(self) -> set[str]:
+        """The splits that folders of images name."""
+        folders = {folder_of(image.removeprefix(self._outer)) for image in self.images}
+        return {split_key(one) for folder in folders for one in folder.split("/") if is_split(one)}
 
     def images_of_stem(self, stem: str) -> list[str]:
         """The paths of all images with this name without extension, whatever its case."""
@@ -349,30 +368,10 @@ class DataFolder:
 
 def _folder_of_data(file: Path) -> Path:
     """The folder that an annotation file is of: its own, or that above a folder called annotations and the like."""
-    own = file.parent
-    is_inside = ANNOTATION_FOLDERS.fullmatch(own.absolute().name) is not None and not DataFolder(own).images
-    return own.absolute().parent if is_inside else own
-
-
-def parse_json(data: bytes, name: str, once: bool = True) -> Any:
-    """The value of a JSON text; a UserError that names it if it is none, or (`once`) if a key stands twice.
-
-    Which of two values is meant, nobody knows, and JSON's readers keep the last alone.
-    """
-    try:
-        return json.loads(data, object_pairs_hook=_once if once else None)
-    except UnicodeDecodeError:  # by a tool that writes its machine's own encoding
-        return parse_json(decode_text(data).encode(), name, once)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}: not JSON ({error}); write it again") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a ValueError for one with a key that stands twice."""
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError(f"the key {shown(repeated(key for key, _ in pairs))} stands twice")
-    return record
+    for folder in (own := file.absolute().parent, own.parent):  # annotations/train/a.json
+        if ANNOTATION_FOLDERS.fullmatch(folder.name) and not DataFolder(folder).images:
+            return folder.parent
+    return file.parent
 
 
 def first_line(text: str) -> str:

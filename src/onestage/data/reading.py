@@ -15,7 +15,7 @@ from unicodedata import normalize
 
 from onestage.data.folder import DataFolder, MissingImageError, OutsideError, folder_of, shown
 from onestage.data.served_names import image_of_upload, without_server
-from onestage.data.split_names import split_of, split_of_file
+from onestage.data.split_names import split_in_name
 from onestage.data.validate import Problem, Severity
 from onestage.errors import UserError
 from onestage.structures import Categories, repeated
@@ -95,7 +95,8 @@ class FilesSource(Source):
         return sorted({self._split_of(file) for file in self.files})
 
     def _split_of(self, file: str) -> str:
-        return (split_of(file) if self.one_image_each else split_of_file(file)) or ALL
+        named = None if self.one_image_each else split_in_name(file)
+        return named or self.folder.split_of(file) or ALL
 
     def of_split(self, split: str) -> Iterator[str]:
         """The files of a split, to be read one after the other."""

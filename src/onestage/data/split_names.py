@@ -43,17 +43,20 @@ def is_split(name: str) -> bool:
 
 
 def split_of(path: str) -> str | None:
-    """The split that the first of the folders of a path names, without what is beside it (train_images)."""
+    """The split that the first of the folders of a path names, without what is beside it (train_images).
+
+    `DataFolder.split_of` passes over one around all images.
+    """
     found = next((folder for folder in path.split("/")[:-1] if is_split(folder)), None)
     if found is None or re.sub(r"[\W_]*\d*$", "", found.lower()) in _SPLIT_WORDS:
         return found
     return split_key(found)
 
 
-def split_of_file(file: str) -> str | None:
-    """The word of a file's name that names a split (train_labels.csv), else the folder that does."""
+def split_in_name(file: str) -> str | None:
+    """The word of a file's name that names a split, as in train_labels.csv."""
     words = re.split(r"[\W_]+", PurePosixPath(file).stem)
-    return next((word for word in words if is_split(word)), None) or split_of(file)
+    return next((word for word in words if is_split(word)), None)
 
 
 def without_annotations(names: Sequence[str]) -> str:

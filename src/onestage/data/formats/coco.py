@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from onestage.data.folder import DataFolder, folder_of, parse_json, shown, stem_of
+from onestage.data.folder import DataFolder, folder_of, shown, stem_of
 from onestage.data.formats.coco_files import LISTS, MAX_JSON_BYTES, coco_files
+from onestage.data.json_text import parse_json
 from onestage.data.reading import (
     ALL,
     AnnotatedImage,

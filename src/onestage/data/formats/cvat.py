@@ -28,7 +28,6 @@ from onestage.data.reading import (
     whole_size,
 )
 from onestage.data.shapes import box_around_corners, box_of_ellipse, turned_by
-from onestage.data.split_names import split_of
 from onestage.errors import UserError
 from onestage.structures import Categories
 
@@ -101,7 +100,7 @@ class CvatSource(FilesSource):
 
     @property
     def splits(self) -> list[str]:
-        found = {_split_of(file, image) for file, content in self._content.items() for image in content.images}
+        found = {self._split_of(file, image) for file, content in self._content.items() for image in content.images}
         return sorted(found) or [ALL]
 
     def categories(self, split: str) -> Categories | None:
@@ -112,7 +111,7 @@ class CvatSource(FilesSource):
         without_box: Counter[str] = Counter()
         for file, content in self._content.items():
             for number, image in enumerate(content.images, start=1):
-                if _split_of(file, image) != split:
+                if self._split_of(file, image) != split:
                     continue
                 name = image.attributes.get("name", "")
                 path = faults.find_image(name, file)
@@ -123,10 +122,9 @@ class CvatSource(FilesSource):
                     yield AnnotatedImage(place, path, objects, size_hw)
         report_shapes_without_box(faults, "CVAT", without_box)
 
-
-def _split_of(file: str, image: CvatImage) -> str:
-    subset = image.attributes.get("subset", "").strip()
-    return subset if subset.lower() not in ("", "default") else split_of(file) or ALL
+    def _split_of(self, file: str, image: CvatImage) -> str:
+        subset = image.attributes.get("subset", "").strip()
+        return subset if subset.lower() not in ("", "default") else self.folder.split_of(file) or ALL
 
 
 def _objects(place: str, image: CvatImage, faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:

@@ -48,7 +48,7 @@ from onestage.data.reading import (
     lines_of_names,
     numbers_of,
 )
-from onestage.data.split_names import is_split, split_of
+from onestage.data.split_names import is_split
 from onestage.errors import UserError
 from onestage.structures import Categories, repeated
 from onestage.terminal import watched
@@ -172,7 +172,7 @@ class YoloSource(Source):
     def splits(self) -> list[str]:
         if self.places:
             return list(self.places)
-        return sorted({split_of(image) or ALL for image in self._labelled_images})
+        return sorted({self.folder.split_of(image) or ALL for image in self._labelled_images})
 
     @cached_property
     def _labelled_images(self) -> list[str]:
@@ -294,7 +294,7 @@ class YoloSource(Source):
     def _images_of(self, split: str, faults: Faults) -> list[str]:
         """The images of a split, each once."""
         if not self.places:
-            return [image for image in self._labelled_images if (split_of(image) or ALL) == split]
+            return [image for image in self._labelled_images if (self.folder.split_of(image) or ALL) == split]
         found: dict[str, None] = {}
         for place in self.places[split]:
             if key_of(place) in self._files:

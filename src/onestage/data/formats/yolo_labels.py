@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from onestage.data.folder import IMAGE_FOLDERS, UPLOAD_PREFIX, DataFolder, folder_of, key_of, stem_of
 from onestage.data.served_names import image_of_upload
-from onestage.data.split_names import split_key, split_of
+from onestage.data.split_names import split_key
 
 LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
 
@@ -54,7 +54,12 @@ class LabelFiles:
         uploads = [file for file in sorted(self.files) if UPLOAD_PREFIX.match(file.rpartition("/")[2])]
         strange = [file for file in uploads if not self.folder.images_of_stem(stem_of(file))]
         found = {file: image_of_upload(self.folder, stem_of(file)) for file in strange}
-        return {image: file for file, image in found.items() if image and _same_split(file, image)}
+        return {image: file for file, image in found.items() if image and self._same_split(file, image)}
+
+    def _same_split(self, file: str, image: str) -> bool:
+        """False where the folders of both name a split, but not the same."""
+        one, other = self.folder.split_of(file), self.folder.split_of(image)
+        return one is None or other is None or split_key(one) == split_key(other)
 
     def _find_by_rule(self, image: str) -> str | None:
         bare, extension = os.path.splitext(image)
@@ -87,7 +92,7 @@ class LabelFiles:
                 files[key_of(stem_of(name))].append(file)
         found = {}
         for image in ruled:
-            fitting = [file for file in files.get(key_of(stem_of(image)), ()) if _same_split(file, image)]
+            fitting = [file for file in files.get(key_of(stem_of(image)), ()) if self._same_split(file, image)]
             if folder_of(image) not in known_layout and fitting:
                 alike = {file: _shared_folders(file, image) for file in fitting}
                 most = max(alike.values())
@@ -113,12 +118,6 @@ def other_names(file: str) -> list[str]:
     folder, slash, name = file.rpartition("/")
     names = {unquote(name), UPLOAD_PREFIX.sub("", name), UPLOAD_PREFIX.sub("", unquote(name))} - {name}
     return [f"{folder}{slash}{one}" for one in sorted(names)]
-
-
-def _same_split(file: str, image: str) -> bool:
-    """False where the folders of both name a split, but not the same."""
-    one, other = split_of(file), split_of(image)
-    return one is None or other is None or split_key(one) == split_key(other)
 
 
 def _shared_folders(file: str, image: str) -> int:
