@@ -132,7 +132,7 @@ def _read_splits(
     for split in in_order(known):
         if keys >= {"train", "val"} and split_key(split) == "trainval":
             continue  # train and val together: each image would come twice
-        name = "train" if split == ALL and "train" not in keys else split
+        name = "train" if split == ALL and keys.isdisjoint(("train", "trainval")) else split
         try:
             tables[name], faults = read_dataset(data, split, None, options)
             problems[name] = [*faults, *validate_images(tables[name])]
