@@ -298,6 +298,9 @@ def test_coco_the_annotation_file_may_be_named_alone(tmp_path: Path) -> None:
     assert problems == []
     assert table.image_names() == ["train/train.jpg"]
     assert find_datasets(file)[0].source.splits == ["train"]
+    (tmp_path / "annotations/train").mkdir()
+    table, problems = read_dataset(file.rename(file.parent / "train/instances.json"), "train")
+    assert (problems, table.image_names()) == ([], ["train/train.jpg"])
 
 
 def test_coco_a_list_that_stands_twice_is_refused(tmp_path: Path) -> None:
