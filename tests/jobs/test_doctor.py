@@ -21,8 +21,9 @@ from PIL import Image
 from rich.console import Console
 
 import onestage
-from onestage.checks import Checkup
+from onestage.checks import Checkup, quick_findings
 from onestage.checks.label_errors import candidates_of
+from onestage.data import read_dataset
 from onestage.data.table import Table, TableBuilder
 from onestage.data_options import DataOptions
 from onestage.errors import UserError
@@ -147,6 +148,9 @@ def test_boxes_that_do_not_follow_the_exif_orientation_are_errors(orientation: i
         put(tmp_path, "ignored/classes.txt", NAMES_TXT)
     assert findings(tmp_path / "followed") == {**OF_FEW, "exif": ("notice", 6)}
     assert findings(tmp_path / "ignored") == {**OF_FEW, "exif-ignored": ("error", 6)}
+    quick = {name: quick_findings({"all": read_dataset(tmp_path / name, "all")[0]}) for name in ("followed", "ignored")}
+    codes = {name: [one.code for one in found if one.level == "error"] for name, found in quick.items()}
+    assert codes == {"followed": [], "ignored": ["exif-ignored"]}  # before a training too
 
 
 def test_a_size_that_does_not_follow_the_exif_orientation_is_named_with_it(tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ def test_a_split_without_objects_is_told_where_it_chooses_and_where_it_tests(tmp
     write_voc_folder(tmp_path, {"a": voc_xml([("cat", 1, 1, 9, 9)])})
     write_voc_folder(tmp_path, {"b": voc_xml()}, split="val")
     write_voc_folder(tmp_path, {"c": voc_xml([("cat", 1, 1, 9, 9)], difficult=[1])}, split="test")
-    open_for_training(str(tmp_path), Request(), True, display=Display(Console(file=text, width=1000)))
+    request = Request((None, "val", "test"))
+    open_for_training(str(tmp_path), request, True, display=Display(Console(file=text, width=1000)))
     for split in ("val", "test"):
         assert (
             f"error: {split}: no objects in 1 image [no-objects]; check that the labels were exported"
@@ -230,6 +231,33 @@ def test_a_test_split_without_objects_is_not_used_unless_it_is_named(given: str 
     tables = open_for_training(str(tmp_path), request, True, display=Display(Console(file=text, width=1000)))
     line = "test: none of its images has an object, so it is not used, and val tests\n"
     assert (tables["test"].split, line in text.getvalue()) == (("val", True) if given is None else ("test", False))
+
+
+@pytest.mark.parametrize("given", [None, "val"])
+@pytest.mark.parametrize("test", [True, False])
+def test_a_val_split_without_objects_is_not_used_unless_it_is_named(
+    given: str | None, test: bool, tmp_path: Path
+) -> None:
+    text, labelled = io.StringIO(), voc_xml([("cat", 1, 1, 9, 9)])
+    write_voc_folder(tmp_path, {stem: labelled for stem in ("a1", "b2", "c3", "d4")})
+    write_voc_folder(tmp_path, {"e": voc_xml()}, split="val")
+    if test:
+        write_voc_folder(tmp_path, {"f": labelled}, split="test")
+    request = Request((None, given, None))
+    tables = open_for_training(str(tmp_path), request, True, display=Display(Console(file=text, width=1000)))
+    line = "val: none of its images has an object, so it is not used, and a part of train is held out\n"
+    splits = {name: table.split for name, table in tables.items()}
+    used = {"train": "train:kept", "val": "train:held-out"} if given is None else {"train": "train", "val": "val"}
+    assert splits == used | {"test": "test" if test else used["val"]}
+    assert (line in text.getvalue()) is (given is None)
+
+
+def test_parts_of_a_train_that_are_not_used_are_said(tmp_path: Path) -> None:
+    text, labelled = io.StringIO(), voc_xml([("cat", 1, 1, 9, 9)])
+    for split, stem in (("train1", "a"), ("train2", "b"), ("val", "c")):
+        write_voc_folder(tmp_path, {stem: labelled}, split=split)
+    open_for_training(str(tmp_path), Request(), True, display=Display(Console(file=text, width=1000)))
+    assert "not used: train1 (--train-split names a split)\n" in text.getvalue()
 
 
 def test_memory_that_ran_out_is_one_line_of_every_command(

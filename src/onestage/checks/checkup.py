@@ -11,7 +11,7 @@ import numpy as np
 from onestage.checks.classes import check_classes
 from onestage.checks.copies import check_copies
 from onestage.checks.findings import LEVELS, Candidate, Example, Finding, finding
-from onestage.checks.images import check_images
+from onestage.checks.images import check_images, check_turned
 from onestage.checks.objects import check_empty, check_objects
 from onestage.checks.problems import findings_of
 from onestage.data import Found, find_datasets, read_dataset, unite
@@ -117,7 +117,7 @@ def check_up(data: str, *, detector: str, options: DataOptions = AS_IT_IS) -> Ch
 
 def quick_findings(tables: Mapping[str, Table]) -> list[Finding]:
     """What is serious about the tables of a training run, as far as that is found out at once."""
-    findings = [*check_classes(tables), *check_empty(tables), *check_copies(tables, quick=True)]
+    findings = [*check_classes(tables), *check_empty(tables), *check_copies(tables, quick=True), *check_turned(tables)]
     return [one for one in findings if one.level != "notice"]
 
 

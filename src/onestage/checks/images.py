@@ -11,7 +11,7 @@ import numpy as np
 from onestage.checks.findings import Example, Finding, finding
 from onestage.data import Found
 from onestage.data.table import Table
-from onestage.data.validate import checked_images, significant_bits
+from onestage.data.validate import Checked, checked_images, significant_bits
 from onestage.runtime.decode import ImageError
 from onestage.texts import counted
 
@@ -31,12 +31,15 @@ _UPRIGHT = {
 
 def check_images(found: Sequence[Found], tables: Mapping[str, Table]) -> list[Finding]:
     """Findings about the images of all splits."""
-    checks = {split: checked_images(one.root, one.image_names(), one.max_pixels) for split, one in tables.items()}
-    headers = {
-        split: [(1, 8) if isinstance(check, str) else (check.orientation, check.bits) for check in ones]
-        for split, ones in checks.items()
-    }
-    return [*_without_annotation(found, tables), *_turned(tables, headers), *_deep(tables, headers)]
+    return [*_without_annotation(found, tables), *check_turned(tables), *_deep(tables)]
+
+
+def _headers(tables: Mapping[str, Table]) -> Iterator[tuple[str, int, Checked]]:
+    """Split, row and header of every image that can be read."""
+    for split, table in tables.items():
+        for index, check in enumerate(checked_images(table.root, table.image_names(), table.max_pixels)):
+            if not isinstance(check, str):
+                yield split, index, check
 
 
 def _without_annotation(found: Sequence[Found], tables: Mapping[str, Table]) -> Iterator[Finding]:
@@ -60,12 +63,12 @@ def _without_annotation(found: Sequence[Found], tables: Mapping[str, Table]) -> 
         yield finding("images-without-annotation", "notice", len(unused), what, why, mend, examples)
 
 
-def _turned(tables: Mapping[str, Table], headers: Mapping[str, list[tuple[int, int]]]) -> Iterator[Finding]:
+def check_turned(tables: Mapping[str, Table]) -> Iterator[Finding]:
+    """Whether boxes follow their images where EXIF turns them."""
     turned = [
-        (split, index, orientation)
-        for split, table in tables.items()
-        for index, (orientation, _) in enumerate(headers[split])
-        if orientation in _UPRIGHT and table.first_object[index + 1] > table.first_object[index]
+        (split, index, check.orientation)
+        for split, index, check in _headers(tables)
+        if check.orientation in _UPRIGHT and len(tables[split].objects(index).labels)
     ]
     if not turned:
         return
@@ -118,8 +121,8 @@ def _along(gradient: np.ndarray, fractions_xyxy: np.ndarray) -> float:
     return total
 
 
-def _deep(tables: Mapping[str, Table], headers: Mapping[str, list[tuple[int, int]]]) -> Iterator[Finding]:
-    deep = [(split, index) for split in tables for index, (_, bits) in enumerate(headers[split]) if bits == 16]
+def _deep(tables: Mapping[str, Table]) -> Iterator[Finding]:
+    deep = [(split, index) for split, index, check in _headers(tables) if check.bits == 16]
     if not deep:
         return
     bits = {split: significant_bits(tables[split]) for split, _ in deep}

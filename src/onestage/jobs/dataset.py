@@ -1,6 +1,6 @@
 """Open a data set for a job: read it, check every image and object, and leave out bad data if the user asks for it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from onestage.checks import quick_findings
 from onestage.data import Found, Splits, choose_splits, find_datasets, read_dataset, unite
 from onestage.data.split_names import split_key
-from onestage.data.splits import base_of, part_of, read_for
+from onestage.data.splits import HELD_OUT, KEPT, base_of, part_of, read_for
 from onestage.data.table import Table
 from onestage.data.validate import Problem, drop_bad, errors, significant_bits, summary, validate_images
 from onestage.data_options import AS_IT_IS, DataOptions
@@ -17,7 +17,6 @@ from onestage.structures import Categories
 from onestage.terminal import Display
 from onestage.texts import counted, one_line
 
-PARTS_OF_TRAINVAL = ("train", "val", "trainval")  # of which one holds the others
 Given = tuple[str | None, str | None, str | None]  # the splits that a user named to train, to choose and to test
 
 
@@ -138,10 +137,7 @@ def open_for_training(data: str, request: Request, hold_out: bool, *, display: D
     if bits < 16:
         display.say(f"images of 16 bits have values of {bits} bits: their highest 8 are taken, here and by the model")
     tables = {name: table.with_categories(categories).with_bits(bits) for name, table in tables.items()}
-    if request.splits[2] is None and splits.test != splits.choose and not len(tables[splits.test].labels):
-        display.say(f"{splits.test}: none of its images has an object, so it is not used, and {splits.choose} tests")
-        del tables[splits.test]
-        splits = splits._replace(test=splits.choose)
+    splits = _without_unlabelled(splits, tables, request, display)
     display.say(_who_does_what(splits, tables, hold_out))
     for serious in quick_findings(tables):
         display.say(f"{serious.level}: {serious.what} [{serious.code}]; {serious.mend}")
@@ -158,10 +154,31 @@ def open_for_training(data: str, request: Request, hold_out: bool, *, display: D
     return {"train": train, "val": tables[splits.choose], "test": tables[splits.test]}
 
 
-def _unused(known: Sequence[str], bases: Iterable[str]) -> list[str]:
-    """The splits of a folder that nothing reads; parts of a trainval are no loss."""
+def _without_unlabelled(splits: Splits, tables: dict[str, Table], request: Request, display: Display) -> Splits:
+    """The splits, but for a val and a test without any object, unless the user named them; `tables` has their images.
+
+    A part of the training images is then held out to choose the weights, and what chooses them tests.
+    """
+    train, choose, test, _ = splits
+    if request.splits[1] is None and train == base_of(train) and not len(tables[choose].labels):
+        kept, held_out = f"{train}:{KEPT}", f"{train}:{HELD_OUT}"
+        display.say(f"{choose}: none of its images has an object, so it is not used, and a part of {train} is held out")
+        whole = tables.pop(train)
+        tables |= {part: part_of(whole, part, request.options.test_fraction) for part in (kept, held_out)}
+        tables.pop(choose, None)
+        train, choose, test = kept, held_out, held_out if test == choose else test
+    if request.splits[2] is None and test != choose and not len(tables[test].labels):
+        display.say(f"{test}: none of its images has an object, so it is not used, and {choose} tests")
+        del tables[test]
+        test = choose
+    return splits._replace(train=train, choose=choose, test=test)
+
+
+def _unused(known: Sequence[str], bases: Collection[str]) -> list[str]:
+    """The splits of a folder that nothing reads; a trainval, and its parts where it is read, are no loss."""
     read = {split for base in bases for split in read_for(known, base)}
-    return [split for split in known if split not in read and split_key(split) not in PARTS_OF_TRAINVAL]
+    no_loss = {"train", "val", "trainval"} if "trainval" in map(split_key, bases) else {"trainval"}
+    return [split for split in known if split not in read and split_key(split) not in no_loss]
 
 
 def _choose_splits(data: str, given: Given, hold_out: bool, options: DataOptions, found: list[Found]) -> Splits:
