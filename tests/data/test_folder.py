@@ -113,7 +113,7 @@ def test_where_one_split_has_a_folder_it_may_hold_the_images_of_all(tmp_path: Pa
     folder = folder_of(tmp_path / "one", "train_images/a.jpg", "train_images/b.jpg")
     assert folder.find_image("b.jpg", "", "val") == "train_images/b.jpg"
     folder = folder_of(tmp_path / "two", "train/a.jpg", "train/b.jpg", "val/c.jpg")
-    with pytest.raises(MissingImageError, match=r"\(train/b\.jpg is in the folder of another split\); add it"):
+    with pytest.raises(MissingImageError, match=r"\(train/b\.jpg lies in another folder\); add it"):
         folder.find_image("b.jpg", "", "val")
 
 

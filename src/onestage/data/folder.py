@@ -247,7 +247,7 @@ class DataFolder:
         if not ranked and outside:
             raise OutsideError(f"{shown(name)} leads outside the data folder {self.root}; name an image inside it")
         if not ranked:
-            there = f" ({photos[0]} is in the folder of another split)" if photos else ""
+            there = f" ({photos[0]} lies in another folder)" if photos else ""
             mend = f"{self.root}{there}; add it or delete its annotation"
             raise MissingImageError(f"the image {shown(name)} is missing in {mend}")
         if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:

@@ -176,3 +176,22 @@ def test_a_sixth_number_that_is_no_confidence_and_no_track_is_an_error(last: str
     table, (error,) = read_split(of_lines(tmp_path, *lines), "all")
     assert (len(table.labels), error.severity, error.object_number) == (2, "error", 2)
     assert f"ends with {last}, which is neither a confidence (0 to 1) nor a track; an angle is not read" in str(error)
+
+
+def test_lines_of_dota_are_called_so(tmp_path: Path) -> None:
+    root = of_lines(tmp_path, "7.0 18.0 31.0 18.0 31.0 43.0 7.0 43.0 cat 0")
+    _, (error,) = read_split(write_files(root, [], {"data.yaml": "train: images\nnames: [cat]\n"}), "train")
+    assert "cat 0' is of DOTA; export YOLO OBB or COCO" in str(error)
+
+
+def test_lists_of_images_and_their_label_files_as_paddlelabel_writes_them_are_the_splits(tmp_path: Path) -> None:
+    images = ["JPEGImages/a 1.jpg", "JPEGImages/b.jpg"]
+    files = {f"Annotations/{Path(image).stem}.txt": LINE for image in images}
+    lists = {
+        f"{split}_list.txt": f"{image} Annotations/{Path(image).stem}.txt\n"
+        for split, image in zip(("train", "val"), images, strict=True)
+    }
+    root = write_files(tmp_path, images, files | lists | {"classes.txt": "cat\n"})
+    found = {split: read_split(root, split) for split in find_datasets(root)[0].source.splits}
+    names = {split: (table.image_names(), table.boxes_xyxy.tolist()) for split, (table, _) in found.items()}
+    assert names == {"train_list": ([images[0]], [BOX]), "val_list": ([images[1]], [BOX])}

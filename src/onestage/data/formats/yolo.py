@@ -249,7 +249,7 @@ class YoloSource(Source):
 
     def _is_list(self, file: str) -> bool:
         first = next((line for line in self.folder.head(file, 4096).splitlines() if line.strip()), "")
-        return is_image(first.strip())
+        return is_image(_image_named(first.strip()))
 
     def _place(self, base: str, place: str) -> str | None:
         """Where a folder or list lies below the data folder ("" is all of it); None if it is not there.
@@ -299,7 +299,7 @@ class YoloSource(Source):
         for place in self.places[split]:
             if key_of(place) in self._files:
                 for name in filter(None, self.folder.read_lines(place)):
-                    image = faults.find_image(name, place)
+                    image = faults.find_image(_image_named(name), place)
                     if image in found:
                         faults.report(image, "duplicate-image", "listed again; left out", "notice")
                     if image is not None:
@@ -319,9 +319,9 @@ class YoloSource(Source):
                 continue
             numbers = numbers_of(words)
             if numbers is None:
-                faults.report(
-                    file, "annotation", f"{shown(line)} is not numbers; expected class cx cy w h", number=number
-                )
+                is_dota = re.fullmatch(r"(-?[\d.]+\s+){8}\S+(\s+[0-2])?", line)
+                what = "is of DOTA; export YOLO OBB or COCO" if is_dota else "is not numbers; expected class cx cy w h"
+                faults.report(file, "annotation", f"{shown(line)} {what}", number=number)
                 continue
             label, sides, written = numbers[0], numbers[1:], f"box {shown(' '.join(words[1:]))}"
             if len(sides) == 5 and not (0 <= sides[4] <= 1 or (sides[4] > 0 and sides[4].is_integer())):
@@ -357,6 +357,12 @@ class YoloSource(Source):
                 faults.report(file, "box-outside", message, number=number)
             else:
                 yield AnnotatedObject(number, names[int(label)], box, written)
+
+
+def _image_named(line: str) -> str:
+    """The image in a line of a list, also before the name of its label file, as PaddleLabel writes it."""
+    with_file = re.fullmatch(r"(.+?\.\w{3,4})\s.*\.txt", line)
+    return with_file[1] if with_file else line
 
 
 def _is_yaml(file: str) -> bool:
