@@ -75,6 +75,12 @@ class Selection:
         own = None if score_threshold is not None else self.class_thresholds
         return replace(self, **changes, class_thresholds=own)
 
+    def check_classes(self, count: int) -> None:
+        """Raises a UserError unless each of so many classes has a threshold, if any has."""
+        if self.class_thresholds is not None and len(self.class_thresholds) != count:
+            given = len(self.class_thresholds)
+            raise UserError(f"class_thresholds has {given} numbers, the data {count} classes; give one a class")
+
     @property
     def thresholds_in_words(self) -> str:
         """As "0.5", or "0.21 to 0.44 by class"."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,56 @@ def test_a_named_recipes_network_gives_way_to_the_models_and_that_is_said(
     said = run(data, tmp_path / "run", start_from=model, recipe=Recipe(detector=f"{NAME}.r160_in1k"))
     assert "settings of the network are those of the trained detector: box_loss_weight 2.0, not 1.0" in said
     assert json.loads((tmp_path / "run/recipe.json").read_text())["network"]["box_loss_weight"] == 2.0
+
+
+@pytest.mark.parametrize("recipe", [Recipe(detector="ssd300-test_resnet"), Recipe(detector="retinanet-test_resnet")])
+def test_a_named_recipe_of_another_network_gives_way_too(
+    recipe: Recipe, data: Path, model: Path, tmp_path: Path
+) -> None:
+    said = run(data, tmp_path / "run", start_from=model, recipe=recipe, detector=NAME)
+    assert "settings of the network are those of the trained detector: box_loss_weight 2.0, not 1.0" in said
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["network"]["box_loss_weight"] == 2.0
+
+
+def test_thresholds_of_the_models_classes_are_not_those_of_the_data(data: Path, model: Path, tmp_path: Path) -> None:
+    kept = load_model(model)
+    kept.detector.evaluation_selection = kept.detector.evaluation_selection.with_class_thresholds((0.2, 0.9))
+    save_model(tmp_path / "model.safetensors", kept.detector, kept.categories)
+    run(data, tmp_path / "run", start_from=tmp_path / "model.safetensors")
+    of_run = json.loads((tmp_path / "run/recipe.json").read_text())["postprocessing"]
+    assert (of_run["class_thresholds"], of_run["score_threshold"]) == (None, 0.2)
+    given = {**SETTINGS, "postprocessing.class_thresholds": [0.2, 0.9], "postprocessing.score_threshold": 0.2}
+    with pytest.raises(UserError, match=rf"class_thresholds has 2 numbers, the data {len(names_of(data))} classes"):
+        run(data, tmp_path / "other", settings=given)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_model_that_a_run_starts_from_is_not_overwritten(data: Path, model: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "model.safetensors"
+    mine.write_bytes(model.read_bytes())
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: the run would overwrite this model; choose another --out"
+    ):
+        run(data, tmp_path, start_from=mine)
+    assert mine.read_bytes() == model.read_bytes()
+
+
+def test_a_resumed_run_begins_with_nothing_else_than_it_began_with(data: Path, model: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "run", start_from=model, old_classes="label")
+    run(data, tmp_path / "run", start_from=model, old_classes="label", resume=True)
+    run(data, tmp_path / "run", resume=True)
+    for other, reason in (
+        (
+            {"start_from": "elsewhere"},
+            f"--from elsewhere: the run in {tmp_path}/run began with {model}; leave --from out",
+        ),
+        ({"backbone_weights": "none"}, f"--backbone-weights none: the run in {tmp_path}/run began with none; leave"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(reason)}"):
+            run(data, tmp_path / "run", resume=True, **other)
+    (tmp_path / "run/old_objects.safetensors").unlink()
+    with pytest.raises(UserError, match=r"old_objects\.safetensors: missing; the run needs it"):
+        run(data, tmp_path / "run", resume=True)
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_stopped_without_the_model(

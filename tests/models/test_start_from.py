@@ -57,6 +57,31 @@ def test_every_layer_comes_over_but_the_rows_of_new_classes(family: str) -> None
             torch.testing.assert_close(rows[:, background + label], (fresh + shift)[:, background + label])
 
 
+@pytest.mark.parametrize("family", ["retinanet", "gfl"])
+def test_without_a_common_class_nothing_of_a_class_layer_is_taken(family: str) -> None:
+    old = small(family).eval()
+    new = fresh_like(old, 1)
+    (layer,) = new.class_layers()
+    before = new.state_dict()[f"{layer}.weight"].clone()
+    taken = take_layers(new, Categories.from_names(["moon"]), start_of(old))
+    assert torch.equal(new.state_dict()[f"{layer}.weight"], before)
+    assert taken.parts[layer.partition(".")[0]][1:3] == [0, 1]  # fresh
+    assert taken.lines[-2:] == ("  classes fresh: moon", "  classes left: ball, wall, star")
+
+
+def test_a_layer_that_fits_in_part_is_not_taken_and_neither_are_its_classes() -> None:
+    old = small("gfl").eval()
+    wider = old.config.adjusted({"channels": 2 * old.config.channels})  # pyright: ignore[reportAttributeAccessIssue]
+    new = build(old.name, 3, config=wider)
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    taken = take_layers(new, OLD, start_of(old))
+    (layer,) = new.class_layers()
+    for name in (f"{layer}.bias", "box_branch.last.bias"):  # of the same shape as the old one's
+        assert torch.equal(new.state_dict()[name], before[name])
+    assert (taken.classes, taken.parts["class_branch"][:2]) == ({}, [0, 0])
+    assert "  classes fresh: ball, wall, star" in taken.lines
+
+
 def test_the_same_classes_in_another_order_give_the_same_detector() -> None:
     old = small("ssd").eval()
     new = fresh_like(old, 3).eval()

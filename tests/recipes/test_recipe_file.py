@@ -96,3 +96,15 @@ def test_what_is_written_is_toml() -> None:
 def test_byte_order_marks_are_no_part_of_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text('detector = "ssd300-vgg16"\nepochs = 3\n', encoding="utf-8-sig")
     assert named_recipe(str(tmp_path / "r.toml")).epochs == 3
+
+
+def test_a_file_without_a_detector_is_of_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("learning_rate = 0.5\nsteps = 3\n")
+    recipe = named_recipe(str(tmp_path / "r.toml"), "gfl-test_resnet")
+    assert (recipe.detector, type(recipe.network).__name__, recipe.learning_rate) == (
+        "gfl-test_resnet",
+        "GFLConfig",
+        0.5,
+    )
+    with pytest.raises(UserError, match=r"r\.toml: it names no detector; write detector = \"NAME\" into it, or give"):
+        named_recipe(str(tmp_path / "r.toml"))

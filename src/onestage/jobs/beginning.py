@@ -1,5 +1,6 @@
 """What a run begins with: ImageNet weights, nothing, or a trained detector with its classes."""
 
+import json
 import os
 from dataclasses import replace
 from typing import get_args
@@ -16,6 +17,7 @@ from onestage.structures import Categories
 from onestage.terminal import Display
 from onestage.training.old_classes import OldClasses, find_old_objects, load_old_objects, save_old_objects, united
 from onestage.training.recipe import Recipe
+from onestage.whole_file import write_whole
 
 
 class Beginning:
@@ -68,13 +70,36 @@ class Beginning:
         `begun`: the folder of a run that goes on, which has all that is needed of it.
         """
         self._begun = begun
-        if self._from is not None and begun is None:
+        if begun is not None:
+            self._check_as_begun(begun)
+        elif self._from is not None:
             self.start = open_start(self._from, detector or (named.detector if named else None))
+
+    def _check_as_begun(self, begun: RunFolder) -> None:
+        """Raise a UserError if the run that goes on began with something else than is asked for now."""
+        try:
+            before = json.loads(begun.beginning.read_text())
+        except (OSError, ValueError):  # of an earlier version
+            return
+        asked = {
+            "from": None if self._from is None else os.fspath(self._from),
+            "backbone_weights": self._weights if self._weights_named else None,
+            "old_classes": None if self._how == "drop" else self._how,
+        }
+        for name, value in asked.items():
+            if value is not None and value != before.get(name):
+                option = f"--{name.replace('_', '-')}"
+                began = f"{begun.root} began with {before.get(name) or 'none'}"
+                raise UserError(f"{option} {value}: the run in {began}; leave {option} out, or start another run")
+        if before.get("old_classes") == "label" and not begun.old_objects.exists():
+            raise UserError(f"{begun.old_objects}: missing; the run needs it to go on with its old classes")
 
     def recipe_for(self, named: Recipe, detector: str | None, display: Display) -> Recipe:
         """A named recipe with the network's settings of the trained detector, where it is for the same network."""
-        if self.start is None or untagged(self.start.detector.name) != untagged(detector or named.detector):
+        detector = detector or named.detector
+        if self.start is None or untagged(self.start.detector.name) != untagged(detector):
             return named
+        named = named.with_settings({"detector": detector})
         settings, trained = plain(named.network), plain(self.start.detector.config)
         if replaced := [
             f"{name} {trained[name]}, not {settings[name]}" for name in trained if trained[name] != settings[name]
@@ -118,6 +143,9 @@ class Beginning:
         return take_layers(network, categories, self.start).lines
 
     def save(self, folder: RunFolder) -> None:
-        """Write into the run folder what a resumed run needs of the trained detector."""
+        """Write into the run folder what it began with, and what a resumed run needs of the trained detector."""
+        start = None if self._from is None else os.fspath(self._from)
+        began = {"from": start, "backbone_weights": self._weights if start is None else None, "old_classes": self._how}
+        write_whole(folder.beginning, (json.dumps(began) + "\n").encode())
         if self._old_objects is not None:
             save_old_objects(folder.old_objects, self._old_objects)

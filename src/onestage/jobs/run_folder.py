@@ -35,9 +35,11 @@ def named_folder(
 
 
 def refuse_second_run(folder: RunFolder) -> None:
-    """Raise a UserError if the folder holds a run."""
+    """Raise a UserError if the folder holds a run, or a model that the run's would replace."""
     if folder.recipe.exists():
         raise UserError(f"{folder.root}: holds a run already; go on with it by --resume, or choose another --out")
+    if folder.model.exists():
+        raise UserError(f"{folder.model}: the run would overwrite this model; choose another --out, or move it away")
 
 
 def take_folder(folder: RunFolder, until_the_end: ExitStack) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +32,7 @@ from onestage.jobs.dataset import Request, open_for_training
 from onestage.jobs.evaluate import evaluate_and_report
 from onestage.jobs.last_run import say_against_last_run
 from onestage.jobs.minutes import fitted_to_minutes
+from onestage.jobs.recipe_choice import choose_recipe, keeps_best
 from onestage.jobs.run_folder import (
     as_begun,
     decoded_folder,
@@ -43,7 +44,7 @@ from onestage.jobs.run_folder import (
     write_settings,
 )
 from onestage.models.model_file import RunFolder, load_model
-from onestage.recipes import DEFAULT_DETECTOR, Tile, default_recipe, named_recipe, tiles_for, tiling_for
+from onestage.recipes import Tile, named_recipe, tiles_for
 from onestage.settings import flat
 from onestage.terminal import Display, command_display, quiet
 from onestage.texts import counted
@@ -103,6 +104,9 @@ class Plan:
     recipe: Recipe
     usual: Recipe
     resume: bool
+
+    def __post_init__(self) -> None:
+        self.recipe.postprocessing.check_classes(len(self.train.categories))
 
 
 def train(
@@ -174,11 +178,11 @@ def train(
             changes["detector"] = _check_request(log_to, detector, beginning, by_trial, save_minutes, world)
             folder, begun = named_folder(out, resume, world)
             resumed, request = as_begun(begun, Request((train_split, val_split, test_split), subset, data_options))
-            named = named_recipe(recipe) if isinstance(recipe, str) else recipe
+            named = named_recipe(recipe, changes["detector"]) if isinstance(recipe, str) else recipe
             beginning.open(begun, changes["detector"], named)
-            tables = open_for_training(data, request, _keeps_best(changes, named or resumed), display=display)
+            tables = open_for_training(data, request, keeps_best(changes, named or resumed), display=display)
             fit = partial(fitted_to_minutes, minutes=minutes, device=world.device or device, ranks=world.size)
-            usual = _choose_recipe(named, resumed, changes, tables["train"], beginning, tiles, fit, display)
+            usual = choose_recipe(named, resumed, changes, tables["train"], beginning, tiles, fit, display)
             tables = beginning.with_old_classes(tables, world.device or device, display)
             chosen = usual.with_length(epochs=epochs, steps=steps, minutes=minutes).with_settings(changes)
             folder = folder or free_folder(data, chosen.detector)
@@ -228,55 +232,6 @@ def _check_request(
         with torch.device("meta"):
             build(detector, num_classes=1)
     return detector
-
-
-def _choose_recipe(
-    recipe: Recipe | None,
-    resumed: Recipe | None,
-    changes: dict[str, Any],
-    table: Table,
-    beginning: Beginning,
-    tiles: tuple[Tile | None, int | None],
-    fit: Callable[..., dict[str, Any]],
-    display: Display,
-) -> Recipe:
-    """The recipe that was named or given; else that of the resumed run; else one made for the data.
-
-    Tiles, and where it is made anchors, follow the input that the changes of the recipe ask for. `fit` gives more
-    changes of a recipe that is made, by what the minutes of the run allow.
-    """
-    detector = changes["detector"]
-    if recipe is not None:
-        length = resumed or recipe
-        recipe = replace(recipe, epochs=length.epochs, steps=length.steps, minutes=length.minutes)
-        recipe = beginning.recipe_for(recipe, detector, display)
-        tile, overlap = tiles
-        if tile is None:
-            return recipe
-        tiling, reasons = tiling_for(table, recipe.with_settings(changes).network, tile, overlap)
-        display.say(*(f"recipe: {reason}" for reason in reasons))
-        return recipe.with_tiling(tiling)
-    if resumed is not None:
-        return resumed
-    trained = beginning.start.detector if beginning.start is not None else None
-    name = detector or (trained.name if trained is not None else DEFAULT_DETECTOR)
-    tile, overlap = tiles
-    asked = {setting: value for setting, value in changes.items() if value is not None}
-    made = partial(
-        default_recipe, name, table, pretrained=beginning.pretrained, start=trained, tile=tile, tile_overlap=overlap
-    )
-    chosen, reasons = made(settings=asked)
-    if trained is None and (fitted := fit(chosen.with_settings(asked), table=table, asked=asked, say=display.say)):
-        chosen, reasons = made(settings=asked | fitted)
-        chosen = chosen.with_settings(fitted)
-    for reason in reasons:
-        display.say(f"recipe: {reason}")
-    return chosen
-
-
-def _keeps_best(changes: dict[str, Any], recipe: Recipe | None) -> bool:
-    """True if images have to choose the weights."""
-    return (changes.get("keep") or getattr(recipe, "keep", "best")) == "best"
 
 
 def _trained(

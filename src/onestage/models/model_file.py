@@ -42,6 +42,7 @@ class RunFolder:
         self.previous_checkpoint = root / "checkpoint" / "previous.safetensors"  # in case the newest is damaged
         self.recipe = root / "recipe.json"
         self.data = root / "data.json"  # the splits that were asked for
+        self.beginning = root / "beginning.json"  # the weights that the run began with
         self.old_objects = root / "old_objects.safetensors"  # of classes that the data lacks and the run keeps
         self.log = root / "log.csv"
         self.batches = root / "batches.png"  # the first training images
@@ -113,6 +114,8 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     folder = path = local_model(path)
     if folder.is_dir():
         path = RunFolder(folder).model
+        if not path.exists() and RunFolder(folder).recipe.exists():
+            raise UserError(f"{folder}: keeps no weights before its first evaluation; go on with it by --resume")
         if not path.exists():
             raise UserError(f"{folder}: no run folder (no {path.name}); give the folder of a run, or a model file")
     tensors, header = read_tensors(path)

@@ -174,16 +174,24 @@ def take_layers(detector: Detector, categories: Categories, start: Start) -> Tak
     class_entries = {f"{layer}.{kind}" for layer in detector.class_layers() for kind in ("weight", "bias")}
     known = same_classes(categories.names, start.categories.names if start.categories else ())
     taken, in_part = set[str](), set[str]()
-    for name in of_both:
-        if name in class_entries:
-            if _take_rows(detector, own[name], theirs[name], start.detector, known):
-                (taken if len(known) == detector.num_classes else in_part).add(name)
-        elif own[name].shape == theirs[name].shape:
-            own[name].copy_(theirs[name])
-            taken.add(name)
+    for _, names in _by_layer(own):
+        shared = [name for name in names if name in of_both]
+        pairs = [(own[name], theirs[name]) for name in shared]
+        if class_entries.isdisjoint(shared):
+            if all(mine.shape == given.shape for mine, given in pairs):
+                taken.update(shared)
+        elif all(_rows_fit(detector, *pair, start.detector) for pair in pairs):
+            for pair in pairs:
+                _take_rows(detector, *pair, start.detector, known)
+            if known or detector.BACKGROUND_LOGITS:
+                (taken if len(known) == detector.num_classes else in_part).update(shared)
+    for name in taken - class_entries:
+        own[name].copy_(theirs[name])
     if not taken:
         raise UserError(f"--from {start.describe()}: no layer of it fits {detector.name}, whose settings are others")
     detector.set_normalization(start.detector.normalization.mean, start.detector.normalization.std)
+    if not class_entries & (taken | in_part):
+        known = {}
     parts = _count_layers(own, theirs, taken, in_part)
     return Taken(parts, known, tuple(_lines(detector, categories, start, parts, known)))
 
@@ -193,21 +201,24 @@ def _backbone(detector: Detector) -> str:
     return detector.name.partition("-")[2].partition(".")[0]
 
 
-def _take_rows(detector: Detector, own: Tensor, theirs: Tensor, other: Detector, known: Mapping[int, int]) -> bool:
-    """Take the rows of background and of known classes, where the anchors of a cell are as many; True if they are."""
+def _rows_fit(detector: Detector, own: Tensor, theirs: Tensor, other: Detector) -> bool:
+    """True where both have rows of as many anchors a cell, and rows of the same shape."""
     before = detector.BACKGROUND_LOGITS
-    own_logits, their_logits = before + detector.num_classes, before + other.num_classes
-    anchors = len(own) // own_logits
-    if len(theirs) != anchors * their_logits or own.shape[1:] != theirs.shape[1:]:
-        return False
-    rows, given = own.unflatten(0, (anchors, own_logits)), theirs.unflatten(0, (anchors, their_logits))
+    anchors = len(own) // (before + detector.num_classes)
+    return len(theirs) == anchors * (before + other.num_classes) and own.shape[1:] == theirs.shape[1:]
+
+
+def _take_rows(detector: Detector, own: Tensor, theirs: Tensor, other: Detector, known: Mapping[int, int]) -> None:
+    """Take the rows of background and of known classes."""
+    before = detector.BACKGROUND_LOGITS
+    rows = own.unflatten(0, (-1, before + detector.num_classes))
+    given = theirs.unflatten(0, (-1, before + other.num_classes))
     if own.ndim == 1:  # biases
         rows[:, before:] += given[:, :before] - rows[:, :before] if before else 0.0
     rows[:, :before] = given[:, :before]
     if known:
         to, source = (torch.tensor(labels) + before for labels in (list(known), list(known.values())))
         rows[:, to] = given[:, source]
-    return True
 
 
 def _count_layers(

@@ -54,13 +54,13 @@ __all__ = [
 ]
 
 
-def named_recipe(name: str) -> Recipe:
-    """The recipe of that name, or of a TOML file.
+def named_recipe(name: str, detector: str | None = None) -> Recipe:
+    """The recipe of that name, or of a TOML file, which may leave the detector to the caller.
 
     Raises:
         UserError: none is called so, or the file does not fit.
     """
-    return read_recipe(Path(name)) if name.endswith(".toml") else _maker(name)()
+    return read_recipe(Path(name), detector) if name.endswith(".toml") else _maker(name)()
 
 
 @dataclass(frozen=True)

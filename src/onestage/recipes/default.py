@@ -24,6 +24,7 @@ IMAGES_TO_SEE, IMAGES_TO_SEE_FROM_DETECTOR = 60_000, 20_000
 DEFAULT_DETECTOR = "gfl-tf_efficientnet_lite0"  # the best in equal minutes (docs/ledger.md, "The made recipe")
 LEAST_BATCH = 2  # images a step, however large they are
 LEARNED_BACKBONE_FACTOR = 0.5  # on the rate of a backbone that comes with a trained detector
+ANCHOR_SETTINGS = {"anchor_sizes", "aspect_ratios", "anchor_scales"}
 GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in addition to replace those of a detector
 
 
@@ -67,11 +68,13 @@ def default_recipe(
         table = tiles_for(table, Recipe(detector, config).with_tiling(tiling), DecodedImages())
     usual_batch, made = made.batch_size, _with_input(made, config)
     images = IMAGES_TO_SEE_FROM_DETECTOR if trained is not None else IMAGES_TO_SEE
-    network, reasons = _network(made, trained is not None, table)
+    network, reasons = _network(made, trained is not None, table, asked)
     of_epoch = table.rows_per_epoch
     epochs = float(min(300, max(12, round(images * made.batch_size / usual_batch / of_epoch))))
     batch_size = min(made.batch_size, of_epoch)
-    postprocessing = made.selection or network.PAPERS_SELECTION if trained is None else trained.evaluation_selection
+    postprocessing = made.selection or network.PAPERS_SELECTION
+    if trained is not None:  # but for thresholds of classes that may not be those of the data
+        postprocessing = replace(trained.evaluation_selection, class_thresholds=None)
     recipe = replace(
         _in_one_cycle(detector, made, pretrained),
         network=network,
@@ -146,8 +149,12 @@ def _with_input(made: MadeNetwork, config: DetectorConfig) -> MadeNetwork:
     return replace(made, config=config, batch_size=batch_size)
 
 
-def _network(made: MadeNetwork, learned: bool, table: Table) -> tuple[DetectorConfig, list[str]]:
-    """The settings of the network, and why; of a trained detector its own."""
+def _network(
+    made: MadeNetwork, learned: bool, table: Table, asked: Mapping[str, Any]
+) -> tuple[DetectorConfig, list[str]]:
+    """The settings of the network, and why; of a trained detector its own, of anchors those that were asked for."""
+    if not ANCHOR_SETTINGS.isdisjoint(asked):
+        return made.config, list(made.reasons)
     if not learned:
         network, reasons = _with_anchors(made.config, table, COVERAGE_GAIN, "the paper")
         return network, [*reasons, *made.reasons]

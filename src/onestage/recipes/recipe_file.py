@@ -18,8 +18,8 @@ from onestage.training.recipe import Recipe, own_settings
 MAX_BYTES = 1_000_000
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe of a TOML file.
+def read_recipe(path: Path, detector: str | None = None) -> Recipe:
+    """The recipe of a TOML file, of this detector where it names none.
 
     Raises:
         UserError: no such file, no TOML, an unknown setting, or a value that does not fit; with file and key.
@@ -32,7 +32,10 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"{path}: the recipe can't be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not a TOML file ({error})") from error
-    return Recipe.from_dict(values, str(path))
+    recipe = Recipe.from_dict(({} if detector is None else {"detector": detector}) | values, str(path))
+    if "detector" not in values and detector is None:
+        raise UserError(f"{path}: it names no detector; write detector = \"NAME\" into it, or give --detector NAME")
+    return recipe
 
 
 def as_toml(recipe: Recipe) -> str:
