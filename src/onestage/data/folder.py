@@ -262,14 +262,14 @@ class DataFolder:
     @cached_property
     def _outer(self) -> str:
         """The folders around all images, as `dev/`, if there are splits inside; else ""."""
-        outer = f"{os.path.commonpath({folder_of(image) for image in self.images} or {''})}/"
-        return outer if any(split_of(image.removeprefix(outer)) for image in self.images) else ""
+        outer = f"{os.path.commonpath(self._names_in or {''})}/"
+        return outer if any(split_of(f"{folder}/".removeprefix(outer)) for folder in self._names_in) else ""
 
     @cached_property
     def _splits(self) -> set[str]:
         """The splits that folders of images name."""
-        folders = {folder_of(image.removeprefix(self._outer)) for image in self.images}
-        return {split_key(one) for folder in folders for one in folder.split("/") if is_split(one)}
+        inner = (f"{folder}/".removeprefix(self._outer) for folder in self._names_in)
+        return {split_key(one) for folder in inner for one in folder.split("/") if is_split(one)}
 
     def images_of_stem(self, stem: str) -> list[str]:
         """The paths of all images with this name without extension, whatever its case."""
