@@ -272,6 +272,22 @@ def test_lists_of_many_images_count_as_files_of_one_image_do(tmp_path: Path) -> 
     assert find_datasets(root)[0].kind == "yolo"
 
 
+def test_an_image_that_a_list_names_without_objects_may_have_some_in_another_format(tmp_path: Path) -> None:
+    names = {
+        "images": [{"id": n, "file_name": f"{stem}.jpg", "height": 60, "width": 80} for n, stem in enumerate("abc")]
+    }
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [10, 20, 30, 30]} for n in (0, 1)]
+    coco = json.dumps(names | {"annotations": boxes, "categories": [{"id": 1, "name": "cat"}]})
+    root = folder(tmp_path, **{"coco.json": coco, "images/c.xml": VOC})
+    write_image(root / "images/c.jpg")
+    table, problems = read_dataset(root, "all")
+    (error,) = [one for one in problems if one.severity == "error"]
+    assert (table.kind, rows(table)) == ("coco", {"images/a.jpg": [BOX], "images/b.jpg": [BOX]})
+    assert "1 image with labels in another format alone (images/c.xml), none in coco" in str(error)
+    (root / "images/c.xml").write_text(voc_xml())  # no object there either
+    assert rows(read_split(root, "all")[0]) == {"images/a.jpg": [BOX], "images/b.jpg": [BOX], "images/c.jpg": []}
+
+
 def test_images_that_only_a_list_labels_are_an_error_and_no_background(tmp_path: Path) -> None:
     root = folder(tmp_path, **{"labels/a.txt": LINE, "old.csv": "filename,class,x1,y1,x2,y2\nb.jpg,cat,10,20,40,50\n"})
     table, problems = read_dataset(root, "all")

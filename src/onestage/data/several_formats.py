@@ -50,7 +50,7 @@ def choose_format(folder: DataFolder, fitting: Mapping[str, Source]) -> tuple[st
     ours = labels.pop(kind)
     files = [file for name in drawn if name != kind for file in getattr(drawn[name], "files", ())]
     second = {} if by_yaml else _in_folders_of_their_own(folder, ours.file_of, files)
-    return kind, second | _beside(folder, ours.file_of, labels.values())
+    return kind, second | _beside(folder, ours, labels.values())
 
 
 def _labels(folder: DataFolder, source: Source) -> Labels:
@@ -66,13 +66,15 @@ def _labels(folder: DataFolder, source: Source) -> Labels:
 
 
 def _listed_labels(folder: DataFolder, source: Source) -> Labels:
-    """The images of a format with many images a file, those with objects alone."""
-    found = {}
+    """The images of a format with many images a file."""
+    found: dict[str, str] = {}
+    with_object = set[str]()
     with suppress(UserError):  # whoever reads it will say so
         for split in source.splits:
-            images = source.images(split, Faults(folder, split))
-            found |= {image.path: image.file for image in images if any(image.objects)}
-    return Labels(found, set(found), False)
+            for image in source.images(split, Faults(folder, split)):
+                found[image.path] = image.file
+                with_object |= {image.path} if any(image.objects) else set()
+    return Labels(found, with_object, False)
 
 
 def _holds_object(folder: DataFolder, file: str) -> bool:
@@ -80,20 +82,22 @@ def _holds_object(folder: DataFolder, file: str) -> bool:
     return "<object" in head if file.lower().endswith(".xml") else bool(head.strip()) and not EMPTY.search(head)
 
 
-def _beside(folder: DataFolder, ours: Labelled, others: Iterable[Labels]) -> dict[str, str]:
+def _beside(folder: DataFolder, ours: Labels, others: Iterable[Labels]) -> dict[str, str]:
     """Images with objects in another format alone: a tool saved a part of them otherwise.
 
-    A file of one image lies beside images or beside the labels of ours; of a list, the images lie beside ours.
+    A file of one image lies beside images or beside the labels of ours; of a list, the images lie beside ours. A list
+    may name images that were never labelled, so those without an object may have some in another format.
     """
-    of_images = {folder_of(image) for image in ours}
-    folders = {folder_of(file) for file in (*folder.images, *ours.values())}
+    labelled = ours.file_of.keys() if ours.one_image_each else ours.with_object
+    of_images = {folder_of(image) for image in ours.file_of}
+    folders = {folder_of(file) for file in (*folder.images, *ours.file_of.values())}
     found = {
         image: one.file_of[image]
         for one in others
-        for image in one.with_object - ours.keys()
+        for image in one.with_object - labelled
         if (folder_of(one.file_of[image]) in folders if one.one_image_each else folder_of(image) in of_images)
     }
-    known = {_identity(folder, image) for image in ours} if found else ()
+    known = {_identity(folder, image) for image in labelled} if found else ()
     return {image: file for image, file in found.items() if _identity(folder, image) not in known}
 
 
