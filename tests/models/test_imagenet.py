@@ -270,6 +270,14 @@ def test_a_tag_of_the_weights_is_no_other_network(name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "mend"), [("gfl-lcnet_035.foo", "leave the tag out"), ("gfl-resnet18.foo", "it has a1_in1k, ")]
+)
+def test_a_tag_that_timm_does_not_have_is_named(name: str, mend: str) -> None:
+    with pytest.raises(UserError, match=f"has no weights 'foo' of it; {mend}"):
+        build(name)
+
+
 def test_a_tag_chooses_the_weights_that_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's model card: resnet50.tv_in1k is torchvision's ResNet50_Weights.IMAGENET1K_V1."""
     asked: list[str] = []

@@ -76,8 +76,17 @@ class ResNetStages(FeatureMaps):
 
 
 def timm_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation, RGB on the 0..255 scale, that timm's weights of a network were trained with."""
-    config = timm.get_pretrained_cfg(name)
+    """Mean and standard deviation, RGB on the 0..255 scale, that timm's weights of a network were trained with.
+
+    A UserError for a tag of weights that timm does not have.
+    """
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        network, _, tag = name.partition(".")
+        tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{network}.*")]
+        mend = f"it has {', '.join(tags)}" if tags else "leave the tag out"
+        raise UserError(f"backbone {network}: timm {timm.__version__} has no weights {tag!r} of it; {mend}") from error
     mean, std = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if config is None else (config.mean, config.std)
     return tuple(round(255 * value, 4) for value in mean), tuple(round(255 * value, 4) for value in std)
 
