@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from onestage.detectors import build, detector_config
 from onestage.errors import UserError
-from onestage.models.model_file import load_model, read_tensors, save_model, write_tensors
+from onestage.models.model_file import is_model_file, load_model, read_tensors, save_model, write_tensors
 from onestage.structures import Categories
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.tensor(True)}
@@ -182,6 +182,20 @@ def test_a_header_that_asks_for_a_huge_network_is_refused_before_memory_is_taken
     write_tensors(tmp_path / "huge.safetensors", tensors, header)
     with pytest.raises(UserError, match="the weights do not fit the network it names"):
         load_model(tmp_path / "huge.safetensors")
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "m", "m.SAFETENSORS"])
+def test_a_model_file_is_known_by_its_content(name: str, tmp_path: Path) -> None:
+    write_tensors(tmp_path / name, TENSORS, {})
+    assert is_model_file(tmp_path / name)
+    save_file(TENSORS, tmp_path / name)
+    assert not is_model_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "checkpoint/training.safetensors", "checkpoint/previous.safetensors"])
+def test_the_state_of_a_training_names_its_run_folder(part: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"keeps the state of a training, not a model; give the run folder, {tmp_path}"):
+        load_model(tmp_path / part)
 
 
 def test_nasty_names_a_file_whose_name_is_no_utf_8_comes_back(tmp_path: Path) -> None:

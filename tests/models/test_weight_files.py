@@ -114,15 +114,53 @@ def test_both_of_torchs_formats_are_read(new_format: bool, tmp_path: Path) -> No
     assert not read["c"].requires_grad
 
 
-def test_the_weights_in_a_training_checkpoint_are_found_and_a_parallel_prefix_taken_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_the_weights_in_a_training_checkpoint_are_found_and_a_parallel_prefix_taken_off(
+    prefix: str, tmp_path: Path
+) -> None:
     file = tmp_path / "checkpoint.pth"
     network = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
-    weights = {f"module.{name}": value for name, value in network.state_dict().items()}
+    weights = {f"{prefix}{name}": value for name, value in network.state_dict().items()}
     about = {"optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict(), "iteration": 7}
     torch.save({"model": weights, **about}, file)
     assert list(read_state_dict(file)) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize(("plain", "averaged"), [("model", "model_ema"), ("state_dict", "state_dict_ema")])
+def test_averaged_weights_come_before_the_last_ones_and_that_is_said(
+    plain: str, averaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("onestage.models.weight_files.tell", told.append)
+    file, last, mean = tmp_path / "c.pth", {"a.w": torch.zeros(1)}, {"module.a.w": torch.ones(1)}
+    torch.save({plain: last, averaged: mean | {"n_averaged": torch.tensor(5)}}, file)
+    assert read_state_dict(file) == {"a.w": 1}
+    assert told == [f"{file}: the averaged weights in it are taken ({averaged})"]
+    torch.save({plain: last, averaged: {}}, file)
+    assert read_state_dict(file) == {"a.w": 0}
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["_codecs encode", "mmengine.logging HistoryBuffer"], "mmengine.logging.HistoryBuffer and _codecs.encode, "),
+        (["__builtin__ getattr"], "__builtin__.getattr, "),
+        (["collections deque", "ultralytics.nn.tasks DetectionModel"], "it is a YOLO, which has no network here"),
+    ],
+)
+def test_a_refused_pickle_is_named_by_its_projects_class_first(names: list[str], told: str, tmp_path: Path) -> None:
+    pickled = b"\x80\x02" + b"".join(b"c%s\n0" % name.replace(" ", "\n").encode() for name in names) + b"}."
+    (tmp_path / "epoch_1.pth").write_bytes(zipped(pickled))
+    with pytest.raises(UserError, match=rf"loading it would call {told}|{told}"):
+        read_state_dict(tmp_path / "epoch_1.pth")
+
+
+def test_a_file_of_our_own_is_no_other_projects(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "m.pt", metadata={"onestage": "{}"})
+    with pytest.raises(UserError, match="a file of onestage, not another project's weights"):
+        read_state_dict(tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize("payload", [[torch.ones(1)], {"a": 1.0}, {}, {1: torch.ones(1)}])

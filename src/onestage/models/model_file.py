@@ -20,7 +20,7 @@ from torch import Tensor
 from onestage.detectors import Detector, build_from_config, config_of
 from onestage.errors import UserError
 from onestage.models.hub import MODEL_FILE, hub_name, local_model
-from onestage.models.weight_files import read_safetensors
+from onestage.models.weight_files import is_safetensors, read_safetensors
 from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.exported_file import checked_bits
 from onestage.runtime.tiles import Tiling
@@ -112,6 +112,9 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
             weights', or weights that are not finite.
     """
     folder = path = local_model(path)
+    for run in map(RunFolder, path.parents[:2]):
+        if path in (run.checkpoint.parent, run.checkpoint, run.previous_checkpoint):
+            raise UserError(f"{path}: keeps the state of a training, not a model; give the run folder, {run.root}")
     if folder.is_dir():
         path = RunFolder(folder).model
         if not path.exists() and RunFolder(folder).recipe.exists():
@@ -148,7 +151,7 @@ def named_file(model: str | os.PathLike[str]) -> Path:
 
 def is_model_file(path: Path) -> bool:
     """True for a file with the header of a onestage model; a UserError for one that is missing or can't be read."""
-    return path.suffix == ".safetensors" and "onestage" in read_safetensors(path)[1]
+    return is_safetensors(path) and "onestage" in read_safetensors(path)[1]
 
 
 def _network(config: Any, tensors: Mapping[str, Tensor]) -> Detector:

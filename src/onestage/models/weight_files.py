@@ -6,8 +6,11 @@ running them, and the file is refused if they name anything but the few function
 `torch.load(weights_only=True)` reads it, whose own list is longer, and can be extended by any library that is imported.
 """
 
+import os
 import pickletools
+import re
 import struct
+import sys
 import zipfile
 from collections.abc import Mapping
 from io import BufferedIOBase, BufferedReader, BytesIO
@@ -19,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from onestage.errors import UserError
+from onestage.terminal import tell
 from onestage.texts import as_unicode
 
 MAX_HEADER_BYTES = 1_000_000  # of a safetensors file
@@ -39,6 +43,9 @@ ALLOWED_NAMES = frozenset(
     }
 )
 
+# Packages whose names say less of a file than those of the project that wrote it
+_USUAL = frozenset({*sys.stdlib_module_names, "__builtin__", "numpy", "torch"})
+
 # torch before 1.6 wrote five pickles, then the values of the tensors. The first pickle is always the same number.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -47,23 +54,32 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a weight file by their entry names, on the CPU.
 
     Takes safetensors and both formats of PyTorch's .pth / .pt. In a training checkpoint the entry that holds the
-    weights is found. DataParallel's prefix `module.` is taken off.
+    weights is found. What DataParallel, torch.compile and Lightning put before every name is taken off.
 
     Raises:
-        UserError: no such file, not a weight file, a damaged one, too large a header, or a pickle that would run code.
+        UserError: no such file, not a weight file, a damaged one, too large a header, a pickle that would run code, or
+            a file of onestage's own.
     """
     start = _first_bytes(path)
     if start.startswith((b"PK\x03\x04", b"\x80")):
         state_dict = _plain_state_dict(_read_pickled(path, zipped=start.startswith(b"PK")), path)
     elif start[8:9] == b"{":
-        state_dict = read_safetensors(path)[0]
+        state_dict, about = read_safetensors(path)
+        if "onestage" in about:
+            raise UserError(
+                f"{path}: a file of onestage, not another project's weights; take it as it is, also by --from"
+            )
     else:
         raise UserError(
             f"{path}: not a weight file (it starts with {start[:12]!r}); expected .safetensors or a PyTorch .pth"
         )
-    if all(name.startswith("module.") for name in state_dict):
-        return {name.removeprefix("module."): value for name, value in state_dict.items()}
-    return state_dict
+    prefix = re.match(r"((module|_orig_mod|model)\.)*", os.path.commonprefix(list(state_dict)))  # noqa: RUF071
+    return {name[prefix.end() if prefix else 0 :]: value for name, value in state_dict.items()}
+
+
+def is_safetensors(path: Path) -> bool:
+    """True for a safetensors file, by its first bytes; a UserError for one that is missing or can't be read."""
+    return _first_bytes(path)[8:9] == b"{"
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -116,11 +132,14 @@ def _read_pickled(path: Path, *, zipped: bool) -> Any:
             raise
         except (ValueError, OSError, IndexError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: damaged .pth file ({first_line(error)}); use another copy") from error
-        refused = sorted(names - ALLOWED_NAMES)
+        refused = sorted(names - ALLOWED_NAMES, key=lambda name: (name.split()[0].partition(".")[0] in _USUAL, name))
         if refused:
+            called = " and ".join(name.replace(" ", ".") for name in refused[:2])
+            mend = "save the state dict alone, as .safetensors"
+            if refused[0].startswith(("ultralytics", "models.yolo")):
+                mend = "it is a YOLO, which has no network here, so train a detector anew"
             raise UserError(
-                f"{path}: loading it would call {refused[0].replace(' ', '.')}, which no table of tensors needs; it "
-                "was not loaded; save the state dict alone, as .safetensors"
+                f"{path}: loading it would call {called}, which no table of tensors needs; it was not loaded; {mend}"
             )
         file.seek(0)
         try:
@@ -159,9 +178,12 @@ def _names_in_pickle(stream: BufferedIOBase, path: Path) -> set[str]:
 
 
 def _plain_state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model", "model_state_dict", "net", "weights"):  # in a training program's checkpoint
-        if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping):
-            payload = payload[key]
+    # in a training program's checkpoint, averaged weights first, as timm reads its own and torchvision tests its own
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net", "weights"):
+        if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping) and payload[key]:
+            payload = {name: value for name, value in payload[key].items() if name != "n_averaged"}
+            if key.endswith("_ema"):
+                tell(f"{path}: the averaged weights in it are taken ({key})")
             break
     if not isinstance(payload, Mapping) or not payload:
         raise UserError(f"{path}: holds {type(payload).__name__}, not a state dict (entry names with their tensors)")
