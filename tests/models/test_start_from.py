@@ -190,7 +190,16 @@ def test_another_projects_checkpoint_needs_the_name_of_its_network(tmp_path: Pat
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        (["features.0.weight"], "a backbone alone; give it as --backbone-weights "),
+        *(
+            ([name], "^--from .*: a backbone alone, no detector; give it as `onestage train --backbone-weights FILE`")
+            for name in (
+                "features.0.weight",
+                "features.0.0.weight",
+                "conv1.weight",
+                "conv_stem.weight",
+                "stem.0.weight",
+            )
+        ),
         (
             ["bbox_head.retina_cls.weight", "bbox_head.cls_convs.0.conv.weight"],
             "alike; say which by --layout .of `onestage import`",

@@ -151,8 +151,8 @@ class Import(Command):
     out: Path = tyro.MISSING
     """Model file to write (.safetensors)."""
     layout: Maybe[str] = None
-    """torchvision, mmdetection-1, mmdetection (2 and 3), ssd.pytorch, lufficc, m2det, seed; of a backbone alone
-    vgg16_caffe, vgg16_reducedfc, torchvision, timm. Default: recognised by the entry names."""
+    """torchvision, mmdetection-1, mmdetection (2 and 3), ssd.pytorch, lufficc, m2det, seed. Default: recognised by the
+    entry names."""
     anchor_sizes: Maybe[tuple[float, ...]] = None
     """Sizes of the anchors that it was trained with, pixels. Default: the paper's for VOC. SSD300's for COCO are
     21 45 99 153 207 261 315, SSD512's 20.48 51.2 133.12 215.04 296.96 378.88 460.8 542.72."""

@@ -11,6 +11,7 @@ from onestage.errors import UserError
 from onestage.models.import_weights import checkpoint_settings, import_weights
 from onestage.models.loading import Report
 from onestage.models.model_file import save_model
+from onestage.models.weight_files import read_state_dict
 from onestage.structures import Categories, repeated
 from onestage.terminal import Display, command_display
 from onestage.texts import counted, decode_text
@@ -47,8 +48,10 @@ def import_checkpoint(
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: a model file ends in .safetensors")
     config = detector_config(detector).adjusted({"anchor_sizes": anchor_sizes and tuple(map(float, anchor_sizes))})
-    network = build(detector, len(names), config=replace(config, **checkpoint_settings(file, config, layout)))
-    report = import_weights(network, file, layout=layout)
+    state_dict, source = read_state_dict(file), str(file)
+    settings = checkpoint_settings(state_dict, config, layout, source=source)
+    network = build(detector, len(names), config=replace(config, **settings))
+    report = import_weights(network, state_dict, layout, source=source)
     display.say(*report.lines())
     save_model(out, network, Categories.from_names(names), imported_from=report.layout)
     display.say(f"written: {out}, {detector} with {counted(len(names), 'class')} from {file}")

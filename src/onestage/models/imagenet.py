@@ -4,6 +4,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,9 +24,8 @@ from onestage.models.layouts.vgg16 import ORIGINAL_NORMALIZATION, is_original_re
 from onestage.models.loading import Report, load_entries, some
 from onestage.models.weight_files import first_line, read_state_dict
 
-# Values of `layout=` for files of a backbone alone: Caffe's VGG-16 as mmdetection keeps it, ssd.pytorch's reduced one,
-# timm's names ("torchvision" is a project's name already).
-BACKBONE_LAYOUTS = ("vgg16_caffe", "vgg16_reducedfc", "timm")
+# What the names of the first layers of torchvision's and timm's networks begin with; `0.`: of a reduced VGG-16
+STEMS = ("features.", "0.weight", "conv1.", "conv_stem.", "stem", "patch_embed.")
 HUB_PREFIX = "hf-hub:"  # timm's, before USER/NAME of weights on a hub
 LARGEST_CONFIG = 1 << 20  # bytes
 
@@ -93,10 +93,9 @@ def put_into_backbone(detector: Detector, state_dict: dict[str, Tensor], source:
     return report
 
 
-def is_backbone(state_dict: dict[str, Tensor], layout: str | None) -> bool:
-    """True if a checkpoint is a backbone alone, by the name of its layout or by the entries of a VGG-16 or a ResNet."""
-    has_its_entries = any(name in state_dict for name in ("features.0.weight", "0.weight", "conv1.weight"))
-    return layout in BACKBONE_LAYOUTS or (layout in (None, "torchvision") and has_its_entries)
+def is_backbone(state_dict: Mapping[str, Tensor]) -> bool:
+    """True if a checkpoint is a backbone alone, by the names of its entries."""
+    return any(name.startswith(STEMS) for name in state_dict)
 
 
 def _download_vgg16() -> tuple[str, dict[str, Tensor]]:

@@ -18,8 +18,8 @@ from torchvision.models import get_model_weights
 from onestage.detectors import Detector, DetectorConfig, build, detector_config
 from onestage.errors import UserError
 from onestage.models.hub import hub_name
-from onestage.models.imagenet import download_torchvision, is_backbone
-from onestage.models.import_weights import checkpoint_settings, find_layout, import_weights
+from onestage.models.imagenet import download_torchvision
+from onestage.models.import_weights import checkpoint_settings, find_layout, import_weights, number_of_classes
 from onestage.models.layouts.layout import Layout
 from onestage.models.model_file import is_model_file, load_model
 from onestage.models.weight_files import read_state_dict
@@ -80,6 +80,7 @@ def open_start(source: str | os.PathLike[str], detector: str | None = None) -> S
         model = load_model(source)
         return Start(source, model.detector, model.categories)
     state_dict = read_state_dict(path)
+    find_layout(state_dict, None, source=f"--from {source}")
     if detector is None:
         raise UserError(f"--from {source}: a checkpoint of another project does not name its network; add --detector")
     return _foreign(source, detector, state_dict)
@@ -99,18 +100,16 @@ def _published(name: str) -> Start:
 
 def _foreign(source: str, name: str, state_dict: dict[str, Tensor]) -> Start:
     """The detector of another project's checkpoint, with as many classes as that has."""
-    if is_backbone(state_dict, None):
-        raise UserError(f"--from {source}: a backbone alone; give it as --backbone-weights {source}")
-    config = detector_config(name)
-    layout = find_layout(state_dict, None, config.FAMILY, source)
-    config = replace(config, **checkpoint_settings(state_dict, config))
+    config, told = detector_config(name), f"--from {source}"
+    layout = find_layout(state_dict, None, config.FAMILY, told)
+    config = replace(config, **checkpoint_settings(state_dict, config, source=told))
     categories = None
     num_classes = _number_of_classes(state_dict, name, config, layout)
     coco = _torchvisions_coco_names()
     if layout.name == "torchvision" and num_classes in (len(coco), len(coco) + 1):  # with its slot for background
         num_classes, categories = len(coco), Categories.from_names(coco)
     detector = build(name, num_classes, config=config)
-    import_weights(detector, state_dict, layout=layout.name)
+    import_weights(detector, state_dict, layout.name, source=told)
     return Start(source, detector.eval(), categories)
 
 
@@ -118,13 +117,10 @@ def _number_of_classes(state_dict: dict[str, Tensor], name: str, config: Detecto
     """How many classes a checkpoint's head has, by its rows."""
     with torch.device("meta"):
         probe = build(name, 1, config=config)
-    own = probe.state_dict()
-    theirs = layout.rename(state_dict, own, 1).values
-    for layer in probe.class_layers():
-        anchors = len(own[f"{layer}.weight"]) // (1 + probe.BACKGROUND_LOGITS)
-        if f"{layer}.weight" in theirs:
-            return len(theirs[f"{layer}.weight"]) // anchors - probe.BACKGROUND_LOGITS
-    raise UserError(f"checkpoint of {layout.project}: it has no class head that {name} knows")
+    found = number_of_classes(probe, layout.rename(state_dict, probe.state_dict(), 1))
+    if found is None:
+        raise UserError(f"checkpoint of {layout.project}: it has no class head that {name} knows")
+    return found
 
 
 def _torchvisions_coco_names() -> list[str]:
