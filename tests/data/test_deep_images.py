@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from folders import voc_xml, write_voc_folder
@@ -20,7 +22,7 @@ from onestage.detectors import build
 from onestage.errors import UserError
 from onestage.inference.predictor import BasePredictor, Predictor, read_image
 from onestage.models.model_file import load_model, read_tensors, save_model, write_tensors
-from onestage.runtime.decode import ImageError, decode_image, read_header
+from onestage.runtime.decode import ImageError, decode_image, largest_value, read_header
 from onestage.runtime.exported_file import ExportedFile
 from onestage.structures import Categories
 
@@ -28,11 +30,14 @@ CATS = Categories.from_names(["cat"])
 VALUES = (np.arange(60 * 80, dtype=np.uint16) % 4096).reshape(60, 80)  # 12 bits
 
 
+COLOURS = np.stack([VALUES, VALUES[::-1], VALUES[:, ::-1]], axis=2)
+
+
 def set_of(root: Path, values: np.ndarray) -> Table:
     """A VOC folder with one 16-bit image."""
     write_voc_folder(root, {"a": voc_xml([("cat", 5, 5, 20, 20)], filename="a.png")})
     (root / "JPEGImages/a.jpg").unlink()
-    Image.fromarray(values).save(root / "JPEGImages/a.png")
+    cv2.imwrite(str(root / "JPEGImages/a.png"), values[..., ::-1] if values.ndim == 3 else values)
     return read_dataset(root, "train")[0]
 
 
@@ -43,6 +48,44 @@ def test_the_highest_eight_of_the_bits_in_use_are_kept(bits: int, shift: int, tm
     assert read_header(tmp_path / "a.png").bits == 16
     pixels = decode_image(tmp_path / "a.png", bits=bits)
     np.testing.assert_array_equal(pixels, np.repeat((values >> shift)[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("kind", ["png", "lzw.tif", "<raw.tif", ">raw.tif"])
+@pytest.mark.parametrize(("bits", "shift"), [(16, 8), (12, 4), (10, 2), (8, 0)])
+def test_colours_keep_the_highest_eight_of_the_bits_in_use_as_gray_does(
+    kind: str, bits: int, shift: int, channels: int, tmp_path: Path
+) -> None:
+    values, file = COLOURS & (2**bits - 1), tmp_path / f"a.{kind}"
+    stored = np.dstack([values, np.full(values.shape[:2], 65_535, np.uint16)])[..., :channels]
+    if kind.endswith("raw.tif"):
+        file.write_bytes(raw_tiff(stored, kind[0]))
+    else:
+        cv2.imwrite(str(file), stored[..., [2, 1, 0, 3][:channels]])
+    assert read_header(file).bits == 16
+    assert largest_value(file) == values.max()
+    np.testing.assert_array_equal(decode_image(file, bits=bits), values >> shift)
+
+
+def raw_tiff(values: np.ndarray, order: str) -> bytes:
+    """A TIFF of one strip without compression (TIFF 6.0, 2 and 6), in Intel's or in Motorola's order of bytes."""
+    (height, width, channels), pixels = values.shape, values.astype(f"{order}u2").tobytes()
+    after = 8 + len(pixels)
+    tags = {256: width, 257: height, 258: after, 259: 1, 262: 2, 273: 8, 277: channels, 278: height, 279: len(pixels)}
+    tags |= {338: 2} if channels == 4 else {}
+    entries = [struct.pack(f"{order}HHLL", tag, 4, 1, value) for tag, value in tags.items() if tag not in (258, 338)]
+    entries.insert(2, struct.pack(f"{order}HHLL", 258, 3, channels, after))  # behind the pixels: 16 bits a channel
+    entries += [struct.pack(f"{order}HHLHH", 338, 3, 1, 2, 0)] if channels == 4 else []
+    start = after + 2 * channels
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}L", start)
+    depth = struct.pack(f"{order}{channels}H", *[16] * channels)
+    return head + pixels + depth + struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4)
+
+
+def test_a_large_tiff_keeps_them_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onestage.runtime.decode.MAX_PIXELS", 100)
+    cv2.imwrite(str(tmp_path / "a.tif"), COLOURS[..., ::-1], [cv2.IMWRITE_TIFF_ROWSPERSTRIP, 16])
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.tif", max_pixels=None, bits=12), COLOURS >> 4)
 
 
 def test_a_value_beyond_the_bits_in_use_is_white(tmp_path: Path) -> None:
@@ -62,8 +105,9 @@ def test_a_set_without_such_images_is_read_as_ever(tmp_path: Path) -> None:
     assert significant_bits(table) == 16
 
 
-def test_training_prediction_and_the_runtime_read_the_same_pixels(tmp_path: Path) -> None:
-    table = set_of(tmp_path, VALUES)
+@pytest.mark.parametrize("values", [VALUES, COLOURS], ids=["gray", "colour"])
+def test_training_prediction_and_the_runtime_read_the_same_pixels(values: np.ndarray, tmp_path: Path) -> None:
+    table = set_of(tmp_path, values)
     trained = table.with_bits(significant_bits(table)).pixels(0)
     detector = build("retinanet-test_efficientnet", 1)
     detector.input_bits = 12
@@ -72,7 +116,7 @@ def test_training_prediction_and_the_runtime_read_the_same_pixels(tmp_path: Path
     assert isinstance(predictor, BasePredictor)
     predicted = read_image(table.image_path(0), predictor.input_bits)
     exported = decode_image(table.image_path(0), bits=ExportedFile("m.onnx", b"", {"input_bits": 12}).input_bits)
-    np.testing.assert_array_equal(trained, np.repeat((VALUES >> 4).astype(np.uint8)[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(trained, np.broadcast_to((values >> 4).reshape(60, 80, -1), (60, 80, 3)))
     np.testing.assert_array_equal(predicted, trained)
     np.testing.assert_array_equal(exported, trained)
 

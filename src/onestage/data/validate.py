@@ -92,7 +92,7 @@ class Checked(NamedTuple):
 
 def checked_images(root: Path, names: Sequence[str], max_pixels: int | None) -> list[Checked | str]:
     """What is known of each image below `root`, or what is wrong with it; asked of the files that have changed."""
-    seen = SeenImages(root, "checks" if max_pixels is None else f"checks-{max_pixels}")
+    seen = SeenImages(root, "headers" if max_pixels is None else f"headers-{max_pixels}")
 
     found = seen.ask_all(names, lambda name: _check(os.fspath(root / name), max_pixels), "checking images")
     return [check if isinstance(check, str) else Checked(*check) for check in found]

@@ -26,11 +26,12 @@ from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
+from .deep_colours import has_deep_colours, keep_low_bytes
 from .errors import UserError
 from .first_bytes import kind_of, why_unread
 from .image_parts import CountedTiff, too_many_parts
@@ -168,7 +169,9 @@ def largest_value(source: ImageSource) -> int:
     """The largest value of an image of 16 bits, 0 for one of 8 bits or one that can't be read."""
     try:
         file = _opened(source, None)
-        return int(np.asarray(file.image).max()) if file.header.bits == 16 else 0
+        if file.header.bits == 8:
+            return 0
+        return int((_deep_colours(file) if has_deep_colours(file.image) else np.asarray(file.image)).max())
     except MemoryError:
         raise
     except Exception:  # damaged files make Pillow raise nearly anything
@@ -213,7 +216,7 @@ def _opened(source: ImageSource, max_pixels: int | None) -> _Opened:
         raise ImageError(f"{name}: {problem}, which would take too long to decode; store it anew, as PNG or JPEG")
     content.reads_left = MAX_PIXEL_READS
     width, height = image.size if orientation < 5 else image.size[::-1]
-    bits = 16 if image.mode.startswith("I") else 8
+    bits = 16 if image.mode.startswith("I") or has_deep_colours(image) else 8
     needed = _DECODING_BYTES[kind] * max(width * height, unpacked[0] * unpacked[1])
     return _Opened(name, content, image, ImageHeader(width, height, kind, orientation, bits, needed))
 
@@ -342,13 +345,28 @@ def _decoded_by_opencv(file: _Opened, flags: int) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _decoded_by_pillow(file: _Opened, bits: int = 16) -> UInt8[np.ndarray, "H W 3"]:
-    image = file.image
+    if bits == 16 or not has_deep_colours(file.image):
+        return _loaded_by_pillow(file, bits)
+    colours = _deep_colours(file)
+    colours >>= bits - 8
+    return np.minimum(colours, 255, out=colours).astype(np.uint8)
+
+
+def _deep_colours(file: _Opened) -> UInt16[np.ndarray, "H W 3"]:
+    colours = _loaded_by_pillow(file).astype(np.uint16)
+    colours <<= 8
+    colours |= _loaded_by_pillow(_opened(file.content.getvalue(), None), low_bytes=True)
+    return colours
+
+
+def _loaded_by_pillow(file: _Opened, bits: int = 16, *, low_bytes: bool = False) -> UInt8[np.ndarray, "H W 3"]:
+    image, prepared = file.image, keep_low_bytes if low_bytes else lambda image: image
     image.info.pop("xmp", None)  # or a TIFF would be turned by it
     try:
         if isinstance(image, CountedTiff) and image.width * image.height > MAX_PIXELS and has_parts(image):
-            pixels, orientation = decode_parts(image, file.content.getvalue(), lambda part: _rgb(part, bits))
+            pixels, orientation = decode_parts(image, file.content.getvalue(), lambda part: _rgb(prepared(part), bits))
             return _upright(pixels, orientation)
-        image.load()  # the first frame; a TIFF is turned upright here
+        prepared(image).load()  # the first frame; a TIFF is turned upright here
         return _rgb(image, bits)
     except MemoryError:
         raise

@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 # Tags of TIFF 6.0
@@ -27,11 +26,11 @@ def has_parts(image: TiffImageFile) -> bool:
 
 
 def decode_parts(
-    image: TiffImageFile, data: bytes, rgb: Callable[[Image.Image], UInt8[np.ndarray, "h w 3"]]
+    image: TiffImageFile, data: bytes, rgb: Callable[[TiffImageFile], UInt8[np.ndarray, "h w 3"]]
 ) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
     """The pixels of an opened TIFF that `has_parts`, as they are stored, and their orientation by EXIF.
 
-    `rgb` is that of one part.
+    `rgb` loads one part.
 
     Raises:
         Exception: whatever a damaged file makes Pillow raise.
@@ -47,7 +46,6 @@ def decode_parts(
     for (y, x), offset, count in zip(corners, offsets, counts, strict=True):
         size_hw = rows if tiled else min(rows, height - y), columns
         with TiffImageFile(io.BytesIO(_file_of_part(tags, data[offset : offset + count], size_hw, tiled))) as part:
-            part.load()
             shown = pixels[y : y + rows, x : x + columns]
             shown[:] = rgb(part)[: shown.shape[0], : shown.shape[1]]
     orientation = tags.get(_ORIENTATION)
