@@ -94,7 +94,12 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'onestage' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    if not _HOMES[name].startswith("onestage.jobs."):
+        return found
+    from onestage.arguments import checked
+
+    return checked(found)
 
 
 def __dir__() -> list[str]:
