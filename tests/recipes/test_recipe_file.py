@@ -108,3 +108,11 @@ def test_a_file_without_a_detector_is_of_the_one_that_is_asked_for(tmp_path: Pat
     )
     with pytest.raises(UserError, match=r"r\.toml: it names no detector; write detector = \"NAME\" into it, or give"):
         named_recipe(str(tmp_path / "r.toml"))
+
+
+@pytest.mark.parametrize("name", ["run", "run/recipe.json"])
+def test_of_a_run_the_toml_file_is_asked_for(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.json").touch()
+    with pytest.raises(UserError, match=f"{name}: expected a TOML file, as a run has it: {tmp_path}/run/recipe.toml$"):
+        named_recipe(str(tmp_path / name))

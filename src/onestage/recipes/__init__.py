@@ -85,6 +85,10 @@ def summary(name: str) -> RecipeSummary:
 
 
 def _maker(name: str) -> Callable[[], Recipe]:
+    path = Path(name)
+    if name not in RECIPES and path.exists():
+        beside = (path if path.is_dir() else path.parent) / "recipe.toml"
+        raise UserError(f"recipe {name}: expected a TOML file, as a run has it: {beside}")
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3) or list(RECIPES)
         raise UserError(f"recipe {name!r}: unknown; the nearest is {near[0]!r}, all are {', '.join(RECIPES)}")
