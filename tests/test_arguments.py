@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
 import onestage
 from onestage.arguments import checked
@@ -35,6 +36,7 @@ def given(
     ("name", "value", "taken"),
     [
         ("text", Path("a/b"), "a/b"),
+        ("text", torch.device("cuda:1"), "cuda:1"),
         ("count", np.int64(2), 2),
         ("count", np.array(2), 2),
         ("share", np.int64(8), 8),

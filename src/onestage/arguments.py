@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import torch
 
 from onestage.errors import UserError
 
@@ -28,7 +29,8 @@ _WORDS = {
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of `onestage` whose arguments are checked by their annotations: a UserError for another type.
 
-    Numbers of NumPy become Python's, and a path is text where text is expected. What is in lists is left alone.
+    Numbers of NumPy become Python's; a path is text where text is expected, and so is a device of torch. What is in
+    lists is left alone.
     """
     signature, hints = inspect.signature(function), get_type_hints(function)
 
@@ -46,6 +48,8 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
+    if isinstance(value, torch.device):
+        return str(value)
     return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
