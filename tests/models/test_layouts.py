@@ -248,7 +248,7 @@ def test_reductions_that_differ_are_one_a_level() -> None:
 
 
 def test_a_checkpoint_of_another_family_is_named(ssd_pytorch_state: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(UserError, match=r"a checkpoint of SSD .*; retinanet-test_resnet is RetinaNet"):
+    with pytest.raises(UserError, match=r"a checkpoint of SSD .*; the detector is of RetinaNet"):
         import_weights(build("retinanet-test_resnet"), ssd_pytorch_state)
 
 

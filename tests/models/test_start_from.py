@@ -204,6 +204,7 @@ def test_another_projects_checkpoint_needs_the_name_of_its_network(tmp_path: Pat
             ["bbox_head.retina_cls.weight", "bbox_head.cls_convs.0.conv.weight"],
             "alike; say which by --layout .of `onestage import`",
         ),
+        (["backbone.scale_weight"], r"^--from .*: a checkpoint of SSD \(torchvision.*\); the detector is of RetinaNet"),
         (["nothing.weight"], "are of no known layout; known are torchvision, "),
     ],
 )

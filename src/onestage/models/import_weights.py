@@ -48,10 +48,7 @@ def import_weights(
             number of classes, or an entry without its counterpart.
     """
     source, state_dict = _opened(file_or_state_dict, source)
-    family = detector.config.FAMILY
-    chosen = find_layout(state_dict, layout, family, source)
-    if chosen.family != family:
-        raise UserError(f"{source}: a checkpoint of {chosen.family} ({chosen.project}); {detector.name} is {family}")
+    chosen = find_layout(state_dict, layout, detector.config.FAMILY, source)
     settings = chosen.all_settings(detector.config, state_dict)
     detector.check_settings(settings)
     renamed = chosen.rename(state_dict, detector.state_dict(), detector.num_classes)
@@ -96,8 +93,7 @@ def checkpoint_settings(
     `config` is the configuration of the detector's name. Other arguments and errors are those of `import_weights`.
     """
     source, state_dict = _opened(file_or_state_dict, source)
-    chosen = find_layout(state_dict, layout, config.FAMILY, source)
-    return chosen.all_settings(config, state_dict) if chosen.family == config.FAMILY else {}
+    return find_layout(state_dict, layout, config.FAMILY, source).all_settings(config, state_dict)
 
 
 def find_layout(
@@ -109,7 +105,8 @@ def find_layout(
     `family` decides.
 
     Raises:
-        UserError: an unknown name, no layout that is recognised, or more than one; or a backbone alone.
+        UserError: an unknown name, no layout that is recognised, or more than one; another family's, or a backbone
+            alone.
     """
     if name is not None and name not in LAYOUTS:
         raise UserError(f"layout {name}: unknown; expected one of {', '.join(LAYOUTS)}")
@@ -122,7 +119,12 @@ def find_layout(
             "import`)"
         )
     if recognised:
-        return recognised[0]
+        chosen = recognised[0]
+        if family not in (None, chosen.family):
+            raise UserError(
+                f"{source}: a checkpoint of {chosen.family} ({chosen.project}); the detector is of {family}"
+            )
+        return chosen
     if is_backbone(state_dict):
         raise UserError(f"{source}: a backbone alone, no detector; give it as `onestage train --backbone-weights FILE`")
     if name is not None:
