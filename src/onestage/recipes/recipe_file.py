@@ -34,7 +34,7 @@ def read_recipe(path: Path, detector: str | None = None) -> Recipe:
         raise UserError(f"{path}: not a TOML file ({error})") from error
     recipe = Recipe.from_dict(({} if detector is None else {"detector": detector}) | values, str(path))
     if "detector" not in values and detector is None:
-        raise UserError(f"{path}: it names no detector; write detector = \"NAME\" into it, or give --detector NAME")
+        raise UserError(f'{path}: it names no detector; write detector = "NAME" into it, or give --detector NAME')
     return recipe
 
 
