@@ -1,6 +1,5 @@
 """What a run begins with: ImageNet weights, nothing, or a trained detector with its classes."""
 
-import json
 import os
 from dataclasses import replace
 from typing import get_args
@@ -9,6 +8,7 @@ from onestage.compute.device import choose_compute
 from onestage.data.table import Table
 from onestage.detectors import Detector, untagged
 from onestage.errors import UserError
+from onestage.jobs.run_folder import record_of_beginning
 from onestage.models.imagenet import HUB_PREFIX, detector_on_hub, load_backbone_weights
 from onestage.models.model_file import RunFolder
 from onestage.models.start_from import Start, open_start, same_classes, take_layers
@@ -17,7 +17,6 @@ from onestage.structures import Categories
 from onestage.terminal import Display
 from onestage.training.old_classes import OldClasses, find_old_objects, load_old_objects, save_old_objects, united
 from onestage.training.recipe import Recipe
-from onestage.whole_file import write_whole
 
 
 class Beginning:
@@ -75,11 +74,17 @@ class Beginning:
         elif self._from is not None:
             self.start = open_start(self._from, detector or (named.detector if named else None))
 
+    @property
+    def record(self) -> dict[str, str | None]:
+        """What the run began with, JSON-able, to be kept in its folder."""
+        if self._begun is not None:
+            return record_of_beginning(self._begun)
+        start = None if self._from is None else os.fspath(self._from)
+        return {"from": start, "backbone_weights": self._weights if start is None else None, "old_classes": self._how}
+
     def _check_as_begun(self, begun: RunFolder) -> None:
         """Raise a UserError if the run that goes on began with something else than is asked for now."""
-        try:
-            before = json.loads(begun.beginning.read_text())
-        except (OSError, ValueError):  # of an earlier version
+        if not (before := record_of_beginning(begun)):  # of an earlier version
             return
         asked = {
             "from": None if self._from is None else os.fspath(self._from),
@@ -143,9 +148,6 @@ class Beginning:
         return take_layers(network, categories, self.start).lines
 
     def save(self, folder: RunFolder) -> None:
-        """Write into the run folder what it began with, and what a resumed run needs of the trained detector."""
-        start = None if self._from is None else os.fspath(self._from)
-        began = {"from": start, "backbone_weights": self._weights if start is None else None, "old_classes": self._how}
-        write_whole(folder.beginning, (json.dumps(began) + "\n").encode())
+        """Write into the run folder what a resumed run needs of the trained detector."""
         if self._old_objects is not None:
             save_old_objects(folder.old_objects, self._old_objects)

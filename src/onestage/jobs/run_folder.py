@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from onestage.data import dataset_name
 from onestage.errors import UserError
@@ -16,6 +17,8 @@ from onestage.training.processes import World
 from onestage.training.recipe import Recipe
 from onestage.training.run_lock import sole_run
 from onestage.whole_file import remove_leftovers, write_whole
+
+BEGINNING = "beginning"  # the key of `Beginning.record` in data.json
 
 
 def named_folder(
@@ -81,12 +84,23 @@ def _recipe_of_run(folder: RunFolder) -> Recipe:
 
 def _request_of_run(folder: RunFolder) -> Request:
     """The data that a run began with; without its file, the usual."""
+    values = _data_of_run(folder)
+    return read(Request, {name: values[name] for name in values if name != BEGINNING}, str(folder.data))
+
+
+def record_of_beginning(folder: RunFolder) -> dict[str, str | None]:
+    """What a run began with, as `Beginning.record`; nothing of one of an earlier version."""
+    record = _data_of_run(folder).get(BEGINNING)
+    return record if isinstance(record, dict) else {}
+
+
+def _data_of_run(folder: RunFolder) -> dict[str, Any]:
     if not folder.data.exists():
-        return Request()
-    try:
-        return read(Request, json.loads(folder.data.read_text()), str(folder.data))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder.data}: damaged; delete it, and name splits and data options again") from error
+        return {}
+    with suppress(ValueError, RecursionError):
+        if isinstance(values := json.loads(folder.data.read_text()), dict):
+            return values
+    raise UserError(f"{folder.data}: damaged; delete it, and name splits and data options again")
 
 
 def free_folder(data: str, detector: str) -> RunFolder:
@@ -96,8 +110,8 @@ def free_folder(data: str, detector: str) -> RunFolder:
     return RunFolder(next(folder for folder in folders if not folder.exists()))
 
 
-def write_settings(folder: RunFolder, recipe: Recipe, request: Request) -> None:
+def write_settings(folder: RunFolder, recipe: Recipe, request: Request, beginning: dict[str, str | None]) -> None:
     """Write `data.json`, `recipe.toml`, then `recipe.json`, which says that the folder holds a run."""
-    write_whole(folder.data, (json.dumps(plain(request)) + "\n").encode())
+    write_whole(folder.data, (json.dumps({**plain(request), BEGINNING: beginning}) + "\n").encode())
     write_whole(folder.recipe.with_suffix(".toml"), as_toml(recipe).encode())
     write_whole(folder.recipe, (json.dumps(recipe.as_dict(), indent=1) + "\n").encode())

@@ -280,7 +280,7 @@ def _trained(
     else:
         trainer.save()
         world.on_main(lambda: beginning.save(plan.folder))
-    world.on_main(lambda: write_settings(plan.folder, recipe, plan.request))
+    world.on_main(lambda: write_settings(plan.folder, recipe, plan.request, beginning.record))
     display.say(f"run folder: {plan.folder.root}; Ctrl-C saves and stops, --resume goes on")
     trainer.run()
     return trainer

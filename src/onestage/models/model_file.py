@@ -41,8 +41,7 @@ class RunFolder:
         self.checkpoint = root / "checkpoint" / "training.safetensors"
         self.previous_checkpoint = root / "checkpoint" / "previous.safetensors"  # in case the newest is damaged
         self.recipe = root / "recipe.json"
-        self.data = root / "data.json"  # the splits that were asked for
-        self.beginning = root / "beginning.json"  # the weights that the run began with
+        self.data = root / "data.json"  # the splits that were asked for, and the weights that the run began with
         self.old_objects = root / "old_objects.safetensors"  # of classes that the data lacks and the run keeps
         self.log = root / "log.csv"
         self.batches = root / "batches.png"  # the first training images
