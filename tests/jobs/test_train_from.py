@@ -113,14 +113,13 @@ def test_a_resumed_run_begins_with_nothing_else_than_it_began_with(data: Path, m
     run(data, tmp_path / "run", start_from=model, old_classes="label")
     run(data, tmp_path / "run", start_from=model, old_classes="label", resume=True)
     run(data, tmp_path / "run", resume=True)
-    for other, reason in (
-        (
-            {"start_from": "elsewhere"},
-            f"--from elsewhere: the run in {tmp_path}/run began with {model}; leave --from out",
-        ),
-        ({"backbone_weights": "none"}, f"--backbone-weights none: the run in {tmp_path}/run began with none; leave"),
+    run(data, tmp_path / "run", start_from=model.parent / ".." / model.parent.name / model.name, resume=True)
+    began = f"the run in {tmp_path}/run began with --from {model} --old-classes label; leave"
+    for option, other in (
+        ("--from elsewhere", {"start_from": "elsewhere"}),
+        ("--backbone-weights none", {"backbone_weights": "none"}),
     ):
-        with pytest.raises(UserError, match=f"^{re.escape(reason)}"):
+        with pytest.raises(UserError, match=f"^{re.escape(f'{option}: {began} {option.split()[0]} out')}"):
             run(data, tmp_path / "run", resume=True, **other)
     (tmp_path / "run/old_objects.safetensors").unlink()
     with pytest.raises(UserError, match=r"old_objects\.safetensors: missing; the run needs it"):

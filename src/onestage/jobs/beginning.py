@@ -91,11 +91,12 @@ class Beginning:
             "backbone_weights": self._weights if self._weights_named else None,
             "old_classes": None if self._how == "drop" else self._how,
         }
+        options = {name: f"--{name.replace('_', '-')}" for name in asked}
+        began = " ".join(f"{options[name]} {before[name]}" for name in asked if before.get(name))
         for name, value in asked.items():
-            if value is not None and value != before.get(name):
-                option = f"--{name.replace('_', '-')}"
-                began = f"{begun.root} began with {before.get(name) or 'none'}"
-                raise UserError(f"{option} {value}: the run in {began}; leave {option} out, or start another run")
+            if value is not None and not _same(value, before.get(name)):
+                mend = f"leave {options[name]} out, or start another run"
+                raise UserError(f"{options[name]} {value}: the run in {begun.root} began with {began}; {mend}")
         if before.get("old_classes") == "label" and not begun.old_objects.exists():
             raise UserError(f"{begun.old_objects}: missing; the run needs it to go on with its old classes")
 
@@ -151,3 +152,8 @@ class Beginning:
         """Write into the run folder what a resumed run needs of the trained detector."""
         if self._old_objects is not None:
             save_old_objects(folder.old_objects, self._old_objects)
+
+
+def _same(value: str, before: str | None) -> bool:
+    """True for the same word, or for paths that lead to the same place."""
+    return before is not None and (value == before or os.path.realpath(value) == os.path.realpath(before))
