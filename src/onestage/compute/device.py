@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from onestage.compute.bfloat16 import avoid_slow_and_wrong_bfloat16
 from onestage.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -118,36 +119,3 @@ def readable_compile_errors() -> Iterator[None]:
             raise
         first = str(error).strip().splitlines()[0][:200]
         raise UserError(f"--compile: the network can't be compiled here ({first}); leave it out") from error
-
-
-def avoid_slow_and_wrong_bfloat16(network: nn.Module) -> None:
-    """Replace the convolutions in a network that are better computed in float32 inside autocast on a CPU.
-
-    Wrong in oneDNN's bfloat16: on maps smaller than the kernel, the gradient of the weights may hold what lay in memory
-    before, for example 3x3 with stride 2 on maps of one column (torch 2.14, Zen 4; all other kernels, strides and sides
-    up to 10 that were tried were right). Slow: depthwise convolutions with kernels above 3x3, half of a step of
-    tf_efficientnet_lite0; the gradient for 16 maps of (672, 19, 19) and a 5x5 kernel takes 94 ms, and 18 ms in float32.
-
-    Names and tensors in the state dict stay as they are; a second call changes nothing.
-    """
-    for name, conv in list(network.named_modules(remove_duplicate=False)):
-        if isinstance(conv, nn.Conv2d) and max(conv.kernel_size) > 1 and not isinstance(conv, _Float32WhereBetter):
-            network.set_submodule(name, _Float32WhereBetter(conv))
-
-
-class _Float32WhereBetter(nn.Conv2d):
-    """A convolution with the parameters of another one; see `avoid_slow_and_wrong_bfloat16`."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(conv.__dict__)  # all tensors and numbers, shared
-        self._conv = (conv,)  # of any subclass, as timm's; not a submodule, which would change the names of the tensors
-        self._wide_depthwise = conv.groups == conv.in_channels > 1 and max(conv.kernel_size) > 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        (conv,) = self._conv
-        better = self._wide_depthwise or min(x.shape[-2:]) < max(conv.kernel_size)
-        if not better or not torch.is_autocast_enabled(x.device.type):
-            return conv.forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return conv.forward(x.float()).to(torch.get_autocast_dtype(x.device.type))
