@@ -1,14 +1,18 @@
-"""An image's detections from those of what went through the network: the image, or its tiles."""
+"""What of an image goes through the network, the image or its tiles; and its detections from those of its parts."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Int, Int64, UInt8
 
 from onestage.errors import UserError
-from onestage.input_size import Resize, SizeHW
+from onestage.input_size import Resize, SizeHW, resize_image
 from onestage.postprocess import to_original
 from onestage.runtime.tiles import TileDetections, Tiling, merge_tiles
 from onestage.selection import Selection
@@ -49,6 +53,41 @@ def count_windows(tiling: Tiling | None, sizes_hw: Int[np.ndarray, "I 2"]) -> in
     sizes, counts = np.unique(sizes_hw, axis=0, return_counts=True)
     of_each = (len(tiling.windows_xyxy((height, width))) for height, width in sizes.tolist())
     return sum(tiles * count for tiles, count in zip(of_each, counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Tiles(Sequence[Any]):
+    """Tiles of an image, each resized when it is asked for: together they are often several times as large."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    windows_xyxy: Int64[np.ndarray, "T 4"]
+    resize: Resize
+
+    def __len__(self) -> int:
+        return len(self.windows_xyxy)
+
+    def __getitem__(self, place: Any) -> UInt8[np.ndarray, "h w 3"]:
+        x0, y0, x1, y1 = self.windows_xyxy[place].tolist()
+        return resize_image(self.image[y0:y1, x0:x1], self.resize.image_hw((y1 - y0, x1 - x0)))
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image, or its tiles, resized for the network."""
+
+    pixels: Sequence[UInt8[np.ndarray, "h w 3"]]  # RGB, each at most as large as the network's input
+    original_hw: SizeHW  # before resizing
+    windows_xyxy: Int64[np.ndarray, "T 4"]  # what each shows of the image, in its pixels
+
+    @classmethod
+    def of(cls, image: UInt8[np.ndarray, "H W 3"], tiling: Tiling | None, resize: Resize) -> PreparedImage:
+        """An image cut and resized; tiles that are together larger than it are resized one by one, as they are used."""
+        size_hw = image.shape[0], image.shape[1]
+        windows_xyxy = windows_of(tiling, size_hw)
+        tiles = _Tiles(image, windows_xyxy, resize)
+        x0, y0, x1, y1 = windows_xyxy[0].tolist()
+        larger = len(tiles) * math.prod(resize.image_hw((y1 - y0, x1 - x0))) > math.prod(size_hw)
+        return cls(tiles if larger and len(tiles) > 1 else list(tiles), size_hw, windows_xyxy)
 
 
 def of_image(

@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,7 @@ from onestage.export.onnx_graph import write_onnx
 from onestage.export.openvino_graph import write_openvino
 from onestage.inference.predictor import BasePredictor, Predictor, load
 from onestage.models.model_file import load_model, save_model
-from onestage.runtime.decode import decode_image
+from onestage.runtime.decode import ImageError, decode_image
 from onestage.runtime.session import load as load_without_torch
 from onestage.runtime.tiles import TileDetections, Tiling, merge_tiles
 from onestage.structures import Categories, Detections
@@ -56,6 +57,27 @@ def test_tiles_of_several_images_share_batches_and_images_keep_their_order(predi
     assert [one.boxes_xyxy.tolist() for one in found] == [[list(map(float, box))] for box in boxes]
     assert isinstance(predictor.detector, RedBoxDetector)
     assert predictor.detector.batch_sizes == [8, 7]
+
+
+def test_few_images_that_are_cut_and_few_of_their_tiles_are_in_memory(predictor: Predictor) -> None:
+    image, read = cv2.imencode(".png", red_box(700, 700, (1, 2, 30, 40)))[1].tobytes(), []
+    files = predictor.predict_files((read.append(n) or image for n in range(30)), batch_size=8)  # of 121 tiles each
+    next(files)
+    assert len(read) <= 6  # else 16
+    files.close()
+    tiles = predictor.prepare(red_box(700, 700, (1, 2, 30, 40))).pixels
+    assert len(tiles) == 121
+    assert tiles[3] is not tiles[3]  # made when it is asked for
+
+
+def test_a_file_that_can_not_be_read_keeps_its_place_between_tiled_images(predictor: Predictor) -> None:
+    good = cv2.imencode(".png", red_box(300, 100, (1, 2, 30, 40))[..., ::-1])[1].tobytes()  # of 5 tiles
+    found = list(predictor.predict_files([good, b"bad", good, b"bad"], batch_size=2))
+    assert [isinstance(one.outcome, ImageError) for one in found] == [False, True, False, True]
+    assert [one.path for one in found] == [good, b"bad", good, b"bad"]
+    for one in found[::2]:
+        assert isinstance(one.outcome, Detections)
+        assert one.outcome.boxes_xyxy.tolist() == [[1, 2, 30, 40]]
 
 
 def test_without_tiles_a_batch_is_as_large_as_asked(predictor: Predictor) -> None:

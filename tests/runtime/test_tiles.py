@@ -257,3 +257,12 @@ def test_merged_detections_come_best_first_and_are_no_more_than_came(
         assert (np.diff(merged.scores) <= 0).all()
         assert 1 <= len(merged.scores) <= len(found)
         assert merged.scores[0] == max(score for _, score, _, _ in found)
+
+
+def test_many_detections_of_many_tiles_are_merged_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = [(placed(23 * n % 300, 31 * n % 290, 35, 45), n % 3, 0.5 + 0.01 * n) for n in range(30)]
+    at_once = merge_tiles(seen_by_tiles(objects), IMAGE_HW, 0.45)
+    monkeypatch.setattr("onestage.runtime.tiles.PAIRS_AT_ONCE", 100)
+    in_parts = merge_tiles(seen_by_tiles(objects), IMAGE_HW, 0.45)
+    for name, column in vars(at_once).items():
+        np.testing.assert_array_equal(getattr(in_parts, name), column)

@@ -1,7 +1,8 @@
 """A trained detector as a function: images and videos in, detections out, in the images' own pixels."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from onestage.compute.device import Precision, choose_compute, use_in_a_fork
@@ -22,7 +23,7 @@ from onestage.export.base import as_detections, resize_of, selection_of
 from onestage.inference.sources import fetch_image, is_address, open_video
 from onestage.inference.threads import ahead, mapped_ahead, newest
 from onestage.inference.video import Frame, VideoReader
-from onestage.input_size import Resize, resize_image
+from onestage.input_size import Resize
 from onestage.models.model_file import load_model
 from onestage.runtime.calibration import ScoreCalibration
 from onestage.runtime.decode import ImageError, decode_image, decode_pillow
@@ -30,7 +31,7 @@ from onestage.runtime.session import read_image as read_array_or_file
 from onestage.runtime.tiles import Tiling
 from onestage.selection import USUAL_THRESHOLD, Nms, Selection
 from onestage.structures import Categories, Detections, Predictions
-from onestage.tiled_detections import changed_tiling, of_image, windows_of
+from onestage.tiled_detections import PreparedImage, changed_tiling, of_image
 
 ImageFile: TypeAlias = str | Path | bytes
 """A path, a web address, or an encoded file's bytes."""
@@ -39,6 +40,8 @@ AnyImage: TypeAlias = ImageFile | np.ndarray | Image.Image
 """An image file, an RGB array (H, W, 3) of uint8, or a Pillow image."""
 
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Error = TypeVar("_Error", bound=ImageError)
 
 TILES_AT_ONCE = 8  # through the network
 REPLACEABLE = (
@@ -47,15 +50,6 @@ REPLACEABLE = (
     "max_detections",
 )  # fields of `Selection`; the others are part of an exported file
 USUAL_DETECTIONS = 200  # the most of an image, where nothing else is asked for
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image, or its tiles, resized for the network."""
-
-    pixels: list[UInt8[np.ndarray, "h w 3"]]  # RGB, each at most as large as the network's input
-    original_hw: tuple[int, int]  # height and width before resizing
-    windows_xyxy: Int64[np.ndarray, "T 4"]  # what each shows of the image, in its pixels
 
 
 @dataclass(frozen=True)
@@ -123,25 +117,43 @@ class BasePredictor:
 
     def prepare(self, image_rgb: UInt8[np.ndarray, "H W 3"]) -> PreparedImage:
         """Resize an image for `detect`. The threads that read images call this, so that waiting images are small."""
-        height, width = image_rgb.shape[:2]
-        windows_xyxy = windows_of(self.tiling, (height, width))
-        tiles = (image_rgb[y0:y1, x0:x1] for x0, y0, x1, y1 in windows_xyxy.tolist())
-        pixels = [resize_image(tile, self.resize.image_hw((tile.shape[0], tile.shape[1]))) for tile in tiles]
-        return PreparedImage(pixels, (height, width), windows_xyxy)
+        return PreparedImage.of(image_rgb, self.tiling, self.resize)
 
     def detect(self, images: Sequence[PreparedImage]) -> list[Detections]:
-        """Detect in one batch: detections on the CPU, in pixels of the original images, with class names.
+        """Detect in one batch: detections on the CPU, in pixels of the original images, with class names."""
+        return [found for _, found in self.detect_each(((image, image) for image in images), len(images))]
 
-        Tiles, also those of several images, go through the network in batches as large as `images` and, where those
-        are few, of `TILES_AT_ONCE`.
+    def detect_each(
+        self, images: Iterable[tuple[_Item, PreparedImage | _Error]], batch_size: int
+    ) -> Iterator[tuple[_Item, Detections | _Error]]:
+        """Detect in images as they come, each with what the caller keeps beside it; an error takes its place.
+
+        Tiles go through the network in batches of `TILES_AT_ONCE` at least, whatever images they are of, so that few
+        images have to wait for each other.
         """
-        if not images:
-            return []
-        tiles = [pixels for image in images for pixels in image.pixels]
-        at_once = len(images) if len(tiles) == len(images) else max(len(images), TILES_AT_ONCE)
-        batches = (tiles[start : start + at_once] for start in range(0, len(tiles), at_once))
-        found = iter([one for batch in batches for one in self.detect_resized(batch)])
-        return [self.of_image(image, list(islice(found, len(image.pixels)))) for image in images]
+        waiting: deque[tuple[_Item, PreparedImage | _Error]] = deque()
+        found: list[Detections] = []  # of tiles of the first that waits, and of the next ones
+
+        def inputs() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+            for one in images:
+                waiting.append(one)
+                if isinstance(one[1], PreparedImage):
+                    yield from one[1].pixels
+
+        def complete() -> Iterator[tuple[_Item, Detections | _Error]]:
+            while waiting:
+                beside, image = waiting[0]
+                count = len(image.pixels) if isinstance(image, PreparedImage) else 0
+                if len(found) < count:
+                    return
+                waiting.popleft()
+                yield beside, self.of_image(image, found[:count]) if isinstance(image, PreparedImage) else image
+                del found[:count]
+
+        for batch in _batches(inputs(), batch_size if self.tiling is None else max(batch_size, TILES_AT_ONCE)):
+            found += self.detect_resized(batch)
+            yield from complete()
+        yield from complete()
 
     def of_image(self, image: PreparedImage, found: Sequence[Detections]) -> Detections:
         """The detections of an image from those that `detect_resized` has of each of its tiles."""
@@ -167,30 +179,34 @@ class BasePredictor:
         """
         if isinstance(images, AnyImage):
             return self.detect([self.prepare(read_image(images, self.input_bits))])[0]
-        bits = self.input_bits
-        prepared = mapped_ahead(
-            lambda image: self.prepare(read_image(image, bits)), images, batch_size, reading_threads()
+        prepared = self._read_ahead(
+            lambda image: (None, self.prepare(read_image(image, self.input_bits))), images, batch_size
         )
-        return [found for batch in _batches(prepared, batch_size) for found in self.detect(batch)]
+        return [found for _, found in self.detect_each(prepared, batch_size)]
+
+    def _read_ahead(
+        self, read: Callable[[_Item], _Result], images: Iterable[_Item], batch_size: int
+    ) -> Iterator[_Result]:
+        """Images read by threads, a batch ahead of the network; large ones that are cut into tiles, a few."""
+        threads = reading_threads()
+        return mapped_ahead(read, images, batch_size if self.tiling is None else min(batch_size, threads), threads)
 
     def predict_files(self, files: Iterable[ImageFile], batch_size: int = 8) -> Iterator[FilePrediction]:
         """Detect in files, web addresses or encoded bytes, in order, reading the next ones while the network works.
 
         A file that can't be read doesn't stop the rest. At most about `2 * batch_size` decoded images are in memory,
-        however many files there are.
+        however many files there are; of those that are cut into tiles, about six.
         """
 
-        def opened(file: ImageFile) -> tuple[ImageFile, np.ndarray | None, PreparedImage | ImageError]:
+        def opened(file: ImageFile) -> tuple[tuple[ImageFile, np.ndarray | None], PreparedImage | ImageError]:
             try:
                 image = read_image(file, self.input_bits)
             except ImageError as error:
-                return file, None, error
-            return file, image, self.prepare(image)
+                return (file, None), error
+            return (file, image), self.prepare(image)
 
-        for batch in _batches(mapped_ahead(opened, files, batch_size, reading_threads()), batch_size):
-            found = iter(self.detect([prepared for _, _, prepared in batch if isinstance(prepared, PreparedImage)]))
-            for file, image, prepared in batch:
-                yield FilePrediction(file, image, prepared if isinstance(prepared, ImageError) else next(found))
+        for file, outcome in self.detect_each(self._read_ahead(opened, files, batch_size), batch_size):
+            yield FilePrediction(*file, outcome)
 
     def predict_video(
         self,

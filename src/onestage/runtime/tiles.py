@@ -24,6 +24,7 @@ from .errors import UserError
 
 BORDER = 0.03  # of a tile's side: a box that ends so near to the border is taken to be cut by it
 LEAST_SIDE, MOST_SIDE = 32, 100_000  # pixels
+PAIRS_AT_ONCE = 1 << 22  # of detections and tiles, which are held in memory
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,14 @@ def _in_both_tiles(
     found: TileDetections, tiles: Float64[np.ndarray, "T 4"], tile: Int64[np.ndarray, " N"]
 ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
     """All pairs of one class and two tiles, of which each box reaches into the other's tile."""
-    (bx0, by0, bx1, by1), (tx0, ty0, tx1, ty1) = found.boxes_xyxy.T[..., None], tiles.T
-    reaches = (bx0 < tx1) & (bx1 > tx0) & (by0 < ty1) & (by1 > ty0)  # (N, T)
-    reaches[np.arange(len(tile)), tile] = False
-    detection, other = reaches.nonzero()
+    (tx0, ty0, tx1, ty1), parts = tiles.T, []
+    step = max(1, PAIRS_AT_ONCE // max(1, len(tiles)))
+    for start in range(0, len(tile), step):
+        bx0, by0, bx1, by1 = found.boxes_xyxy[start : start + step].T[..., None]
+        reaches = (bx0 < tx1) & (bx1 > tx0) & (by0 < ty1) & (by1 > ty0)  # (N, T)
+        reaches[np.arange(len(reaches)), tile[start : start + step]] = False
+        parts.append(reaches.nonzero() + np.array([[start], [0]]))
+    detection, other = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0), dtype=np.int64)
     own = tile[detection]
     # those that are seen by the same two tiles and have one class share a key
     key = (np.minimum(own, other) * len(tiles) + np.maximum(own, other)) * (found.labels.max(initial=0) + 1)

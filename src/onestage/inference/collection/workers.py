@@ -154,26 +154,26 @@ def predict_pieces(
     The next images are read and decoded meanwhile, in a thread for each core, or more where they are in storage.
     """
 
-    def prepared(image: tuple[str, Content]) -> tuple[str, PreparedImage | ImageError]:
+    def prepared(
+        image: tuple[str, Content],
+    ) -> tuple[tuple[str, tuple[int, int] | None], PreparedImage | ImageError]:
         name, content = image
         try:
-            return name, predictor.prepare(read_image(_encoded(name, content, storage)))
+            ready = predictor.prepare(read_image(_encoded(name, content, storage)))
         except ImageError as error:
-            return name, error
+            return (name, None), error
+        return (name, ready.original_hw), ready
 
     remote = any(piece.row_group is None and "://" in piece.source for piece in pieces)
     threads = max(cores, STORAGE_THREADS if remote else 2)
-    depth = batch_size + threads
+    depth = threads + (batch_size if predictor.tiling is None else 0)  # images that are cut are large
     ready = mapped_ahead(prepared, ahead(images_of(pieces, storage, columns), depth), depth, threads)
-    while batch := list(islice(ready, batch_size)):
-        found = iter(predictor.detect([image for _, image in batch if isinstance(image, PreparedImage)]))
-        for name, image in batch:
-            row: dict[str, Any] = {"source": name, "width": None, "height": None, "error": None, "detections": None}
-            if isinstance(image, ImageError):
-                yield row | {"error": one_line(" ".join(str(image).split()))}
-            else:
-                height, width = image.original_hw
-                yield row | {"width": width, "height": height, "detections": _structs(next(found))}
+    for (name, size_hw), found in predictor.detect_each(ready, batch_size):
+        row: dict[str, Any] = {"source": name, "width": None, "height": None, "error": None, "detections": None}
+        if isinstance(found, ImageError) or size_hw is None:
+            yield row | {"error": one_line(" ".join(str(found).split()))}
+        else:
+            yield row | {"width": size_hw[1], "height": size_hw[0], "detections": _structs(found)}
 
 
 def _structs(found: Detections) -> list[dict[str, Any]]:
