@@ -12,14 +12,20 @@ CATEGORIES = Categories.from_names(("dent", "rust"))
 BOX, OTHER, FAR = (0, 0, 10, 10), (0, 0, 10, 3), (90, 90, 99, 99)
 
 
-def judged(thresholds: tuple[float, float] = (0.5, 0.5), alarms: int = 3, images: int = 300) -> AtThresholds:
+def judged(
+    thresholds: tuple[float, float] = (0.5, 0.5), alarms: int = 3, images: int = 300, crowd: int = 0
+) -> AtThresholds:
     """An object of class 0 in each of 200 images, of which 150 are found; one of class 1 in each of 10, 7 found.
 
     Three objects of class 0 are taken for class 1; two are badly placed; `alarms` of class 1 are where nothing is.
+    The first `crowd` objects are in the first image.
     """
     image = np.arange(210)
     labels = np.where(image < 200, 0, 1)
-    truth = GroundTruth(images, image, labels, np.tile(np.array(BOX, float), (210, 1)), image < 0, np.full(210, 100.0))
+    in_image = np.where(image < crowd, 0, image)
+    truth = GroundTruth(
+        images, in_image, labels, np.tile(np.array(BOX, float), (210, 1)), image < 0, np.full(210, 100.0)
+    )
     hits = np.concatenate([np.arange(150), np.arange(200, 207)])
     rows = np.concatenate([hits, [150, 151, 152], [153, 154], np.arange(220, 220 + alarms)])
     label = np.concatenate([labels[hits], [1, 1, 1], [0, 0], np.full(alarms, 1)])
@@ -108,3 +114,11 @@ def test_all_but_a_few_is_not_all_and_one_is_not_plural() -> None:
     assert "finds 150 of 151 objects (99 %)" in text
     assert "The object that it does not find is not marked at all." in text
     assert (percent(359, 360), percent(360, 360), percent(0, 0)) == ("99.7 %", "100 %", "-")
+
+
+def test_it_says_how_high_cocos_ap_can_be_where_images_have_more_objects_than_it_counts() -> None:
+    assert "COCO's AP" not in " ".join(in_words(judged(), CATEGORIES))
+    # 150 dents in one image and 50 in another, 100 + 50 of which count, and 10 of rust: (150 / 200 + 10 / 10) / 2
+    text = " ".join(in_words(judged(crowd=150), CATEGORIES))
+    assert "COCO's AP counts the best 100 detections of an image and class; 1 of these images have more" in text
+    assert "it can't be above 0.88 here" in text

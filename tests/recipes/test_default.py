@@ -212,3 +212,21 @@ def test_a_backbone_learns_at_the_rate_that_was_measured_best_for_its_start_and_
     assert (factor(light), factor(ssd)) == (1.0, 0.5)
     assert factor(light, start=build(light, 1)) == 0.5
     assert factor(ssd, pretrained=False) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("detector", "objects", "kept", "candidates"),
+    [
+        ("gfl-test_efficientnet", 100, 100, 6000),  # of the paper's 100
+        ("gfl-test_efficientnet", 101, 202, 6000),
+        ("ssd300-test_efficientnet", 200, 200, 200),
+        ("ssd300-test_efficientnet", 250, 500, 2000),
+    ],
+)
+def test_crowded_images_get_room_for_their_objects(detector: str, objects: int, kept: int, candidates: int) -> None:
+    boxes = [(10.0 * (n % 50), 10.0 * (n // 50), 10.0 * (n % 50) + 30, 10.0 * (n // 50) + 30) for n in range(objects)]
+    recipe, reasons = default_recipe(detector, table_of(boxes, 2), pretrained=True, tile="none")
+    selection = recipe.postprocessing
+    assert (selection.max_detections, selection.candidates_per_class) == (kept, candidates)
+    said = f"up to {kept} detections an image or tile, not {objects // 100 * 100}: some have {objects} objects"
+    assert (said in reasons) == (objects not in (100, 200))

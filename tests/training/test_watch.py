@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from onestage.data.table import Table, TableBuilder
+from onestage.selection import Selection
 from onestage.structures import Categories
 from onestage.training import watch as watch_module
 from onestage.training.recipe import Recipe
@@ -132,6 +133,15 @@ def test_classes_that_the_split_has_not_are_reported_before_the_first_step_and_n
     run.steps(100, labels=[0])
     run.watch.epoch()
     assert len(run.said) == 1
+
+
+def test_more_objects_than_detections_are_kept_is_reported_before_the_first_step() -> None:
+    recipe = replace(SGD, postprocessing=Selection(max_detections=4))
+    assert not Run(recipe, table_of([[0, 1, 2, 0]])).said
+    assert Run(recipe, table_of([[0, 1, 2, 0, 2], [0, 1]])).said == [
+        "warning: a training image or tile has 5 objects, but at most 4 detections of one are kept, so others can't be "
+        "found: use --postprocessing.max-detections 10"
+    ]
 
 
 def test_of_many_classes_the_first_five_are_named() -> None:

@@ -70,6 +70,12 @@ class Table:
         """How many rows an epoch of training shows."""
         return len(self) - self.spare + self.spare_shown
 
+    @property
+    def most_objects(self) -> int:
+        """Objects of the image that has most of them, ignored ones aside."""
+        before = np.concatenate([[0], np.cumsum(~self.ignored)])[self.first_object]
+        return int(np.diff(before).max(initial=0))
+
     def image_name(self, index: SupportsIndex) -> str:
         """The path of an image below `root`, with forward slashes."""
         return os.fsdecode(bytes(self.image_paths[index]))

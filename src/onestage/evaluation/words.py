@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from onestage.evaluation.at_thresholds import AtThresholds, wilson_interval
+from onestage.evaluation.coco_matching import MOST_DETECTIONS
 from onestage.evaluation.mistakes import KINDS, MISSED
 from onestage.structures import Categories
 
@@ -45,6 +46,7 @@ def in_words(at: AtThresholds, categories: Categories, trained_on: TrainedOn | N
         *_what_goes_wrong(at, names),
         *_which_classes(at, names),
         *_too_few(at, names),
+        *_crowded(at),
         *_held_out(trained_on, names, at.truth.num_images),
     ]
 
@@ -117,6 +119,22 @@ def _too_few(at: AtThresholds, names: Sequence[str]) -> list[str]:
     if others:
         told.append(f"{others} other class{'es' if others > 1 else ''} {'have' if others > 1 else 'has'} few, too")
     return [f"Too few objects to tell how good it is: {'; '.join(told)}."]
+
+
+def _crowded(at: AtThresholds) -> list[str]:
+    """Where images have more objects of a class than COCO's protocol counts: how high its AP can be."""
+    counted, classes = ~at.truth.ignored, len(at.objects)
+    image_and_class = at.truth.image_index[counted] * classes + at.truth.labels[counted]
+    pairs, objects = np.unique(image_and_class, return_counts=True)
+    if objects.max() <= MOST_DETECTIONS:
+        return []
+    crowded = len(np.unique(pairs[objects > MOST_DETECTIONS] // classes))
+    seen = np.bincount(pairs % classes, np.minimum(objects, MOST_DETECTIONS), minlength=classes)
+    most = float(np.mean(seen[at.objects > 0] / at.objects[at.objects > 0]))
+    return [
+        f"COCO's AP counts the best {MOST_DETECTIONS} detections of an image and class; {crowded:,} of these images "
+        f"have more objects of one, so it can't be above {most:.2f} here. AP50 (VOC) counts all."
+    ]
 
 
 def _held_out(trained_on: TrainedOn | None, names: Sequence[str], images: int) -> list[str]:

@@ -86,8 +86,8 @@ class BasePredictor:
 
     @property
     def usual_detections(self) -> int:
-        """The most detections of an image where nothing else is asked for."""
-        return USUAL_DETECTIONS
+        """The most detections of an image where nothing else is asked for: more where the model was made for crowds."""
+        return max(USUAL_DETECTIONS, self.papers_selection.max_detections or 0)
 
     def selection_for(
         self,
@@ -338,7 +338,7 @@ class ExportedPredictor(BasePredictor):
 
     @property
     def usual_detections(self) -> int:
-        return min(USUAL_DETECTIONS, self.papers_selection.max_detections or USUAL_DETECTIONS)
+        return self.papers_selection.max_detections or USUAL_DETECTIONS
 
     def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
         found = self.session(images_rgb, self.selection.class_thresholds or self.selection.score_threshold)

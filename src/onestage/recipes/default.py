@@ -16,6 +16,7 @@ from onestage.recipes.shrinking import shrinking_for
 from onestage.recipes.smaller_inputs import input_of_small_images
 from onestage.recipes.tiles import Tile, larger_input_for, tiles_for, tiling_for
 from onestage.runtime.tiles import Tiling
+from onestage.selection import Selection
 from onestage.training.recipe import Recipe
 
 # Where no length is given: enough for a few thousand images, tens of passes for a few hundred. From a trained detector
@@ -25,6 +26,7 @@ DEFAULT_DETECTOR = "gfl-tf_efficientnet_lite0"  # the best in equal minutes (doc
 LEAST_BATCH = 2  # images a step, however large they are
 LEARNED_BACKBONE_FACTOR = 0.5  # on the rate of a backbone that comes with a trained detector
 ANCHOR_SETTINGS = {"anchor_sizes", "aspect_ratios", "anchor_scales"}
+ROOM, CANDIDATES_AN_OBJECT = 2, 8  # detections kept, and candidates before NMS, for each object of a crowded image
 GAIN_OVER_LEARNED = 0.1  # share of the boxes that other anchors must cover in addition to replace those of a detector
 
 
@@ -72,9 +74,8 @@ def default_recipe(
     of_epoch = table.rows_per_epoch
     epochs = float(min(300, max(12, round(images * made.batch_size / usual_batch / of_epoch))))
     batch_size = min(made.batch_size, of_epoch)
-    postprocessing = made.selection or network.PAPERS_SELECTION
-    if trained is not None:  # but for thresholds of classes that may not be those of the data
-        postprocessing = replace(trained.evaluation_selection, class_thresholds=None)
+    own = None if trained is None else trained.evaluation_selection
+    postprocessing, of_crowds = _with_room(own or made.selection or network.PAPERS_SELECTION, table)
     recipe = replace(
         _in_one_cycle(detector, made, pretrained),
         network=network,
@@ -85,6 +86,7 @@ def default_recipe(
     ).with_tiling(tiling)
     reasons = [
         *of_scale,
+        *of_crowds,
         *why_shrunk,
         f"{of_epoch:,} training {'images' if tiling is None else 'tiles'}: {epochs:g} epochs unless told otherwise",
         _how_it_trains({"batch_size": batch_size, "learning_rate": made.learning_rate, **asked}),
@@ -92,6 +94,17 @@ def default_recipe(
         *_what_stays(config, trained, start is not None, pretrained),
     ]
     return recipe, reasons
+
+
+def _with_room(selection: Selection, table: Table) -> tuple[Selection, list[str]]:
+    """The post-processing with room for all objects of the most crowded image or tile, where it has none; and why."""
+    most, selection = table.most_objects, replace(selection, class_thresholds=None)  # of classes that the data may lack
+    if selection.max_detections is None or most <= selection.max_detections:
+        return selection, []
+    kept = ROOM * most
+    candidates = max(selection.candidates_per_class, CANDIDATES_AN_OBJECT * most)
+    reason = f"up to {kept:,} detections an image or tile, not {selection.max_detections}: some have {most:,} objects"
+    return replace(selection, max_detections=kept, candidates_per_class=candidates), [reason]
 
 
 def _what_stays(config: DetectorConfig, trained: Detector | None, learned: bool, pretrained: bool) -> list[str]:

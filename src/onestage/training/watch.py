@@ -63,6 +63,13 @@ class Watch:
         self._measure_memory_after = -math.inf
         if usual is not None and recipe.optimizer == usual.optimizer:  # others' rates can't be compared
             self._check_learning_rate(recipe, usual, min(recipe.batch_size, self._images_in_table * recipe.repeat))
+        limit, most = recipe.postprocessing.max_detections, table.most_objects
+        if limit is not None and most > limit:
+            self._warn(
+                "detections",
+                f"a training image or tile has {most:,} objects, but at most {limit:,} detections of one are kept, so "
+                f"others can't be found: use --postprocessing.max-detections {2 * most}",
+            )
         missing = [label for label in np.flatnonzero(self._seen).tolist() if self._names[label] not in kept]
         if missing:
             self._warn(
