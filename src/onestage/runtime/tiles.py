@@ -169,14 +169,16 @@ def _in_both_tiles(
     found: TileDetections, tiles: Float64[np.ndarray, "T 4"], tile: Int64[np.ndarray, " N"]
 ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
     """All pairs of one class and two tiles, of which each box reaches into the other's tile."""
-    (tx0, ty0, tx1, ty1), parts = tiles.T, []
-    step = max(1, PAIRS_AT_ONCE // max(1, len(tiles)))
-    for start in range(0, len(tile), step):
-        bx0, by0, bx1, by1 = found.boxes_xyxy[start : start + step].T[..., None]
-        reaches = (bx0 < tx1) & (bx1 > tx0) & (by0 < ty1) & (by1 > ty0)  # (N, T)
-        reaches[np.arange(len(reaches)), tile[start : start + step]] = False
-        parts.append(reaches.nonzero() + np.array([[start], [0]]))
-    detection, other = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0), dtype=np.int64)
+    first, counts, others = _neighbours(tiles)
+    pairs_before = np.cumsum(counts[tile]) - counts[tile]
+    parts = [np.zeros((2, 0), dtype=np.int64)]
+    for rows in np.split(np.arange(len(tile)), np.flatnonzero(np.diff(pairs_before // PAIRS_AT_ONCE)) + 1):
+        row = np.repeat(rows, counts[tile[rows]])
+        place = np.arange(len(row)) - (pairs_before[row] - pairs_before[rows[:1]])
+        other = others[first[tile[row]] + place]
+        reaches = _meet(found.boxes_xyxy[row], tiles[other])
+        parts.append(np.stack([row[reaches], other[reaches]]))
+    detection, other = np.concatenate(parts, axis=1)
     own = tile[detection]
     # those that are seen by the same two tiles and have one class share a key
     key = (np.minimum(own, other) * len(tiles) + np.maximum(own, other)) * (found.labels.max(initial=0) + 1)
@@ -189,6 +191,20 @@ def _in_both_tiles(
     of_first = np.repeat(np.arange(len(counts)), counts)
     place = start[of_first] + np.arange(len(of_first)) - np.repeat(np.cumsum(counts) - counts, counts)
     return detection[first][of_first], second[place]
+
+
+def _neighbours(
+    tiles: Float64[np.ndarray, "T 4"],
+) -> tuple[Int64[np.ndarray, " T"], Int64[np.ndarray, " T"], Int64[np.ndarray, " P"]]:
+    """The tiles that share pixels with each tile, which are all that a box in it can reach: first, count, tiles."""
+    parts, step = [np.zeros((2, 0), dtype=np.int64)], max(1, PAIRS_AT_ONCE // max(1, len(tiles)))
+    for start in range(0, len(tiles), step):
+        meets = _meet(tiles[start : start + step, None], tiles)  # (T, T)
+        meets[np.arange(len(meets)), start + np.arange(len(meets))] = False
+        parts.append(np.stack(meets.nonzero()) + np.array([[start], [0]]))
+    tile, others = np.concatenate(parts, axis=1)
+    counts = np.bincount(tile, minlength=len(tiles))
+    return np.cumsum(counts) - counts, counts, others
 
 
 def _joined(found: TileDetections, size_hw: tuple[int, int], iou_threshold: float) -> TileDetections:
@@ -278,6 +294,15 @@ def _largest(keys: tuple[np.ndarray, np.ndarray], values: Float64[np.ndarray, " 
 def _overlap(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     low = np.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
     return np.concatenate([low, np.maximum(np.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:]), low)], axis=-1)
+
+
+def _meet(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
+    return (
+        (a_xyxy[..., 0] < b_xyxy[..., 2])
+        & (a_xyxy[..., 2] > b_xyxy[..., 0])
+        & (a_xyxy[..., 1] < b_xyxy[..., 3])
+        & (a_xyxy[..., 3] > b_xyxy[..., 1])
+    )
 
 
 def _areas(boxes_xyxy: np.ndarray) -> np.ndarray:
