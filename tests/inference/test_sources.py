@@ -57,7 +57,9 @@ def test_a_folder_gives_what_predict_wrote_below_it_only_where_it_was_changed(
     lines = [["a.jpg", [drawn.st_size, drawn.st_mtime_ns]], ["torn.jpg", None], ["redrawn.jpg", [1, 2]]]
     (tmp_path / "out/.onestage-predict.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     monkeypatch.chdir(tmp_path)
-    assert [source.name for source in open_sources(["."])] == ["a.jpg", "out/mine.jpg", "out/redrawn.jpg"]
+    for word in (".", "*", "**/*.jpg"):
+        assert [source.name for source in open_sources([word])] == ["a.jpg", "out/mine.jpg", "out/redrawn.jpg"]
+    assert len(open_sources(["out/*"])) == 4  # the folder is named
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from itertools import chain, dropwhile
+from itertools import chain, dropwhile, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
@@ -70,7 +70,7 @@ def open_sources(texts: Sequence[str]) -> list[Source]:
     - a file: a video if its suffix is a video's, else an image, whatever its suffix;
     - a folder: its images and videos and those of its subfolders, sorted by path, without hidden ones and without what
       `predict` wrote into a subfolder;
-    - a glob such as `street/*.jpg` or `**/cam1/*` (its matches are sorted);
+    - a glob such as `street/*.jpg` or `**/cam1/*` (its matches are sorted), likewise without what `predict` wrote;
     - `@list.txt`: a file with one such word on each line; empty lines and lines that start with # are skipped;
     - `camera:0`; the address of a stream (rtsp, rtmp, http, ...) or of an image (http, https);
     - `-`: an image on standard input.
@@ -177,12 +177,12 @@ def matching(pattern: str) -> Iterator[str]:
             yield from (path.removeprefix("./") for path in matching(os.path.join(glob.escape(folder), *rest)))
 
 
-def _in_folder(folder: Path, prefix: str = "") -> Iterator[Source]:
-    """The images and videos below a folder, without those that an earlier `predict` wrote there."""
-    written: set[Path] = set()
+def _in_folder(folder: Path, prefix: str = "", written: Collection[Path] = ()) -> Iterator[Source]:
+    """The images and videos below a folder, without those that an earlier `predict` wrote there, or `written`."""
+    written = set(written)
     for parent, files in walk(str(folder)):
         if Path(parent) != folder:
-            written |= {Path(parent, name) for name in written_by_predict(Path(parent))}
+            written |= _written_into(Path(parent))
         for path in (Path(parent, name) for name in files):
             missing = path.is_symlink() and not path.exists()  # will be said to be so
             if _is_wanted(path) and (path.is_file() or missing) and path not in written:  # no pipe
@@ -190,11 +190,20 @@ def _in_folder(folder: Path, prefix: str = "") -> Iterator[Source]:
 
 
 def _matching(pattern: str) -> Iterator[Source]:
-    for path in map(Path, sorted(set(matching(pattern)))):
-        if path.is_dir():  # `street/*` includes the files in matched folders
-            yield from _in_folder(path, f"{path.name}/")
-        elif _is_wanted(path) and path.is_file():
+    """What a glob matches, without what an earlier `predict` wrote below the folder that the glob names."""
+    named = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    paths = {path: path.is_dir() for path in map(Path, sorted(set(matching(pattern))))}
+    folders = {folder for path, is_dir in paths.items() for folder in (*path.parents, *([path] if is_dir else []))}
+    written: set[Path] = set().union(*(_written_into(folder) for folder in folders if named in folder.parents))
+    for path, is_dir in paths.items():
+        if is_dir:  # `street/*` includes the files in matched folders
+            yield from _in_folder(path, f"{path.name}/", written)
+        elif _is_wanted(path) and path.is_file() and path not in written:
             yield _file(path, path.name)
+
+
+def _written_into(folder: Path) -> set[Path]:
+    return {folder / name for name in written_by_predict(folder)}
 
 
 def _is_wanted(path: Path) -> bool:
