@@ -24,7 +24,7 @@ class Selection:
     score_threshold: float = setting(0.01, "Score above which a detection is kept")
     iou_threshold: float = setting(0.45, "IoU above which NMS takes two detections of a class for one object")
     candidates_per_class: int = setting(200, "Top-k before NMS, of each image and class")
-    max_detections: int | None = setting(200, "Most detections of an image, after NMS; none: all")
+    max_detections: int | None = setting(200, "Most detections of an image, after NMS")
     nms: Nms = setting(
         "hard", "hard drops overlapping detections; soft-linear and soft-gaussian lower their scores (Bodla 2017)"
     )

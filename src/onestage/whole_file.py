@@ -6,6 +6,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from onestage.errors import UserError
 
 # Names of temporary files: those of `written_whole`, and safetensors' own.
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}|\.tmp[0-9A-Za-z]{6}", re.DOTALL)
@@ -45,6 +48,16 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file; a crash leaves the old one or the new one, on the disk too."""
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of results before the work begins; a `UserError` where no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise UserError(f"{folder}: no results can be written there ({reason}); name another with --out") from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -85,7 +85,8 @@ def test_a_format_from_outside_is_exported_checked_loaded_and_predicted_with(
     assert predictor.categories.names == NAMES
     assert len(expected) > 0
     torch.testing.assert_close(found.boxes_xyxy, expected.boxes_xyxy)
-    assert "exported from ssd300-test_efficientnet" in onestage.info(str(exported.path))
+    megabytes = (exported.path.stat().st_size + (tmp_path / "model.toy_weights").stat().st_size) / 1e6
+    assert f"exported from ssd300-test_efficientnet, {megabytes:.1f} MB" in onestage.info(str(exported.path))
 
 
 def test_files_that_are_no_exports_have_no_format() -> None:

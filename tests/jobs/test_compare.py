@@ -136,6 +136,8 @@ def test_what_cannot_be_compared_is_said_in_a_line(tmp_path: Path) -> None:
         onestage.compare([run, tmp_path / "empty"])
     with pytest.raises(UserError, match="nowhere: no such folder"):
         onestage.compare([run, tmp_path / "nowhere"])
+    with pytest.raises(UserError, match=r"measured.safetensors: a file; give a run, or the folder of an evaluation"):
+        onestage.compare([run, run / "measured.safetensors"])
     with pytest.raises(UserError, match=r"other has 1 image that not all have, as another.jpg; so there is nothing"):
         onestage.compare([run, other])
     damaged = (run / "measured.safetensors").read_bytes()

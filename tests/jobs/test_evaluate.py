@@ -54,6 +54,15 @@ def test_post_processing_is_the_models_own_unless_asked_otherwise(model: Path, t
     assert "soft-gaussian" in page
 
 
+def test_no_image_is_looked_at_where_results_can_not_be_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("onestage.jobs.evaluate.detect_all")
+    for out, reason in ((model, "it is a file"), (Path("/proc/none"), "No such file or directory")):
+        with pytest.raises(UserError, match=rf"{out}: no results can be written there \({reason}\); name another"):
+            onestage.evaluate(model, model.parent / "data", out=out)
+
+
 def test_a_threshold_outside_of_0_to_1_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="iou_threshold"):
         onestage.evaluate(model, model.parent / "data", out=tmp_path, iou_threshold=45)
@@ -106,9 +115,13 @@ def test_images_without_objects_change_no_threshold_and_few_leave_what_scores_me
         onestage.evaluate(model, data, out=tmp_path / "5", wanted_recall=95.0)
 
 
-def test_figures_at_thresholds_are_of_what_a_user_of_the_file_gets(tmp_path: Path) -> None:
+def test_figures_at_thresholds_are_of_what_a_user_of_the_file_gets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, data = write_small_model(tmp_path / "model.safetensors", names=KINDS), tmp_path / "data"
     write_generated_voc(data, train=1, test=1)
+    for file in (data / "Annotations").iterdir():
+        file.write_text(file.read_text().replace("<name>ball<", "<name>buoy<"))
     onestage.export_model(model, out=tmp_path / "number.onnx", score_threshold=0.25)
 
     of_file = onestage.evaluate(tmp_path / "number.onnx", data, out=tmp_path / "1")
@@ -117,3 +130,8 @@ def test_figures_at_thresholds_are_of_what_a_user_of_the_file_gets(tmp_path: Pat
     for metrics, score in ((of_file, 0.25), (cut_off, 0.7)):
         of_each = metrics["at_thresholds"]["per_class"].values()
         assert [one["score_threshold"] for one in of_each] == [score] * len(KINDS)
+    absent = [name for name, one in of_file["voc"]["per_class"].items() if not one["ground_truths"]]
+    assert "ball" in absent
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"note: test: no objects of {len(absent)} class" in said
+    assert "(as ball); what is found of them counts as false alarms, but not in AP" in said

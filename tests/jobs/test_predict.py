@@ -235,6 +235,8 @@ def test_frames_that_make_no_sense_are_refused_before_any_work(tmp_path: Path, q
     image = str(write_red_box(tmp_path / "a.png"))
     with pytest.raises(UserError, match="every 0: give 1 or more"):
         onestage.predict("model", [image], out=tmp_path / "out", every=0, display=quiet)
+    with pytest.raises(UserError, match="batch size 0: give 1 or more"):
+        onestage.predict("model", [image], out=tmp_path / "out", batch_size=0, display=quiet)
     assert not (tmp_path / "out").exists()
 
 

@@ -114,6 +114,10 @@ class ExportFormat:
         """All files of an export to `path`."""
         return [path, *(path.with_suffix(suffix) for suffix in self.beside)]
 
+    def megabytes(self, path: Path) -> float:
+        """Size of all files of an export to `path`."""
+        return sum(file.stat().st_size for file in self.files(path)) / 1e6
+
 
 def resize_of(file: ExportedFile) -> Resize:
     """How images are brought to an exported network's input. A damaged header is a `UserError`."""

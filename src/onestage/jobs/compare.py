@@ -30,7 +30,7 @@ from onestage.settings import flat
 from onestage.terminal import Display, cell, command_display, duration
 from onestage.texts import json_text
 from onestage.training.journal import read_log
-from onestage.whole_file import write_whole
+from onestage.whole_file import make_folder, write_whole
 
 MOST_SIDES = 8  # a table has a column for each
 LARGEST_JSON = 1 << 20  # bytes of a recipe
@@ -78,18 +78,19 @@ def compare(
     sides = _sides(read)
     if len(sides) > MOST_SIDES:
         raise UserError(f"compare: {len(sides)} different runs; give {MOST_SIDES} at most")
+    first = [read[side[0]] for side in sides]
+    folder = (
+        Path(out) if out is not None else Path("compare") / "-".join(Path(run.name).resolve().name for run in first)
+    )
+    make_folder(folder)
     with display.stage("comparing", len(read) * len(measured[0].categories)) as stage:
         comparison = compare_sides([[measured[run] for run in side] for side in sides], advance=stage.advance)
     notes += _notes(sides)
     words = [_words([read[run] for run in side]) for side in sides]
-    first = [read[side[0]] for side in sides]
     facts, settings = _facts(first), _differing_settings(first)
     display.say(*(f"{side_name(number)}  {text}" for number, text in enumerate(words)))
     _print(comparison, facts, settings, display)
     display.say(*(f"note: {note}" for note in notes), *(comparison.sentence(side) for side in range(1, len(sides))))
-    folder = (
-        Path(out) if out is not None else Path("compare") / "-".join(Path(run.name).resolve().name for run in first)
-    )
     content = _content(comparison, words, facts, settings, notes, measured[0].image_names)
     write_whole(folder / "compare.json", (json_text(content, indent=1) + "\n").encode())
     write_comparison(
@@ -108,7 +109,8 @@ def compare(
 def read_measured(folder: Path) -> Measured:
     """What the evaluation in a folder measured; a UserError if there is none, or it is damaged."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give a run, or the folder of an evaluation")
+        what = "a file" if folder.is_file() else "no such folder"
+        raise UserError(f"{folder}: {what}; give a run, or the folder of an evaluation")
     files = (RunFolder(folder).measured, RunFolder(folder / "evaluation").measured)
     path = next((file for file in files if file.exists()), None)
     if path is None:

@@ -37,6 +37,7 @@ from onestage.tiled_detections import changed_tiling, count_windows
 from onestage.training.detect_all import detect_all
 from onestage.training.old_classes import without_classes
 from onestage.training.processes import ALONE, World
+from onestage.whole_file import make_folder
 
 
 def evaluate(
@@ -99,6 +100,7 @@ def evaluate(
         loaded.selection = selection  # before data is read: raises if the file can't do it
     table = open_dataset(data, split, display=display, options=data_options, categories=loaded.categories)
     table = table.with_bits(loaded.input_bits)
+    make_folder(folder)
     if exported:
         return _evaluate_exported(loaded, table, folder, display, settings, batch_size, device)
     how = {"display": display, "settings": settings, "compute": choose_compute(device), "batch_size": batch_size}

@@ -19,6 +19,7 @@ from onestage.runtime.session import Session
 from onestage.terminal import Display, command_display
 from onestage.texts import counted
 from onestage.tiled_detections import changed_tiling
+from onestage.whole_file import make_folder
 
 CHECKED_SIZES = (100, 300, 500, 1000)  # nominal sides of the drawn images on which file and model are compared
 LEAST_SHARE = 0.98  # share of common detections below which an fp32 file is not kept
@@ -88,6 +89,7 @@ def export_model(
     )
     loaded.detector.tiling = changed_tiling(loaded.detector.tiling, tile, tile_overlap)
     origin = {key: loaded.header[key] for key in ("sha256", "imported_from") if key in loaded.header}
+    make_folder(path.parent)
     images = None
     if precision == "int8" and calibration is not None:
         images = calibration_for(calibration, loaded, search=search, display=display)
@@ -101,8 +103,7 @@ def export_model(
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'onestage[{kind.extra}]'") from error
     agreement = _read_back(exported, kind, path, display)
-    size = sum(file.stat().st_size for file in kind.files(path))
-    display.say(f"written: {path}, {format} {precision} of {model}, {size / 1e6:.1f} MB, in {display.took}")
+    display.say(f"written: {path}, {format} {precision} of {model}, {kind.megabytes(path):.1f} MB, in {display.took}")
     return Exported(path, agreement)
 
 

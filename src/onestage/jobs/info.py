@@ -51,7 +51,7 @@ def _lines_about(model: str, num_classes: int, display: Display) -> list[str]:
         nms = f"{selection.nms} NMS at {selection.iou_threshold:g}, at most {selection.max_detections} an image"
         origin = ", ".join(f"{key} {value}" for key, value in file.header["origin"].items())
         lines = [
-            f"{file.name}, exported from {file.header['detector']}, {len(file.content) / 1e6:.1f} MB",
+            f"{file.name}, exported from {file.header['detector']}, {export_format.megabytes(path):.1f} MB",
             "  input       RGB images of any size",
             *([f"  tiles       {file.tiling}"] if file.tiling else []),
             f"  selection   scores above {selection.thresholds_in_words} unless told otherwise, {nms}",

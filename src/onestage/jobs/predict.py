@@ -120,6 +120,8 @@ def predict(
     """
     display = command_display(display)
     check_chosen_frames(every, start_s, end_s)
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: give 1 or more")
     _check_rank(rank, rank_images, track)
     keep_freed_memory()
     predictor = load(model, device=device, tile=tile, tile_overlap=tile_overlap)

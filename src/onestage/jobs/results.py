@@ -70,13 +70,19 @@ class Results:
         explained = explain(truth, detections, table.categories, scores, self.anchor_iou, self.calibration)
         print_at_thresholds(explained.at, table.categories, display.console)
         print_table(measurement.voc, table.categories, display.console)
-        if table.ignored.all():  # or there are none at all
+        absent = np.bincount(table.labels[~table.ignored], minlength=len(table.categories)) == 0
+        if absent.all():
             display.say(
                 f"warning: {table.split}: no objects in {counted(len(table), 'image')}, so there is nothing to measure"
             )
+        elif absent.any():
+            names = table.categories.names
+            display.say(
+                f"note: {table.split}: no objects of {counted(int(absent.sum()), 'class')} (as "
+                f"{names[int(absent.argmax())]}); what is found of them counts as false alarms, but not in AP"
+            )
         display.say(*in_words(explained.at, table.categories, self.trained_on))
         metrics = measurement.metrics | explained.as_json(table.categories)
-        folder.mkdir(parents=True, exist_ok=True)
         files, settings = RunFolder(folder), self.settings
         title = f"{settings.get('detector', settings.get('model', 'detector'))} on {dataset_name(settings['data'])}"
         write_whole(files.metrics, (json_text(metrics, indent=1) + "\n").encode())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onestage.data.predictions import LIST_NAME, Fingerprint, fingerprint_of, is_as_written, read_list
 from onestage.errors import UserError
+from onestage.whole_file import make_folder
 
 
 class WrittenFiles(AbstractContextManager["WrittenFiles"]):
@@ -26,7 +27,7 @@ class WrittenFiles(AbstractContextManager["WrittenFiles"]):
         self._unfinished: set[Path] = set()
 
     def __enter__(self) -> "WrittenFiles":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if self.list.is_symlink():
             raise UserError(f"{self.list}: a link; delete it, or choose another --out")
         self._file = self.list.open("a", encoding="utf-8", buffering=1)
