@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from onestage import cli
 from onestage.data.generated import KINDS, draw_image, write_generated_voc
 from onestage.errors import UserError
 from onestage.jobs.beginning import Beginning
-from onestage.models.model_file import load_model, named_file
+from onestage.models.model_file import keep_thresholds, load_model, named_file
 from onestage.models.start_from import open_start
 from onestage.recipes import named_recipe
 
@@ -219,6 +221,20 @@ def test_a_model_on_a_hub_is_used_by_its_name_and_nothing_is_written_beside_it(
         onestage.evaluate(HERE, data, wanted_recall=0.5)
     assert named_file(f"{HERE}@v1").with_suffix(".onnx") == Path("shapes/model.onnx")  # where an export goes
     assert open_start(HERE).categories == load_model(run_folder).categories
+
+
+def test_a_card_says_nothing_of_other_thresholds_than_the_models_own(run_folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    cards = []
+    for of in "ab":
+        onestage.push(run, HERE, out=tmp_path / of)
+        cards.append((tmp_path / of / "README.md").read_text())
+        found = load_model(run).thresholds
+        assert found is not None
+        classes = tuple(replace(one, score=0.9) for one in found.classes)
+        keep_thresholds(run / "model.safetensors", replace(found, classes=classes))
+    assert ["the model finds" in card for card in cards] == [True, False]
+    assert ["at other score thresholds than it has now" in card for card in cards] == [False, True]
 
 
 def test_a_model_file_that_nobody_measured_is_pushed_as_one(run_folder: Path, tmp_path: Path) -> None:

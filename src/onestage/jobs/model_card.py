@@ -109,8 +109,8 @@ def _how_good(facts: CardFacts) -> str:
     voc, coco = facts.metrics["voc"], facts.metrics["coco"]
     figures = {"AP50 (VOC, area)": voc["map_area"], "AP50 (VOC, 11-point)": voc["map_11point"]}
     figures |= {"AP (COCO)": coco["AP"], "AP75 (COCO)": coco["AP75"]}
-    sentences = () if facts.report is None else facts.report.sentences
-    rows = _class_rows(facts, facts.metrics)
+    rows, as_measured = _class_rows(facts, facts.metrics)
+    sentences = () if facts.report is None or not as_measured else facts.report.sentences
     left_out = len(facts.model.categories.names) - len(rows)
     note = "Recall and precision are those at the threshold, at an IoU of 0.5; a dash: not measured at it."
     return "\n\n".join(
@@ -124,25 +124,29 @@ def _how_good(facts: CardFacts) -> str:
     )
 
 
-def _class_rows(facts: CardFacts, metrics: Mapping[str, Any]) -> list[list[str]]:
-    usual, rows = facts.model.selection, []
+def _class_rows(facts: CardFacts, metrics: Mapping[str, Any]) -> tuple[list[list[str]], bool]:
+    """A row for each class, and whether all were measured at the thresholds that the model has now."""
+    usual, rows, as_measured = facts.model.selection, [], True
     names = facts.model.categories.names
     scores = usual.class_thresholds or [usual.score_threshold] * len(names)
     at = metrics.get("at_thresholds", {}).get("per_class", {})
     for name, score in list(zip(names, scores, strict=True))[:MOST_CLASSES]:
         measured, ap50 = at.get(name, {}), metrics["voc"]["per_class"].get(name, {}).get("ap_area")
         there = abs(measured.get("score_threshold", -1.0) - score) < SAME
+        as_measured &= there
         values = [decimal(measured[key]) if there else "-" for key in ("recall", "precision")]
         objects = metrics["voc"]["per_class"].get(name, {}).get("ground_truths", 0)
         rows.append([escaped(name), f"{objects:,}", f"{score:.2f}", *values, decimal(ap50)])
-    return rows
+    return rows, as_measured
 
 
 def _images(facts: CardFacts) -> str:
-    if not facts.images:
+    if not facts.images or facts.metrics is None:
         return ""
     shown = "\n".join(f"![{escaped(figure.text)}]({file})" for file, figure in facts.images.items())
     colours = "Light blue: found. Yellow: not found. Orange: false alarm. Grey: not judged (difficult, crowd)."
+    if not _class_rows(facts, facts.metrics)[1]:
+        colours += " They were drawn at other score thresholds than it has now."
     return f"## Images\n\nSome of the images of its evaluation, with its mistakes and without. {colours}\n\n{shown}"
 
 
