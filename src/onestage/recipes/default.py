@@ -114,7 +114,7 @@ def _what_stays(config: DetectorConfig, trained: Detector | None, learned: bool,
         stays.append(f"input of {config.input_resize}, as the trained detector's; --image-size asks for another")
     if pretrained:
         whose = "the trained detector's" if learned else "their ImageNet"
-        stays.append(f"the backbone's first layers keep {whose} weights, which saves a third of the time")
+        stays.append(f"the backbone's first layers keep {whose} weights, which saves a quarter of the time")
     return stays
 
 
