@@ -19,6 +19,7 @@ from onestage.data.decoded_images import DecodedImages
 from onestage.data.loader import training_loader
 from onestage.data.table import Table, TableBuilder
 from onestage.data.tiles import choose_tiling, image_tiles, side_of_larger_input, training_tiles
+from onestage.errors import UserError
 from onestage.input_size import KeepRatio, Stretch
 from onestage.runtime.decode import decode_image
 from onestage.runtime.tiles import Tiling
@@ -171,6 +172,14 @@ def test_a_decoded_image_is_not_decoded_again_and_a_changed_one_is(
     assert calls == files
     write_image(files[0], (61, 80), seed=5)
     np.testing.assert_array_equal(decoded.read(files[0], max_pixels=10**6, bits=16), decode_image(files[0]))
+
+
+def test_an_image_that_was_replaced_by_one_of_another_size_is_named(tmp_path: Path) -> None:
+    rows, _ = image_tiles(table_of([((120, 250), [])], tmp_path), Tiling(100, 30), DecodedImages())
+    for size_hw, said in (((120, 260), "260x120"), ((90, 250), "250x90")):
+        write_image(tmp_path / "0.png", size_hw, seed=1)
+        with pytest.raises(UserError, match=rf"0\.png: the image is {said}, its annotation says 250x120; correct it"):
+            rows.subset(indices=[1]).pixels(0)
 
 
 def test_files_of_decoded_images_take_no_more_room_than_allowed(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class Table:
     bits: int = 16  # that hold values in 16-bit images
     max_pixels: int | None = None  # of an image that is decoded; None: see `decode_image`
     windows_xyxy: Int32[np.ndarray, "I 4"] | None = None  # of a table of tiles: what each row shows of its image
+    whole_sizes_hw: Int32[np.ndarray, "I 2"] | None = None  # of such a table: pixels of the image of each row
     decoded: DecodedImages = field(default_factory=DecodedImages)  # where tiles are read from
     shrunk: ShrunkImages | None = None  # of a table whose images are read smaller than they are
     spare: int = 0  # so many rows at the end show no object; an epoch of training takes only
@@ -125,8 +126,8 @@ class Table:
         objects = np.repeat(self.first_object[:-1][images] - first[:-1], counts) + np.arange(first[-1])
         columns = {name: getattr(self, name)[images] for name in IMAGE_COLUMNS}
         columns |= {name: getattr(self, name)[objects] for name in OBJECT_COLUMNS}
-        if self.windows_xyxy is not None:
-            columns["windows_xyxy"] = self.windows_xyxy[images]
+        if self.windows_xyxy is not None and self.whole_sizes_hw is not None:
+            columns |= {"windows_xyxy": self.windows_xyxy[images], "whole_sizes_hw": self.whole_sizes_hw[images]}
         if self.shrunk is not None:
             columns["shrunk"] = self.shrunk.of_rows(images)
         return replace(self, first_object=first, spare=0, spare_shown=0, **columns)
@@ -138,8 +139,13 @@ class Table:
         its boxes are for.
         """
         path = self.image_path(index)
-        if self.windows_xyxy is not None:
-            return self._tile(path, *self.windows_xyxy[int(index)].tolist())
+        if self.windows_xyxy is not None and self.whole_sizes_hw is not None:
+            (x0, y0, x1, y1), whole_hw = (
+                self.windows_xyxy[int(index)].tolist(),
+                self.whole_sizes_hw[int(index)].tolist(),
+            )
+            image = self.decoded.read(path, max_pixels=self.max_pixels, bits=self.bits)
+            return np.ascontiguousarray(_of_size(image, path, *whole_hw)[y0:y1, x0:x1])
         if min_side is not None:
             return decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
         height, width = self.image_sizes_hw[int(index)].tolist()
@@ -149,18 +155,7 @@ class Table:
         return self.shrunk.read(int(index), (height, width), partial(self._whole, path, *original_hw))
 
     def _whole(self, path: Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
-        image = decode_image(path, max_pixels=self.max_pixels, bits=self.bits)
-        if image.shape[:2] != (height, width):
-            found = f"the image is {image.shape[1]}x{image.shape[0]}"
-            raise UserError(f"{path}: {found}, its annotation says {width}x{height}; correct it")
-        return image
-
-    def _tile(self, path: Path, x0: int, y0: int, x1: int, y1: int) -> UInt8[np.ndarray, "H W 3"]:
-        image = self.decoded.read(path, max_pixels=self.max_pixels, bits=self.bits)
-        if image.shape[0] < y1 or image.shape[1] < x1:
-            found = f"the image is {image.shape[1]}x{image.shape[0]}"
-            raise UserError(f"{path}: {found}, its annotation says {x1}x{y1} or more; correct it")
-        return np.ascontiguousarray(image[y0:y1, x0:x1])
+        return _of_size(decode_image(path, max_pixels=self.max_pixels, bits=self.bits), path, height, width)
 
     def with_smaller_images(self, shorter_side: int, file: Path, max_bytes: int) -> Table:
         """The same images, the larger ones with a shorter side of so many pixels, and their objects in those pixels.
@@ -293,6 +288,13 @@ class Table:
             f"{self.kind.upper()} {self.root}, {self.split}: {counted(len(self), 'image')}, "
             f"{counted(len(self.labels), 'object')}{ignored} of {counted(len(self.categories), 'class')}"
         )
+
+
+def _of_size(image: UInt8[np.ndarray, "H W 3"], path: Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    if image.shape[:2] != (height, width):
+        found = f"the image is {image.shape[1]}x{image.shape[0]}"
+        raise UserError(f"{path}: {found}, its annotation says {width}x{height}; correct it")
+    return image
 
 
 # One image's rows of each column of numbers; `num_objects` becomes `Table.first_object`.

@@ -184,6 +184,7 @@ def _rows(
         "image_ids": table.image_ids[image],
         "image_sizes_hw": (windows_xyxy[:, [3, 2]] - windows_xyxy[:, [1, 0]]).astype(np.int32),
         "windows_xyxy": windows_xyxy.astype(np.int32),
+        "whole_sizes_hw": table.image_sizes_hw[image],
         "decoded": decoded,
     }
 
