@@ -138,7 +138,9 @@ def test_the_graph_selects_what_select_selects(selection: Selection) -> None:
 M2DET = cast(M2DetConfig, detector_config("m2det320-resnet50"))
 TINY_M2DET = replace(M2DET, channels=16, num_levels=2, resnet_stages=(2, 3)).with_quick_start()
 SMALL_RETINANET = replace(detector_config("retinanet-test_resnet"), channels=64, subnet_depth=1)
-SMALL_GFL = replace(detector_config("gfl-test_resnet").adjusted({"edges": (120, 200)}), channels=32, prior=0.3)
+# its convolutions pad by formulas of the image's size, as tf_efficientnet_lite0's
+SAME_PADDING = "gfl-tf_mobilenetv3_small_minimal_100"
+SMALL_GFL = replace(detector_config(SAME_PADDING).adjusted({"edges": (120, 200)}), channels=32, prior=0.3)
 CATEGORIES = Categories(("circle", "square", "star"), (1, 5, 90))
 traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
 
@@ -151,7 +153,7 @@ traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once
         ("retinanet-test_resnet", SMALL_RETINANET),
         ("retinanet-test_resnet", replace(SMALL_RETINANET.adjusted({"edges": (120, 200)}), anchor_style="torchvision")),
         ("m2det320-test_resnet", TINY_M2DET),
-        ("gfl-test_resnet", SMALL_GFL),
+        (SAME_PADDING, SMALL_GFL),
     ],
     ids=["ssd", "retinanet", "torchvision's retinanet keeping ratios", "m2det", "gfl keeping ratios"],
 )

@@ -18,6 +18,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from onnxscript import GraphBuilder
+from timm.layers.conv2d_same import Conv2dSame
+from torch import nn
 
 from onestage.detectors import Detector
 from onestage.errors import UserError
@@ -58,6 +60,7 @@ def _traced(detector: Detector) -> Any:
     sides = {0: torch.export.Dim("batch")}
     if not isinstance(detector.resize, Stretch):
         multiple = detector.resize.multiple
+        _pad_by_constants(network)
         sides |= {2: multiple * torch.export.Dim("rows"), 3: multiple * torch.export.Dim("columns")}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's warnings about itself
@@ -74,6 +77,22 @@ def _traced(detector: Detector) -> Any:
         )
     assert program is not None
     return program.model
+
+
+def _pad_by_constants(network: nn.Module) -> None:
+    """Let convolutions that compute their padding from the image's size (TensorFlow's "same") pad by constants.
+
+    Sides that are multiples of the largest stride need no others, and torch would simplify the formulas for hours.
+    """
+    for name, conv in list(network.named_modules()):
+        if isinstance(conv, Conv2dSame):
+            options = {"dilation": conv.dilation, "groups": conv.groups, "bias": conv.bias is not None}
+            bare = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, **options)
+            bare.load_state_dict(conv.state_dict())
+            sides = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
+            height, width = (max((kernel - 1) * dilation + 1 - stride, 0) for kernel, dilation, stride in sides)
+            pad = nn.ZeroPad2d((width // 2, width - width // 2, height // 2, height - height // 2))
+            network.set_submodule(name, nn.Sequential(pad, bare).eval())
 
 
 def _add_both_ends(builder: GraphBuilder, model: ModelToExport, limit: int, threshold_may_be_left_out: bool) -> None:
