@@ -82,6 +82,11 @@ class Selection:
             raise UserError(f"class_thresholds has {given} numbers, the data {count} classes; give one a class")
 
     @property
+    def score_thresholds(self) -> float | tuple[float, ...]:
+        """Above which detections are kept: of each class, by label, or of all."""
+        return self.class_thresholds or self.score_threshold
+
+    @property
     def thresholds_in_words(self) -> str:
         """As "0.5", or "0.21 to 0.44 by class"."""
         if self.class_thresholds is None:

@@ -183,6 +183,21 @@ def test_tiles_find_something_else_than_whole_images(model: Path, images: Table)
     assert counts[0] != counts[1]
 
 
+def assert_a_threshold_changes_no_box(predictor: BasePredictor, images: Table) -> None:
+    image = decode_image(images.image_path(0))
+    predictor.selection = replace(predictor.selection, score_threshold=0.05)
+    everything = predictor(image)
+    middle = everything.scores.median().item()
+    predictor.selection = replace(predictor.selection, score_threshold=middle)
+    found = predictor(image)
+    assert 5 < len(found) < len(everything)
+    assert torch.equal(found.boxes_xyxy, everything.filter(score=middle).boxes_xyxy)
+
+
+def test_a_threshold_leaves_detections_out_but_tiles_merge_to_the_same_boxes(model: Path, images: Table) -> None:
+    assert_a_threshold_changes_no_box(load(model, device="cpu", precision="fp32"), images)
+
+
 def tile_by_tile(predictor: BasePredictor, images: Table) -> list[Detections]:
     """What a predictor finds in each tile, given to it as an image of its own; merged."""
     whole, found = copy.copy(predictor), []
@@ -233,9 +248,14 @@ def test_an_exported_file_keeps_the_tiles_and_finds_the_same(
     expected = predicted(load(model, device="cpu", precision="fp32"), images)
     for one, other in zip(predicted(exported, images), expected, strict=True):
         assert_same(one, other)
+    assert_a_threshold_changes_no_box(exported, images)
     if form == "onnx":
         without_torch = load_without_torch(path, score_threshold=0.05)
         for row, other in enumerate(expected):
             one = without_torch(decode_image(images.image_path(row)))
             arrays = (torch.from_numpy(array) for array in (one.boxes_xyxy, one.scores, one.labels))
             assert_same(Detections(*arrays), other)
+        image = decode_image(images.image_path(0))
+        everything, half = without_torch(image), load_without_torch(path, score_threshold=0.3)(image)
+        assert 5 < len(half) < len(everything)
+        np.testing.assert_array_equal(half.boxes_xyxy, everything.filter(score=0.3).boxes_xyxy)

@@ -44,11 +44,7 @@ _Result = TypeVar("_Result")
 _Error = TypeVar("_Error", bound=ImageError)
 
 TILES_AT_ONCE = 8  # through the network
-REPLACEABLE = (
-    "score_threshold",
-    "class_thresholds",
-    "max_detections",
-)  # fields of `Selection`; the others are part of an exported file
+REPLACEABLE = ("score_threshold", "class_thresholds", "max_detections")  # of `Selection`; others are part of a file
 USUAL_DETECTIONS = 200  # the most of an image, where nothing else is asked for
 
 
@@ -77,9 +73,7 @@ class BasePredictor:
     resize: Resize  # how images are brought to the network's input
     papers_selection: Selection  # the post-processing of the detector's paper
     usual_selection: Selection  # the same above the thresholds that were found for the model's classes, else above 0.5
-    selection: (
-        Selection  # the post-processing in use: score thresholds, NMS and limits; replace it freely between calls
-    )
+    selection: Selection  # that in use: score thresholds, NMS and limits; replace it freely between calls
     input_bits: int = 16  # how many bits of 16-bit images hold values
     tiling: Tiling | None = None  # how images are cut into tiles; replace it freely between calls
     calibration: ScoreCalibration | None = None  # what the scores mean; None: nobody has found it
@@ -157,11 +151,18 @@ class BasePredictor:
 
     def of_image(self, image: PreparedImage, found: Sequence[Detections]) -> Detections:
         """The detections of an image from those that `detect_resized` has of each of its tiles."""
-        return of_image(found, image.windows_xyxy, image.original_hw, self.resize, self.selection)
+        merged = of_image(found, image.windows_xyxy, image.original_hw, self.resize, self.selection)
+        return merged.filter(score=self.selection.score_thresholds)
 
     def detect_resized(self, images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
-        """Detect in one batch of resized images, in pixels of the network's input."""
+        """Detect in one batch of resized images, in pixels of the network's input, by `selection_in_tiles`."""
         raise NotImplementedError
+
+    @property
+    def selection_in_tiles(self) -> Selection:
+        """What is kept of each tile: all that evaluations keep, or tiles would merge to other boxes at other scores."""
+        least = min(self.selection.score_threshold, self.papers_selection.score_threshold)
+        return self.selection if self.tiling is None else self.selection.changed(score_threshold=least)
 
     @overload
     def __call__(self, images: AnyImage, batch_size: int = 8) -> Detections: ...
@@ -278,7 +279,7 @@ class Predictor(BasePredictor):
         with self.compute.autocast():
             raw = self.detector(batch)
         predictions = Predictions(raw.class_logits.float(), raw.box_deltas.float())
-        found = self.detector.detect(predictions, self.selection, (batch.shape[2], batch.shape[3]))
+        found = self.detector.detect(predictions, self.selection_in_tiles, (batch.shape[2], batch.shape[3]))
         return [replace(one, names=self.categories.names, calibration=self.calibration) for one in found]
 
 
@@ -341,8 +342,8 @@ class ExportedPredictor(BasePredictor):
         return self.papers_selection.max_detections or USUAL_DETECTIONS
 
     def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
-        found = self.session(images_rgb, self.selection.class_thresholds or self.selection.score_threshold)
-        return [as_detections(one)[: self.selection.max_detections] for one in found]
+        found, most = self.session(images_rgb, self.selection_in_tiles.score_thresholds), self.selection.max_detections
+        return [as_detections(one)[:most] for one in found]
 
 
 def load(

@@ -88,7 +88,7 @@ def rank_sources(
         unreadable.append(str(reason))
         display.say(f"passed over: {reason}")
 
-    thresholds = asked.class_thresholds or asked.score_threshold
+    thresholds = asked.score_thresholds
     predictor.selection = asked.changed(score_threshold=lowest_score(asked.score_threshold))
     seen = list(_seen_in_images(predictor, sources, thresholds, passed_over, batch_size, display))
     for video in (source for source in sources if isinstance(source, VideoSource)):

@@ -182,15 +182,20 @@ class OnnxPredictor:
         """Detections in an image whose tiles go through the network."""
         size_hw = (image_rgb.shape[0], image_rgb.shape[1])
         windows_xyxy, parts = tiling.windows_xyxy(size_hw), []
+        file, asked = self.session.file, self.score_threshold
+        asked = file.score_thresholds if isinstance(asked, str) else asked
+        # All that evaluations look at is merged, or tiles would merge to other boxes at other thresholds.
+        least = min(file.header["evaluation_score_threshold"], *np.atleast_1d(asked).tolist())
         for start in range(0, len(windows_xyxy), batch_size):
             windows = windows_xyxy[start : start + batch_size].tolist()
-            parts += self.session([image_rgb[y0:y1, x0:x1] for x0, y0, x1, y1 in windows], self.score_threshold)
+            parts += self.session([image_rgb[y0:y1, x0:x1] for x0, y0, x1, y1 in windows], least)
         found = TileDetections.of_tiles(windows_xyxy, [(one.boxes_xyxy, one.scores, one.labels) for one in parts])
         if len(windows_xyxy) > 1:
-            iou_threshold, class_agnostic = self.session.file.merging
+            iou_threshold, class_agnostic = file.merging
             found = merge_tiles(found, size_hw, iou_threshold, class_agnostic=class_agnostic)
         boxes_xyxy, scores = found.boxes_xyxy.astype(np.float32), found.scores.astype(np.float32)
-        return DetectionArrays(boxes_xyxy, scores, found.labels, self.names, self.session.calibration)
+        merged = DetectionArrays(boxes_xyxy, scores, found.labels, self.names, self.session.calibration)
+        return merged.filter(score=asked)
 
 
 def load(
