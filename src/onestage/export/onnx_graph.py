@@ -12,7 +12,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -84,8 +84,9 @@ def _pad_by_constants(network: nn.Module) -> None:
 
     Sides that are multiples of the largest stride need no others, and torch would simplify the formulas for hours.
     """
-    for name, conv in list(network.named_modules()):
-        if isinstance(conv, Conv2dSame):
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, Conv2dSame):
+            conv = cast(Any, layer)
             options = {"dilation": conv.dilation, "groups": conv.groups, "bias": conv.bias is not None}
             bare = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, **options)
             bare.load_state_dict(conv.state_dict())

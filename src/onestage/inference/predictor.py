@@ -115,7 +115,7 @@ class BasePredictor:
 
     def detect(self, images: Sequence[PreparedImage]) -> list[Detections]:
         """Detect in one batch: detections on the CPU, in pixels of the original images, with class names."""
-        return [found for _, found in self.detect_each(((image, image) for image in images), len(images))]
+        return [found for _, found in self.detect_each(((None, one) for one in images), len(images))]
 
     def detect_each(
         self, images: Iterable[tuple[_Item, PreparedImage | _Error]], batch_size: int
@@ -180,9 +180,8 @@ class BasePredictor:
         """
         if isinstance(images, AnyImage):
             return self.detect([self.prepare(read_image(images, self.input_bits))])[0]
-        prepared = self._read_ahead(
-            lambda image: (None, self.prepare(read_image(image, self.input_bits))), images, batch_size
-        )
+        bits = self.input_bits
+        prepared = self._read_ahead(lambda one: (None, self.prepare(read_image(one, bits))), images, batch_size)
         return [found for _, found in self.detect_each(prepared, batch_size)]
 
     def _read_ahead(
@@ -342,8 +341,8 @@ class ExportedPredictor(BasePredictor):
         return self.papers_selection.max_detections or USUAL_DETECTIONS
 
     def detect_resized(self, images_rgb: Sequence[np.ndarray]) -> list[Detections]:
-        found, most = self.session(images_rgb, self.selection_in_tiles.score_thresholds), self.selection.max_detections
-        return [as_detections(one)[:most] for one in found]
+        found = self.session(images_rgb, self.selection_in_tiles.score_thresholds)
+        return [as_detections(one)[: self.selection.max_detections] for one in found]
 
 
 def load(
