@@ -90,6 +90,15 @@ class PreparedImage:
         return cls(tiles if larger and len(tiles) > 1 else list(tiles), size_hw, windows_xyxy)
 
 
+def kept_in_tiles(selection: Selection, evaluations: Selection, tiling: Tiling | None) -> Selection:
+    """What to keep of each tile for `of_image`: all that evaluations keep, too.
+
+    Tiles merged above other thresholds would give other boxes.
+    """
+    least = min(selection.score_threshold, evaluations.score_threshold)
+    return selection if tiling is None else selection.changed(score_threshold=least)
+
+
 def of_image(
     found: Sequence[Detections],
     windows_xyxy: Int64[np.ndarray, "T 4"],
@@ -99,12 +108,13 @@ def of_image(
 ) -> Detections:
     """The detections of an image, in its pixels, from those of its tiles, in pixels of the network's input.
 
-    Of several tiles there may be more than `selection.max_detections`: that many a tile.
+    The tiles' may have lower scores than `selection` keeps (`kept_in_tiles`). Of several tiles there may be more than
+    `selection.max_detections`: that many a tile.
     """
     sizes_hw = (windows_xyxy[:, [3, 2]] - windows_xyxy[:, [1, 0]]).tolist()
     boxes = [to_original(one.boxes_xyxy, resize, (h, w)) for one, (h, w) in zip(found, sizes_hw, strict=True)]
     if len(found) == 1:
-        return replace(found[0], boxes_xyxy=boxes[0])
+        return replace(found[0], boxes_xyxy=boxes[0]).filter(score=selection.score_thresholds)
     arrays = [
         (boxes_xyxy.numpy(), one.scores.numpy(), one.labels.numpy())
         for boxes_xyxy, one in zip(boxes, found, strict=True)
@@ -116,4 +126,5 @@ def of_image(
         class_agnostic=selection.class_agnostic,
     )
     columns = torch.from_numpy(merged.boxes_xyxy).float(), torch.from_numpy(merged.scores).float()
-    return replace(found[0], boxes_xyxy=columns[0], scores=columns[1], labels=torch.from_numpy(merged.labels))
+    whole = replace(found[0], boxes_xyxy=columns[0], scores=columns[1], labels=torch.from_numpy(merged.labels))
+    return whole.filter(score=selection.score_thresholds)

@@ -198,6 +198,15 @@ def test_a_threshold_leaves_detections_out_but_tiles_merge_to_the_same_boxes(mod
     assert_a_threshold_changes_no_box(load(model, device="cpu", precision="fp32"), images)
 
 
+def test_an_evaluation_above_a_threshold_has_the_same_boxes(model: Path, images: Table) -> None:
+    detector, cpu = load_model(model).detector, choose_compute("cpu", "fp32")
+    low, high = (replace(detector.evaluation_selection, score_threshold=score) for score in (0.05, 0.3))
+    everything, found = (detect_all(detector, images, cpu, selection=selection) for selection in (low, high))
+    assert 5 < sum(map(len, found)) < sum(map(len, everything))
+    for one, every in zip(found, everything, strict=True):
+        assert torch.equal(one.boxes_xyxy, every.filter(score=0.3).boxes_xyxy)
+
+
 def tile_by_tile(predictor: BasePredictor, images: Table) -> list[Detections]:
     """What a predictor finds in each tile, given to it as an image of its own; merged."""
     whole, found = copy.copy(predictor), []

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
@@ -60,12 +61,16 @@ class _FastGradients(TorchFunctionMode):
     """Inside of `with`, a depthwise convolution has the gradients of `_Depthwise`, however its layer pads the image."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.conv2d:
-            return func(*args, **(kwargs or {}))
-        x, weight, bias, stride, padding, *_ = args
-        dtype = torch.get_autocast_dtype(x.device.type)
-        bias = None if bias is None else bias.to(dtype)
-        return _Depthwise.apply(x.to(dtype), weight.to(dtype), bias, stride, padding)
+        return (_depthwise if func is F.conv2d else func)(*args, **(kwargs or {}))
+
+
+def _depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, *_: Any, **__: Any
+) -> Tensor:
+    """`F.conv2d` of a depthwise convolution under autocast."""
+    dtype = torch.get_autocast_dtype(x.device.type)
+    bias = None if bias is None else bias.to(dtype)
+    return _Depthwise.apply(x.to(dtype), weight.to(dtype), bias, _pair(stride), _pair(padding))
 
 
 class _Depthwise(torch.autograd.Function):

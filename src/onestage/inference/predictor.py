@@ -31,7 +31,7 @@ from onestage.runtime.session import read_image as read_array_or_file
 from onestage.runtime.tiles import Tiling
 from onestage.selection import USUAL_THRESHOLD, Nms, Selection
 from onestage.structures import Categories, Detections, Predictions
-from onestage.tiled_detections import PreparedImage, changed_tiling, of_image
+from onestage.tiled_detections import PreparedImage, changed_tiling, kept_in_tiles, of_image
 
 ImageFile: TypeAlias = str | Path | bytes
 """A path, a web address, or an encoded file's bytes."""
@@ -151,8 +151,7 @@ class BasePredictor:
 
     def of_image(self, image: PreparedImage, found: Sequence[Detections]) -> Detections:
         """The detections of an image from those that `detect_resized` has of each of its tiles."""
-        merged = of_image(found, image.windows_xyxy, image.original_hw, self.resize, self.selection)
-        return merged.filter(score=self.selection.score_thresholds)
+        return of_image(found, image.windows_xyxy, image.original_hw, self.resize, self.selection)
 
     def detect_resized(self, images_rgb: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
         """Detect in one batch of resized images, in pixels of the network's input, by `selection_in_tiles`."""
@@ -160,9 +159,8 @@ class BasePredictor:
 
     @property
     def selection_in_tiles(self) -> Selection:
-        """What is kept of each tile: all that evaluations keep, or tiles would merge to other boxes at other scores."""
-        least = min(self.selection.score_threshold, self.papers_selection.score_threshold)
-        return self.selection if self.tiling is None else self.selection.changed(score_threshold=least)
+        """What `detect_resized` keeps."""
+        return kept_in_tiles(self.selection, self.papers_selection, self.tiling)
 
     @overload
     def __call__(self, images: AnyImage, batch_size: int = 8) -> Detections: ...

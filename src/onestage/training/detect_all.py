@@ -18,7 +18,7 @@ from onestage.detectors import Detector
 from onestage.errors import UserError
 from onestage.selection import Selection
 from onestage.structures import Detections, to_device
-from onestage.tiled_detections import of_image, windows_of
+from onestage.tiled_detections import kept_in_tiles, of_image, windows_of
 from onestage.training.processes import ALONE, World
 
 
@@ -55,7 +55,8 @@ def detect_all(
     """
     modes = {module: module.training for module in detector.modules()}
     detector.eval()
-    selection, names = selection or detector.evaluation_selection, table.categories.names
+    selection = selection or detector.evaluation_selection
+    in_tiles = kept_in_tiles(selection, detector.evaluation_selection, detector.tiling)
     found: dict[int, Detections] = {}
     rows, image = (table, None) if detector.tiling is None else image_tiles(table, detector.tiling, table.decoded)
     rows_done, error = 0, None
@@ -75,9 +76,8 @@ def detect_all(
                 images = to_device(batch.images, compute.device)
                 with compute.autocast():
                     predictions = detector(images)
-                detected = detector.detect(predictions, selection, (images.shape[2], images.shape[3]))
-                named = (replace(one, names=names) for one in detected)
-                found |= dict(zip(batch.image_indices.tolist(), named, strict=True))
+                detected = detector.detect(predictions, in_tiles, (images.shape[2], images.shape[3]))
+                found |= dict(zip(batch.image_indices.tolist(), detected, strict=True))
                 before, rows_done = rows_done, min(len(rows), rows_done + len(images) * world.size)
                 advance(rows_done * len(table) // len(rows) - before * len(table) // len(rows))
         except UserError as raised:
@@ -103,5 +103,6 @@ def _of_images(
     for index, (height, width) in enumerate(table.image_sizes_hw.tolist()):
         found = [by_row[row] for row in range(first[index], first[index + 1])]
         windows_xyxy = windows_of(detector.tiling, (height, width))
-        detections.append(of_image(found, windows_xyxy, (height, width), detector.resize, selection))
+        whole = of_image(found, windows_xyxy, (height, width), detector.resize, selection)
+        detections.append(replace(whole, names=table.categories.names))
     return detections
