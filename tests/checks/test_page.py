@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 from folders import write_image
 from html_pages import Page
 
@@ -156,11 +155,10 @@ def test_an_image_that_cannot_be_decoded_is_left_out_but_not_its_text(tmp_path: 
     assert page.tags.count("img") == 1
 
 
-@pytest.mark.parametrize("tables", [0, 1], ids=["no split", "an empty split"])
-def test_a_data_set_without_objects_has_a_page(tmp_path: Path, tables: int) -> None:
+def test_a_data_set_without_objects_has_a_page(tmp_path: Path) -> None:
     empty = TableBuilder(tmp_path, "train", "voc").build(Categories.from_names(()))
 
-    page = written(tmp_path, checkup_of({"train": empty} if tables else {}))
+    page = written(tmp_path, checkup_of({"train": empty}))
 
     for words in ("Checkup of my-data: nothing found", "Nothing was found.", "no class", "There are no objects."):
         assert words in page.words, words

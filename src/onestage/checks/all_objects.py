@@ -25,7 +25,7 @@ class AllObjects(NamedTuple):
 
 def all_objects(checkup: Checkup) -> AllObjects:
     """The objects of all splits, in the order of their tables."""
-    parts = [_empty()]
+    parts = []
     for index, (split, table) in enumerate(checkup.tables.items()):
         counts = np.diff(table.first_object)
         images = np.repeat(np.arange(len(table), dtype=np.int64), counts)
@@ -45,9 +45,3 @@ def all_objects(checkup: Checkup) -> AllObjects:
             )
         )
     return AllObjects(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def _empty() -> AllObjects:
-    """No objects, so that a data set without splits has columns too."""
-    none = np.zeros(0, dtype=np.int64)
-    return AllObjects(none, none, none, none, none.astype(bool), np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0))

@@ -10,7 +10,7 @@ import numpy as np
 
 from onestage.checks.classes import check_classes
 from onestage.checks.copies import check_copies
-from onestage.checks.findings import LEVELS, Candidate, Example, Finding, finding
+from onestage.checks.findings import LEVELS, Candidate, Example, Finding
 from onestage.checks.images import check_images, check_turned
 from onestage.checks.objects import check_empty, check_objects
 from onestage.checks.problems import findings_of
@@ -139,7 +139,7 @@ def _read_splits(
         except UserError as error:
             reason = str(error)
             why, mend = "nothing of it can be used", "mend what the line names"
-            unusable.append(finding("unusable-split", "error", 1, reason, why, mend, [Example(reason)]))
+            unusable.append(Finding("unusable-split", "error", 1, reason, why, mend, [Example(reason)]))
     if not tables:
         raise UserError(unusable[0].what)
     return tables, problems, unusable

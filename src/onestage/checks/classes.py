@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from onestage.checks.findings import Example, Finding, finding
+from onestage.checks.findings import Example, Finding
 from onestage.data.table import Table
 from onestage.texts import counted
 
@@ -20,38 +20,27 @@ LIKENESS = 0.85  # of two names, by difflib: a slip of the pen
 COMPARED_NAMES = 500
 
 
-def check_classes(tables: Mapping[str, Table]) -> list[Finding]:
+def check_classes(tables: Mapping[str, Table]) -> Iterator[Finding]:
     """Findings about the classes of all splits together."""
     names = next(iter(tables.values())).categories.names
     counts = {split: np.bincount(table.labels, minlength=len(names)) for split, table in tables.items()}
     total = np.sum(list(counts.values()), axis=0)
-    findings = []
     if groups := list(_near_names(names)):
         named = f"{counted(len(groups), 'group')} of class names that differ only in case, spelling or plural"
         lines = [
             ", ".join(f"{names[label]} ({counted(int(total[label]), 'object')})" for label in group) for group in groups
         ]
-        findings.append(
-            finding(
-                "near-names",
-                "warning",
-                len(groups),
-                f"{named}: {lines[0]}",
-                "one class that is called two things is learned as two, each from a part of its objects",
-                f"onestage convert --rename {_renaming(names, total, groups[0])} makes one of two; leave them if they "
-                "are two things",
-                [Example(line) for line in lines],
-            )
-        )
+        why = "one class that is called two things is learned as two, each from a part of its objects"
+        renaming = f"onestage convert --rename {_renaming(names, total, groups[0])}"
+        mend = f"{renaming} makes one of two; leave them if they are two things"
+        examples = [Example(line) for line in lines]
+        yield Finding("near-names", "warning", len(groups), f"{named}: {lines[0]}", why, mend, examples)
     if all(re.fullmatch(r"\d+", name) for name in names) and names:
         what = f"{counted(len(names), 'class')} with numbers for names"
-        why, mend = (
-            "results and pages will say 0, 1, 2",
-            "add a list of their names (classes.txt, or names: in data.yaml)",
-        )
-        findings.append(finding("classes-without-names", "notice", len(names), what, why, mend))
-    findings += _rare(names, counts, total)
-    return findings
+        why = "results and pages will say 0, 1, 2"
+        mend = "add a list of their names (classes.txt, or names: in data.yaml)"
+        yield Finding("classes-without-names", "notice", len(names), what, why, mend)
+    yield from _rare(names, counts, total)
 
 
 def _rare(names: tuple[str, ...], counts: Mapping[str, np.ndarray], total: np.ndarray) -> Iterator[Finding]:
@@ -60,7 +49,7 @@ def _rare(names: tuple[str, ...], counts: Mapping[str, np.ndarray], total: np.nd
         listed = f"{', '.join(unused[:5])}{', ...' if unused[5:] else ''}"
         what = f"{counted(len(unused), 'listed class')} without an object: {listed}"
         why, mend = "they can't be learned, and their AP is not defined", "delete them from the list, or label some"
-        yield finding("unused-class", "warning", len(unused), what, why, mend, [Example(name) for name in unused])
+        yield Finding("unused-class", "warning", len(unused), what, why, mend, [Example(name) for name in unused])
     lacking = [
         Example(f"{split} has no {name}", split)
         for split, count in counts.items()
@@ -70,29 +59,21 @@ def _rare(names: tuple[str, ...], counts: Mapping[str, np.ndarray], total: np.nd
     if lacking:
         what = f"{counted(len(lacking), 'class')} missing in a split: {lacking[0].text}"
         why = "a class that is not trained is never found, and one that is not tested is not measured"
-        yield finding(
-            "class-missing-in-split",
-            "warning",
-            len(lacking),
-            what,
-            why,
-            "make new splits (onestage convert --split), or label more",
-            lacking,
-        )
+        mend = "make new splits (onestage convert --split), or label more"
+        yield Finding("class-missing-in-split", "warning", len(lacking), what, why, mend, lacking)
     few = [(name, int(count)) for name, count in zip(names, total, strict=True) if 0 < count < FEW_OBJECTS]
     if few:
         listed = ", ".join(name for name, _ in few[:5]) + (", ..." if few[5:] else "")
         what = f"{counted(len(few), 'class')} with fewer than {FEW_OBJECTS} objects: {listed}"
         lines = [Example(f"{name}: {counted(count, 'object')}") for name, count in sorted(few, key=lambda one: one[1])]
-        yield finding(
-            "few-objects", "warning", len(few), what, "so few can hardly be learned or measured", "label more", lines
-        )
+        why = "so few can hardly be learned or measured"
+        yield Finding("few-objects", "warning", len(few), what, why, "label more", lines)
     used = total[total > 0]
     if len(used) > 1 and used.max() >= IMBALANCE * used.min():
         most, least = names[int(total.argmax())], names[int(np.where(total > 0, total, total.max()).argmin())]
         what = f"{most} has {used.max():,} objects, {least} only {used.min():,}"
         why, mend = "rare classes are learned late and badly", "label more of the rare classes"
-        yield finding("imbalance", "notice", 1, what, why, mend, [Example(what)])
+        yield Finding("imbalance", "notice", 1, what, why, mend, [Example(what)])
 
 
 def _near_names(names: tuple[str, ...]) -> Iterator[list[int]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from onestage.checks.findings import Example, Finding, finding
+from onestage.checks.findings import Example, Finding
 from onestage.data.similar import copies, fingerprints
 from onestage.data.table import Table
 from onestage.texts import counted
@@ -14,7 +14,7 @@ from onestage.texts import counted
 QUICKLY = 5_000  # images that are decoded where a run waits for it
 
 
-def check_copies(tables: Mapping[str, Table], *, quick: bool = False) -> list[Finding]:
+def check_copies(tables: Mapping[str, Table], *, quick: bool = False) -> Iterator[Finding]:
     """Findings about images that are there twice: across splits they make figures flatter, so those name the first.
 
     `quick` compares the pixels of small sets only; the names of the files in any case.
@@ -37,16 +37,14 @@ def check_copies(tables: Mapping[str, Table], *, quick: bool = False) -> list[Fi
         else:
             text = f"{names[0]} ({one_split}) and {names[1]} ({other_split}) are the same image, or nearly"
             across.append(Example(text, one_split, one))
-    findings = []
     if across:
         what = f"{counted(len(across), 'image')} in two splits" + (
             f", {same_file:,} of them the same files" if same_file else ""
         )
         why = "what was trained on can't be tested on: the figures flatter"
         mend = "delete one of each pair, or make new splits: onestage convert --split"
-        findings.append(finding("overlap", "error", len(across), what, why, mend, across))
+        yield Finding("overlap", "error", len(across), what, why, mend, across)
     if within:
         what = f"{counted(len(within), 'pair')} of images in one split are the same, or nearly"
         why, mend = "they teach nothing new, and may be labelled in two ways", "delete one of each pair"
-        findings.append(finding("copies", "notice", len(within), what, why, mend, within))
-    return findings
+        yield Finding("copies", "notice", len(within), what, why, mend, within)

@@ -57,10 +57,3 @@ class Finding:
             "mend": self.mend,
             "examples": [example.text for example in self.examples[:MOST_IN_JSON]],
         }
-
-
-def finding(
-    code: str, level: Level, count: int, what: str, why: str, mend: str, examples: Sequence[Example] = ()
-) -> Finding:
-    """A finding with its examples."""
-    return Finding(code, level, count, what, why, mend, tuple(examples))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from onestage.checks.findings import Example, Finding, finding
+from onestage.checks.findings import Example, Finding
 from onestage.data import Found
 from onestage.data.table import Table
 from onestage.data.validate import Checked, checked_images, significant_bits
@@ -60,7 +60,7 @@ def _without_annotation(found: Sequence[Found], tables: Mapping[str, Table]) -> 
             f"; --format {others} may read them" if others else ""
         )
         examples = [Example(text) for text in unused]
-        yield finding("images-without-annotation", "notice", len(unused), what, why, mend, examples)
+        yield Finding("images-without-annotation", "notice", len(unused), what, why, mend, examples)
 
 
 def check_turned(tables: Mapping[str, Table]) -> Iterator[Finding]:
@@ -83,11 +83,11 @@ def check_turned(tables: Mapping[str, Table]) -> Iterator[Finding]:
         what = f"{counted(len(turned), 'image')} turned by EXIF orientation, whose boxes do not follow"
         why = "the boxes fit the image as it is stored, but images are read upright: every box is beside its object"
         mend = "turn the images upright in their pixels and delete the EXIF tag, or annotate them again"
-        yield finding("exif-ignored", "error", len(turned), what, why, mend, examples)
+        yield Finding("exif-ignored", "error", len(turned), what, why, mend, examples)
     else:
         what = f"{counted(len(turned), 'image')} turned by EXIF orientation; the boxes fit when upright"
         why, mend = "other programs may read them unturned", "nothing needs mending"
-        yield finding("exif", "notice", len(turned), what, why, mend, examples)
+        yield Finding("exif", "notice", len(turned), what, why, mend, examples)
 
 
 def _edges(table: Table, index: int, orientation: int) -> tuple[float, float]:
@@ -130,4 +130,4 @@ def _deep(tables: Mapping[str, Table]) -> Iterator[Finding]:
     what = f"{counted(len(deep), 'image')} of 16 bits a pixel, whose values take {listed}"
     why, mend = "their highest 8 bits are taken, as of the training images", "nothing needs mending"
     examples = [Example(tables[split].image_name(index), split, index) for split, index in deep]
-    yield finding("16-bit", "notice", len(deep), what, why, mend, examples)
+    yield Finding("16-bit", "notice", len(deep), what, why, mend, examples)

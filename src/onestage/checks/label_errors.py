@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torchvision.ops import box_iou
 
 from onestage.checks.checkup import Checkup
-from onestage.checks.findings import LEVELS, Candidate, Example, Finding, finding
+from onestage.checks.findings import LEVELS, Candidate, Example, Finding
 from onestage.compute.device import choose_compute
 from onestage.data.table import Table
 from onestage.errors import UserError
@@ -71,22 +71,20 @@ def check_labels(checkup: Checkup, model: str, *, device: str | None, display: D
 
 def _findings(candidates: list[Candidate]) -> Iterator[Finding]:
     for kind, (noun, what, why) in _WHY.items():
-        ones = [one for one in candidates if one.kind == kind]
-        if ones:
-            examples = [
-                Example(
-                    f"{one.text} (doubt {one.doubt:.2f})",
-                    one.split,
-                    one.image,
-                    one.objects,
-                    None if one.objects else one.box_xyxy,
-                )
-                for one in ones
-            ]
-            mend = "look at them, and correct the labels that are wrong"
-            yield finding(
-                f"label-{kind}", "warning", len(ones), f"{counted(len(ones), noun)} {what}", why, mend, examples
+        examples = [
+            Example(
+                f"{one.text} (doubt {one.doubt:.2f})",
+                one.split,
+                one.image,
+                one.objects,
+                None if one.objects else one.box_xyxy,
             )
+            for one in candidates
+            if one.kind == kind
+        ]
+        if examples:
+            count, mend = len(examples), "look at them, and correct the labels that are wrong"
+            yield Finding(f"label-{kind}", "warning", count, f"{counted(count, noun)} {what}", why, mend, examples)
 
 
 def candidates_of(table: Table, split: str, found: list[Detections]) -> list[Candidate]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onestage.anchors import anchor_coverage
-from onestage.checks.findings import Example, Finding, finding
+from onestage.checks.findings import Example, Finding
 from onestage.data.table import Table
 from onestage.texts import counted
 
@@ -39,7 +39,7 @@ def check_empty(tables: Mapping[str, Table]) -> Iterator[Finding]:
         if table.ignored.all():  # or there are none at all
             what = f"{split}: no objects in {counted(len(table), 'image')}"
             why, mend = "there is nothing to learn or to measure", "check that the labels were exported"
-            yield finding("no-objects", "error", len(table), what, why, mend, [Example(what, split, 0)])
+            yield Finding("no-objects", "error", len(table), what, why, mend, [Example(what, split, 0)])
         elif len(empty):
             level = "warning" if len(empty) > MANY_EMPTY * len(table) else "notice"
             unlabelled = "; so many look unlabelled" if level == "warning" else ""
@@ -47,7 +47,7 @@ def check_empty(tables: Mapping[str, Table]) -> Iterator[Finding]:
             why = "they train as background; where they do show objects, these are taught to be background"
             mend = "look at some; delete those that were not labelled"
             examples = [Example(table.image_name(index), split, int(index)) for index in empty]
-            yield finding("images-without-objects", level, len(empty), what, why, mend, examples)
+            yield Finding("images-without-objects", level, len(empty), what, why, mend, examples)
 
 
 def _small(tables: Mapping[str, Table], sizes: Mapping[str, np.ndarray], detector: str) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def _small(tables: Mapping[str, Table], sizes: Mapping[str, np.ndarray], detecto
     mend = "train with a larger input or tiles (--image-size, --tile auto), which it takes by itself for most of them"
     if any((one < ACCIDENT).any() for one in side.values()):
         mend = f"delete those under {ACCIDENT:.0f} px, which are mostly clicks by accident; for the others {mend}"
-    yield finding("small-objects", "warning" if count > 0.05 * total else "notice", count, what, why, mend, examples)
+    yield Finding("small-objects", "warning" if count > 0.05 * total else "notice", count, what, why, mend, examples)
 
 
 def _covering(tables: Mapping[str, Table]) -> Iterator[Finding]:
@@ -82,7 +82,7 @@ def _covering(tables: Mapping[str, Table]) -> Iterator[Finding]:
     if count:
         what = f"{counted(count, 'box')} that cover the whole image"
         why, mend = "such boxes are often a class of the image and no object", "look at some of them"
-        yield finding("covering-boxes", "notice", count, what, why, mend, examples)
+        yield Finding("covering-boxes", "notice", count, what, why, mend, examples)
 
 
 def _example(table: Table, split: str, row: int, text: str) -> Example:
@@ -111,12 +111,5 @@ def _anchors(sizes: Mapping[str, np.ndarray], detector: str, shapes: Sequence[An
             met, met_after = (f"{anchor_coverage(chosen, one):.1%}" for one in shapes)
             lines.append(f"{name}: {len(chosen):,} objects, {met} met; with anchors from the data {met_after}")
     missed = round((1 - papers) * len(all_sizes))
-    yield finding(
-        "anchors",
-        "warning" if datas < LOW_COVERAGE else "notice",
-        missed,
-        what,
-        why,
-        mend,
-        [Example(line) for line in lines],
-    )
+    level = "warning" if datas < LOW_COVERAGE else "notice"
+    yield Finding("anchors", level, missed, what, why, mend, [Example(line) for line in lines])

@@ -33,7 +33,7 @@ class ClassRow(NamedTuple):
 def write_page(path: Path, checkup: Checkup) -> None:
     """Write the page: what is in the data, the findings with examples, sheets of objects by class, plots."""
     objects = all_objects(checkup)
-    names = next((table.categories.names for table in checkup.tables.values()), ())
+    names = next(iter(checkup.tables.values())).categories.names
     findings = sorted(checkup.findings, key=lambda one: LEVELS.index(one.level))
     shown = show(checkup, findings, objects, names)
     counts = [np.diff(table.first_object) for table in checkup.tables.values()]
@@ -52,7 +52,7 @@ def write_page(path: Path, checkup: Checkup) -> None:
             ("Where the centres of objects lie", heat_map(objects.boxes_xyxy, objects.image_sizes_hw)),
             ("Sizes of objects", size_histogram(objects.sizes)),
             ("Shapes of objects", ratio_histogram(objects.boxes_xyxy)),
-            ("Objects in an image", objects_histogram(np.concatenate([np.zeros(0, dtype=np.int64), *counts]))),
+            ("Objects in an image", objects_histogram(np.concatenate(counts))),
         ],
     )
     path.write_text(page, encoding="utf-8")

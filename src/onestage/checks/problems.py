@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from onestage.checks.findings import Example, Finding, Level, finding
+from onestage.checks.findings import Example, Finding, Level
 from onestage.data.folder import stem_of
 from onestage.data.table import Table
 from onestage.data.validate import Problem
@@ -25,13 +25,16 @@ class About(NamedTuple):
 
 
 _LEFT_OUT = "they are left out, so what they show is not learned"
-_ABOUT: dict[str, About] = {
+KINDS: dict[str, About] = {
     "annotation": About("error", "annotation", "that can't be read", _LEFT_OUT, "write them again with the tool"),
     "not-labelled": About(
         "notice", "task", "not labelled yet", "their images are left out", "label them, or go on without them"
     ),
     "several-annotations": About(
         "notice", "task", "with several annotations", "the first of each is taken", "delete those that are wrong"
+    ),
+    "predictions": About(
+        "warning", "task", "without an annotation, but with predictions", "these are taken", "check what a model drew"
     ),
     "path": About("error", "file name", "leading outside of the data folder", _LEFT_OUT, "name files inside it"),
     "missing-image": About(
@@ -117,7 +120,8 @@ CHANGES = {  # what a corrected copy does about a finding; nothing about the oth
     ),
 }
 # kinds of which one problem is about many things
-_SUMMED = {"background", "area", "no-box", "not-downloaded", "class-not-given", "not-labelled", "several-annotations"}
+_SUMMED = {"background", "area", "no-box", "not-downloaded", "class-not-given"}
+_SUMMED |= {"not-labelled", "several-annotations", "predictions"}
 _UNKNOWN = About("warning", "problem", "of another kind", "see the examples", "mend what the line names")
 
 
@@ -130,22 +134,21 @@ def findings_of(problems: Mapping[str, Sequence[Problem]], tables: Mapping[str, 
     rows = {split: _rows(table) for split, table in tables.items() if any(problems.values())}
     findings = []
     for kind, ones in by_kind.items():
-        about = _ABOUT.get(kind, _UNKNOWN)
+        about = KINDS.get(kind, _UNKNOWN)
         examples = [Example(str(one), split, _row(rows.get(split, {}), one.file)) for split, one in ones]
         examples.sort(key=lambda example: example.image is None)  # those that can be shown first
         count = sum(_said_count(one) for _, one in ones)
         what = f"{counted(count, about.noun)} {about.what}"
         grave = any(one.severity == "error" for _, one in ones)
         level = "error" if grave else "notice" if about.level == "error" else about.level
-        findings.append(finding(kind, level, count, what, about.why, about.mend, examples))
+        findings.append(Finding(kind, level, count, what, about.why, about.mend, examples))
     return findings
 
 
 def _said_count(problem: Problem) -> int:
     """How many things a problem is about: the number that its message begins with, else 1."""
-    numbered = re.match(r"([0-9][0-9,]*) ", problem.message)
-    summed = problem.kind in _SUMMED
-    return int(numbered[1].replace(",", "")) if numbered and summed else 1
+    numbered = re.match(r"([0-9][0-9,]*) ", problem.message) if problem.kind in _SUMMED else None
+    return int(numbered[1].replace(",", "")) if numbered else 1
 
 
 def _rows(table: Table) -> dict[str, int]:

@@ -61,13 +61,6 @@ class _Wanted:
     crops: list[tuple[int, int]] = field(default_factory=list)  # (label, number of the object)
 
 
-class _Made(NamedTuple):
-    """What one image gave."""
-
-    drawn: dict[ExampleKey, str]
-    crops: list[tuple[int, np.ndarray]]  # (label, tile)
-
-
 def show(checkup: Checkup, findings: Sequence[Finding], objects: AllObjects, names: Sequence[str]) -> Shown:
     """Draw the examples that are shown of the findings, and the sheets of the largest classes."""
     counts = np.bincount(objects.labels, minlength=len(names))
@@ -80,15 +73,14 @@ def show(checkup: Checkup, findings: Sequence[Finding], objects: AllObjects, nam
         for row in choose_crops(objects, label).tolist():
             place = splits[objects.splits[row]], int(objects.images[row])
             wanted[place].crops.append((label, int(objects.numbers[row])))
-
-    def make(place: Place) -> _Made:
-        return _made(checkup.tables[place[0]], place[1], wanted[place])
-
     drawn: dict[ExampleKey, str] = {}
     tiles: dict[int, list[np.ndarray]] = defaultdict(list)
-    for made in in_threads(make, sorted(wanted), "drawing examples"):
-        drawn |= made.drawn
-        for label, tile in made.crops:
+    made = in_threads(
+        lambda place: _made(checkup.tables[place[0]], place[1], wanted[place]), sorted(wanted), "drawing examples"
+    )
+    for examples, crops in made:
+        drawn |= examples
+        for label, tile in crops:
             tiles[label].append(tile)
     sheets = [
         Sheet(names[label], int(counts[label]), jpeg_url(_grid(tiles[label]), 82) if tiles[label] else "")
@@ -131,14 +123,14 @@ def choose_crops(objects: AllObjects, label: int) -> Int64[np.ndarray, " C"]:
     return rows[np.lexsort((turn, objects.ignored[rows]))[:CROPS]]
 
 
-def _made(table: Table, image: int, wanted: _Wanted) -> _Made:
-    """What an image is needed for, made from it; nothing if it can't be decoded."""
+def _made(table: Table, image: int, wanted: _Wanted) -> tuple[dict[ExampleKey, str], list[tuple[int, np.ndarray]]]:
+    """URLs of the examples and (label, tile) of the crops that one image gives; none if it can't be decoded."""
     size_hw = np.maximum(table.image_sizes_hw[image], 1).astype(np.float64)
     objects = table.objects(image)
     try:
         pixels = table.pixels(image, min_side=_needed_side(table, image, wanted))
     except ImageError:
-        return _Made({}, [])
+        return {}, []
     scale = (np.array(pixels.shape[:2]) / size_hw)[[1, 0, 1, 0]]  # also of an image that was decoded smaller
     boxes_xyxy = objects.boxes_xyxy.astype(np.float64) * scale
     names = table.categories.names
@@ -146,7 +138,7 @@ def _made(table: Table, image: int, wanted: _Wanted) -> _Made:
         key: jpeg_url(_drawn(pixels, boxes_xyxy, objects.labels, objects.ignored, names, example, scale))
         for key, example in wanted.examples.items()
     }
-    return _Made(drawn, [(label, _tile(pixels, boxes_xyxy[number])) for label, number in wanted.crops])
+    return drawn, [(label, _tile(pixels, boxes_xyxy[number])) for label, number in wanted.crops]
 
 
 def _needed_side(table: Table, image: int, wanted: _Wanted) -> int:

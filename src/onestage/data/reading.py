@@ -117,7 +117,7 @@ class Faults:
     def report(
         self, file: str, kind: str, message: str, severity: Severity = "error", number: int | None = None
     ) -> None:
-        """Note a fault of a file, or of the object of that number in it; the kinds are listed in `validate`."""
+        """Note a fault of a file, or of the object of that number in it; kinds are those of `checks/problems.py`."""
         self.problems.append(Problem(file, number, message, kind, severity))
 
     def find_image(self, name: str, file: str) -> str | None:

@@ -1,40 +1,8 @@
-"""Everything that can be wrong with a data set: what it is called, how grave it is, and what happens then.
+"""Problems of a data set: readers note one for each fault instead of stopping; `validate_images` looks at every image.
 
-Readers collect a `Problem` for each fault instead of stopping; `validate_images` then looks at every image. An error
-stops a run unless bad data is skipped; a notice is only printed. What happens is the same for every format:
-
-| kind | severity | what happens |
-|---|---|---|
-| annotation | error | can't be read: its image (or only the object, if it has a number) is left out |
-| path | error | a file name that leads out of the data folder: its image is left out |
-| missing-image | error | the image is left out |
-| unreadable-image | error | damaged, cut off, too large, not an image: left out by `drop_bad` |
-| size | error | the image has other proportions (upright) than its annotation: left out by `drop_bad` |
-| scale | error | the image is a scaled copy of the annotated one: left out by `drop_bad`; `--rescale-boxes` mends it |
-| class | error | a class that is not in the list: the object is left out, the nearest class named |
-| id | error | a COCO id that is no id, is taken or names no image: its image or object is left out |
-| box-not-finite | error | NaN or infinite: the object is left out |
-| box-outside | error | wholly outside the image, or no fractions of it (YOLO): the object is left out |
-| box-empty | notice | reversed or without area: its pixels (at least one) are ignored in training and evaluation |
-| box-clipped, box-border | notice | reaches beyond the border, by more than 2 px or by rounding: clipped |
-| duplicate-object | notice | the same class and box again in one image: left out |
-| duplicate-image | notice | an image listed again in a split: left out |
-| duplicate-image | error | two annotations of one image, with a class in common: left out by `drop_bad` |
-| extension | notice | a PNG called .jpg and the like: read as a PNG |
-| background | notice | YOLO images without a label file: they train as background |
-| root-category | notice | a COCO category that heads the others and has no object (Roboflow's): no class |
-| no-box | notice | shapes that are no boxes (points, lines): no objects |
-| not-downloaded | notice | images of Open Images' tables that are not here: left out |
-| missing-folder | error | a folder or list that data.yaml names is not here: nothing of it is used |
-| other-file | notice | a file of something else among the annotations: passed over |
-| not-labelled | notice | tasks of Label Studio without an annotation: their images are left out |
-| several-annotations | notice | tasks of Label Studio with several: the first of each is taken |
-| class-not-given | notice | VIA regions without attributes, tables without a class: all of one class |
-| code-as-class | notice | Open Images' classes without the table of their names: called by their codes |
-| area | notice | COCO objects without a usable area: the area of the box is taken |
-| split | notice | a joined folder lacks the split: another of its splits trains, or nothing of it is used |
-
-So nothing is dropped in silence, and after `drop_bad` a table holds nothing that an error names.
+An error stops a run unless bad data is skipped; a notice is only printed. What each kind of problem means, and what is
+done about it, is in `checks/problems.py`, and is the same for every format. So nothing is dropped in silence, and after
+`drop_bad` a table holds nothing that an error names.
 """
 
 import os
@@ -61,7 +29,7 @@ class Problem:
     file: str  # the annotation file or image, below the root of the table where possible
     object_number: int | None  # within the file, from 1; None for a fault of the whole file
     message: str  # what was read, what was expected, what mends it
-    kind: str  # a row of the table in this file's docstring
+    kind: str  # a key of `KINDS` in checks/problems.py
     severity: Severity = "error"
 
     def __str__(self) -> str:
@@ -93,7 +61,6 @@ class Checked(NamedTuple):
 def checked_images(root: Path, names: Sequence[str], max_pixels: int | None) -> list[Checked | str]:
     """What is known of each image below `root`, or what is wrong with it; asked of the files that have changed."""
     seen = SeenImages(root, "headers" if max_pixels is None else f"headers-{max_pixels}")
-
     found = seen.ask_all(names, lambda name: _check(os.fspath(root / name), max_pixels), "checking images")
     return [check if isinstance(check, str) else Checked(*check) for check in found]
 
