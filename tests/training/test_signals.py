@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -69,3 +72,31 @@ def test_in_another_thread_signals_stay_with_the_main_one() -> None:
     thread.start()
     thread.join()
     assert seen == [[], before]
+
+
+def test_a_terminal_that_closes_ends_the_run_once_however_often_it_is_said(tmp_path: Path) -> None:
+    program = """
+import signal, sys
+from onestage.training.signals import stop_signals
+with stop_signals() as received:
+    print("begun", flush=True)
+    for _ in range(2):  # the kernel tells it, and the shell again
+        signal.raise_signal(signal.SIGHUP)
+        print("lost", flush=True)
+    print(len(received), file=sys.stderr)
+"""
+    with (tmp_path / "log").open("wb") as log:
+        run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=log, timeout=60)
+    assert run.returncode == 0
+    assert run.stdout == b"begun\n"  # a pipe, as into tee, which the signal ends too
+    assert (tmp_path / "log").read_bytes() == b"2\n"
+
+
+def test_a_closing_terminal_is_passed_over_where_nohup_says_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+        assert not received
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -96,7 +96,8 @@ def _start_worker(worker: int) -> None:
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # pyright: ignore[reportAttributeAccessIssue]
     gc.freeze()  # the collector writes into what it looks at, so it would copy all that is shared with the parent
     cv2.setNumThreads(0)  # the workers are the threads
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which ends its workers
+    for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)}:  # Ctrl-C, and a terminal that closes
+        signal.signal(number, signal.SIG_IGN)  # are for the training process, which saves and ends its workers
     # torchrun sends SIGTERM to all; the training process then saves, and needs its workers until it has
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIG_DFL)
 
