@@ -266,6 +266,13 @@ def test_coco_odd_a_compressed_segment_has_pycocotools_box() -> None:
     assert found == (x, y, x + width, y + height)
 
 
+@pytest.mark.parametrize(
+    "counts", [[0, 9999], [0, -5, 3], [0, float("nan")], [0, 1 << 70], [[0]], {}, "o" * 99, "\ud800", "", [5]]
+)
+def test_coco_odd_a_damaged_or_empty_run_length_code_gives_no_box(counts: object) -> None:
+    assert segment_box({"size": [60, 80], "counts": counts}) is None
+
+
 def test_coco_odd_without_area_the_boxes_own_is_taken_and_said_once(tmp_path: Path) -> None:
     content = one_image({"bbox": [0, 0, 10, 20]}, {"bbox": [0, 0, 3, 4], "area": -1}, {"bbox": [1, 1, 2, 2], "area": 3})
     table, problems = read_split(write_coco_folder(tmp_path, content), "train2017")
