@@ -113,6 +113,7 @@ class Faults:
     def __init__(self, folder: DataFolder, split: str) -> None:
         self.folder, self.split = folder, split
         self.problems: list[Problem] = []
+        self.without_box: Counter[str] = Counter()  # points, lines and other shapes that are no objects, by their kind
 
     def report(
         self, file: str, kind: str, message: str, severity: Severity = "error", number: int | None = None
@@ -187,13 +188,6 @@ def objects_of(
     else:
         return [AnnotatedObject(number, class_name, box_xyxy, written, ignored)]
     return []
-
-
-def report_shapes_without_box(faults: Faults, file: str, shapes: Counter[str]) -> None:
-    """One notice for all points, lines and other shapes that are no objects."""
-    if shapes:
-        counted = ", ".join(f"{count:,} {shown(shape)}" for shape, count in shapes.most_common())
-        faults.report(file, "no-box", f"{counted} in {faults.split}: shapes without a box are no objects", "notice")
 
 
 def read_record(faults: Faults, file: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from operator import not_
 
 import numpy as np
 
-from onestage.data.folder import DataFolder, stem_of
+from onestage.data.folder import DataFolder, shown, stem_of
 from onestage.data.reading import FRACTION_LIMIT, AnnotatedImage, AnnotatedObject, Box, Faults, Source
 from onestage.data.table import Table, TableBuilder
 from onestage.data.validate import Problem, Severity, checked_images, same_proportions
@@ -54,6 +54,9 @@ def read_source(
                 count += 1
             if rows.take(objects):
                 objects.into(builder)
+    if faults.without_box:
+        shapes = ", ".join(f"{number:,} {shown(shape)}" for shape, number in faults.without_box.most_common())
+        faults.report(kind, "no-box", f"{shapes} in {split}: shapes without a box are no objects", "notice")
     if count and not in_pixels:
         message = f"all {count:,} boxes are at most 1 wide: fractions of the image, where pixels are expected"
         faults.report(split, "box-outside", f"{message}; multiply them by the size of their image")

@@ -258,7 +258,7 @@ def test_a_label_studio_shape_without_a_label_is_named_unless_a_region_of_its_ow
         ("annotation", "project.json, task 1, object 3: its class is None, expected a name; give it one"),
         ("annotation", "project.json, task 1, object 4: its class is [], expected a name; give it one"),
         ("annotation", "project.json, task 1, object 5: its class is None, expected a name; give it one"),
-        ("no-box", "Label Studio: 1 'choices' in all: shapes without a box are no objects"),
+        ("no-box", "label-studio: 1 'choices' in all: shapes without a box are no objects"),
     ]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
@@ -28,7 +27,6 @@ from onestage.data.reading import (
     FilesSource,
     numbers_of,
     objects_of,
-    report_shapes_without_box,
     whole_size,
 )
 from onestage.data.shapes import box_around_corners
@@ -256,7 +254,6 @@ class CsvSource(FilesSource):
         return found
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
-        without_box: Counter[str] = Counter()
         for file, meaning in self._meanings.items():
             if split not in (splits := self._splits_in[file]):
                 continue
@@ -274,13 +271,12 @@ class CsvSource(FilesSource):
                         objects += objects_of(faults, file, number, name, *_box(row, meaning, file))
                         nameless += meaning.class_name is None
                     elif name and meaning.class_name:
-                        without_box[name] += 1
+                        faults.without_box[name] += 1
                 size_hw = whole_size(*(of_split[0][1].get(side) if side else None for side in meaning.size_hw))
                 yield AnnotatedImage(file, path, objects, size_hw, fractions=meaning.fractions)
             if nameless:
                 message = f"{nameless:,} objects have no column for a class, so they are of the class {ONLY_CLASS!r}"
                 faults.report(file, "class-not-given", message, "notice")
-        report_shapes_without_box(faults, "CSV", without_box)
 
     def _settled(self, file: str, meaning: Meaning, rows: Iterable[tuple[int, Row]]) -> Meaning:
         """The meaning where four numbers in a column may be two corners, or a corner and a size.

@@ -7,7 +7,6 @@ and tags are no objects. The classes are the labels of `<meta>`, in that order; 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
@@ -24,7 +23,6 @@ from onestage.data.reading import (
     name_of,
     numbers_of,
     objects_of,
-    report_shapes_without_box,
     whole_size,
 )
 from onestage.data.shapes import box_around_corners, box_of_ellipse, turned_by
@@ -108,7 +106,6 @@ class CvatSource(FilesSource):
         return Categories.from_names(dict.fromkeys(filter(None, names))) if any(names) else None
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
-        without_box: Counter[str] = Counter()
         for file, content in self._content.items():
             for number, image in enumerate(content.images, start=1):
                 if self._split_of(file, image) != split:
@@ -118,19 +115,18 @@ class CvatSource(FilesSource):
                 if path is not None:
                     place = f"{file}, image {image.attributes.get('id', number)}"
                     size_hw = whole_size(image.attributes.get("height"), image.attributes.get("width"))
-                    objects = list(_objects(place, image, faults, without_box))
+                    objects = list(_objects(place, image, faults))
                     yield AnnotatedImage(place, path, objects, size_hw)
-        report_shapes_without_box(faults, "CVAT", without_box)
 
     def _split_of(self, file: str, image: CvatImage) -> str:
         subset = image.attributes.get("subset", "").strip()
         return subset if subset.lower() not in ("", "default") else self.folder.split_of(file) or ALL
 
 
-def _objects(place: str, image: CvatImage, faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
+def _objects(place: str, image: CvatImage, faults: Faults) -> Iterator[AnnotatedObject]:
     for number, (tag, attributes) in enumerate(image.shapes, start=1):
         if tag in WITHOUT_BOX:
-            without_box[tag] += 1
+            faults.without_box[tag] += 1
         else:
             sides = {key: text for key, text in attributes.items() if key not in ("label", "source", "rle")}
             written = f"<{tag}> with {shown(sides)}"

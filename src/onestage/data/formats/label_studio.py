@@ -9,7 +9,6 @@ brush painted is one, but is not read, so such images are left out.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +22,6 @@ from onestage.data.reading import (
     numbers_of,
     objects_of,
     read_list,
-    report_shapes_without_box,
     whole_size,
 )
 from onestage.data.served_names import without_server
@@ -51,7 +49,6 @@ class LabelStudioSource(FilesSource):
     tool = "Label Studio"
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
-        without_box: Counter[str] = Counter()
         for file in self.of_split(split):
             unlabelled = several = predicted = 0
             for number, task in enumerate(read_list(self.folder, file), start=1):
@@ -72,7 +69,7 @@ class LabelStudioSource(FilesSource):
                     predicted += "predictions" in task and "annotations" not in task
                     for regions in annotations[:1]:
                         try:
-                            objects = list(_objects(place, regions, faults, without_box))
+                            objects = list(_objects(place, regions, faults))
                         except UnreadShapeError as error:
                             faults.report(place, "annotation", str(error))
                             continue
@@ -87,7 +84,6 @@ class LabelStudioSource(FilesSource):
             if unlabelled:
                 message = f"{unlabelled:,} tasks are not labelled yet; their images are left out"
                 faults.report(file, "not-labelled", message, "notice")
-        report_shapes_without_box(faults, "Label Studio", without_box)
 
 
 def _tags(annotations: list[list[Any]] | None) -> list[str]:
@@ -127,7 +123,7 @@ def _shape_of(region: object) -> dict[str, Any]:
     return shape if isinstance(shape, dict) else {}
 
 
-def _objects(place: str, regions: list[Any], faults: Faults, without_box: Counter[str]) -> Iterator[AnnotatedObject]:
+def _objects(place: str, regions: list[Any], faults: Faults) -> Iterator[AnnotatedObject]:
     """The objects of an annotation; an UnreadShapeError for a mask."""
     shapes = [_shape_of(region) for region in regions]
     boxes = [_box(shape, _size_hw(region)) for shape, region in zip(shapes, regions, strict=True)]
@@ -141,7 +137,7 @@ def _objects(place: str, regions: list[Any], faults: Faults, without_box: Counte
                 f"region {number} is a mask ({shown(kind)}), which is not read; draw a box around it"
             )
         if key is None and isinstance(kind, str) and kind not in WITH_BOX:
-            without_box[kind] += 1
+            faults.without_box[kind] += 1
         elif key is not None or box is None or box not in labelled:  # else its label is a region of its own
             names = shape.get(key or "")
             for name in names if isinstance(names, list) and names else [names]:

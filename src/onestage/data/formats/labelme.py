@@ -8,7 +8,6 @@ one label and group are the parts of one object, and `__ignore__` is a region to
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from math import hypot
 from typing import Any
@@ -23,7 +22,6 @@ from onestage.data.reading import (
     box_around,
     objects_of,
     read_record,
-    report_shapes_without_box,
     whole_size,
 )
 from onestage.data.shapes import box_around_corners, box_of_ellipse
@@ -53,7 +51,6 @@ class LabelmeSource(FilesSource):
     one_image_each = True
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
-        without_box: Counter[str] = Counter()
         for file in self.of_split(split):
             if (record := read_record(faults, file)) is None:
                 continue
@@ -66,10 +63,9 @@ class LabelmeSource(FilesSource):
                 )
                 faults.report(file, "annotation", message)
             elif (path := _image_of(file, record.get("imagePath"), faults)) is not None:
-                objects = _objects(file, shapes, faults, without_box)
+                objects = _objects(file, shapes, faults)
                 size_hw = whole_size(record.get("imageHeight"), record.get("imageWidth"))
                 yield AnnotatedImage(file, path, objects, size_hw)
-        report_shapes_without_box(faults, "labelme", without_box)
 
 
 def _image_of(file: str, name: object, faults: Faults) -> str | None:
@@ -83,7 +79,7 @@ def _image_of(file: str, name: object, faults: Faults) -> str | None:
     return faults.find_image(stem_of(file), file)
 
 
-def _objects(file: str, shapes: list[Any], faults: Faults, without_box: Counter[str]) -> list[AnnotatedObject]:
+def _objects(file: str, shapes: list[Any], faults: Faults) -> list[AnnotatedObject]:
     found: list[AnnotatedObject] = []
     first_of: dict[tuple[str | None, str], int] = {}  # label and group -> the place of its object in `found`
     for number, shape in enumerate(shapes, start=1):
@@ -92,7 +88,7 @@ def _objects(file: str, shapes: list[Any], faults: Faults, without_box: Counter[
             continue
         kind = shape.get("shape_type") or "polygon"  # labelme 3 wrote none
         if kind in WITHOUT_BOX:
-            without_box[str(kind)] += 1
+            faults.without_box[str(kind)] += 1
             continue
         label, group, points = shape.get("label"), shape.get("group_id"), shape.get("points")
         written = f"{shown(kind)} with the points {shown(points)}"

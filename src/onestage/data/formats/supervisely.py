@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import zlib
 from base64 import b64decode
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +28,6 @@ from onestage.data.reading import (
     numbers_of,
     objects_of,
     read_record,
-    report_shapes_without_box,
     whole_size,
 )
 from onestage.data.shapes import UnreadShapeError, box_around_corners
@@ -75,7 +73,6 @@ class SuperviselySource(FilesSource):
         return Categories.from_names(names) if names else None
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
-        without_box: Counter[str] = Counter()
         for file in self.of_split(split):
             if (record := read_record(faults, file)) is None:
                 continue
@@ -87,24 +84,21 @@ class SuperviselySource(FilesSource):
                 size_hw = whole_size(sides.get("height"), sides.get("width"))
                 max_pixels = min(size_hw[0] * size_hw[1], MAX_PIXELS) if size_hw else MAX_PIXELS
                 try:
-                    found = list(_objects(file, objects, faults, without_box, max_pixels))
+                    found = list(_objects(file, objects, faults, max_pixels))
                 except UnreadShapeError as error:
                     faults.report(file, "annotation", str(error))
                     continue
                 yield AnnotatedImage(file, path, found, size_hw)
-        report_shapes_without_box(faults, "Supervisely", without_box)
 
 
-def _objects(
-    file: str, records: list[Any], faults: Faults, without_box: Counter[str], max_pixels: int
-) -> Iterator[AnnotatedObject]:
+def _objects(file: str, records: list[Any], faults: Faults, max_pixels: int) -> Iterator[AnnotatedObject]:
     """The objects of an image; an UnreadShapeError for a bitmap that can't be decoded, or has more pixels than that."""
     for number, record in enumerate(records, start=1):
         values = record if isinstance(record, dict) else {}
         kind, points = values.get("geometryType"), values.get("points")
         corners = points.get("exterior") if isinstance(points, dict) else None
         if isinstance(kind, str) and kind not in ("rectangle", "polygon", *BITMAPS):
-            without_box[kind] += 1
+            faults.without_box[kind] += 1
             continue
         box = _box_of_bitmap(values.get("bitmap"), max_pixels) if kind in BITMAPS else _box(kind, corners)
         if kind in BITMAPS and box is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from math import degrees
 from typing import Any
@@ -26,7 +25,6 @@ from onestage.data.reading import (
     FilesSource,
     numbers_of,
     objects_of,
-    report_shapes_without_box,
 )
 from onestage.data.shapes import box_around_corners, box_of_ellipse
 from onestage.errors import UserError
@@ -64,7 +62,6 @@ class ViaSource(FilesSource):
     tool = "VGG VIA"
 
     def images(self, split: str, faults: Faults) -> Iterator[AnnotatedImage]:
-        without_box: Counter[str] = Counter()
         nameless = 0
         for file in self.of_split(split):
             records = self._table if file.lower().endswith(".csv") else self._records
@@ -75,11 +72,10 @@ class ViaSource(FilesSource):
                 if path is not None:
                     place = f"{file}, {stem_of(path)}"
                     nameless += sum(attributes in ({}, "") for _, _, attributes in regions)
-                    yield AnnotatedImage(place, path, list(_objects(place, regions, filled, faults, without_box)))
+                    yield AnnotatedImage(place, path, list(_objects(place, regions, filled, faults)))
         if nameless:
             message = f"{nameless:,} regions have no attributes, so they are of the class {ONLY_CLASS!r}"
             faults.report("VIA", "class-not-given", message, "notice")
-        report_shapes_without_box(faults, "VIA", without_box)
 
     def _records(self, file: str, faults: Faults) -> Iterator[tuple[str, list[Region]]]:
         """The file name and the regions of each image of a JSON file."""
@@ -191,13 +187,11 @@ def _filled(attributes: Iterable[object]) -> set[str]:
     }
 
 
-def _objects(
-    place: str, regions: list[Region], filled: set[str], faults: Faults, without_box: Counter[str]
-) -> Iterator[AnnotatedObject]:
+def _objects(place: str, regions: list[Region], filled: set[str], faults: Faults) -> Iterator[AnnotatedObject]:
     for number, shape, attributes in regions:
         kind = shape.get("name") if isinstance(shape, dict) else None
         if kind in WITHOUT_BOX:
-            without_box[str(kind)] += 1
+            faults.without_box[str(kind)] += 1
             continue
         name = _class_of(attributes, filled)
         if name is attributes and isinstance(attributes, dict):
