@@ -43,7 +43,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def all_columns(table: Table) -> dict[str, object]:
     found = {name: getattr(table, name) for name in ("root", "split", "kind", "categories", "bits", "max_pixels")}
-    return found | {name: getattr(table, name).tolist() for name in seen_tables._columns()}
+    return found | {name: getattr(table, name).tolist() for name in seen_tables.COLUMNS}
 
 
 def test_the_second_reading_is_the_first_one_again(folder: Path, readings: list[int]) -> None:

@@ -40,7 +40,6 @@ JUNK |= {"@eadir", "@recycle", "#recycle", "$recycle.bin"}
 # digits and letters that Label Studio puts before the names of uploaded images
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
-
 _SHORT = reprlib.Repr()  # of lists in lists, which may be endless
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 80, 80
 
@@ -372,11 +371,6 @@ def _folder_of_data(file: Path) -> Path:
         if ANNOTATION_FOLDERS.fullmatch(folder.name) and not DataFolder(folder).images:
             return folder.parent
     return file.parent
-
-
-def first_line(text: str) -> str:
-    """The first line of a text, however its lines end."""
-    return next(iter(text.splitlines()), "")
 
 
 def key_of(name: str) -> str:

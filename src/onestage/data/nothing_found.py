@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Protocol, runtime_checkable
 
 from onestage.data.folder import DataFolder, is_image, shown, some_of, stem_of
+from onestage.data.formats import Format
 from onestage.data.formats.csv_tables import what_lacks
 from onestage.runtime.decode import UNREAD_EXTENSIONS
+from onestage.texts import counted
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 _BY_SCRIPT = "convert it to VOC, COCO or YOLO by a short script"
@@ -37,15 +38,7 @@ NOT_READ = (  # formats that are told apart: extensions, what the head of a file
 )
 
 
-@runtime_checkable
-class Expected(Protocol):
-    """A format, as far as messages need it."""
-
-    @property
-    def expected(self) -> str: ...
-
-
-def what_is_there(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
+def what_is_there(folder: DataFolder, formats: Mapping[str, Format]) -> str:
     """One line: what was found, what was expected, what mends it."""
     if folder.only is not None and folder.only.lower().endswith(ARCHIVES):
         return "an archive; unpack it, and give the folder that comes out"
@@ -59,7 +52,7 @@ def what_is_there(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
         PurePosixPath(file).suffix.lower() or "(no extension)" for file in folder.files if not is_image(file)
     )
     found = ", ".join(f"{count:,} {extension}" for extension, count in others.most_common(4))
-    images = f"{len(folder.images):,} image{'s' if len(folder.images) != 1 else ''}"
+    images = counted(len(folder.images), "image")
     nearest = _nearest(folder, formats)
     if len(formats) == 1:
         ((name, one),) = formats.items()
@@ -88,7 +81,7 @@ def _other_format(folder: DataFolder) -> str:
     return ""
 
 
-def _nearest(folder: DataFolder, formats: Mapping[str, Expected]) -> str:
+def _nearest(folder: DataFolder, formats: Mapping[str, Format]) -> str:
     """The first table, else text file of an image, with what it has and what is expected; "" if there is none."""
     for file in folder.annotations(".csv", ".tsv") if "csv" in formats else ():
         if lacking := what_lacks(folder.head(file, 4096)):

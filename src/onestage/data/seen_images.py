@@ -54,7 +54,6 @@ class SeenImages:
                 self._known[files[place]] = [*stamp, value]
         if new and len(self._known) >= MIN_FILES:
             with suppress(OSError, UnicodeError):
-                self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(self._file, json.dumps({"format": FORMAT, "files": self._known}).encode())
         return values
 

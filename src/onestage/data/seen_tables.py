@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import MISSING, astuple, fields
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,13 +22,15 @@ import numpy as np
 from onestage import texts
 from onestage.data.folder import DataFolder
 from onestage.data.seen_images import cache_folder
-from onestage.data.table import Table
+from onestage.data.table import IMAGE_COLUMNS, OBJECT_COLUMNS, Table
 from onestage.data.validate import Problem
 from onestage.runtime import decode
 from onestage.structures import Categories
 from onestage.whole_file import write_whole
 
 MIN_FILES = 2_000  # of smaller folders, nothing is remembered: they are read in a moment
+
+COLUMNS = (*IMAGE_COLUMNS, "first_object", *OBJECT_COLUMNS)
 
 Reading = tuple[Table, list[Problem]]
 
@@ -48,7 +50,6 @@ def read_unless_seen(folder: DataFolder, question: Hashable, read: Callable[[], 
         return known
     table, problems = read()
     with suppress(OSError, ValueError):  # a full disk, a name that is no text: read again the next time
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, _as_bytes(table, problems, stamp))
     return table, problems
 
@@ -77,11 +78,6 @@ def _version_of_readers() -> str:
     return digest.hexdigest()
 
 
-def _columns() -> list[str]:
-    """The names of a table's arrays."""
-    return [field.name for field in fields(Table) if "ndarray" in str(field.type) and field.default is MISSING]
-
-
 def _as_bytes(table: Table, problems: list[Problem], stamp: str) -> bytes:
     """A table and its problems as NumPy's archive, whose only text is JSON."""
     facts = {
@@ -93,7 +89,7 @@ def _as_bytes(table: Table, problems: list[Problem], stamp: str) -> bytes:
         "problems": [astuple(problem) for problem in problems],
     }
     written = io.BytesIO()
-    columns = {name: getattr(table, name) for name in _columns()}
+    columns = {name: getattr(table, name) for name in COLUMNS}
     np.savez(written, facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8), **columns)
     return written.getvalue()
 
@@ -105,7 +101,7 @@ def _load(file: Path, stamp: str, root: Path) -> Reading | None:
             facts = json.loads(content["facts"].tobytes())
             if facts["stamp"] != stamp:
                 return None
-            columns = {name: content[name] for name in _columns()}
+            columns = {name: content[name] for name in COLUMNS}
         names, source_ids = facts["categories"]
         table = Table(
             root=root,

@@ -45,7 +45,7 @@ def _fingerprint(table: Table, index: int) -> str:
 def copies(prints: UInt8[np.ndarray, "I 32"]) -> list[tuple[int, int]]:
     """Pairs of images that are copies of one another, each (earlier, later); not all pairs of many copies."""
     found: set[tuple[int, int]] = set()
-    informative = np.unpackbits(prints, axis=1).sum(axis=1) > COPY_BITS  # a blank image is like every other
+    informative = np.bitwise_count(prints).sum(axis=1) > COPY_BITS  # a blank image is like every other
     for band in prints.view(np.uint16).T:
         order = np.argsort(band, kind="stable")
         order = order[informative[order]]
@@ -96,4 +96,4 @@ def _frames(table: Table, prints: UInt8[np.ndarray, "I 32"]) -> Iterator[tuple[i
 
 
 def _bits_apart(one: UInt8[np.ndarray, "N 32"], other: UInt8[np.ndarray, "N 32"]) -> Int64[np.ndarray, " N"]:
-    return np.unpackbits(np.bitwise_xor(one, other), axis=1).sum(axis=1, dtype=np.int64)
+    return np.bitwise_count(one ^ other).sum(axis=1, dtype=np.int64)

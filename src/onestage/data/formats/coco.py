@@ -49,14 +49,14 @@ IdOf = Callable[[object], str | None]  # one spelling for an id; None for what i
 
 def find_coco(folder: DataFolder) -> CocoSource | None:
     """The JSON files of a folder that have COCO's lists."""
-    files = coco_files(folder)
-    return CocoSource(folder, files.annotated, files.not_annotated) if files.annotated else None
+    files, not_annotated = coco_files(folder)
+    return CocoSource(folder, files, not_annotated) if files else None
 
 
 class CocoSource(Source):
     """The JSON files of a folder, one a split; those of images that are not annotated are of no use."""
 
-    def __init__(self, folder: DataFolder, files: list[str], not_annotated: Sequence[str] = ()) -> None:
+    def __init__(self, folder: DataFolder, files: list[str], not_annotated: list[str]) -> None:
         self.folder, self.files, self.not_annotated = folder, files, not_annotated
         self._files_of = _splits_of(files)
         self._content = lru_cache(maxsize=1)(self._load)  # both lists of a file are asked for, one after the other

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from onestage.data.folder import DataFolder, stem_of
 from onestage.errors import UserError
@@ -22,15 +21,12 @@ OTHER_TOOLS = {
 }
 
 
-class CocoFiles(NamedTuple):
-    """JSON files that hold images, and annotations or categories."""
+def coco_files(folder: DataFolder) -> tuple[list[str], list[str]]:
+    """The files of COCO's kind in a folder, and those of them without annotations, of which there are others.
 
-    annotated: list[str]
-    not_annotated: list[str]
-
-
-def coco_files(folder: DataFolder) -> CocoFiles:
-    """The files of COCO's kind in a folder; a UserError if there is none, but those of a tool with another JSON."""
+    Raises:
+        UserError: there is none, but JSON of another tool.
+    """
     files = folder.annotations(".json")
     named = [file for file in files if stem_of(file).lower().startswith("instances")]
     of_other_tasks = {file for file in files if OTHER_TASKS.fullmatch(stem_of(file))}
@@ -46,7 +42,7 @@ def coco_files(folder: DataFolder) -> CocoFiles:
         annotated = of_two  # to be named
     if not annotated:
         _refuse_other_tools(folder, files)
-    return CocoFiles(sorted(annotated or plain), sorted(plain if annotated else ()))
+    return sorted(annotated or plain), sorted(plain if annotated else ())
 
 
 def is_coco(head: str) -> bool:

@@ -97,6 +97,11 @@ def header_line(lines: Iterator[str]) -> str:
     return next(lines, "") if re.match(r'"?sep=', first, re.IGNORECASE) else first
 
 
+def columns_of(head: str) -> Sequence[str]:
+    """The columns of a table, by its beginning."""
+    return header_of(header_line(iter(head.splitlines()))).columns
+
+
 def read_rows(folder: DataFolder, file: str) -> Iterator[Row]:
     """The rows of a table; a UserError if it can't be read."""
     lines = folder.lines(file)
@@ -183,7 +188,7 @@ def _has_size_of_image(columns: Sequence[str], sides: Sequence[str]) -> bool:
 
 def is_table(head: str, with_class: bool = False) -> bool:
     """True for the beginning of a table of objects, or of those with a class, that is not Open Images'."""
-    columns = header_of(header_line(iter(head.splitlines()))).columns
+    columns = columns_of(head)
     of_open_images = {"imageid", "labelname"} <= set(columns) and any(name.endswith("xmin") for name in columns)
     meaning = None if of_open_images else meaning_of(columns)
     return meaning is not None and (not with_class or meaning.class_name is not None)
@@ -225,8 +230,7 @@ class CsvSource(FilesSource):
         """File -> what its columns mean; of two for the class, that with names counts, and not that with numbers."""
         found = {}
         for file in self.files:
-            columns = header_of(header_line(iter(self.folder.head(file).splitlines()))).columns
-            meaning = meaning_of(columns)
+            meaning = meaning_of(columns_of(self.folder.head(file)))
             if meaning is not None and meaning.class_name in CLASS_NAME:
                 first = next(read_rows(self.folder, file), {})
                 named = (name for name in CLASS_NAME if first.get(name) and numbers_of([first[name]]) is None)
@@ -237,10 +241,7 @@ class CsvSource(FilesSource):
 
     @cached_property
     def with_confidence(self) -> bool:
-        heads = (self.folder.head(file) for file in self.files)
-        return all(
-            {"score", "confidence"} & {*header_of(header_line(iter(head.splitlines()))).columns} for head in heads
-        )
+        return all({"score", "confidence"} & {*columns_of(self.folder.head(file))} for file in self.files)
 
     @cached_property
     def _splits_in(self) -> dict[str, set[str]]:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
-from onestage.data.folder import DataFolder, first_line, folder_of
-from onestage.data.formats.csv_tables import Row, header_of, images_of_rows, read_rows
+from onestage.data.folder import DataFolder, folder_of
+from onestage.data.formats.csv_tables import Row, columns_of, images_of_rows, read_rows
 from onestage.data.reading import AnnotatedImage, AnnotatedObject, Faults, FilesSource, numbers_of, objects_of
 from onestage.errors import UserError
 
@@ -27,7 +27,7 @@ def find_open_images(folder: DataFolder) -> OpenImagesSource | None:
 
 def is_open_images(head: str) -> bool:
     """True for the beginning of a table with the columns of Open Images' boxes."""
-    return {"imageid", "labelname", *SIDES} <= set(header_of(first_line(head)).columns)
+    return {"imageid", "labelname", *SIDES} <= set(columns_of(head))
 
 
 class OpenImagesSource(FilesSource):

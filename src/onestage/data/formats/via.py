@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import degrees
 from typing import Any
 
-from onestage.data.folder import DataFolder, first_line, shown, stem_of
-from onestage.data.formats.csv_tables import images_of_rows, read_rows
+from onestage.data.folder import DataFolder, shown, stem_of
+from onestage.data.formats.csv_tables import columns_of, images_of_rows, read_rows
 from onestage.data.reading import (
     ONLY_CLASS,
     AnnotatedImage,
@@ -53,7 +53,7 @@ def is_via(head: str) -> bool:
 
 def is_via_table(head: str) -> bool:
     """True for the beginning of a CSV with VIA's columns."""
-    return "region_shape_attributes" in first_line(head) or "CSV_HEADER = metadata_id" in head
+    return "regionshapeattributes" in columns_of(head) or "CSV_HEADER = metadata_id" in head
 
 
 class ViaSource(FilesSource):

@@ -202,12 +202,11 @@ class VocSource(Source):
 
     def _image_of(self, file: str, filename: str, faults: Faults) -> str | None:
         """The image of an annotation: by its stem if one alone has that; else by `<filename>`."""
-        near, stem = folder_of(file), stem_of(file)
-        found = self.folder.images_of_stem(stem)
-        if len(found) == 1 or not filename:
+        stem = stem_of(file)
+        if not filename or len(self.folder.images_of_stem(stem)) == 1:
             return faults.find_image(stem, file)
         try:
-            return self.folder.find_image(filename or stem, near, faults.split)
+            return self.folder.find_image(filename, folder_of(file), faults.split)
         except MissingImageError:
             return faults.find_image(stem, file)
         except OutsideError as error:
