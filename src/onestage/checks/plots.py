@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int64
-from jinja2 import Environment
 from markupsafe import Markup
 
 from onestage.evaluation.charts import MARGIN_LEFT, ticks
+from onestage.html import templates
 from onestage.texts import counted
 
 WIDTH, HEIGHT = 560, 240  # pixels
@@ -22,8 +22,7 @@ SMALL = 8  # pixels at the detector's input; marked
 MIN_SIZE, MAX_SIZE = 2, 1024
 MAX_RATIO = 8
 
-_ENVIRONMENT = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-_HISTOGRAM = _ENVIRONMENT.from_string("""\
+_HISTOGRAM = templates().from_string("""\
 <svg class="chart" viewBox="0 0 {{ width }} {{ height }}" role="img" aria-label="{{ description }}">
   {% for y, text in y_ticks %}
   <line class="grid" x1="{{ left }}" x2="{{ right }}" y1="{{ y }}" y2="{{ y }}"/>
@@ -44,7 +43,7 @@ _HISTOGRAM = _ENVIRONMENT.from_string("""\
   <text x="{{ (left + right) / 2 }}" y="{{ height - 6 }}" text-anchor="middle">{{ x_label }}</text>
 </svg>
 """)
-_HEAT_MAP = _ENVIRONMENT.from_string("""\
+_HEAT_MAP = templates().from_string("""\
 <svg class="chart" viewBox="0 0 {{ width }} {{ height }}" role="img" aria-label="where the centres of objects lie">
   <rect class="ground" x="{{ x }}" y="{{ y }}" width="{{ map_width }}" height="{{ map_height }}"/>
   {% for left, top, opacity, text in cells %}
@@ -213,7 +212,6 @@ def _histogram(
 
 def _short(count: float) -> str:
     """A count in few letters: 900, 20k, 1.5M."""
-    for unit, factor in (("M", 1e6), ("k", 1e4)):
-        if count >= factor:
-            return f"{count / (1e6 if unit == 'M' else 1e3):g}{unit}"
-    return f"{count:g}"
+    if count >= 1e6:
+        return f"{count / 1e6:g}M"
+    return f"{count / 1e3:g}k" if count >= 1e4 else f"{count:g}"

@@ -133,12 +133,13 @@ class Canvas:
         Objects stay whose centre is in the input (Liu 2016, 2.2), their boxes clipped to it. Of an ignored object any
         visible part stays, since it must not become background.
         """
-        view_hw = self.view_hw(resize)
+        view_hw, (height, width) = self.view_hw(resize), self.input_hw(resize)
         image, objects = None, [Objects(*(column[:0] for column in self.layers[0].objects))]
         for layer, placement in zip(self.layers, self.placements(resize), strict=True):
             if placement is not None:
                 image = placement.paint(read(layer.index), layer, image, view_hw, fill)
-                objects.append(self._visible(layer.objects, self.turned(placement.matrix, resize), resize))
+                boxes_xyxy = move_boxes(layer.objects.boxes_xyxy, self.turned(placement.matrix, resize))
+                objects.append(_visible(layer.objects, boxes_xyxy, (0, 0, width, height)))
         if image is None:
             image = np.full((*view_hw, 3), fill, dtype=np.uint8)
         if self.transpose:
@@ -158,10 +159,6 @@ class Canvas:
         if self.upside_down:
             matrix[1] = (0, 0, height) - matrix[1]
         return matrix
-
-    def _visible(self, objects: Objects, matrix: Matrix, resize: Resize) -> Objects:
-        height, width = self.input_hw(resize)
-        return _visible(objects, move_boxes(objects.boxes_xyxy, matrix), (0, 0, width, height))
 
 
 def _visible(objects: Objects, boxes_xyxy: Float32[np.ndarray, "N 4"], part_xyxy: PixelsXYXY) -> Objects:
