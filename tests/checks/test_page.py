@@ -125,21 +125,17 @@ def test_an_image_without_marked_objects_is_framed(tmp_path: Path) -> None:
     assert not marked[10:-10, 10:-10].any()
 
 
-def test_drawn_examples_are_spread_over_the_findings(tmp_path: Path) -> None:
-    table = table_of(tmp_path, [[(5, 5, 40, 30)]] * 20)
+def test_drawn_examples_are_spread_over_the_findings() -> None:
     many = [found([Example("", "train", image, (0,)) for image in range(20)], f"finding-{n}") for n in range(5)]
 
-    chosen = choose_examples(checkup_of({"train": table}), many)
+    chosen = choose_examples(many)
 
     assert len(chosen) == MAX_DRAWN == 16
     assert [sum(key[0] == number for key in chosen) for number in range(5)] == [4, 3, 3, 3, 3]
 
 
-def test_examples_that_cannot_be_shown_are_not_chosen() -> None:
-    examples = [Example("text"), Example("no such split", "test", 0), Example("no such row", "train", 7)]
-    table = TableBuilder(Path("."), "train", "voc").build(Categories.from_names(["cat"]))
-
-    assert choose_examples(checkup_of({"train": table}), [found(examples)]) == {}
+def test_examples_without_an_image_are_not_chosen() -> None:
+    assert choose_examples([found([Example("text"), Example("of a split", "test")])]) == {}
 
 
 def test_an_image_that_cannot_be_decoded_is_left_out_but_not_its_text(tmp_path: Path) -> None:

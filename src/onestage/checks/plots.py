@@ -67,8 +67,8 @@ def heat_map(boxes_xyxy: Float[np.ndarray, "N 4"], image_sizes_hw: Float[np.ndar
     """How many objects have their centre in each part of the image; None without objects."""
     if not len(boxes_xyxy):
         return None
-    sizes_wh = np.maximum(image_sizes_hw[:, ::-1], 1)
-    columns, rows = ((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2 / sizes_wh * CELLS).clip(0, CELLS - 1).astype(int).T
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2 / image_sizes_hw[:, ::-1]
+    columns, rows = (centres * CELLS).clip(0, CELLS - 1).astype(int).T
     counts = np.bincount(rows * CELLS + columns, minlength=CELLS**2)
     most, cell_width, cell_height = int(counts.max()), MAP_WIDTH / CELLS, MAP_HEIGHT / CELLS
     cells = [

@@ -66,7 +66,7 @@ def show(checkup: Checkup, findings: Sequence[Finding], objects: AllObjects, nam
     counts = np.bincount(objects.labels, minlength=len(names))
     with_objects = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
     wanted: dict[Place, _Wanted] = defaultdict(_Wanted)
-    for key, example in choose_examples(checkup, findings).items():
+    for key, example in choose_examples(findings).items():
         wanted[example.split, int(example.image or 0)].examples[key] = example
     splits = list(checkup.tables)
     for label in with_objects[:SHEETS]:
@@ -89,17 +89,14 @@ def show(checkup: Checkup, findings: Sequence[Finding], objects: AllObjects, nam
     return Shown(drawn, sheets, len(with_objects[SHEETS:]))
 
 
-def choose_examples(checkup: Checkup, findings: Sequence[Finding]) -> dict[ExampleKey, Example]:
+def choose_examples(findings: Sequence[Finding]) -> dict[ExampleKey, Example]:
     """The examples to draw: the first of each finding, then the second of each, ...; no image twice for a finding."""
     turns: list[tuple[int, ExampleKey, Example]] = []
     for number, finding in enumerate(findings):
-        seen: set[Place] = set()
+        seen: set[tuple[str, int | None]] = set()
         for index, example in enumerate(finding.examples):
-            table = checkup.tables.get(example.split)
-            if table is None or example.image is None or not 0 <= example.image < len(table):
-                continue
             place = example.split, example.image
-            if place not in seen:
+            if example.image is not None and place not in seen:
                 turns.append((len(seen), (number, index), example))
                 seen.add(place)
     turns.sort(key=lambda turn: turn[:2])
@@ -125,13 +122,14 @@ def choose_crops(objects: AllObjects, label: int) -> Int64[np.ndarray, " C"]:
 
 def _made(table: Table, image: int, wanted: _Wanted) -> tuple[dict[ExampleKey, str], list[tuple[int, np.ndarray]]]:
     """URLs of the examples and (label, tile) of the crops that one image gives; none if it can't be decoded."""
-    size_hw = np.maximum(table.image_sizes_hw[image], 1).astype(np.float64)
     objects = table.objects(image)
     try:
         pixels = table.pixels(image, min_side=_needed_side(table, image, wanted))
     except ImageError:
         return {}, []
-    scale = (np.array(pixels.shape[:2]) / size_hw)[[1, 0, 1, 0]]  # also of an image that was decoded smaller
+    scale = (np.array(pixels.shape[:2]) / table.image_sizes_hw[image])[
+        [1, 0, 1, 0]
+    ]  # also of an image that was decoded smaller
     boxes_xyxy = objects.boxes_xyxy.astype(np.float64) * scale
     names = table.categories.names
     drawn = {
@@ -143,7 +141,7 @@ def _made(table: Table, image: int, wanted: _Wanted) -> tuple[dict[ExampleKey, s
 
 def _needed_side(table: Table, image: int, wanted: _Wanted) -> int:
     """The pixels that the shorter side of an image needs for all that is made from it."""
-    shorter, longer = np.sort(np.maximum(table.image_sizes_hw[image], 1)).tolist()
+    shorter, longer = sorted(table.image_sizes_hw[image].tolist())
     needed = MAX_SIDE * shorter / longer if wanted.examples else 1.0
     for _, number in wanted.crops:
         x0, y0, x1, y1 = table.objects(image).boxes_xyxy[number].tolist()
@@ -165,7 +163,7 @@ def _drawn(
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     small = cv2.resize(image, (width, height), interpolation=method)
-    marked = [number for number in dict.fromkeys(example.objects) if 0 <= number < len(labels)]
+    marked = example.objects
     order = [*marked, *(number for number in range(len(labels)) if number not in marked)]
     to_small = np.array([width, height, width, height]) / np.array(image.shape[:2])[[1, 0, 1, 0]]
     captions = [
@@ -187,7 +185,7 @@ def _drawn(
 def _tile(image: UInt8[np.ndarray, "H W 3"], box_xyxy: Float[np.ndarray, 4]) -> UInt8[np.ndarray, "T T 3"]:
     """An object with some of what surrounds it, and a thin line around its box, outside of it."""
     rows, columns = image.shape[:2]
-    x0, y0, x1, y1 = np.nan_to_num(box_xyxy).tolist()
+    x0, y0, x1, y1 = box_xyxy.tolist()
     margin = max(2.0, CROP_MARGIN * max(x1 - x0, y1 - y0))
     left, top = (int(np.clip(low - margin, 0, most - 1)) for low, most in ((x0, columns), (y0, rows)))
     right = int(np.clip(np.ceil(x1 + margin), left + 1, columns))

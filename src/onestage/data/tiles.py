@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -164,12 +165,8 @@ def training_tiles(
 
 def _windows(table: Table, tiling: Tiling) -> tuple[Int64[np.ndarray, "R 4"], Int64[np.ndarray, " R"]]:
     """The windows of all images, in their order, and the image of each."""
-    of_size: dict[tuple[int, int], np.ndarray] = {}
-    windows = []
-    for height, width in table.image_sizes_hw.tolist():
-        if (height, width) not in of_size:
-            of_size[height, width] = tiling.windows_xyxy((height, width))
-        windows.append(of_size[height, width])
+    windows_of = cache(tiling.windows_xyxy)  # most images have one size
+    windows = [windows_of((height, width)) for height, width in table.image_sizes_hw.tolist()]
     if not windows:
         return np.zeros((0, 4), dtype=np.int64), np.zeros(0, dtype=np.int64)
     return np.concatenate(windows), np.repeat(np.arange(len(windows)), [len(one) for one in windows])

@@ -83,14 +83,7 @@ def test_boxes_of_makesense_count_from_0(tmp_path: Path) -> None:
     assert find_datasets(tmp_path)[0].describe().endswith("VOC by makesense.ai: XML, 1 files")
 
 
-def test_difficult_objects_are_ignored_ones(tmp_path: Path) -> None:
-    table, _ = read_split(
-        write_voc_folder(tmp_path, {"a": voc_xml([CAT, ("cat", 1, 1, 9, 9)], difficult=[0, 1])}), "train"
-    )
-    assert table.ignored.tolist() == [False, True]
-
-
-def test_difficult_objects_can_be_trained_but_boxes_without_area_stay_ignored(tmp_path: Path) -> None:
+def test_difficult_objects_are_ignored_or_trained_but_boxes_without_area_stay_ignored(tmp_path: Path) -> None:
     objects = [CAT, ("cat", 1, 1, 9, 9), ("cat", 20, 20, 5, 5)]
     folder = write_voc_folder(tmp_path, {"a": voc_xml(objects, difficult=[0, 1, 1])})
     table, _ = read_split(folder, "train")
