@@ -283,13 +283,6 @@ def test_coco_exports_of_several_tasks_are_one_set(tmp_path: Path) -> None:
     assert (len(table), len(table.labels)) == (2, 2)
 
 
-def test_coco_files_of_other_annotations_of_the_same_images_are_passed_over(tmp_path: Path) -> None:
-    write_coco_folder(tmp_path, coco(["a.jpg"]), "train2017")
-    for other in ("captions", "person_keypoints"):
-        put(tmp_path / f"annotations/{other}_train2017.json", json.dumps(coco(["a.jpg"])))
-    assert find_datasets(tmp_path)[0].source.splits == ["train2017"]
-
-
 def test_coco_the_annotation_file_may_be_named_alone(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_coco_folder(tmp_path, coco([f"{split}.jpg"]), split)

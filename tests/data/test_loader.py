@@ -111,12 +111,6 @@ def test_an_epoch_leaves_some_of_the_spare_rows_out_and_others_the_next_time(tmp
     assert set(spare[spare >= 4].tolist()) == {4, 5, 6, 7, 8, 9}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_change_a_batch(tmp_path: Path, workers: int) -> None:
-    table = a_table(tmp_path)
-    assert_same(train(table, 5, workers=0), train(table, 5, workers=workers))
-
-
 def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path: Path) -> None:
     table = a_table(tmp_path)  # two batches an epoch
     whole = train(table, 8)
