@@ -105,12 +105,9 @@ def _edges(table: Table, index: int, orientation: int) -> tuple[float, float]:
 
 
 def _along(gradient: np.ndarray, fractions_xyxy: np.ndarray) -> float:
-    height, width = gradient.shape
-    total = 0.0
-    for box in fractions_xyxy:
-        x0, y0, x1, y1 = np.clip(
-            np.round(box * (width, height, width, height)), 0, (width, height, width, height)
-        ).astype(int)
+    (height, width), total = gradient.shape, 0.0
+    size = np.array([width, height, width, height])
+    for x0, y0, x1, y1 in np.round(fractions_xyxy * size).clip(0, size).astype(int):
         sides = (
             gradient[y0:y1, min(x0, width - 1)],
             gradient[y0:y1, max(x1 - 1, 0)],

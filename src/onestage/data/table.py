@@ -43,7 +43,7 @@ class Table:
 
     root: Path  # the folder that `image_paths` start from
     split: str  # its name in the data set
-    kind: str  # the format of the data set, a key of `onestage.data.KINDS`
+    kind: str  # the format of the data set, a key of `onestage.data.FORMATS`
     categories: Categories
     image_paths: np.ndarray
     image_ids: np.ndarray  # stems (VOC, YOLO) or ids (COCO)
@@ -138,21 +138,18 @@ class Table:
         With a `min_side` it may be smaller than the image is. Without, a UserError says that it is not of the size that
         its boxes are for.
         """
-        path = self.image_path(index)
+        row, path = int(index), self.image_path(index)
         if self.windows_xyxy is not None and self.whole_sizes_hw is not None:
-            (x0, y0, x1, y1), whole_hw = (
-                self.windows_xyxy[int(index)].tolist(),
-                self.whole_sizes_hw[int(index)].tolist(),
-            )
+            x0, y0, x1, y1 = self.windows_xyxy[row].tolist()
             image = self.decoded.read(path, max_pixels=self.max_pixels, bits=self.bits)
-            return np.ascontiguousarray(_of_size(image, path, *whole_hw)[y0:y1, x0:x1])
+            return np.ascontiguousarray(_of_size(image, path, *self.whole_sizes_hw[row].tolist())[y0:y1, x0:x1])
         if min_side is not None:
             return decode_image(path, max_pixels=self.max_pixels, min_side=min_side, bits=self.bits)
-        height, width = self.image_sizes_hw[int(index)].tolist()
+        height, width = self.image_sizes_hw[row].tolist()
         if self.shrunk is None:
             return self._whole(path, height, width)
-        original_hw = self.shrunk.original_sizes_hw[int(index)].tolist()
-        return self.shrunk.read(int(index), (height, width), partial(self._whole, path, *original_hw))
+        original_hw = self.shrunk.original_sizes_hw[row].tolist()
+        return self.shrunk.read(row, (height, width), partial(self._whole, path, *original_hw))
 
     def _whole(self, path: Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
         return _of_size(decode_image(path, max_pixels=self.max_pixels, bits=self.bits), path, height, width)
@@ -264,9 +261,7 @@ class Table:
     def box_sizes_hw(self, resize: Resize | None) -> Float[np.ndarray, "N 2"]:
         """Height and width of every object that is not ignored, in pixels of the network's input, or of the image."""
         sizes_hw, size_of_image = np.unique(self.image_sizes_hw, axis=0, return_inverse=True)
-        resized_hw = [
-            resize.image_hw((height, width)) if resize else (height, width) for height, width in sizes_hw.tolist()
-        ]
+        resized_hw = [resize.image_hw((height, width)) for height, width in sizes_hw.tolist()] if resize else sizes_hw
         factors = (np.array(resized_hw).reshape(-1, 2) / sizes_hw)[size_of_image]  # (images, 2)
         boxes_xyxy = self.boxes_xyxy[~self.ignored].astype(np.float64)
         sizes = np.stack([boxes_xyxy[:, 3] - boxes_xyxy[:, 1], boxes_xyxy[:, 2] - boxes_xyxy[:, 0]], axis=1)
