@@ -66,9 +66,10 @@ class SeenImages:
         return [status.st_size, status.st_mtime_ns]
 
     def _remembered(self, file: str, stamp: list[int] | None) -> Any:
-        entry = self._known.get(file)
-        fits = stamp is not None and isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp
-        return entry[2] if fits and entry is not None else None
+        match self._known.get(file):
+            case [*known, value] if known == stamp:
+                return value
+        return None
 
 
 def _load(file: Path) -> dict[str, list[Any]]:
