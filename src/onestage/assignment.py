@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from onestage.boxes import boxes_to_distances, cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
-from onestage.structures import Matches, Targets, to_device
+from onestage.structures import Matches, Targets
 
 MOST_PAIRS = 1 << 24  # of an object and a position at a time; each takes some 40 bytes
 LEAST_DISTANCE = 0.01  # pixels that a position has to lie inside an object's sides (both releases)
@@ -122,11 +122,8 @@ class _Table(NamedTuple):
 
     @classmethod
     def of(cls, targets: Sequence[Targets], positions: Float[Tensor, "A _"]) -> "_Table":
-        device, counts = positions.device, torch.tensor([len(target.labels) for target in targets], dtype=torch.int64)
-        nothing = torch.zeros(1, dtype=torch.int64, device=device)
-        objects = Targets.stacked([*targets, Targets(positions.new_zeros(1, 4), nothing, nothing.bool())])
-        image = to_device(torch.arange(len(targets)).repeat_interleave(counts), device)
-        return cls(objects, image, torch.arange(len(image), device=device), len(targets), len(positions))
+        objects, image = Targets.rows_of(targets, positions.device)
+        return cls(objects, image, torch.arange(len(image), device=image.device), len(targets), len(positions))
 
     def owners(
         self, candidates: Int64[Tensor, "N C"], iou: Float[Tensor, "N C"], wanted: Bool[Tensor, "N C"]

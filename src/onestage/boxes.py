@@ -95,22 +95,18 @@ def pairwise_iou(
     Equal to `torchvision.ops.box_iou` (a test holds it). Matching runs in every training step, and torchvision's pairs
     of corners take 4 times as long on a CPU as one coordinate at a time.
     """
-    overlap, areas = _pairwise_overlap(boxes_xyxy, others_xyxy), box_area(others_xyxy)
-    union = (box_area(boxes_xyxy)[:, None] + areas).sub_(overlap)
-    return overlap / (union if crowd is None else torch.where(crowd[:, None], areas, union))
-
-
-def _pairwise_overlap(boxes_xyxy: Float[Tensor, "N 4"], others_xyxy: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
     x0, y0, x1, y1 = (side[:, None] for side in boxes_xyxy.unbind(-1))
     other_x0, other_y0, other_x1, other_y1 = others_xyxy.t().contiguous()
     width = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp_(min=0)
     height = (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp_(min=0)
-    return width.mul_(height)
+    overlap, areas = width.mul_(height), box_area(others_xyxy)
+    union = (box_area(boxes_xyxy)[:, None] + areas).sub_(overlap)
+    return overlap / (union if crowd is None else torch.where(crowd[:, None], areas, union))
 
 
 def paired_iou(boxes_xyxy: Float[Tensor, "*N 4"], others_xyxy: Float[Tensor, "*M 4"]) -> Float[Tensor, "*R"]:
     """Intersection over union of boxes with others of the same place, broadcast; 0 where both have no area."""
-    overlap, union = _paired_overlap_and_union(boxes_xyxy, others_xyxy)
+    overlap, union = paired_overlap_and_union(boxes_xyxy, others_xyxy)
     return overlap / union.clamp(min=SMALLEST_AREA)
 
 
@@ -124,16 +120,17 @@ def paired_generalized_iou(
 
     Source: Rezatofighi 2019, arXiv 1902.09630, algorithm 1.
     """
-    overlap, union = _paired_overlap_and_union(boxes_xyxy, others_xyxy)
+    overlap, union = paired_overlap_and_union(boxes_xyxy, others_xyxy)
     corners = torch.maximum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
     sides = corners - torch.minimum(boxes_xyxy[..., :2], others_xyxy[..., :2])
     around = (sides[..., 0] * sides[..., 1]).clamp(min=SMALLEST_AREA)
     return overlap / union.clamp(min=SMALLEST_AREA) - (around - union) / around
 
 
-def _paired_overlap_and_union(
+def paired_overlap_and_union(
     boxes_xyxy: Float[Tensor, "*N 4"], others_xyxy: Float[Tensor, "*M 4"]
 ) -> tuple[Float[Tensor, "*R"], Float[Tensor, "*R"]]:
+    """Areas of what boxes and others of the same place share, and of what they cover together, broadcast."""
     (x0, y0, x1, y1), (other_x0, other_y0, other_x1, other_y1) = boxes_xyxy.unbind(-1), others_xyxy.unbind(-1)
     width = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp(min=0)
     overlap = width * (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp(min=0)

@@ -4,6 +4,7 @@ SSD's words, ours: matched default boxes = positive anchors; jaccard overlap = I
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from onestage.boxes import cxcywh_to_xyxy, pairwise_iou
-from onestage.structures import Matches, Targets, to_device
+from onestage.structures import Matches, Targets
 
 BestTies = Literal["one", "all", "all_nearest"]
 """Which anchors are an object's best, where several have the same IoU with it (as all around a small object have).
@@ -51,26 +52,14 @@ def match_anchors(
     Source: Liu 2016, 2.2 "Matching strategy". Ignored objects are a departure: the release trains on VOC's difficult.
     """
     num_anchors, num_images = len(anchors_cxcywh), len(targets)
-    counts = [len(target.labels) for target in targets]
-    if num_images > 1 and sum(counts) * num_anchors > MOST_PAIRS:
-        matches = (
-            match_anchors(
-                anchors_cxcywh,
-                half,
-                positive_iou=positive_iou,
-                negative_iou=negative_iou,
-                keep_best=keep_best,
-                best_iou=best_iou,
-                best_ties=best_ties,
-            )
-            for half in (targets[: num_images // 2], targets[num_images // 2 :])
-        )
-        return Matches(*map(torch.cat, zip(*matches, strict=True)))
+    if num_images > 1 and sum(len(target.labels) for target in targets) * num_anchors > MOST_PAIRS:
+        of_half = partial(match_anchors, anchors_cxcywh, positive_iou=positive_iou, negative_iou=negative_iou)
+        of_half = partial(of_half, keep_best=keep_best, best_iou=best_iou, best_ties=best_ties)
+        halves = targets[: num_images // 2], targets[num_images // 2 :]
+        return Matches(*map(torch.cat, zip(*map(of_half, halves), strict=True)))
     anchors_xyxy = cxcywh_to_xyxy(anchors_cxcywh)
-    objects = Targets.stacked([*targets, _no_object(anchors_cxcywh)])
+    objects, image = Targets.rows_of(targets, anchors_cxcywh.device)
     ignored = objects.ignored[:-1]  # (N,)
-    image = torch.arange(num_images).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
-    image = to_device(image, anchors_cxcywh.device)
     iou = pairwise_iou(objects.boxes_xyxy[:-1], anchors_xyxy, crowd=ignored)  # (N, A)
 
     group = image + num_images * ignored  # the objects of an image, and apart from them its ignored ones
@@ -87,12 +76,6 @@ def match_anchors(
     unsure = ((highest_iou >= negative_iou) | (inside_ignored >= negative_iou)) & ~positive
     labels = objects.labels[best_object].masked_fill(~positive, 0)
     return Matches(labels, objects.boxes_xyxy[best_object], positive, ~(positive | unsure), unsure)
-
-
-def _no_object(like: Tensor) -> Targets:
-    """A row for anchors of images that have no objects."""
-    nothing = like.new_zeros(1, dtype=torch.int64)
-    return Targets(like.new_zeros(1, 4), nothing, nothing.bool())
 
 
 def _best_of_groups(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
-from onestage.boxes import clip_boxes, rescale_boxes
+from onestage.boxes import clip_boxes, paired_overlap_and_union, rescale_boxes
 from onestage.input_size import Resize
 from onestage.selection import Selection
 from onestage.structures import Detections
@@ -233,31 +233,19 @@ def soft_nms(
     group, column = groups.unique(return_inverse=True)[1], rank_within_group(groups)
     shape = (int(group.max()) + 1, int(column.max()) + 1)  # (G, n): a row a group, filled up with closed places
     table = scores.new_zeros(shape).index_put((group, column), scores)
-    is_open = torch.zeros(shape, dtype=torch.bool, device=scores.device).index_put(
-        (group, column), torch.ones_like(scores, dtype=torch.bool)
-    )
     boxes = boxes_xyxy.new_zeros((*shape, 4)).index_put((group, column), boxes_xyxy)
+    is_open = torch.zeros_like(table, dtype=torch.bool)
+    is_open[group, column] = True
     for _ in range(shape[1]):
         best_score, best = table.masked_fill(~is_open, -torch.inf).max(dim=1, keepdim=True)  # (G, 1)
         if not (best_score > score_threshold).any():
             break
         is_open = is_open.scatter(1, best, False)
-        iou = _iou_with_one(boxes, boxes.gather(1, best[..., None].expand(-1, -1, 4)))
+        overlap, union = paired_overlap_and_union(boxes, boxes.gather(1, best[..., None].expand(-1, -1, 4)))
+        iou = torch.where(union > 0, overlap / union, 0.0)  # (G, n)
         weight = torch.where(iou > iou_threshold, 1 - iou, 1.0) if decay == "linear" else (-(iou**2) / sigma).exp()
         table = torch.where(is_open, table * weight, table)
     return table[group, column]
-
-
-def _iou_with_one(boxes_xyxy: Float[Tensor, "G N 4"], one_xyxy: Float[Tensor, "G 1 4"]) -> Float[Tensor, "G N"]:
-    """IoU of each group's boxes with its one box; 0 where both have no area."""
-    size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
-    one_size = one_xyxy[..., 2:] - one_xyxy[..., :2]
-    overlap = torch.minimum(boxes_xyxy[..., 2:], one_xyxy[..., 2:]) - torch.maximum(
-        boxes_xyxy[..., :2], one_xyxy[..., :2]
-    )
-    overlap = overlap.clamp(min=0).prod(dim=-1)
-    union = size.prod(dim=-1) + one_size.prod(dim=-1) - overlap
-    return torch.where(union > 0, overlap / union, 0.0)
 
 
 def to_original(boxes_xyxy: Float[Tensor, "N 4"], resize: Resize, original_hw: tuple[int, int]) -> Float[Tensor, "N 4"]:

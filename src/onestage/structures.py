@@ -114,6 +114,14 @@ class Targets:
         """The objects of one or more images as those of one."""
         return cls(*(torch.cat(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
 
+    @classmethod
+    def rows_of(cls, targets: Sequence[Targets], device: torch.device) -> tuple[Targets, Int64[Tensor, " N"]]:
+        """The objects of all images (N), and last one that is none, for anchors without objects; the image of each."""
+        none = torch.zeros(1, dtype=torch.int64, device=device)
+        objects = cls.stacked([*targets, cls(torch.zeros(1, 4, device=device), none, none.bool())])
+        counts = torch.tensor([len(one.labels) for one in targets], dtype=torch.int64)
+        return objects, to_device(torch.arange(len(targets)).repeat_interleave(counts), device)
+
     def split(self, counts: Sequence[int]) -> list[Targets]:
         """The inverse of `stacked`, without a copy: the next so many objects of each image."""
         columns = (column.split(list(counts)) for column in vars(self).values())
