@@ -65,37 +65,26 @@ __all__ = [
     "train",
 ]
 
+# Modules by name, below `onestage`; what is not here lies in `jobs`, in a module of its own name.
 _HOMES = {
-    "Categories": "onestage.structures",
-    "Detections": "onestage.structures",
-    "Predictor": "onestage.inference.predictor",
-    "UserError": "onestage.errors",
-    "build": "onestage.detectors",
-    "compare": "onestage.jobs.compare",
-    "convert": "onestage.jobs.convert",
-    "demo": "onestage.jobs.demo",
-    "doctor": "onestage.jobs.doctor",
-    "evaluate": "onestage.jobs.evaluate",
-    "export_model": "onestage.jobs.export",
-    "import_checkpoint": "onestage.jobs.import_checkpoint",
-    "import_weights": "onestage.models.import_weights",
-    "info": "onestage.jobs.info",
-    "list_recipes": "onestage.jobs.recipes",
-    "load": "onestage.inference.predictor",
-    "predict": "onestage.jobs.predict",
-    "predict_collection": "onestage.jobs.predict_collection",
-    "push": "onestage.jobs.push",
-    "replay": "onestage.jobs.replay",
-    "serve": "onestage.jobs.serve",
-    "train": "onestage.jobs.train",
+    "Categories": "structures",
+    "Detections": "structures",
+    "Predictor": "inference.predictor",
+    "UserError": "errors",
+    "build": "detectors",
+    "export_model": "jobs.export",
+    "import_weights": "models.import_weights",
+    "list_recipes": "jobs.recipes",
+    "load": "inference.predictor",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'onestage' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_HOMES[name]), name)
-    if not _HOMES[name].startswith("onestage.jobs."):
+    home = _HOMES.get(name, f"jobs.{name}")
+    found = getattr(importlib.import_module(f"onestage.{home}"), name)
+    if not home.startswith("jobs."):
         return found
     from onestage.arguments import checked
 

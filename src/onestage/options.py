@@ -38,19 +38,7 @@ ResultFormats = Annotated[
     ),
 ]
 
-# --- how data is read
-
-
-def _data_options() -> type[data_options.DataOptions]:
-    """Options with the fields of `data_options.DataOptions`, which their values are."""
-    options: list[Any] = [
-        (one.name, Annotated[one.type, arg(help=f"{one.help}.", help_behavior_hint="")], one.default)
-        for one in settings_of(data_options.DataOptions)
-    ]
-    return make_dataclass("Data", options, bases=(data_options.DataOptions,), frozen=True)
-
-
-# --- post-processing
+# --- how data is read, and post-processing
 
 AUTO = "auto, the thresholds that were found for the model's classes, or 0.5 where none were"
 
@@ -89,7 +77,11 @@ if TYPE_CHECKING:
     class PostprocessingOfModel(Postprocessing): ...
 
 else:
-    DataOptions = _data_options()
+    _fields = [
+        (one.name, Annotated[one.type, arg(help=f"{one.help}.", help_behavior_hint="")], one.default)
+        for one in settings_of(data_options.DataOptions)
+    ]
+    DataOptions = make_dataclass("Data", _fields, bases=(data_options.DataOptions,), frozen=True)
     Postprocessing = _postprocessing_options(score_threshold=AUTO, max_detections="200, or what an exported file has")
     PostprocessingOfModel = _postprocessing_options("as the model's own", "as the model's own", of_model=True)
 

@@ -12,7 +12,7 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, field, fields, is_dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from onestage.errors import UserError
@@ -29,21 +29,15 @@ class Setting(NamedTuple):
     help: str
 
 
-def setting(default: Any = MISSING, help: str = "", *, default_factory: Any = MISSING) -> Any:
+def setting(default: Any = MISSING, help: str = "") -> Any:
     """A field of a settings class with its default and its help text (a noun phrase without a full stop)."""
-    if default_factory is not MISSING:
-        return field(default_factory=default_factory, metadata={"help": help})
-    return field(default=default, metadata={"help": help}) if default is not MISSING else field(metadata={"help": help})
+    return field(default=default, metadata={"help": help})
 
 
 def settings_of(cls: type[Any]) -> list[Setting]:
     """The fields of a settings class, in order."""
     hints = get_type_hints(cls)
-    return [Setting(one.name, hints[one.name], _default(one), one.metadata.get("help", "")) for one in fields(cls)]
-
-
-def _default(one: Field[Any]) -> Any:
-    return one.default if one.default_factory is MISSING else one.default_factory()
+    return [Setting(one.name, hints[one.name], one.default, one.metadata.get("help", "")) for one in fields(cls)]
 
 
 def plain(value: Any) -> Any:

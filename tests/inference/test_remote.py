@@ -17,7 +17,7 @@ from red_box import CATEGORIES, RedBoxDetector, red_box
 
 from onestage.errors import UserError
 from onestage.inference.predictor import Predictor
-from onestage.inference.sources import content_type, fetch_image, open_sources, open_video
+from onestage.inference.sources import fetch_image, open_sources, open_video
 from onestage.inference.video import VideoReader
 from onestage.runtime.decode import ImageError
 
@@ -101,7 +101,7 @@ def test_what_is_not_there_is_named(server: str, predictor: Predictor) -> None:
     (file,) = predictor.predict_files([f"{server}/gone.jpg"])
     assert isinstance(file.outcome, ImageError)
     with pytest.raises(UserError, match="/gone: the server answers 404"):
-        content_type(f"{server}/gone")
+        open_sources([f"{server}/gone"])
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

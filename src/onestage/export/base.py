@@ -47,10 +47,6 @@ class Calibration:
     search: bool = False
     display: Display = field(default_factory=quiet)
 
-    def say(self, line: str) -> None:
-        """Show a line."""
-        self.display.say(line)
-
 
 @dataclass(frozen=True)
 class ModelToExport:

@@ -45,7 +45,7 @@ class Worth:
 
 
 def quantised(graph: Any, calibration: Calibration, score_threshold: float) -> Any:
-    """The graph in int8; what that cost is reported by `calibration.say`.
+    """The graph in int8; what that cost is shown on `calibration.display`.
 
     With `calibration.search`, NNCF takes one operation after the other back to float32 instead, those first that cost
     most, until AP is near enough.
@@ -65,12 +65,13 @@ def quantised(graph: Any, calibration: Calibration, score_threshold: float) -> A
             worth = _worth(best, calibration, score_threshold, "measuring int8")
         else:
             best, worth = _best_way(graph, calibration, score_threshold, before.map_area)
-    calibration.say(
+    calibration.display.say(
         f"int8: AP50 {worth.map_area:.3f}, in float32 {before.map_area:.3f}, on {len(calibration.measured)} "
         f"{calibration.measured_on}; {before.seconds_an_image / worth.seconds_an_image:.1f} times the pace"
     )
     if before.map_area - worth.map_area > MAX_LOSS_OF_AP and not calibration.search:
-        calibration.say("--search looks for layers to keep in float32, one after the other: many minutes, better AP")
+        how = "--search looks for layers to keep in float32, one after the other: many minutes, better AP"
+        calibration.display.say(how)
     return best
 
 

@@ -246,7 +246,8 @@ def _at_address(text: str) -> Source:
         return VideoSource(text, text, f"{output_name}.mp4", live=True)
     if suffix in IMAGE_SUFFIXES:
         return ImageSource(text, text, output_name)
-    kind = content_type(text)
+    with _answer(text) as answer:
+        kind = answer.headers.get_content_type()  # as `image/jpeg`
     if kind.startswith("image/"):
         return ImageSource(text, text, f"{output_name}.png")
     return VideoSource(text, text, f"{output_name}.mp4", live=kind not in VIDEO_FILE_TYPES)
@@ -278,12 +279,6 @@ def _with_unique_names(sources: Iterable[Source]) -> list[Source]:
 def is_address(text: str) -> bool:
     """True for an address on the web, False for a file's name."""
     return text.lower().startswith(("http://", "https://"))
-
-
-def content_type(address: str) -> str:
-    """The type of what is at an address, as `image/jpeg`, by the head of the server's answer, or an `ImageError`."""
-    with _answer(address) as answer:
-        return answer.headers.get_content_type()
 
 
 def fetch_image(address: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
