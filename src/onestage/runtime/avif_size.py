@@ -19,16 +19,16 @@ def largest_frame(data: bytes) -> tuple[int, int]:
         struct.error, ValueError, IndexError: the file is damaged, or has too many parts.
     """
     sizes = [(0, 0)]
-    for kind, start, end in _boxes(data, 0, len(data)):
+    for kind, start, end in boxes(data, 0, len(data)):
         if kind == b"meta":
-            inside = {kind: data[first:last] for kind, first, last in _boxes(data, start + 4, end)}
+            inside = {kind: data[first:last] for kind, first, last in boxes(data, start + 4, end)}
             items = _items(inside.get(b"iloc", b""), data, inside.get(b"idat", b""))
             sizes += [_size(header) for item in items for header in _sequence_headers(item)]
     return max(sizes, key=lambda size: size[0] * size[1])
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of the content of each box between two places."""
+def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of the content of each box between two places; ValueError and struct.error for damage."""
     for _ in range(_MAX_PARTS):
         if start + 8 > end:
             return

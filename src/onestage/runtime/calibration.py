@@ -42,13 +42,13 @@ class ScoreCalibration:
         """That of an exported file's header; None where it has none, a UserError where it is damaged."""
         if value is None:
             return None
-        columns = [value.get(name) if isinstance(value, dict) else None for name in ("slopes", "shifts")]
-        if any(not isinstance(column, list) or len(column) != num_classes for column in columns):
-            raise UserError(f"{where}: the calibration in its header is damaged; export it again")
         try:
-            return cls(*(tuple(float(item) for item in column) for column in columns if column))
-        except (TypeError, ValueError, OverflowError, UserError) as error:
+            calibration = cls(*(tuple(float(item) for item in value[name]) for name in ("slopes", "shifts")))
+            if len(calibration.slopes) != num_classes:
+                raise ValueError(f"{len(calibration.slopes)} slopes for {num_classes} classes")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{where}: the calibration in its header is damaged; export it again") from error
+        return calibration
 
 
 def logit(scores: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:

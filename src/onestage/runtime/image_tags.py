@@ -8,12 +8,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from .avif_size import largest_frame
+from .avif_size import boxes, largest_frame
 
 _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 274, 322, 323  # tags of TIFF 6.0
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF values -> struct's letters
 _MAX_TIFF_TAGS = 200  # a photo has some dozens; libtiff prints a line of each that it does not like
-_MAX_BOXES = 4_000  # of a JPEG 2000 file before its codestream; usual files have three
+_CODESTREAM = b"\xff\x4f\xff\x51"  # how that of a JPEG 2000 image begins
 
 
 def exif_orientation(exif: object) -> int:
@@ -71,18 +71,12 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 def _codestream_size(data: bytes) -> tuple[int, int]:
     """(width, height) by the codestream of a JPEG 2000 file, not by the boxes around it (ISO 15444-1, A.5.1, I.4)."""
     start = 0
-    for _ in range(_MAX_BOXES):
-        if data.startswith(b"\xff\x4f\xff\x51", start):
-            right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
-            return right - left, bottom - top
-        length, kind = struct.unpack_from(">I4s", data, start)
-        head = 8
-        if length == 1:
-            (length,), head = struct.unpack_from(">Q", data, start + 8), 16
-        if kind != b"jp2c" and length < head:
-            break
-        start += head if kind == b"jp2c" else length
-    raise ValueError("no codestream")
+    if not data.startswith(_CODESTREAM):
+        start = next((first for kind, first, _ in boxes(data, 0, len(data)) if kind == b"jp2c"), len(data))
+    if not data.startswith(_CODESTREAM, start):
+        raise ValueError("no codestream")
+    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+    return right - left, bottom - top
 
 
 def _tags(tiff: bytes, most: int = 0xFFFF) -> Iterator[tuple[int, int]]:
