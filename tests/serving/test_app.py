@@ -231,6 +231,7 @@ class TallDetector(RedBoxDetector):
 
 def test_a_second_model_is_asked_by_name_and_has_facts_of_its_own() -> None:
     first, second = (Predictor(one, CATEGORIES, device="cpu") for one in (RedBoxDetector(), TallDetector()))
+    second.input_bits = 12
     with running(create_app(first, second=second, titles=("may", "june"))) as port:
         facts = [ask(port, f"/v1/model{which}").json for which in ("", "?model=first", "?model=second")]
         assert [(one["title"], one["detector"]) for one in facts] == [
@@ -247,6 +248,9 @@ def test_a_second_model_is_asked_by_name_and_has_facts_of_its_own() -> None:
         drawn = ask(port, "/v1/detect?model=second", red_png(BOX, size=500), {"Accept": "image/png"})
         pixels = np.asarray(Image.open(io.BytesIO(drawn.body)))
         assert pixels[400, 20].tolist() == [46, 196, 255]  # the box goes on below the red
+        deep = png(np.full((500, 500), 0xFFF, np.uint16))  # as bright as 12 bits can be
+        drawn = ask(port, "/v1/detect?model=second", deep, {"Accept": "image/png"})
+        assert np.asarray(Image.open(io.BytesIO(drawn.body))).min() == 255
 
 
 @pytest.mark.parametrize("path", ["/v1/detect", "/v1/model"])

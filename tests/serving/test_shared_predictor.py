@@ -315,7 +315,7 @@ def test_never_reads_small_images_pass_those_that_are_being_drawn(monkeypatch: p
 
     async def scene(one: SharedPredictor) -> None:
         found = await one.detect([red_png(BOX)])
-        drawn = [asyncio.create_task(one.draw(red_png(BOX), found[0].found)) for _ in range(2 * cpu_threads())]
+        drawn = [asyncio.create_task(one.draw(red_png(BOX), found[0].found, 16)) for _ in range(2 * cpu_threads())]
         await asyncio.sleep(0.05)
         for _ in range(3):
             await one.detect([red_png(BOX)])

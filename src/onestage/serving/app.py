@@ -65,6 +65,14 @@ class ServedModel(NamedTuple):
     predictor: BasePredictor
     usual_thresholds: list[float]  # one a class, by label
 
+    @classmethod
+    def of(cls, title: str, predictor: BasePredictor) -> "ServedModel":
+        """A model with the score thresholds that it had; it is set to keep all that a client may ask for."""
+        asked = predictor.selection
+        usual = asked.class_thresholds or [asked.score_threshold] * len(predictor.categories)
+        predictor.selection = asked.changed(score_threshold=LOWEST_THRESHOLD)
+        return cls(title, predictor, [max(score, LOWEST_THRESHOLD) for score in usual])
+
     def chosen(self, found: Detections, score: float | None) -> Detections:
         """Detections with a score above this one, or for None above their own class's threshold."""
         return found.filter(score=self.usual_thresholds if score is None else score)
@@ -160,8 +168,9 @@ def create_app(
         batch_size: most images that go through the network together; they may come from several requests.
         allowed_hosts: names by which clients may call the server (see `HostCheck`); None: any.
     """
-    predictors: dict[Model, BasePredictor | None] = {"first": predictor, "second": second}
-    models = _served(predictors, titles)
+    models: dict[Model, ServedModel] = {"first": ServedModel.of(titles[0], predictor)}
+    if second is not None:
+        models["second"] = ServedModel.of(titles[1], second)
     server = Server(models, limits or Limits(), batch_size)
 
     async def guard(request: Request) -> None:
@@ -198,18 +207,6 @@ def create_app(
     app.add_middleware(HostCheck, allowed_hosts=allowed_hosts)
     app.add_middleware(server.counters.measured, paths=paths)  # the outermost
     return app
-
-
-def _served(predictors: Mapping[Model, BasePredictor | None], titles: Sequence[str]) -> dict[Model, ServedModel]:
-    """The models that are there, with the score thresholds that they had; set to keep all that a client may ask for."""
-    served: dict[Model, ServedModel] = {}
-    for (model, predictor), title in zip(predictors.items(), titles, strict=True):
-        if predictor is not None:
-            asked = predictor.selection
-            usual = asked.class_thresholds or [asked.score_threshold] * len(predictor.categories)
-            predictor.selection = asked.changed(score_threshold=LOWEST_THRESHOLD)
-            served[model] = ServedModel(title, predictor, [max(score, LOWEST_THRESHOLD) for score in usual])
-    return served
 
 
 def _page_file(name: str, media_type: str) -> Response:
@@ -273,7 +270,8 @@ class Server:
             wait, network = max(one.wait_ms for one in done), max(one.network_ms for one in done)
             timing = {"Server-Timing": f"wait;dur={wait:.1f}, network;dur={network:.1f}"}
             if drawn:
-                png = await shared.draw(images[0].content, served.chosen(done[0].found, score_threshold))
+                found, bits = served.chosen(done[0].found, score_threshold), served.predictor.input_bits
+                png = await shared.draw(images[0].content, found, bits)
                 return self._drawn.answer(png, headers=timing)
         answers = [
             _failed(image, one)

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -120,8 +120,10 @@ class SharedPredictor:
             [self._detect_one(image, predictor or self._predictor, deadline) for image in images]
         )
 
-    async def draw(self, encoded: bytes, found: Detections) -> bytes:
+    async def draw(self, encoded: bytes, found: Detections, bits: int) -> bytes:
         """The image with its detections on it, as PNG. It is decoded again: no pixels are kept while others wait.
+
+        `bits` are those of 16-bit images that hold values.
 
         Raises:
             HTTPException: it takes too long.
@@ -133,7 +135,6 @@ class SharedPredictor:
 
         async def drawn() -> bytes:
             header = await self._header(encoded)
-            bits = self._predictor.input_bits
             return await self._with_pixels(encoded, header, bits, drawn_png, self._deadline(), drawing=True)
 
         return (await self._results([drawn()]))[0]
@@ -224,7 +225,8 @@ class SharedPredictor:
             arrived = [] if waiting else [self._line.get()]
             give_up = time.monotonic() + GATHER_SECONDS
             while self._decoding and time.monotonic() < give_up:
-                if _tiles_of([*waiting, *arrived]) + self._line.qsize() >= self._batch_size:
+                tiles = sum(len(one.image.pixels) - one.taken for one in (*waiting, *arrived) if one is not None)
+                if tiles + self._line.qsize() >= self._batch_size:
                     break
                 time.sleep(GATHER_SECONDS / 10)
             arrived += [self._line.get() for _ in range(self._line.qsize())]
@@ -289,11 +291,6 @@ class SharedPredictor:
             return
         if one.answer.set_running_or_notify_cancel():
             one.answer.set_result((found, one.began, one.seconds))
-
-
-def _tiles_of(images: Iterable[_Waiting | None]) -> int:
-    """How many tiles have not gone to the network."""
-    return sum(len(one.image.pixels) - one.taken for one in images if one is not None)
 
 
 def _fail(one: _Waiting, error: Exception) -> None:
