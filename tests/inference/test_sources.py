@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
+from email import message_from_string
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nasty_names import FILE_NAMES
@@ -181,24 +184,21 @@ def test_an_image_has_an_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("image/jpeg", ImageSource), ("multipart/x-mixed-replace", VideoSource)]
+    ("kind", "output_name", "live"),
+    [
+        ("image/jpeg", "download.png", None),
+        ("video/mp4", "download.mp4", False),
+        ("multipart/x-mixed-replace", "download.mp4", True),
+    ],
 )
 def test_an_address_without_a_suffix_is_what_the_server_says(
-    kind: str, expected: type, monkeypatch: pytest.MonkeyPatch
+    kind: str, output_name: str, live: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onestage.inference.sources.content_type", lambda address: kind)
-    (source,) = open_sources(["http://127.0.0.1:8080/snapshot"])
-    assert isinstance(source, expected)
-
-
-@pytest.mark.parametrize(("kind", "live"), [("video/mp4", False), ("multipart/x-mixed-replace", True)])
-def test_a_film_behind_an_address_without_a_suffix_is_read_whole(
-    kind: str, live: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("onestage.inference.sources.content_type", lambda address: kind)
+    answer = SimpleNamespace(headers=message_from_string(f"Content-Type: {kind}\n\n"))
+    monkeypatch.setattr("onestage.inference.sources._answer", lambda address: nullcontext(answer))
     (source,) = open_sources(["https://example.org/download?id=5"])
-    assert isinstance(source, VideoSource)
-    assert (source.live, source.output_name) == (live, "download.mp4")
+    assert isinstance(source, ImageSource if live is None else VideoSource)
+    assert (source.output_name, getattr(source, "live", None)) == (output_name, live)
 
 
 @pytest.mark.parametrize("word", ["http://[::1", "https://[x]/a.jpg", "rtsp://[::1", "http://a:99999/b.jpg"])
