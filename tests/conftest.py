@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
+from typing import Any, cast
 
 # Before torch is imported: the test processes share the machine's cores, so each takes one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +23,9 @@ if not IS_A_WORKER:
     tempfile.tempdir = None  # read TMPDIR anew
 # What is remembered of images stays out of the user's own cache.
 os.environ["ONESTAGE_CACHE"] = tempfile.mkdtemp(prefix="cache-")
+
+# As onestage.export has it, for tests that import OpenVINO before.
+sys.modules["openvino_telemetry"] = cast(Any, None)
 
 # Every annotation such as Float[Tensor, "B A 4"] in src is checked at each call (jaxtyping, with shape_checks.check).
 install_import_hook("onestage", "shape_checks.check")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +28,7 @@ from onestage.data.loader import stack_images
 from onestage.detectors import Detector
 from onestage.detectors.base import IMAGENET
 from onestage.export import check
+from onestage.export import openvino as our_openvino
 from onestage.export.base import Calibration, ModelToExport
 from onestage.export.graph_ends import to_network_input
 from onestage.export.onnx_graph import IR_VERSION, OPSET
@@ -37,6 +40,13 @@ from onestage.structures import Categories, Detections
 from onestage.terminal import Display
 
 pytestmark = pytest.mark.no_cover  # torch's tracing would take two thirds longer
+
+
+def test_google_analytics_is_not_told_that_openvino_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    runpy.run_path(our_openvino.__file__)
+    with pytest.raises(ImportError, match="openvino_telemetry halted"):
+        import openvino_telemetry  # noqa: F401  # pyright: ignore[reportMissingImports]
 
 
 RESIZES = pytest.mark.parametrize("resize", [Stretch(96), KeepRatio(64, 100)], ids=["stretch", "keep ratio"])

@@ -1,12 +1,13 @@
 """The format `openvino`: an xml and a bin beside it, in float32, bfloat16 or int8, run on the processor."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from defusedxml import DefusedXmlException
@@ -22,6 +23,8 @@ from onestage.runtime.session import Outputs, Session
 from onestage.runtime.threads import cpu_threads
 
 MAX_XML_BYTES = 1 << 27
+# OpenVINO and NNCF tell Google Analytics of every import and conversion, from a fork of this process. Not without this:
+sys.modules.setdefault("openvino_telemetry", cast(Any, None))
 PRECISION = "f32"  # OpenVINO's precision for whatever the file does not itself have in bfloat16 or int8
 
 
