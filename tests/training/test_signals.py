@@ -78,6 +78,7 @@ def test_a_terminal_that_closes_ends_the_run_once_however_often_it_is_said(tmp_p
     program = """
 import signal, sys
 from onestage.training.signals import stop_signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests themselves run under nohup
 with stop_signals() as received:
     print("begun", flush=True)
     for _ in range(2):  # the kernel tells it, and the shell again
