@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any
 
 import tyro
@@ -55,10 +57,7 @@ def _run(words: list[str]) -> int:
         print_error(UserError(message), with_traceback=False)
         return 2
     commands = {**COMMANDS, "train": train_with_settings()} if words[:1] == ["train"] else COMMANDS
-    union: Any = None
-    for name, command in commands.items():
-        one = Annotated[command, subcommand(name)]
-        union = one if union is None else union | one
+    union: Any = reduce(or_, (Annotated[command, subcommand(name)] for name, command in commands.items()))
     # Without DisallowNone, help texts would offer a None, too, that nobody needs to type.
     try:
         command = tyro.cli(union, args=words, prog="onestage", description=_WHAT_IT_IS, config=(DisallowNone,))

@@ -35,16 +35,10 @@ class Selection:
     )
 
     def __post_init__(self) -> None:
-        for name in ("score_threshold", "iou_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} {getattr(self, name)}: expected 0 to 1")
-        check_ranges(self, {"class_thresholds": (0.0, 1.0)})
+        shares = dict.fromkeys(("score_threshold", "iou_threshold", "class_thresholds"), (0, 1))
+        check_ranges(self, {**shares, "candidates_per_class": (1, MOST), "max_detections": (1, MOST)})
         if self.class_thresholds is not None and self.score_threshold != min(self.class_thresholds, default=None):
             object.__setattr__(self, "class_thresholds", None)  # whoever gives another number means it for all classes
-        for name in ("candidates_per_class", "max_detections"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= MOST:
-                raise UserError(f"{name} {value}: expected 1 or more" + (f", up to {MOST:,}" if value > MOST else ""))
         if not self.sigma > 0:
             raise UserError(f"sigma {self.sigma}: expected more than 0")
 

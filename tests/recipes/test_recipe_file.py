@@ -73,7 +73,7 @@ def test_edges_in_a_file_mean_that_images_keep_their_proportions(tmp_path: Path)
         ("network = 3", "r.toml: network is 3; expected a table [network]"),
         ("[augmentation.expand]\nmaximum = 3", "maximum"),
         ("[augmentation.rotate]\ndegrees = 3", "rotate"),
-        ("[postprocessing]\niou_threshold = 45", "iou_threshold 45.0: expected 0 to 1"),
+        ("[postprocessing]\niou_threshold = 45", "iou_threshold is 45.0; expected 0 to 1"),
         ("batch_size = ", "r.toml: not a TOML file"),
     ],
 )

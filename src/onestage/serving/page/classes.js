@@ -1,9 +1,9 @@
 // Which classes are shown, and from which score on: a threshold a class and a model.
 
+import { at } from "./state.js";
+
 const COLLAPSED_FROM = 20; // more classes than these are folded in, with a field to search them
 const OTHER_COLOUR = "#9aa6b8"; // of classes that a person made up
-
-const at = (id) => document.getElementById(id);
 
 export class Classes {
   hidden = new Set(); // names

@@ -39,7 +39,7 @@ export class Images {
 
   // An entry that is not in the strip, as a frame of a video.
   static loose(file, name) {
-    return { file, path: name, name, state: "waiting", error: null, answers: [], objects: [], past: [] };
+    return { file, path: name, name, state: "waiting", error: null, objects: [], past: [] };
   }
 
   #entry(file, path) {
