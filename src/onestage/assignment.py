@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from onestage.boxes import boxes_to_distances, cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
+from onestage.boxes import cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
 from onestage.structures import Matches, Targets
 
 MOST_PAIRS = 1 << 24  # of an object and a position at a time; each takes some 40 bytes
@@ -55,7 +55,7 @@ def assign_atss(
     candidates = _nearest(boxes_xyxy, anchors_cxcywh, level_sizes, top_k)  # (N, C)
     near_cxcywh = anchors_cxcywh[candidates]
     iou = paired_iou(cxcywh_to_xyxy(near_cxcywh), boxes_xyxy[:, None])
-    inside = boxes_to_distances(boxes_xyxy[:, None], near_cxcywh[..., :2]).amin(dim=2) > LEAST_DISTANCE
+    inside = _inside(near_cxcywh[..., :2], boxes_xyxy[:, None])
     wanted = inside & ~table.objects.ignored[:-1, None]
     if iou.shape[1]:
         mean = iou.mean(dim=1, keepdim=True)
@@ -95,7 +95,7 @@ def assign_task_aligned(
     table = _Table.of(targets, points_xy)
     objects, (batch, num_positions) = table.objects, scores.shape[:2]
     iou = paired_iou(boxes_xyxy[table.image], objects.boxes_xyxy[:-1, None])  # (N, A)
-    inside = _inside(points_xy, objects.boxes_xyxy[:-1]) & ~objects.ignored[:-1, None]
+    inside = _inside(points_xy, objects.boxes_xyxy[:-1, None]) & ~objects.ignored[:-1, None]
     alignment = scores[table.image, :, objects.labels[:-1]].pow(alpha) * iou.pow(beta)
     best, candidates = alignment.masked_fill(~inside, 0).topk(min(top_k, num_positions), dim=1)  # (N, C)
     iou = iou.gather(1, candidates)
@@ -140,7 +140,7 @@ class _Table(NamedTuple):
 
     def inside_ignored(self, points_xy: Float[Tensor, "A 2"]) -> Bool[Tensor, "B A"]:
         """Positions that lie inside an ignored object."""
-        inside = _inside(points_xy, self.objects.boxes_xyxy[:-1]) & self.objects.ignored[:-1, None]
+        inside = _inside(points_xy, self.objects.boxes_xyxy[:-1, None]) & self.objects.ignored[:-1, None]
         counts = points_xy.new_zeros(self.num_images, self.num_positions)
         return counts.index_add(0, self.image, inside.to(counts.dtype)) > 0
 
@@ -159,8 +159,9 @@ def _cut(rows, half: int):
     return rows[:half], rows[half:]
 
 
-def _inside(points_xy: Float[Tensor, "A 2"], boxes_xyxy: Float[Tensor, "N 4"]) -> Bool[Tensor, "N A"]:
-    (x, y), (x0, y0, x1, y1) = points_xy.unbind(1), (boxes_xyxy[..., None].unbind(1))
+def _inside(points_xy: Float[Tensor, "*A 2"], boxes_xyxy: Float[Tensor, "*N 4"]) -> Bool[Tensor, "*R"]:
+    """Points that lie inside boxes, broadcast."""
+    (x, y), (x0, y0, x1, y1) = points_xy.unbind(-1), boxes_xyxy.unbind(-1)
     nearest = torch.minimum(torch.minimum(x - x0, x1 - x), torch.minimum(y - y0, y1 - y))
     return nearest > LEAST_DISTANCE
 
