@@ -42,10 +42,11 @@ def test_detectors_whose_input_can_not_shrink_keep_it(name: str, tmp_path: Path)
     assert list(smaller_inputs(table_of(tmp_path, 1000, 500.0), detector_config(name))) == []
 
 
-def test_small_images_are_enlarged_a_little_only(tmp_path: Path) -> None:
+def test_small_images_are_enlarged_to_the_next_input_only(tmp_path: Path) -> None:
     config, reasons = input_of_small_images(table_of(tmp_path, 200, 60.0), GFL)
-    assert config == GFL.adjusted({"image_size": 256})
-    assert reasons == ["input of 256 x 256, not 320 x 320: enough for images of 200 px"]
+    assert config == GFL.adjusted({"image_size": 224})
+    assert reasons == ["input of 224 x 224, not 320 x 320: enough for images of 200 px"]
+    assert input_of_small_images(table_of(tmp_path, 224, 60.0), GFL)[0] == GFL.adjusted({"image_size": 224})
     assert input_of_small_images(table_of(tmp_path, 100, 30.0), GFL)[0] == GFL.adjusted({"image_size": 192})
     for side in (320, 640):
         assert input_of_small_images(table_of(tmp_path, side, side / 3), GFL) == (GFL, [])

@@ -10,7 +10,6 @@ from onestage.detectors.pyramid import PyramidConfig
 from onestage.input_size import Stretch
 
 SMALLEST_INPUT, INPUT_MULTIPLE = 192, 32
-MOST_ENLARGED = 1.25  # an input's side over that of the images; more is time for pixels that show nothing new
 LEAST_OBJECT = 1.5  # times the side that the detector reaches, which nine of ten objects keep in a smaller input
 
 
@@ -30,9 +29,12 @@ def smaller_inputs(table: Table, config: DetectorConfig) -> Iterator[int]:
 
 
 def input_of_small_images(table: Table, config: DetectorConfig) -> tuple[DetectorConfig, list[str]]:
-    """The network with an input that enlarges images which are smaller than it only a little; and why."""
+    """The network with the smallest input that has room for all pixels of a typical image; and why.
+
+    What a larger one adds shows nothing new, and takes the time of other images (docs/ledger.md, "The made recipe").
+    """
     longest = float(np.median(table.image_sizes_hw.max(axis=1))) if len(table) else 0.0
-    sides = [side for side in smaller_inputs(table, config) if side >= MOST_ENLARGED * longest]
+    sides = [side for side in smaller_inputs(table, config) if side >= longest]
     if not longest or not sides:
         return config, []
     reason = f"input of {sides[-1]} x {sides[-1]}, not {config.input_resize}: enough for images of {longest:.0f} px"
