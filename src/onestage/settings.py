@@ -146,7 +146,7 @@ def check_ranges(values: Any, ranges: Mapping[str, tuple[float, float]]) -> None
         items = value if isinstance(value, tuple) else (value,)
         if not all(one is None or (least <= one <= most and one < math.inf) for one in items):
             expected = f"{least} to {most}" if most < math.inf else f"{least} or more"
-            raise UserError(f"{type(values).__name__}: {name} is {value}; expected {expected}")
+            raise UserError(f"{name} is {value}; expected {expected}")
 
 
 def in_words(kind: Any) -> str:

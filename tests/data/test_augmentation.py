@@ -387,8 +387,8 @@ def test_single_settings_are_replaced_and_a_missing_transform_is_added_in_its_pl
         ),
         ({"expand": {"max": "2"}}, "r.toml: expand: max is '2'; expected a number"),
         ({"fill": [1, 2]}, "r.toml: fill is [1, 2]; expected a list of 3, each a whole number"),
-        ({"expand": {"max": 0.5}}, "Expand: max is 0.5; expected 1 or more"),
-        ({"crop": {"ious": [0.5, 1.5]}}, "Crop: ious is (0.5, 1.5); expected 0 to 1"),
+        ({"expand": {"max": 0.5}}, "expand: max is 0.5; expected 1 or more"),
+        ({"crop": {"ious": [0.5, 1.5]}}, "crop: ious is (0.5, 1.5); expected 0 to 1"),
         ({"fill": [1, 2, 300]}, "augmentation: fill is (1, 2, 300); expected three levels from 0 to 255"),
     ],
 )

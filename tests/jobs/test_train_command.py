@@ -163,7 +163,7 @@ def test_odd_numbers_are_refused_before_anything_is_made(
     out = tmp_path / "run"
     lines = {
         ("--subset", "nan"): "onestage: --subset nan: expected a number of images, or a fraction up to 1.0",
-        ("--seed", "-1"): "onestage: Recipe: seed is -1; expected 0 to 9223372036854775807",
+        ("--seed", "-1"): "onestage: seed is -1; expected 0 to 9223372036854775807",
     }
     for words, line in lines.items():
         assert failed(["train", str(data), "--out", str(out), "--steps", "1", *TINY, *words], capsys).startswith(line)
