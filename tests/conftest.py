@@ -11,9 +11,10 @@ from typing import Any, cast
 # Before torch is imported: the test processes share the machine's cores, so each takes one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jaxtyping
 import pytest
+import shape_checks
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 IS_A_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
@@ -28,7 +29,8 @@ os.environ["ONESTAGE_CACHE"] = tempfile.mkdtemp(prefix="cache-")
 sys.modules["openvino_telemetry"] = cast(Any, None)
 
 # Every annotation such as Float[Tensor, "B A 4"] in src is checked at each call (jaxtyping, with shape_checks.check).
-install_import_hook("onestage", "shape_checks.check")
+jaxtyping.jaxtyped = shape_checks.jaxtyped  # whose name the hook writes in front of each
+jaxtyping.install_import_hook("onestage", "shape_checks.check")
 
 # The same examples in every run, and no time limit an example: the machines that run this are slow and shared.
 settings.register_profile("onestage", deadline=None, derandomize=True, max_examples=50)
