@@ -221,35 +221,6 @@ def test_int8_is_calibrated_on_images_and_smaller(model: Path, in_openvino: Path
         onestage.export_model(model, format="openvino", precision="int8", out=tmp_path / "n.xml")
 
 
-IN_A_PROCESS = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
-from onestage.export.openvino import OpenVinoSession
-first, second = OpenVinoSession(sys.argv[1]), OpenVinoSession(sys.argv[1])
-del first
-del second
-try:
-    signal.raise_signal(signal.SIGINT)
-except KeyboardInterrupt:
-    print("interrupted")
-
-import numpy as np
-import onestage
-predictor, image = onestage.load(sys.argv[1]), np.zeros((50, 50, 3), np.uint8)
-open(sys.argv[2], "wb").close()  # as who writes it anew begins
-print(len(predictor(image)), len(predictor.session([image])))
-"""
-
-
-def test_ctrl_c_is_heard_after_two_openvino_files_and_a_file_that_is_written_anew_goes_on_as_it_was(
-    in_openvino: Path, tmp_path: Path
-) -> None:
-    """Both would end the process, so they have one of their own."""
-    xml, weights = (shutil.copy(in_openvino.with_suffix(suffix), tmp_path) for suffix in (".xml", ".bin"))
-    done = subprocess.run([sys.executable, "-c", IN_A_PROCESS, xml, weights], capture_output=True, text=True)
-    assert (done.stdout, done.returncode) == ("interrupted\n0 1\n", 0)
-
-
 def test_threads_each_get_the_boxes_of_their_own_image_from_openvino(in_openvino: Path) -> None:
     predictor = onestage.load(in_openvino)
     predictor.selection = replace(predictor.selection, score_threshold=0.2)
@@ -279,11 +250,27 @@ def test_a_pickled_openvino_file_is_opened_again_unless_it_is_another_one_now(
         pickle.loads(pickled)
 
 
-IN_A_FORK = """
+IN_A_PROCESS = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+from onestage.export.openvino import OpenVinoSession
+*to_fork, written_anew, its_weights = sys.argv[1:]
+first, second = OpenVinoSession(written_anew), OpenVinoSession(written_anew)
+del first
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+
 import numpy as np
 import onestage
-predictors, image = [onestage.load(path) for path in sys.argv[1:]], np.zeros((50, 50, 3), np.uint8)
+image = np.zeros((50, 50, 3), np.uint8)
+predictor = onestage.load(written_anew)
+open(its_weights, "wb").close()  # as who writes it anew begins
+print(len(predictor(image)), len(predictor.session([image])), flush=True)
+
+predictors = [onestage.load(path) for path in to_fork]
 for predictor in predictors:
     predictor(image)
 child = os.fork()
@@ -292,20 +279,24 @@ if child:
 signal.alarm(30)  # seconds, then it would not have come to an end
 for predictor in predictors:
     try:
-        print(len(predictor(image)))
+        print("fork", len(predictor(image)))
     except onestage.UserError as error:
-        print(str(error).split(": ", 1)[1])
+        print("fork", str(error).split(": ", 1)[1])
 sys.stdout.flush()
 os._exit(0)  # as multiprocessing ends its processes: the engines would wait for the threads that a fork does not have
 """
 
 
-def test_a_fork_detects_or_says_in_a_line_that_it_can_not(model: Path, exported: Path, in_openvino: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", IN_A_FORK, model, exported, in_openvino]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+def test_ctrl_c_is_heard_a_file_that_is_written_anew_goes_on_and_a_fork_detects_or_says_that_it_can_not(
+    model: Path, exported: Path, in_openvino: Path, tmp_path: Path
+) -> None:
+    """Each could end or stop the process, so they have one of their own."""
+    xml, weights = (shutil.copy(in_openvino.with_suffix(suffix), tmp_path) for suffix in (".xml", ".bin"))
+    command = [sys.executable, "-c", IN_A_PROCESS, model, exported, in_openvino, xml, weights]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
     refusal = "opened before this process was forked, and OpenVINO works only where it was opened"
-    assert (done.stdout, done.returncode) == (f"0\n0\n{refusal}; load the file in each process\n", 0)
+    expected = f"interrupted\n0 1\nfork 0\nfork 0\nfork {refusal}; load the file in each process\n"
+    assert (done.stdout, done.returncode) == (expected, 0), done.stderr
 
 
 def test_openvinos_files_that_were_changed_or_are_not_ours_are_refused(in_openvino: Path, tmp_path: Path) -> None:
