@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -35,6 +36,15 @@ jaxtyping.install_import_hook("onestage", "shape_checks.check")
 # The same examples in every run, and no time limit an example: the machines that run this are slow and shared.
 settings.register_profile("onestage", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("onestage")
+
+
+def pytest_collection() -> None:
+    gc.disable()  # to look at all that the modules hold, ten times and in each gc.collect() of a test, takes long
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import tempfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import onnx_ir
 import torch
+from safetensors.torch import save
 
 from onestage.detectors import Detector, build, config_of
 from onestage.models.model_file import save_model
 from onestage.structures import Categories
 
 NAMES = ("ball", "wall", "star")
-TRACED: list[tuple[dict[str, Any], dict[str, torch.Tensor], onnx_ir.Model]] = []  # settings, weights, graph
 
 
 def write_small_model(path: Path, seed: int = 0, names: tuple[str, ...] = NAMES) -> Path:
@@ -33,19 +36,21 @@ def write_small_model(path: Path, seed: int = 0, names: tuple[str, ...] = NAMES)
 def trace_each_model_once() -> Iterator[None]:
     """A fixture's body: torch traces a network the first time that it is exported, which takes seconds; not again.
 
-    A test that removes the module from `sys.modules` gets it anew, as it is.
+    The graphs lie in the folder that all test processes share. A test that removes the module from `sys.modules` gets
+    it anew, as it is.
     """
     graphs = import_module("onestage.export.onnx_graph")
     trace = graphs._traced
 
     def traced_before(detector: Detector) -> onnx_ir.Model:
-        config, weights = config_of(detector), dict(detector.state_dict())
-        for known_config, known_weights, graph in TRACED:
-            same = known_config == config and known_weights.keys() == weights.keys()
-            if same and all(torch.equal(known_weights[name], one) for name, one in weights.items()):
-                return onnx_ir.from_proto(onnx_ir.to_proto(graph))
+        settings = json.dumps(config_of(detector), sort_keys=True)
+        weights = {name: tensor.contiguous() for name, tensor in detector.state_dict().items()}
+        known = Path(tempfile.gettempdir()) / f"{hashlib.sha256(settings.encode() + save(weights)).hexdigest()}.onnx"
+        if known.exists():
+            return onnx_ir.load(known)
         graph = trace(detector)
-        TRACED.append((config, weights, onnx_ir.from_proto(onnx_ir.to_proto(graph))))
+        onnx_ir.save(graph, written := known.with_suffix(f".{os.getpid()}.onnx"))
+        written.replace(known)
         return graph
 
     with mock.patch.object(graphs, "_traced", traced_before):
