@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from small_model import trace_each_model_once
 
 import onestage
 from onestage import cli
@@ -19,6 +20,7 @@ from onestage.runtime.tiles import Tiling
 from onestage.terminal import Display, quiet
 
 DETECTOR = "ssd300-test_efficientnet"
+traced_once = pytest.fixture(scope="module", autouse=True)(trace_each_model_once)
 SETTINGS = {"batch_size": 4, "workers": 0, "evaluations": 2, "tile": "auto"}
 
 
