@@ -127,9 +127,8 @@ def _made(table: Table, image: int, wanted: _Wanted) -> tuple[dict[ExampleKey, s
         pixels = table.pixels(image, min_side=_needed_side(table, image, wanted))
     except ImageError:
         return {}, []
-    scale = (np.array(pixels.shape[:2]) / table.image_sizes_hw[image])[
-        [1, 0, 1, 0]
-    ]  # also of an image that was decoded smaller
+    shrunk_hw = np.array(pixels.shape[:2]) / table.image_sizes_hw[image]  # it may have been decoded smaller
+    scale = shrunk_hw[[1, 0, 1, 0]]
     boxes_xyxy = objects.boxes_xyxy.astype(np.float64) * scale
     names = table.categories.names
     drawn = {
