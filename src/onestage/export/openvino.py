@@ -23,7 +23,8 @@ from onestage.runtime.session import Outputs, Session
 from onestage.runtime.threads import cpu_threads
 
 MAX_XML_BYTES = 1 << 27
-# OpenVINO and NNCF tell Google Analytics of every import and conversion, from a fork of this process. Not without this:
+# With this package OpenVINO and NNCF tell Google Analytics of every import and conversion, from a fork of this process.
+# They do without it, so it can't be imported here.
 sys.modules.setdefault("openvino_telemetry", cast(Any, None))
 PRECISION = "f32"  # OpenVINO's precision for whatever the file does not itself have in bfloat16 or int8
 

@@ -5,7 +5,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 ONE_PRESS_S = 1.0  # torchrun hands Ctrl-C on, so its processes get it once or twice
 
@@ -46,6 +46,7 @@ def _write_to_files_only() -> None:
     """Write no more to a terminal, which is gone, or into a pipe, whose reader (`tee`) the signal ended."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for output in (1, 2):
-        if not stat.S_ISREG(os.fstat(output).st_mode):
-            os.dup2(nowhere, output)
+        with suppress(OSError):  # of an output that was closed before
+            if not stat.S_ISREG(os.fstat(output).st_mode):
+                os.dup2(nowhere, output)
     os.close(nowhere)
